@@ -1,0 +1,19 @@
+"""ERTACache: make a diffusion pipeline two to three times faster, and see what it costs."""
+
+from ertacache._version import __version__
+from ertacache.acceleration import Acceleration, accelerated, disable, enable
+from ertacache.calibration import calibrate
+from ertacache.errors import ERTACacheError
+from ertacache.policy import Method, Policy
+
+__all__ = [
+    "Acceleration",
+    "ERTACacheError",
+    "Method",
+    "Policy",
+    "__version__",
+    "accelerated",
+    "calibrate",
+    "disable",
+    "enable",
+]

@@ -1,0 +1,113 @@
+"""Switch a policy on and off: `accelerated`, `enable`, `disable`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ertacache.errors import PipelineError, PolicyMismatchError
+from ertacache.policy import Policy
+from ertacache.runtime import identity
+from ertacache.runtime.following import PolicyDriver
+from ertacache.runtime.run import Report, Run
+from ertacache.runtime.samplers import sampler_of
+
+
+class Acceleration:
+    """A policy at work on a pipeline: what `accelerated` gives.
+
+    Attributes:
+        policy: the policy.
+        report: what the last call did; empty before the first.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.report = Report()
+
+    @property
+    def computed_steps(self) -> tuple[int, ...]:
+        """The steps of the last call at which the denoiser ran."""
+        return tuple(self.report.computed_steps)
+
+    @property
+    def cached_steps(self) -> tuple[int, ...]:
+        """The steps of the last call at which it did not."""
+        return tuple(self.report.cached_steps)
+
+    def call(self, pipe: Any, own: type, args: Any, kwargs: Any) -> Any:
+        """One call of the pipeline under the policy."""
+        identity.check_pipeline(self.policy, pipe, weights=False)
+        identity.check_guidance(self.policy, identity.guidance_of(pipe, args, kwargs))
+        driver = PolicyDriver(self.policy)
+        run = Run(pipe, driver)
+        self.report = driver.report = run.report
+        with run:
+            return own.__call__(pipe, *args, **kwargs)  # type: ignore[operator]
+
+
+def enable(pipe: Any, policy: Policy) -> Acceleration:
+    """Make every later call of ``pipe`` follow ``policy``, until `disable`.
+
+    Only the pipeline object's class changes, to a subclass of the same name; other pipelines that share its
+    modules, and bare calls of the modules, are not touched.
+
+    Args:
+        pipe: a diffusers pipeline.
+        policy: a policy that was calibrated on this pipeline.
+
+    Returns:
+        The acceleration, whose ``report`` tells what the last call did.
+
+    Raises:
+        PipelineError: if it is enabled already, has no denoiser, or its scheduler is not supported.
+        PolicyMismatchError: if the policy was made for another model or scheduler.
+    """
+    if not isinstance(policy, Policy):
+        raise PolicyMismatchError(
+            "this is not a policy", given=type(policy).__name__, cure="Pass what calibrate() or Policy.load() returned."
+        )
+    if _acceleration(pipe) is not None:
+        raise PipelineError(
+            "this pipeline is accelerated already", given=type(pipe).__name__, cure="Call ertacache.disable(pipe) first."
+        )
+    sampler_of(pipe.scheduler)
+    identity.check_pipeline(policy, pipe)
+    acceleration, own = Acceleration(policy), type(pipe)
+
+    @functools.wraps(own.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return acceleration.call(self, own, args, kwargs)
+
+    body = {"__call__": call, "_ertacache_class": own, "_ertacache_acceleration": acceleration}
+    body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+    pipe.__class__ = type(own.__name__, (own,), body)
+    return acceleration
+
+
+def disable(pipe: Any) -> None:
+    """Leave the pipeline as it was before `enable`; nothing happens if it is not accelerated."""
+    if _acceleration(pipe) is not None:
+        pipe.__class__ = type(pipe)._ertacache_class
+
+
+def _acceleration(pipe: Any) -> Acceleration | None:
+    return getattr(type(pipe), "_ertacache_acceleration", None)
+
+
+@contextmanager
+def accelerated(pipe: Any, policy: Policy) -> Iterator[Acceleration]:
+    """`enable` on entry, `disable` on exit, whatever happens in between.
+
+    >>> with accelerated(pipe, policy) as run:  # doctest: +SKIP
+    ...     image = pipe("a red star", num_inference_steps=30).images[0]
+    >>> run.computed_steps  # doctest: +SKIP
+    (0, 3, 6, 11, 14, 17, 20, 23, 27, 29)
+    """
+    acceleration = enable(pipe, policy)
+    try:
+        yield acceleration
+    finally:
+        disable(pipe)

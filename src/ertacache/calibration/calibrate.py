@@ -1,0 +1,284 @@
+"""`calibrate`: record the full runs, choose the schedule, fit what stands in for the denoiser, say what it cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ertacache.calibration.budget import Budget, parse_budget
+from ertacache.calibration.checkpoint import Shelf, key_of
+from ertacache.calibration.closed_loop import ClosedLoops, Fit, Observation
+from ertacache.calibration.progress import CalibrationProgress
+from ertacache.calibration.prompts import Call, calls_for
+from ertacache.calibration.recording import Recording, Setting, gram_of, pairwise, record
+from ertacache.calibration.search import Surrogate, search
+from ertacache.errors import BudgetError, PipelineError
+from ertacache.method.residual import to_cache
+from ertacache.method.schedule import threshold_for_budget, uniform
+from ertacache.method.timesteps import step_lengths, time_grid
+from ertacache.policy import CalibrationRecord, Method, Policy
+from ertacache.runtime import identity
+from ertacache.runtime.families import channel_axis
+from ertacache.runtime.run import Step
+from ertacache.runtime.samplers import sampler_of
+
+FULL_RUNS = 4
+"""Calibration for one budget costs at most so many full runs' denoiser calls per prompt."""
+
+
+def calibrate(
+    pipe: Any,
+    prompts: Sequence[str | Mapping[str, Any]],
+    *,
+    num_inference_steps: int,
+    speedup: float | None = None,
+    num_computed_steps: int | None = None,
+    threshold: float | None = None,
+    method: str | Method = "aligned",
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    memory_limit: int = 2 << 30,
+    **call_arguments: Any,
+) -> Policy:
+    """Make a policy for a pipeline from a few prompts.
+
+    Args:
+        pipe: a diffusers pipeline; left as it was found.
+        prompts: texts, or dicts of call arguments (``prompt_embeds``, ``latents``, ``image``, ...).
+        num_inference_steps: T; the policy holds for this number of steps.
+        speedup: budget: the least step ratio.
+        num_computed_steps: budget: the most steps that may be computed.
+        threshold: budget: the lambda of Algorithm 2, for methods with ``schedule="offline"``.
+        method: a name of `ertacache.policy.NAMED_METHODS`, or a `Method`.
+        seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
+        progress: show a progress bar and what calibration costs.
+        checkpoint: a folder in which full runs are kept, so that an interrupted calibration goes on from there,
+            and another budget or method starts from there.
+        memory_limit: bytes; larger recordings go to files.
+        **call_arguments: go to every pipeline call.
+
+    Returns:
+        The policy, with what calibration cost and measured in ``policy.calibration``.
+
+    Raises:
+        BudgetError: on no budget, several, or one that cannot be met.
+        CalibrationError: without prompts, or when the denoiser returns NaN.
+        MethodError: on an unknown method.
+        PipelineError: if the pipeline or its scheduler cannot be served.
+    """
+    chosen = method if isinstance(method, Method) else Method.named(method)
+    budget = parse_budget(num_inference_steps, chosen, speedup, num_computed_steps, threshold)
+    sampler_of(pipe.scheduler)
+    common = {**call_arguments, "num_inference_steps": num_inference_steps}
+    calls = calls_for(pipe, prompts, common, seed)
+    shelf = Shelf(Path(checkpoint) if checkpoint else None, key_of(pipe, calls, num_inference_steps), memory_limit)
+    try:
+        with CalibrationProgress(progress) as shown:
+            recordings, setting, spent = _full_runs(pipe, calls, num_inference_steps, shelf, shown)
+            loops = ClosedLoops(pipe, calls, recordings, setting, shown.advance)
+            loops.denoiser_calls = spent
+            policy = _solve(loops, chosen, budget, shown)
+            guidance = identity.guidance_of(pipe, (), calls[0].arguments())
+            policy = replace(
+                policy,
+                origin=identity.origin_of(
+                    pipe,
+                    noise_levels=setting.noise_levels,
+                    guidance=guidance,
+                    calls_per_step=setting.calls_per_step,
+                    latent_shape=setting.latent_shape,
+                ),
+            )
+            _tell(policy, shown)
+            return policy
+    finally:
+        shelf.close()
+
+
+def _full_runs(
+    pipe: Any, calls: Sequence[Call], num_steps: int, shelf: Shelf, shown: CalibrationProgress
+) -> tuple[list[Recording], Setting, int]:
+    """Record every prompt's full run, or find it recorded. The calls spent count those of found runs too."""
+
+    def on_first(step: Step) -> None:
+        latents = (step.sample.nbytes * (num_steps + 1) + step.model_output.nbytes * num_steps) * len(calls)
+        live = 12 * step.sample.numel() * 4 * len(calls)
+        shown.expect(FULL_RUNS * num_steps * step.denoiser_calls * len(calls))
+        shown.say(
+            f"calibration needs {_size(live)} beside the pipeline, and keeps {_size(latents)} of recordings in "
+            f"{shelf.expect(latents)}; it makes at most {FULL_RUNS} full runs' denoiser calls per prompt"
+        )
+
+    recordings: list[Recording] = []
+    setting: Setting | None = None
+    found = 0
+    for k, call in enumerate(calls):
+        shown.phase(f"full run {k + 1} of {len(calls)}")
+        kept = shelf.find(k)
+        if kept is None:
+            first = on_first if len(recordings) == found else lambda step: None
+            tensors, here = record(pipe, call, k, num_steps, first, shown.advance)
+            kept = shelf.keep(k, tensors, here), here
+        else:
+            found += 1
+        recording, here = kept
+        if setting is not None and here != setting:
+            raise PipelineError(
+                "the prompts do not share one setting",
+                given=f"prompt {k} has latents {here.latent_shape} and {here.calls_per_step} denoiser calls a step, "
+                f"the first one {setting.latent_shape} and {setting.calls_per_step}",
+                cure="Calibrate with one resolution, one noise schedule and one guidance setting.",
+            )
+        recordings.append(recording)
+        setting = here
+    assert setting is not None  # there is at least one prompt
+    if found:
+        shown.say(f"{found} of {len(calls)} full runs were found in the checkpoint")
+    return recordings, setting, num_steps * setting.calls_per_step * len(calls)
+
+
+def _solve(loops: ClosedLoops, method: Method, budget: Budget, shown: CalibrationProgress) -> Policy:
+    setting = loops.setting
+    if method.level == "output" and not setting.same_shape:
+        raise PipelineError(
+            "level 'output' caches v - x, and here the two differ in shape",
+            given=f"latents {setting.latent_shape}",
+            cure="Use a method of level 'velocity', such as 'aligned' or 'taylor'.",
+        )
+    shown.phase(f"fitting {method.name}")
+    if method.schedule == "offline":
+        return _offline(loops, method, budget)
+    assert budget.computed is not None  # `parse_budget` saw to it
+    return _predicted(loops, method, budget, budget.computed)
+
+
+def _offline(loops: ClosedLoops, method: Method, budget: Budget) -> Policy:
+    """Algorithm 2, then Eqs. (13)-(14), then Eqs. (15)-(21): each fitted on the trajectory that the last one left."""
+    setting, level = loops.setting, method.level
+    axis = channel_axis(len(setting.latent_shape) + 1)
+
+    def entry(recording: Recording, step: int) -> Tensor:
+        return to_cache(recording.sample(step).float(), recording.model_output(step).float(), level)
+
+    lam = budget.threshold
+    if lam is None:
+        assert budget.computed is not None  # one of the two is given
+        distance = pairwise(loops.recordings, setting.num_steps, entry)
+        lam, planned = threshold_for_budget(setting.num_steps, distance, budget.computed, setting.forced)
+    else:
+        planned = ()
+    late = method.timestep_adjustment  # then the error model is fitted after it, on the retimed trajectory
+
+    def fit_to(cached: tuple[int, ...], grid: Sequence[float] | None) -> Observation:
+        return loops.observe(
+            lambda step, _: step in cached, level, granularity=method.rectification, axis=axis, grid=grid
+        )
+
+    bound = lam
+    seen = loops.observe(
+        (lambda step, _: step in planned) if budget.threshold is None else (lambda _, distance: distance < bound),
+        level,
+        granularity=None if late else method.rectification,
+        axis=axis,
+    )
+    over = [i for i in seen.cached_steps if seen.distances[i] >= lam]
+    notes = [f"on the cached trajectory the distance exceeds lambda = {lam:.3g} at steps {over}"] if over else []
+    grid = None
+    if late and seen.cached_steps:
+        grid = tuple(time_grid(step_lengths(setting.num_steps, seen.cached_steps, seen.corrections)))
+        seen = fit_to(seen.cached_steps, grid)
+    record = _record(loops, budget, seen.error, (), threshold=lam, notes=notes)
+    return Policy(
+        num_inference_steps=setting.num_steps,
+        cached_steps=seen.cached_steps,
+        method=method,
+        time_grid=grid,
+        rectification=seen.rectification,
+        calibration=record,
+    )
+
+
+def _predicted(loops: ClosedLoops, method: Method, budget: Budget, computed: int) -> Policy:
+    """Reuse, Taylor or aligned prediction on an evenly spaced or a searched schedule."""
+    setting = loops.setting
+    steps, prompts = setting.num_steps, len(loops.calls)
+    notes: list[str] = []
+    if len({0, steps - 1, *setting.forced}) > computed:
+        raise BudgetError(
+            "more steps must be computed than the budget allows",
+            given=f"{budget.asked}; steps {list(setting.forced)} change the denoiser's calls",
+            cure="Ask for a smaller speedup.",
+        )
+    loop = computed * setting.calls_per_step * prompts
+    if method.schedule == "search" and computed < steps:
+        total = FULL_RUNS * steps * setting.calls_per_step * prompts
+        reserve = loop  # for the closed loop with Taylor weights that the fit must not lose against
+        surrogate = Surrogate(gram_of(loops.recordings, steps), setting.slopes, method.order)
+        fit = search(loops, surrogate, method, computed, total - loops.denoiser_calls - reserve)
+    else:
+        cached = tuple(i for i in uniform(steps, computed) if i not in setting.forced)
+        fit = loops.predict(cached, method)
+    if method.predictor == "aligned":
+        fit = _no_worse_than_taylor(loops, method, fit, notes)
+    return Policy(
+        num_inference_steps=steps,
+        cached_steps=fit.cached_steps,
+        method=method,
+        predictions=fit.predictions if method.predictor == "aligned" else {},
+        calibration=_record(loops, budget, fit.error, fit.step_errors, notes=notes),
+    )
+
+
+def _no_worse_than_taylor(loops: ClosedLoops, method: Method, fit: Fit, notes: list[str]) -> Fit:
+    taylor = loops.predict(fit.cached_steps, method, predictor="taylor")
+    if fit.error <= taylor.error:
+        return fit
+    notes.append(f"Taylor weights were kept: their error is {taylor.error:.4g}, the fitted ones' {fit.error:.4g}")
+    return taylor
+
+
+def _record(
+    loops: ClosedLoops,
+    budget: Budget,
+    error: float,
+    step_errors: Sequence[float],
+    *,
+    notes: Sequence[str],
+    threshold: float | None = None,
+) -> CalibrationRecord:
+    full_run = loops.setting.num_steps * loops.setting.calls_per_step
+    return CalibrationRecord(
+        budget=budget.asked,
+        num_prompts=len(loops.calls),
+        denoiser_calls=loops.denoiser_calls,
+        full_runs=loops.denoiser_calls / full_run / len(loops.calls),
+        error=error,
+        step_errors=tuple(step_errors),
+        threshold=threshold,
+        notes=tuple(notes),
+    )
+
+
+def _tell(policy: Policy, shown: CalibrationProgress) -> None:
+    record = policy.calibration
+    shown.say(
+        f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_inference_steps} steps computed "
+        f"(step ratio {policy.step_ratio:.2f}), error of the final latent {record.error:.4f}; "
+        f"{record.denoiser_calls} denoiser calls, {record.full_runs:.2f} full runs per prompt"
+    )
+    for note in record.notes:
+        shown.say(f"note: {note}")
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GB"

@@ -1,0 +1,280 @@
+"""Closed loops over the calibration prompts: what a schedule and its predictions really lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ertacache.calibration.lockstep import Arrival, Lockstep
+from ertacache.calibration.prompts import Call
+from ertacache.calibration.recording import Recording, Setting, check_finite
+from ertacache.method.alignment import (
+    MAX_ORDER,
+    NormalEquations,
+    coefficients,
+    combine,
+    differences,
+    taylor_weights,
+)
+from ertacache.method.rectification import Granularity, Moments, along, rectify
+from ertacache.method.residual import Level, from_cache, to_cache
+from ertacache.method.schedule import relative_distance
+from ertacache.method.timesteps import correction_coefficient
+from ertacache.policy import Method, Prediction, Rectification
+from ertacache.runtime.following import History
+from ertacache.runtime.samplers import output_coefficient, plain_step, retime
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one closed loop found.
+
+    Args:
+        cached_steps: the schedule it ran.
+        predictions: for each cached step, the factors it used.
+        step_errors: ``||x - x_gt|| / ||x_gt||`` after each step, over the prompts of the loop.
+        gains: at each computed step but the first, ``<v - v_gt, x - x_gt> / ||x - x_gt||^2``: how much of an error
+            of the latent turns up in the output.
+    """
+
+    cached_steps: tuple[int, ...]
+    predictions: dict[int, Prediction]
+    step_errors: tuple[float, ...]
+    gains: dict[int, float]
+
+    @property
+    def error(self) -> float:
+        """The error of the final latent."""
+        return self.step_errors[-1]
+
+
+@dataclass
+class Observation:
+    """What a closed loop that computes every step, but goes on with the predictions, saw.
+
+    Args:
+        cached_steps: the schedule.
+        distances: Eq. (12) at every step but the first and the last, on the cached trajectory.
+        corrections: ``phi_i`` of Eq. (13) for every cached step.
+        rectification: K and B for every cached step, if they were asked for.
+        error: of the final latent.
+    """
+
+    cached_steps: tuple[int, ...] = ()
+    distances: dict[int, float] = field(default_factory=dict)
+    corrections: dict[int, float] = field(default_factory=dict)
+    rectification: Rectification | None = None
+    error: float = 0.0
+
+
+class ClosedLoops:
+    """Runs closed loops and counts what they cost.
+
+    Args:
+        pipe: the pipeline, left untouched.
+        calls: one for each prompt.
+        recordings: the full run of each.
+        setting: what the full runs showed of the setting.
+        on_denoiser_call: for progress bars.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        calls: Sequence[Call],
+        recordings: Sequence[Recording],
+        setting: Setting,
+        on_denoiser_call: Callable[[int], None],
+    ) -> None:
+        self.pipe, self.calls, self.recordings, self.setting = pipe, calls, recordings, setting
+        self._on_denoiser_call = on_denoiser_call
+        self.denoiser_calls = 0
+
+    def predict(
+        self, cached: Collection[int], method: Method, prompts: Sequence[int] | None = None, predictor: str | None = None
+    ) -> Fit:
+        """Skip the cached steps and predict them; where the predictor is ``aligned``, solve its weights on the way.
+
+        Args:
+            cached: the schedule.
+            method: its level, predictor and order are used.
+            prompts: which prompts to run; all if None.
+            predictor: in place of the method's.
+        """
+        chosen = list(range(len(self.calls))) if prompts is None else list(prompts)
+        predictor = predictor or method.predictor
+        size = 1 if predictor == "reuse" else 2 if predictor == "taylor" else MAX_ORDER + 1
+        histories = [History(size) for _ in chosen]
+        predictions: dict[int, Prediction] = {}
+        gains: dict[int, float] = {}
+        errors = _Errors(self.recordings, chosen)
+        skipped = frozenset(cached)
+        with Lockstep(
+            self.pipe, [self.calls[k] for k in chosen], skipped.__contains__, on_denoiser_call=self._on_denoiser_call
+        ) as lockstep:
+            for arrivals in lockstep:
+                index = arrivals[0].step.index
+                errors.add(index, lockstep.outputs)
+                if index not in skipped:
+                    for arrival, history in zip(arrivals, histories, strict=True):
+                        check_finite(arrival.step.model_output, chosen[arrival.prompt], index)
+                        history.push(index, _entry(arrival, method.level))
+                    if index and self.setting.same_shape:
+                        gains[index] = self._gain(arrivals, chosen)
+                    continue
+                steps = tuple(histories[0].steps)
+                if predictor == "aligned":
+                    factors = self._solve(arrivals, histories, chosen, method)
+                elif predictor == "taylor":
+                    factors = coefficients(taylor_weights(self.setting.noise_levels, index, steps))
+                else:
+                    factors = (1.0,)
+                predictions[index] = Prediction(steps[: len(factors)], factors)
+                for arrival, history in zip(arrivals, histories, strict=True):
+                    arrival.reply = _predicted(arrival, history, factors, method.level).to(arrival.reply.dtype)
+            errors.add(self.setting.num_steps, lockstep.outputs)
+            self.denoiser_calls += lockstep.denoiser_calls
+        return Fit(tuple(sorted(skipped)), predictions, errors.relative(), gains)
+
+    def _gain(self, arrivals: Sequence[Arrival], chosen: Sequence[int]) -> float:
+        common = size = 0.0
+        for arrival, k in zip(arrivals, chosen, strict=True):
+            step, recording = arrival.step, self.recordings[k]
+            drift = step.sample.double().cpu() - recording.sample(step.index).double()
+            response = step.model_output.double().cpu() - recording.model_output(step.index).double()
+            common += float((drift * response).sum())
+            size += float(drift.square().sum())
+        return common / size if size else 0.0
+
+    def _solve(
+        self, arrivals: Sequence[Arrival], histories: Sequence[History], chosen: Sequence[int], method: Method
+    ) -> tuple[float, ...]:
+        """The factors that take all prompts nearest to their full run's next latent."""
+        order = min(method.order, len(histories[0].steps) - 1)
+        if order == 0:
+            return (1.0,)
+        step = arrivals[0].step
+        slope = output_coefficient(step.scheduler, step.timestep)
+        equations = NormalEquations(order)
+        for arrival, history, k in zip(arrivals, histories, chosen, strict=True):
+            here = arrival.step
+            reused = _predicted(arrival, history, (1.0,), method.level)
+            landed = plain_step(here.scheduler, reused, here.timestep, here.sample)
+            goal = self.recordings[k].sample(here.index + 1).to(landed)
+            equations.add([slope * d for d in differences(history.entries, order)], goal - landed)
+        return coefficients(equations.solve())
+
+    def observe(
+        self,
+        decide: Callable[[int, float], bool],
+        level: Level,
+        *,
+        granularity: Granularity | None = None,
+        axis: int = 1,
+        grid: Sequence[float] | None = None,
+    ) -> Observation:
+        """Compute every step, and go on with the reused residual where ``decide(step, distance)`` caches it.
+
+        With ``decide`` comparing the distance to a threshold this is Algorithm 2. With a ``granularity``, K and B
+        are solved at each cached step from all prompts, and the corrected output is what they go on with.
+        """
+        seen = Observation()
+        caches: dict[int, Tensor] = {}
+        last: dict[int, Tensor] = {}
+        parameters: list[tuple[Tensor, Tensor]] = []
+        cached: list[int] = []
+
+        def prepare(scheduler: Any) -> None:
+            if grid is not None:
+                retime(scheduler, grid)
+
+        with Lockstep(self.pipe, self.calls, lambda step: False, prepare, self._on_denoiser_call) as lockstep:
+            for arrivals in lockstep:
+                index = arrivals[0].step.index
+                for arrival in arrivals:
+                    check_finite(arrival.step.model_output, arrival.prompt, index)
+                fresh = {a.prompt: a.step.model_output.float() for a in arrivals}
+                if not 0 < index < self.setting.num_steps - 1 or not self._cache(
+                    seen, index, arrivals, caches, level, decide
+                ):
+                    caches = {a.prompt: _entry(a, level) for a in arrivals}
+                    last = fresh
+                    continue
+                cached.append(index)
+                reused = {a.prompt: from_cache(a.step.sample.float(), caches[a.prompt], level) for a in arrivals}
+                change = sum(float((fresh[k] - last[k]).abs().sum()) for k in fresh)
+                error = sum(float((reused[k] - fresh[k]).abs().sum()) for k in fresh)
+                seen.corrections[index] = correction_coefficient(error, change)
+                if granularity is not None:
+                    moments = Moments(granularity, axis)
+                    for k in fresh:
+                        moments.add(reused[k], fresh[k])
+                    parameters.append(moments.solve())
+                    k_hat, b_hat = (
+                        along(p.to(fresh[0].device, torch.float32), fresh[0].ndim, granularity, axis)
+                        for p in parameters[-1]
+                    )
+                    reused = {k: rectify(v, k_hat, b_hat) for k, v in reused.items()}
+                for arrival in arrivals:
+                    arrival.reply = reused[arrival.prompt].to(arrival.reply.dtype)
+                last = fresh
+            errors = _Errors(self.recordings, range(len(self.calls)))
+            errors.add(self.setting.num_steps, lockstep.outputs)
+            self.denoiser_calls += lockstep.denoiser_calls
+        seen.cached_steps, seen.error = tuple(cached), errors.relative()[-1]
+        if granularity is not None and parameters:
+            k_all, b_all = (torch.stack([p[n].cpu() for p in parameters]) for n in (0, 1))
+            seen.rectification = Rectification(granularity, axis, k_all, b_all)
+        return seen
+
+    def _cache(
+        self,
+        seen: Observation,
+        index: int,
+        arrivals: Sequence[Arrival],
+        caches: dict[int, Tensor],
+        level: Level,
+        decide: Callable[[int, float], bool],
+    ) -> bool:
+        error = size = 0.0
+        for arrival in arrivals:
+            recording = self.recordings[arrival.prompt]
+            full = to_cache(recording.sample(index).float(), recording.model_output(index).float(), level)
+            parts = relative_distance(caches[arrival.prompt], _entry(arrival, level), full)
+            error, size = error + parts[0], size + parts[1]
+        seen.distances[index] = error / size if size else 0.0
+        return index not in self.setting.forced and decide(index, seen.distances[index])
+
+
+class _Errors:
+    """Squared distances to the full runs and their squared sizes, step by step."""
+
+    def __init__(self, recordings: Sequence[Recording], chosen: Sequence[int]) -> None:
+        self._recordings = [recordings[k] for k in chosen]
+        self._relative: list[float] = []
+
+    def add(self, index: int, samples: Sequence[Tensor | None]) -> None:
+        """``samples``: for each prompt the latent that step ``index`` starts from; nothing at step 0."""
+        error = size = 0.0
+        for recording, sample in zip(self._recordings, samples, strict=True):
+            if sample is None:
+                return
+            full = recording.sample(index).double()
+            error += float((sample.detach().cpu().double() - full).square().sum())
+            size += float(full.square().sum())
+        self._relative.append((error / size) ** 0.5 if size else 0.0)
+
+    def relative(self) -> tuple[float, ...]:
+        return tuple(self._relative)
+
+
+def _entry(arrival: Arrival, level: Level) -> Tensor:
+    return to_cache(arrival.step.sample.float(), arrival.step.model_output.float(), level)
+
+
+def _predicted(arrival: Arrival, history: History, factors: Sequence[float], level: Level) -> Tensor:
+    return from_cache(arrival.step.sample.float(), combine(history.entries, factors), level)

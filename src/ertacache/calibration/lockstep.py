@@ -1,0 +1,172 @@
+"""Run all prompts side by side through the unchanged pipeline, so that a step can be solved for all of them.
+
+Each prompt has a thread and a twin of the pipeline with its own scheduler. Exactly one thread runs at a time;
+each stops at every step boundary until all have come there. What happens then is up to the loop over the
+`Lockstep`: it sees every prompt's sample and model output, and says with which output each goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ertacache.calibration.prompts import Call, twin_of
+from ertacache.errors import CalibrationError
+from ertacache.runtime.run import Run, Step
+
+
+class _Abandoned(BaseException):
+    """Unwinds a pipeline call that is no longer needed; no ``except Exception`` on the way stops it."""
+
+
+@dataclass
+class Arrival:
+    """One prompt at a step boundary. Set ``reply`` to the model output it shall go on with."""
+
+    prompt: int
+    step: Step
+    reply: Tensor
+
+
+class Lockstep:
+    """Iterate over the steps of all prompts: each item is the list of their arrivals at one step.
+
+    Args:
+        pipe: the pipeline; it is not touched.
+        calls: one for each prompt.
+        is_cached: the steps at which the denoiser is skipped.
+        prepare: called with the scheduler when ``set_timesteps`` has returned, e.g. to retime it.
+        on_denoiser_call: called with the number of denoiser calls that the last step took, for progress bars.
+
+    Attributes:
+        outputs: for each prompt, the latent after the last step made.
+        denoiser_calls: over all prompts.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        calls: Sequence[Call],
+        is_cached: Callable[[int], bool],
+        prepare: Callable[[Any], None] = lambda scheduler: None,
+        on_denoiser_call: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        self._workers = [_Worker(k, pipe, call, is_cached, prepare) for k, call in enumerate(calls)]
+        self._on_denoiser_call = on_denoiser_call
+
+    @property
+    def outputs(self) -> list[Tensor | None]:
+        """For each prompt, the latent after the last step it made."""
+        return [worker.output for worker in self._workers]
+
+    @property
+    def denoiser_calls(self) -> int:
+        """The denoiser calls of all prompts so far."""
+        return sum(worker.denoiser_calls for worker in self._workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.abandon()
+
+    def __iter__(self) -> Iterator[list[Arrival]]:
+        replies: list[Tensor | None] = [None] * len(self._workers)
+        while True:
+            arrivals = []
+            for worker, reply in zip(self._workers, replies, strict=True):
+                before = worker.denoiser_calls
+                step = worker.resume(reply)
+                self._on_denoiser_call(worker.denoiser_calls - before)
+                if step is not None:
+                    arrivals.append(Arrival(worker.number, step, step.model_output))
+            if not arrivals:
+                return
+            if len(arrivals) < len(self._workers) or len({a.step.index for a in arrivals}) > 1:
+                raise CalibrationError(
+                    "the prompts do not make the same steps",
+                    given=f"prompts {[a.prompt for a in arrivals]} are at steps {[a.step.index for a in arrivals]}",
+                    cure="Give all prompts the same num_inference_steps, strength and callbacks.",
+                )
+            yield arrivals
+            replies = [arrival.reply for arrival in arrivals]
+
+
+class _Worker:
+    """One prompt's thread, which runs only between `resume` and the next step boundary. Also its run's driver."""
+
+    def __init__(
+        self, number: int, pipe: Any, call: Call, is_cached: Callable[[int], bool], prepare: Callable[[Any], None]
+    ) -> None:
+        self.number, self.is_cached, self.open_segment = number, is_cached, prepare
+        self.output: Tensor | None = None
+        self._run = Run(twin_of(pipe), self)
+        self._twin, self._call = self._run.pipe, call
+        self._go, self._arrived = threading.Semaphore(0), threading.Semaphore(0)
+        self._step: Step | None = None
+        self._reply: Tensor | None = None
+        self._error: BaseException | None = None
+        self._abandoned = False
+        self._device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        self._thread = threading.Thread(target=self._body, name=f"ertacache-prompt-{number}", daemon=True)
+
+    @property
+    def denoiser_calls(self) -> int:
+        return self._run.report.denoiser_calls
+
+    def resume(self, reply: Tensor | None) -> Step | None:
+        """Let the thread run to its next step boundary; None when its call has returned."""
+        self._step, self._reply = None, reply
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._go.release()
+        self._arrived.acquire()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self._step
+
+    def abandon(self) -> None:
+        """End the thread, in the middle of its call if need be."""
+        if self._thread.is_alive():
+            self._abandoned = True
+            self._go.release()
+            self._thread.join()
+
+    def _body(self) -> None:
+        try:
+            if self._device is not None:
+                torch.cuda.set_device(self._device)
+            with self._run:
+                self._twin(**self._call.arguments())
+        except _Abandoned:
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for this one
+            self._error = error
+        finally:
+            self._step = None
+            self._arrived.release()
+
+    # The driver of this prompt's run.
+
+    def model_output(self, step: Step) -> Tensor:
+        self._step = step
+        self._arrived.release()
+        self._go.acquire()
+        if self._abandoned:
+            raise _Abandoned
+        assert self._reply is not None  # set by `resume`
+        return self._reply
+
+    def stepped(self, index: int, sample: Tensor) -> None:
+        self.output = sample

@@ -1,0 +1,52 @@
+"""What calibration shows while it works."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class CalibrationProgress:
+    """A bar over denoiser calls, and lines above it; silent if not wanted."""
+
+    def __init__(self, show: bool) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("denoiser calls"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not show,
+        )
+        self._task = self._bar.add_task("calibrating", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def expect(self, denoiser_calls: int) -> None:
+        """At most so many calls will be made."""
+        self._bar.update(self._task, total=denoiser_calls)
+
+    def advance(self, denoiser_calls: int) -> None:
+        """So many calls were made."""
+        self._bar.advance(self._task, denoiser_calls)
+
+    def phase(self, name: str) -> None:
+        """What is being done now."""
+        self._bar.update(self._task, description=name)
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if not self._bar.disable:
+            self._bar.console.print(line, highlight=False)

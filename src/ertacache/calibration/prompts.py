@@ -1,0 +1,84 @@
+"""The calls that calibration makes: one for each prompt, and the same again however often it is made."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from ertacache.errors import CalibrationError
+from ertacache.runtime.identity import own_class
+
+
+class Call:
+    """The keyword arguments of one pipeline call, given out fresh each time.
+
+    Tensors are cloned and generators copied in the state they were in at first, so that a pipeline that works
+    in place, or draws numbers, starts alike in the full and in the cached run; the user's own stay untouched.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._arguments = _copied(dict(arguments))
+
+    def arguments(self) -> dict[str, Any]:
+        """A fresh copy."""
+        copied: dict[str, Any] = _copied(self._arguments)
+        return copied
+
+
+def _copied(value: Any) -> Any:
+    value = tree_map_only(Tensor, lambda t: t.detach().clone(), value)
+    return tree_map_only(torch.Generator, _copied_generator, value)
+
+
+def _copied_generator(generator: torch.Generator) -> torch.Generator:
+    twin = torch.Generator(generator.device)
+    twin.set_state(generator.get_state())
+    return twin
+
+
+def calls_for(
+    pipe: Any, prompts: Sequence[str | Mapping[str, Any]], common: Mapping[str, Any], seed: int
+) -> list[Call]:
+    """One call for each prompt; prompt k gets generator ``seed + k`` unless it brings one of its own.
+
+    Raises:
+        CalibrationError: if there are no prompts, or one is neither text nor a mapping.
+    """
+    if isinstance(prompts, (str, Mapping)) or not prompts:
+        raise CalibrationError(
+            "calibration needs a list of prompts",
+            given=repr(prompts)[:80],
+            cure="Pass a list of texts or of dicts of call arguments; 8 or so are enough.",
+        )
+    takes = inspect.signature(own_class(pipe).__call__).parameters
+    calls = []
+    for k, prompt in enumerate(prompts):
+        if not isinstance(prompt, (str, Mapping)):
+            raise CalibrationError(
+                f"prompt {k} is neither a text nor a dict of call arguments",
+                given=type(prompt).__name__,
+                cure="Pass one of the two.",
+            )
+        arguments = dict(common) | ({"prompt": prompt} if isinstance(prompt, str) else dict(prompt))
+        if "generator" in takes and arguments.get("generator") is None:
+            arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
+        if "output_type" in takes:
+            arguments["output_type"] = "latent"  # calibration looks at latents only; decoding would be waste
+        calls.append(Call(arguments))
+    return calls
+
+
+def twin_of(pipe: Any) -> Any:
+    """A shallow copy of the pipeline with a scheduler of its own: the same modules, none of the pipeline's state."""
+    twin = copy.copy(pipe)
+    twin.__class__ = own_class(pipe)
+    twin.scheduler = copy.deepcopy(pipe.scheduler)
+    if hasattr(twin, "set_progress_bar_config"):
+        twin.set_progress_bar_config(disable=True)
+    return twin

@@ -1,0 +1,211 @@
+"""The full run of each prompt, recorded: what every policy is fitted to and judged by."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ertacache.calibration.prompts import Call, twin_of
+from ertacache.errors import CalibrationError, PipelineError
+from ertacache.runtime.run import Run, Step
+from ertacache.runtime.samplers import output_coefficient, sampler_of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a full run shows of the setting besides its tensors.
+
+    Args:
+        noise_levels: the T + 1 levels of the grid.
+        forced: steps whose denoiser calls differ from the step before, so that they must be computed.
+        calls_per_step: denoiser calls in the first step.
+        latent_shape: shape of one sample, without the batch axis.
+        slopes: ``b_i`` for every step: how far the sampler moves the latent for a unit of model output.
+        same_shape: whether sample and model output agree in shape.
+    """
+
+    noise_levels: tuple[float, ...]
+    forced: tuple[int, ...]
+    calls_per_step: int
+    latent_shape: tuple[int, ...]
+    slopes: tuple[float, ...]
+    same_shape: bool
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.noise_levels) - 1
+
+
+class Recording:
+    """One prompt's full run: ``v_i`` and ``x_i`` for every step, and the final latent; in memory or in a file."""
+
+    def __init__(self, tensors: dict[str, Tensor] | None, path: Path | None = None) -> None:
+        self._tensors, self._path = tensors, path
+
+    def _get(self, name: str) -> Tensor:
+        if self._tensors is not None:
+            return self._tensors[name]
+        with safe_open(self._path, "pt") as file:  # type: ignore[no-untyped-call]
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def model_output(self, step: int) -> Tensor:
+        """``v_i``."""
+        return self._get(f"v{step}")
+
+    def sample(self, step: int) -> Tensor:
+        """``x_i``; ``sample(T)`` is the final latent."""
+        return self._get(f"x{step}")
+
+
+class Recorder:
+    """The driver of a full run: keeps everything, changes nothing."""
+
+    def __init__(self, prompt: int, on_first: Callable[[Step], None], on_step: Callable[[int], None]) -> None:
+        self.prompt, self._on_first, self._on_step = prompt, on_first, on_step
+        self.tensors: dict[str, Tensor] = {}
+        self.patterns: list[tuple[Any, ...]] = []
+        self.noise_levels: tuple[float, ...] = ()
+        self.slopes: list[float] = []
+        self.shapes: tuple[torch.Size, torch.Size] | None = None
+
+    def open_segment(self, scheduler: Any) -> None:
+        if self.patterns:
+            raise PipelineError(
+                "this call samples more than once, and calibration needs one sampling run",
+                given=f"a second set_timesteps() after {len(self.patterns)} steps",
+                cure="Calibrate the stages one by one.",
+            )
+        self.noise_levels = tuple(sampler_of(scheduler).noise_levels(scheduler))
+
+    def is_cached(self, step: int) -> bool:
+        return False
+
+    def model_output(self, step: Step) -> Tensor:
+        check_finite(step.model_output, self.prompt, step.index)
+        if not self.patterns:
+            self.shapes = step.sample.shape, step.model_output.shape
+            self._on_first(step)
+            self.tensors[f"x{step.index}"] = step.sample.detach().cpu().clone()
+        self.tensors[f"v{step.index}"] = step.model_output.detach().cpu().clone()
+        self.patterns.append(step.pattern)
+        self.slopes.append(output_coefficient(step.scheduler, step.timestep))
+        self._on_step(step.denoiser_calls)
+        return step.model_output
+
+    def stepped(self, index: int, sample: Tensor) -> None:
+        self.tensors[f"x{index + 1}"] = sample.detach().cpu().clone()
+
+
+def check_finite(output: Tensor, prompt: int, step: int) -> None:
+    """Raise `CalibrationError` where a model output is not finite: nothing can be fitted to it."""
+    if not bool(torch.isfinite(output).all()):
+        raise CalibrationError(
+            "the denoiser returned NaN or infinity during calibration",
+            given=f"prompt {prompt}, step {step}",
+            cure="Check the model's dtype (float16 overflows), the prompt, and the pipeline without a cache.",
+        )
+
+
+def record(
+    pipe: Any,
+    call: Call,
+    prompt: int,
+    num_inference_steps: int,
+    on_first: Callable[[Step], None],
+    on_step: Callable[[int], None],
+) -> tuple[dict[str, Tensor], Setting]:
+    """Make one full run.
+
+    Raises:
+        CalibrationError: if a model output is not finite, or not every step was made.
+    """
+    recorder = Recorder(prompt, on_first, on_step)
+    twin = twin_of(pipe)
+    with Run(twin, recorder):
+        twin(**call.arguments())
+    steps = len(recorder.patterns)
+    if steps != num_inference_steps or len(recorder.noise_levels) != steps + 1 or recorder.shapes is None:
+        raise CalibrationError(
+            "the full run did not make every step of its grid",
+            given=f"{steps} steps of {num_inference_steps}",
+            cure="Calibrate with a call that samples from pure noise to the end, and without a callback that interrupts.",
+        )
+    patterns, (sample, output) = recorder.patterns, recorder.shapes
+    setting = Setting(
+        noise_levels=recorder.noise_levels,
+        forced=tuple(i for i in range(1, steps) if patterns[i] != patterns[i - 1]),
+        calls_per_step=len(patterns[0]),
+        latent_shape=tuple(sample[1:]),
+        slopes=tuple(recorder.slopes),
+        same_shape=sample == output,
+    )
+    return recorder.tensors, setting
+
+
+def write(tensors: dict[str, Tensor], setting: Setting, path: Path) -> None:
+    """Keep a recording as a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        partial,
+        metadata={"setting": json.dumps(asdict(setting))},
+    )
+    os.replace(partial, path)
+
+
+def read(path: Path) -> tuple[Recording, Setting] | None:
+    """A recording that an earlier, interrupted calibration kept; None if there is none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            plain = json.loads(file.metadata()["setting"])
+        setting = Setting(**{name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()})
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
+    return Recording(None, path), setting
+
+
+def pairwise(
+    recordings: Sequence[Recording], num_steps: int, entry: Callable[[Recording, int], Tensor]
+) -> Callable[[int, int], float]:
+    """The distance of Eq. (12) between any two recorded steps, summed over prompts; computed when asked, kept."""
+    known: dict[tuple[int, int], float] = {}
+    sizes: dict[int, float] = {}
+
+    def distance(last: int, step: int) -> float:
+        if (last, step) not in known:
+            error = 0.0
+            size = 0.0
+            for recording in recordings:
+                fresh = entry(recording, step)
+                error += float((entry(recording, last) - fresh).abs().sum())
+                size += float(fresh.abs().sum()) if step not in sizes else 0.0
+            sizes.setdefault(step, size)
+            known[last, step] = error / sizes[step] if sizes[step] else 0.0
+        return known[last, step]
+
+    return distance
+
+
+def gram_of(recordings: Sequence[Recording], num_steps: int) -> NDArray[np.float64]:
+    """``<v_i, v_j>`` for all pairs of steps, summed over prompts, (T, T)."""
+    total = np.zeros((num_steps, num_steps))
+    for recording in recordings:
+        rows = torch.stack([recording.model_output(i).flatten().double() for i in range(num_steps)])
+        total += (rows @ rows.T).numpy()
+    return total

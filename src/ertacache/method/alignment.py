@@ -1,0 +1,94 @@
+"""Aligned rectification: predict a cached step from the last computed ones, with weights that land the trajectory.
+
+With ``h_1, h_2, h_3`` the last computed outputs, newest first, a cached step uses
+
+    v^_i = h_1 + w_1 (h_1 - h_2) + w_2 (h_2 - h_3) = c_1 h_1 + c_2 h_2 + c_3 h_3.
+
+``w = 0`` is reuse and ``w_1 = (s_i - s_1) / (s_1 - s_2)`` over noise levels s is first-order Taylor. The weights
+minimise the distance of the *next latent* to that of the full run, ``|| step_i(x~, v^_i(w)) - x_gt ||^2``, summed
+over prompts. The samplers are affine in the model output, ``step_i(x, v) = c_i + b_i v``, so the minimum is a
+linear least-squares problem in one or two unknowns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+MAX_ORDER = 2
+
+
+def coefficients(weights: Sequence[float]) -> tuple[float, ...]:
+    """The factors ``c`` of ``h_1, h_2, ...`` for the weights ``w`` of their successive differences; they sum to 1.
+
+    >>> coefficients([0.5])
+    (1.5, -0.5)
+    """
+    return tuple(after - before for after, before in zip([*weights, 0.0], [-1.0, *weights], strict=True))
+
+
+def taylor_weights(levels: Sequence[float], step: int, history: Sequence[int]) -> tuple[float, ...]:
+    """First-order Taylor over noise levels; reuse (no weight) while the history holds one step or stands still.
+
+    Args:
+        levels: the noise level of every step, in sampling order.
+        step: the step to predict.
+        history: the computed steps, newest first.
+    """
+    if len(history) < 2:
+        return ()
+    newest, older = levels[history[0]], levels[history[1]]
+    return ((levels[step] - newest) / (newest - older),) if newest != older else ()
+
+
+def combine(history: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
+    """``sum_k c_k h_k``, in the dtype of the history (float32 at run time)."""
+    out = history[0] * factors[0]
+    for entry, factor in zip(history[1:], factors[1:], strict=False):
+        out.add_(entry, alpha=factor)
+    return out
+
+
+def differences(history: Sequence[Tensor], order: int) -> list[Tensor]:
+    """``h_k - h_{k+1}`` for k = 1 .. order, as many as the history gives."""
+    return [history[k] - history[k + 1] for k in range(min(order, len(history) - 1))]
+
+
+@dataclass
+class NormalEquations:
+    """Least squares over all prompts, summed one prompt at a time in float64.
+
+    Args:
+        size: the number of unknowns.
+        ridge: pulls the weights to 0 (reuse), relative to the features' own size: enough to keep nearly
+            parallel differences from taking huge opposite weights, too little to move anything else.
+    """
+
+    size: int
+    ridge: float = 1e-6
+    gram: Tensor = field(init=False)
+    right: Tensor = field(init=False)
+    target: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self.gram = torch.zeros(self.size, self.size, dtype=torch.float64)
+        self.right = torch.zeros(self.size, dtype=torch.float64)
+
+    def add(self, features: Sequence[Tensor], target: Tensor) -> None:
+        """Take in one prompt: minimise ``|| sum_k w_k features_k - target ||^2``, all of one shape."""
+        flat = torch.stack([f.double().flatten() for f in features])
+        goal = target.double().flatten()
+        self.gram += (flat @ flat.T).cpu()
+        self.right += (flat @ goal).cpu()
+        self.target += float(goal @ goal)
+
+    def solve(self) -> tuple[float, ...]:
+        """The weights; zeros where the features vanish."""
+        scale = self.gram.diagonal().mean()
+        if not scale > 0:
+            return (0.0,) * self.size
+        regular = self.gram + self.ridge * scale * torch.eye(self.size, dtype=torch.float64)
+        return tuple(float(w) for w in torch.linalg.solve(regular, self.right))

@@ -1,0 +1,362 @@
+"""The policy: what calibration decides once, and every later generation follows. Frozen, validated, one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ertacache._version import __version__
+from ertacache.errors import MethodError, PolicyFileError
+from ertacache.method.rectification import GRANULARITIES, Granularity
+from ertacache.method.residual import LEVELS, Level
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to choose the cached steps and what to use in place of the denoiser there.
+
+    Args:
+        schedule: ``uniform`` (evenly spaced), ``offline`` (Algorithm 2), or ``search`` (the schedule whose
+            closed-loop error on calibration prompts is least).
+        level: what is cached, ``output`` (Eq. 5) or ``velocity``.
+        predictor: ``reuse``, ``taylor`` (first order over noise levels) or ``aligned``.
+        order: the highest difference that ``aligned`` uses, 1 or 2.
+        timestep_adjustment: shorten cached steps by Eq. (13).
+        rectification: granularity of the error model of Eq. (15), or None for none.
+
+    Raises:
+        MethodError: on an unknown name, or on parts that do not go together.
+
+    >>> Method.named("paper").schedule
+    'offline'
+    """
+
+    schedule: Literal["uniform", "offline", "search"] = "uniform"
+    level: Level = "velocity"
+    predictor: Literal["reuse", "taylor", "aligned"] = "reuse"
+    order: int = 2
+    timestep_adjustment: bool = False
+    rectification: Granularity | None = None
+
+    def __post_init__(self) -> None:
+        allowed: dict[str, tuple[object, ...]] = {
+            "schedule": ("uniform", "offline", "search"),
+            "level": LEVELS,
+            "predictor": ("reuse", "taylor", "aligned"),
+            "order": (1, 2),
+            "rectification": (None, *GRANULARITIES),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise MethodError(
+                    f"a method has no such {name}",
+                    given=repr(getattr(self, name)),
+                    cure=f"Choose one of {', '.join(map(repr, values))}.",
+                )
+        if self.predictor != "reuse" and (self.timestep_adjustment or self.rectification):
+            raise MethodError(
+                "timestep adjustment and error rectification belong to predictor 'reuse'",
+                given=f"predictor={self.predictor!r}",
+                cure="Leave both out, or use predictor='reuse'.",
+            )
+        if self.schedule == "search" and self.predictor != "aligned":
+            raise MethodError(
+                "the schedule search is for predictor 'aligned'",
+                given=f"predictor={self.predictor!r}",
+                cure="Use schedule='uniform' or 'offline', or predictor='aligned'.",
+            )
+
+    @classmethod
+    def named(cls, name: str) -> Method:
+        """The method of a documented name; see `NAMED_METHODS`."""
+        if name not in NAMED_METHODS:
+            raise MethodError(
+                "there is no such method", given=repr(name), cure=f"Choose one of {', '.join(NAMED_METHODS)}."
+            )
+        return NAMED_METHODS[name]
+
+    @property
+    def name(self) -> str:
+        """Its documented name, or its parts."""
+        for name, method in NAMED_METHODS.items():
+            if method == self:
+                return name
+        return ", ".join(f"{key}={value}" for key, value in asdict(self).items())
+
+    @property
+    def depends_on_calibration(self) -> bool:
+        """Whether anything in the policy was measured, so that it holds for the calibrated noise levels only."""
+        return self.schedule != "uniform" or self.predictor == "aligned" or bool(self.rectification)
+
+
+NAMED_METHODS: Mapping[str, Method] = {
+    "uniform": Method(level="output"),
+    "offline": Method(schedule="offline", level="output"),
+    "offline+time": Method(schedule="offline", level="output", timestep_adjustment=True),
+    "paper": Method(schedule="offline", level="output", timestep_adjustment=True, rectification="channel"),
+    "reuse": Method(),
+    "taylor": Method(predictor="taylor"),
+    "aligned": Method(schedule="search", predictor="aligned"),
+}
+"""The names that ``calibrate(method=...)`` takes."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How one cached step is predicted: ``sum_k factors[k] * h_k`` over the computed steps ``history``, newest first."""
+
+    history: tuple[int, ...]
+    factors: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Rectification:
+    """``K`` and ``B`` of Eq. (15), float64, stacked over the cached steps: (steps, *granularity's shape)."""
+
+    granularity: Granularity
+    axis: int
+    k: Tensor
+    b: Tensor
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What identifies one denoiser: class, configuration, a few weights, active adapters."""
+
+    model_class: str
+    config_hash: str
+    weights: tuple[float, ...]
+    adapters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a policy was made for; a later call must agree with it.
+
+    Args:
+        pipeline_class: the pipeline's class name.
+        denoisers: for each denoiser's attribute name, what identifies it.
+        scheduler_class: the scheduler's class name.
+        noise_levels: the T + 1 noise levels of the calibrated grid, before any adjustment.
+        guidance: the guidance arguments of the calibrated call.
+        calls_per_step: denoiser calls in one step (two with separate guidance branches).
+        latent_shape: shape of one sample given to the scheduler, without the batch axis.
+    """
+
+    pipeline_class: str
+    denoisers: Mapping[str, Denoiser]
+    scheduler_class: str
+    noise_levels: tuple[float, ...]
+    guidance: Mapping[str, float]
+    calls_per_step: int
+    latent_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """What calibration did and measured.
+
+    Args:
+        budget: the budget as it was asked for, e.g. ``speedup=2.0``.
+        num_prompts: how many prompts it ran on.
+        denoiser_calls: all of them, the full runs included.
+        full_runs: the same per prompt, in units of one full run.
+        error: ``||x_T - x_T_gt|| / ||x_T_gt||`` over the calibration prompts, closed loop.
+        step_errors: the same for the latent after each step.
+        threshold: the lambda of Eq. (12), where Algorithm 2 chose the schedule.
+        notes: what the user should know, e.g. that Taylor weights were kept.
+    """
+
+    budget: str
+    num_prompts: int = 0
+    denoiser_calls: int = 0
+    full_runs: float = 0.0
+    error: float | None = None
+    step_errors: tuple[float, ...] = ()
+    threshold: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """Which steps to skip and what to use there.
+
+    Args:
+        num_inference_steps: T.
+        cached_steps: S, within {1 .. T-2}.
+        method: what made it.
+        predictions: for each cached step, how it is predicted.
+        origin: what it was made for; None for a policy written by hand, which is then not checked.
+        time_grid: T + 1 points from 0 to 1 (Eq. 14), or None for the scheduler's own grid.
+        rectification: the error model, one entry a cached step.
+        calibration: what calibration did and measured.
+
+    Raises:
+        PolicyFileError: if these do not fit together.
+    """
+
+    num_inference_steps: int
+    cached_steps: tuple[int, ...]
+    method: Method
+    predictions: Mapping[int, Prediction] = field(default_factory=dict)
+    origin: Origin | None = None
+    time_grid: tuple[float, ...] | None = None
+    rectification: Rectification | None = None
+    calibration: CalibrationRecord = CalibrationRecord(budget="none")
+
+    def __post_init__(self) -> None:
+        steps, cached = self.num_inference_steps, self.cached_steps
+        problem = None
+        if list(cached) != sorted(set(cached)) or any(not 1 <= i <= steps - 2 for i in cached):
+            problem = f"cached steps must rise within 1 .. {steps - 2}, but are {cached}"
+        elif not set(self.predictions) <= set(cached):
+            problem = "there are predictions for steps that are not cached"
+        elif any(len(p.factors) != len(p.history) or not p.factors for p in self.predictions.values()):
+            problem = "a prediction has not one factor for each step of its history"
+        elif any(j >= i or j in cached for i, p in self.predictions.items() for j in p.history):
+            problem = "a prediction's history holds steps that are cached or come later"
+        elif self.rectification and len(self.rectification.k) != len(cached):
+            problem = "the rectification has not one entry for each cached step"
+        elif self.time_grid is not None:
+            grid = self.time_grid
+            falls = any(b <= a for a, b in zip(grid, grid[1:], strict=False))
+            if len(grid) != steps + 1 or grid[0] != 0 or grid[-1] != 1 or falls:
+                problem = f"the time grid must rise from 0 to 1 over {steps + 1} points"
+        if problem:
+            raise PolicyFileError(
+                "this is not a valid policy", given=problem, cure="Make it with ertacache.calibrate()."
+            )
+
+    @property
+    def computed_steps(self) -> tuple[int, ...]:
+        """The steps at which the denoiser runs."""
+        cached = set(self.cached_steps)
+        return tuple(i for i in range(self.num_inference_steps) if i not in cached)
+
+    @property
+    def step_ratio(self) -> float:
+        """T over the number of computed steps; the speedup on a clock is for you to measure."""
+        return self.num_inference_steps / len(self.computed_steps)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file, whole or not at all."""
+        target = Path(path)
+        tensors = {"cached_steps": torch.tensor(self.cached_steps, dtype=torch.int64)}
+        if self.rectification:
+            tensors |= {"rectification.k": self.rectification.k.contiguous()}
+            tensors |= {"rectification.b": self.rectification.b.contiguous()}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+        os.close(handle)
+        try:
+            save_file(tensors, partial, metadata={"ertacache": json.dumps(self._metadata())})
+            os.chmod(partial, 0o644)
+            os.replace(partial, target)
+        finally:
+            Path(partial).unlink(missing_ok=True)
+
+    def _metadata(self) -> dict[str, Any]:
+        plain = asdict(replace(self, rectification=None))
+        plain["rectification"] = (
+            {"granularity": self.rectification.granularity, "axis": self.rectification.axis}
+            if self.rectification
+            else None
+        )
+        return {"schema": SCHEMA, "library": __version__, **plain}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Policy:
+        """Read a policy file.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            PolicyFileError: if it is damaged, was not written by this library, or has a newer schema.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no policy file at {os.fspath(path)!r}; make one with ertacache.calibrate()")
+        try:
+            with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+                text = (file.metadata() or {}).get("ertacache")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise PolicyFileError(
+                f"the policy file cannot be read: {error}",
+                given=os.fspath(path),
+                cure="It is damaged or incomplete; make it again with ertacache.calibrate(), or copy it again.",
+            ) from error
+        if text is None:
+            raise PolicyFileError(
+                "this safetensors file is not a policy",
+                given=os.fspath(path),
+                cure="Pass a file that Policy.save() wrote.",
+            )
+        return cls._from_metadata(text, tensors, os.fspath(path))
+
+    @classmethod
+    def _from_metadata(cls, text: str, tensors: Mapping[str, Tensor], path: str) -> Policy:
+        try:
+            data = json.loads(text)
+            schema = data["schema"]
+            if schema == SCHEMA:
+                return cls._parse(data, tensors)
+        except PolicyFileError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PolicyFileError(
+                f"the policy's metadata cannot be read: {type(error).__name__}: {error}",
+                given=path,
+                cure="It is damaged; make it again with ertacache.calibrate().",
+            ) from error
+        raise PolicyFileError(
+            f"the policy has schema {schema}, and this version ({__version__}) reads schema {SCHEMA}",
+            given=path,
+            cure="Upgrade ertacache, or make the policy again.",
+        )
+
+    @classmethod
+    def _parse(cls, data: dict[str, Any], tensors: Mapping[str, Tensor]) -> Policy:
+        origin = data["origin"]
+        if origin is not None:
+            denoisers = {
+                name: Denoiser(d["model_class"], d["config_hash"], tuple(d["weights"]), tuple(d["adapters"]))
+                for name, d in origin["denoisers"].items()
+            }
+            origin = Origin(
+                **{
+                    **origin,
+                    "denoisers": denoisers,
+                    "noise_levels": tuple(origin["noise_levels"]),
+                    "latent_shape": tuple(origin["latent_shape"]),
+                }
+            )
+        record = data["calibration"]
+        error_model = data["rectification"]
+        return cls(
+            num_inference_steps=data["num_inference_steps"],
+            cached_steps=tuple(tensors["cached_steps"].tolist()),
+            method=Method(**data["method"]),
+            predictions={
+                int(i): Prediction(tuple(p["history"]), tuple(p["factors"])) for i, p in data["predictions"].items()
+            },
+            origin=origin,
+            time_grid=tuple(data["time_grid"]) if data["time_grid"] else None,
+            rectification=error_model
+            and Rectification(
+                error_model["granularity"], error_model["axis"], tensors["rectification.k"], tensors["rectification.b"]
+            ),
+            calibration=CalibrationRecord(
+                **{**record, "step_errors": tuple(record["step_errors"]), "notes": tuple(record["notes"])}
+            ),
+        )

@@ -1,0 +1,115 @@
+"""The driver that follows a policy: Algorithm 1, lines 13-28, and the prediction of aligned rectification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ertacache.errors import PipelineError
+from ertacache.method.alignment import MAX_ORDER, coefficients, combine, taylor_weights
+from ertacache.method.rectification import along, rectify
+from ertacache.method.residual import from_cache, to_cache
+from ertacache.policy import Policy
+from ertacache.runtime import identity
+from ertacache.runtime.run import Report, Step
+from ertacache.runtime.samplers import retime, sampler_of
+
+
+class History:
+    """What the last computed steps left in the cache, newest first, float32."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.steps: list[int] = []
+        self.entries: list[Tensor] = []
+
+    def push(self, step: int, entry: Tensor) -> None:
+        """Take in a computed step, drop the oldest if there are more than ``size``."""
+        self.steps = [step, *self.steps][: self.size]
+        self.entries = [entry, *self.entries][: self.size]
+
+    def clear(self) -> None:
+        """Forget everything: another trajectory begins."""
+        self.steps, self.entries = [], []
+
+
+class PolicyDriver:
+    """Follows ``policy`` through one run; the policy's own checks are made as early as each can be."""
+
+    def __init__(self, policy: Policy, report: Report | None = None) -> None:
+        self.policy = policy
+        self.report = report or Report()
+        self.cached = frozenset(policy.cached_steps)
+        self.position = {step: k for k, step in enumerate(policy.cached_steps)}
+        self.history = History(MAX_ORDER + 1 if policy.method.predictor != "reuse" else 1)
+        self.levels: list[float] = []
+        self.error_model: tuple[Tensor, Tensor] | None = None
+
+    def open_segment(self, scheduler: Any) -> None:
+        """Check the grid against the policy's, and warp it if the policy says so."""
+        sampler = sampler_of(scheduler)
+        identity.check_noise_levels(self.policy, sampler.noise_levels(scheduler))
+        if self.policy.time_grid is not None:
+            retime(scheduler, self.policy.time_grid)
+        self.levels = sampler.noise_levels(scheduler)
+        self.history.clear()
+
+    def is_cached(self, step: int) -> bool:
+        """Whether the policy skips this step, and there is something to predict it from."""
+        return step in self.cached and bool(self.history.steps)
+
+    def model_output(self, step: Step) -> Tensor:
+        """A computed step's own output, or the prediction in its place, in the dtype of the output."""
+        method = self.policy.method
+        if not self.history.steps:
+            self._check_first(step)
+        sample, output = step.sample.float(), step.model_output
+        if step.computed:
+            entry = to_cache(sample, output.detach().float(), method.level)
+            self.history.push(step.index, entry)
+            return output
+        predicted = from_cache(sample, combine(self.history.entries, self._factors(step.index)), method.level)
+        return self._rectified(step.index, predicted).to(output.dtype)
+
+    def stepped(self, index: int, sample: Tensor) -> None:
+        """Nothing to do."""
+
+    def _check_first(self, step: Step) -> None:
+        if self.policy.method.level == "output" and step.sample.shape != step.model_output.shape:
+            raise PipelineError(
+                "level 'output' caches v - x, and here the two differ in shape",
+                given=f"x {tuple(step.sample.shape)}, v {tuple(step.model_output.shape)}",
+                cure="Calibrate with a method of level 'velocity', such as 'aligned' or 'taylor'.",
+            )
+        identity.check_calls_per_step(self.policy, step.denoiser_calls)
+        identity.check_latent_shape(self.policy, step.sample.shape[1:])
+
+    def _factors(self, step: int) -> tuple[float, ...]:
+        """The policy's factors, or Taylor's where they were fitted on another history than this run has."""
+        method, history = self.policy.method, self.history.steps
+        if method.predictor == "reuse":
+            return (1.0,)
+        prediction = self.policy.predictions.get(step)
+        if prediction is not None and list(prediction.history) == history[: len(prediction.history)]:
+            return prediction.factors
+        if method.predictor == "aligned":
+            self.report.note(f"step {step}: its history is not the calibrated one, so Taylor weights were used")
+        return coefficients(taylor_weights(self.levels, step, history))
+
+    def _rectified(self, step: int, predicted: Tensor) -> Tensor:
+        model = self.policy.rectification
+        if model is None:
+            return predicted
+        expected = max(i for i in self.policy.computed_steps if i < step)
+        if self.history.steps[0] != expected:
+            self.report.note(f"step {step}: its history is not the calibrated one, so its error was not rectified")
+            return predicted
+        if self.error_model is None or self.error_model[0].device != predicted.device:
+            k, b = (t.to(predicted.device, torch.float32) for t in (model.k, model.b))
+            self.error_model = k, b
+        k, b = (
+            along(t[self.position[step]], predicted.ndim, model.granularity, model.axis) for t in self.error_model
+        )
+        return rectify(predicted, k, b)

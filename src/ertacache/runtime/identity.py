@@ -1,0 +1,163 @@
+"""What a policy was made for, read off a pipeline, and the check that another pipeline or call agrees with it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ertacache.errors import PolicyMismatchError
+from ertacache.policy import Denoiser, Origin, Policy
+from ertacache.runtime.run import denoisers_of
+
+GUIDANCE_ARGUMENTS = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
+_PROBED_PARAMETERS = 8
+_PROBED_ELEMENTS = 4
+
+
+def own_class(thing: object) -> type:
+    """The class of a pipeline or scheduler without what this library put on top of it."""
+    return getattr(type(thing), "_ertacache_class", type(thing))
+
+
+def identify(module: nn.Module) -> Denoiser:
+    """Class, configuration, a few weights and active adapters of a denoiser, compiled or not."""
+    model = getattr(module, "_orig_mod", module)
+    config = {key: value for key, value in dict(getattr(model, "config", {})).items() if not key.startswith("_")}
+    text = json.dumps(config, sort_keys=True, default=str)
+    adapters = tuple(sorted(getattr(model, "peft_config", {}) or {}))
+    return Denoiser(type(model).__name__, hashlib.sha256(text.encode()).hexdigest()[:16], _probe(model), adapters)
+
+
+def _probe(model: nn.Module) -> tuple[float, ...]:
+    """A few elements of a few weight matrices; empty where the weights are away (offloaded) or quantised."""
+    matrices = [p for _, p in sorted(model.named_parameters()) if p.ndim >= 2 and p.is_floating_point()]
+    chosen = matrices[:: max(1, len(matrices) // _PROBED_PARAMETERS)][:_PROBED_PARAMETERS]
+    if any(p.is_meta for p in chosen):
+        return ()
+    values: list[float] = []
+    for p in chosen:
+        flat = p.detach().flatten()
+        places = torch.linspace(0, flat.numel() - 1, _PROBED_ELEMENTS).long()
+        values += flat[places.to(flat.device)].float().cpu().tolist()
+    return tuple(values)
+
+
+def _weights_agree(a: Sequence[float], b: Sequence[float]) -> bool:
+    if not a or not b:
+        return True  # unknown on one side
+    if len(a) != len(b):
+        return False
+    scale = max(map(abs, a))
+    return all(abs(p - q) <= 0.02 * abs(p) + 1e-3 * scale for p, q in zip(a, b, strict=True))  # any float dtype
+
+
+def guidance_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, float]:
+    """The guidance arguments that a call with these arguments has, defaults included."""
+    signature = inspect.signature(own_class(pipe).__call__)
+    bound = signature.bind_partial(pipe, *args, **kwargs)
+    bound.apply_defaults()
+    values = {name: bound.arguments.get(name) for name in GUIDANCE_ARGUMENTS}
+    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def check_pipeline(policy: Policy, pipe: Any, *, weights: bool = True) -> None:
+    """Raise `PolicyMismatchError` unless the pipeline is the one that the policy was made for.
+
+    Args:
+        weights: also compare the denoisers' weights and configuration, which takes a few reads from the device.
+    """
+    origin = policy.origin
+    if origin is None:
+        return
+    _agree("scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__)
+    modules = denoisers_of(pipe)
+    _agree("denoisers", sorted(origin.denoisers), sorted(modules))
+    for name, expected in origin.denoisers.items():
+        model = getattr(modules[name], "_orig_mod", modules[name])
+        _agree(f"class of {name}", expected.model_class, type(model).__name__)
+        _agree(f"adapters of {name}", list(expected.adapters), sorted(getattr(model, "peft_config", {}) or {}))
+        if weights:
+            actual = identify(modules[name])
+            _agree(f"configuration of {name}", expected.config_hash, actual.config_hash)
+            if not _weights_agree(expected.weights, actual.weights):
+                raise _mismatch(f"weights of {name}", "those of another checkpoint", "this pipeline's")
+
+
+def check_guidance(policy: Policy, guidance: Mapping[str, float]) -> None:
+    """Raise `PolicyMismatchError` where a call's guidance is not the calibrated one, and that matters."""
+    if policy.origin is None or not policy.method.depends_on_calibration:
+        return
+    for name, expected in policy.origin.guidance.items():
+        _agree(name, expected, guidance.get(name, expected))
+
+
+def check_calls_per_step(policy: Policy, calls: int) -> None:
+    """Raise `PolicyMismatchError` where a step makes more or fewer denoiser calls than in calibration."""
+    if policy.origin and policy.method.depends_on_calibration:
+        _agree("denoiser calls per step (guidance on or off)", policy.origin.calls_per_step, calls)
+
+
+def check_noise_levels(policy: Policy, levels: Sequence[float]) -> None:
+    """Raise `PolicyMismatchError` where the grid is not the calibrated one: its length always, its values if fitted."""
+    _agree("num_inference_steps", policy.num_inference_steps, len(levels) - 1)
+    if policy.origin is None or not policy.method.depends_on_calibration:
+        return
+    expected = policy.origin.noise_levels
+    far = [i for i, (a, b) in enumerate(zip(expected, levels, strict=True)) if abs(a - b) > 1e-4 * max(abs(a), 1e-3)]
+    if far:
+        at = far[0]
+        raise _mismatch(
+            f"noise levels (the scheduler's shift, or sigmas of your own), first at step {at}",
+            f"{expected[at]:.5g}",
+            f"{levels[at]:.5g}",
+        )
+
+
+def check_latent_shape(policy: Policy, shape: Sequence[int]) -> None:
+    """Raise `PolicyMismatchError` where an error model per element, or per channel, meets another latent shape."""
+    model = policy.rectification
+    if policy.origin is None or model is None or model.granularity == "step":
+        return
+    expected, actual = list(policy.origin.latent_shape), list(shape)
+    if model.granularity == "channel":
+        expected, actual = [expected[model.axis - 1]], [actual[model.axis - 1]]
+    _agree(f"latent shape (error model per {model.granularity})", expected, actual)
+
+
+def _agree(field: str, expected: object, actual: object) -> None:
+    if expected != actual:
+        raise _mismatch(field, repr(expected), repr(actual))
+
+
+def _mismatch(field: str, expected: str, actual: str) -> PolicyMismatchError:
+    return PolicyMismatchError(
+        f"the policy does not fit: {field} was {expected} when it was calibrated, and is {actual} now",
+        given=actual,
+        cure="Use the calibrated setting, or calibrate a policy for this one with ertacache.calibrate().",
+    )
+
+
+def origin_of(
+    pipe: Any,
+    *,
+    noise_levels: Sequence[float],
+    guidance: Mapping[str, float],
+    calls_per_step: int,
+    latent_shape: Sequence[int],
+) -> Origin:
+    """The origin of a policy that is calibrated on this pipeline in these settings."""
+    return Origin(
+        pipeline_class=own_class(pipe).__name__,
+        denoisers={name: identify(module) for name, module in denoisers_of(pipe).items()},
+        scheduler_class=own_class(pipe.scheduler).__name__,
+        noise_levels=tuple(noise_levels),
+        guidance=dict(guidance),
+        calls_per_step=calls_per_step,
+        latent_shape=tuple(latent_shape),
+    )

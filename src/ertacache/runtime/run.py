@@ -1,0 +1,247 @@
+"""A run: one call of a pipeline, from entry to exit, seen through the gate and the step boundary.
+
+The run knows where in the sampling it stands, which denoiser calls make up a step, and what they last returned.
+What to skip, and what a skipped step's model output is, a `Driver` says: a policy's, or calibration's.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+
+from ertacache.errors import PipelineError, RunError
+from ertacache.runtime import gate
+
+DENOISERS = ("transformer", "transformer_2", "unet")
+
+
+class Driver(Protocol):
+    """Who decides in a run."""
+
+    def open_segment(self, scheduler: Any) -> None:
+        """``set_timesteps`` has returned: check the grid, retime it, forget the history."""
+
+    def is_cached(self, step: int) -> bool:
+        """Whether the denoiser is to be skipped at this step."""
+
+    def model_output(self, step: Step) -> Tensor:
+        """What ``scheduler.step`` is given; the step's own model output, untouched, where nothing is to change."""
+
+    def stepped(self, index: int, sample: Tensor) -> None:
+        """The step is made: the next latent, as the scheduler returned it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step at its boundary: the arguments of ``scheduler.step`` and how they came about."""
+
+    index: int
+    sample: Tensor
+    model_output: Tensor
+    timestep: Any
+    computed: bool
+    pattern: tuple[Any, ...]
+    scheduler: Any
+
+    @property
+    def denoiser_calls(self) -> int:
+        """How many denoiser calls make up the step."""
+        return len(self.pattern)
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Args:
+        computed_steps: the steps at which the denoiser ran, in order; a call with two segments lists both.
+        cached_steps: the steps at which it did not.
+        denoiser_calls: how often it ran in all.
+        notes: where the run left the policy, and why.
+    """
+
+    computed_steps: list[int] = field(default_factory=list)
+    cached_steps: list[int] = field(default_factory=list)
+    denoiser_calls: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def __str__(self) -> str:
+        total = len(self.computed_steps) + len(self.cached_steps)
+        lines = [f"{len(self.computed_steps)} of {total} steps computed, {self.denoiser_calls} denoiser calls"]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+
+def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
+    """The pipeline's denoisers by attribute name.
+
+    Raises:
+        PipelineError: if it has none.
+    """
+    found = {name: getattr(pipe, name, None) for name in DENOISERS}
+    modules = {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+    if not modules:
+        raise PipelineError(
+            "this pipeline has no denoiser that can be cached",
+            given=type(pipe).__name__,
+            cure=f"A module named {', '.join(DENOISERS)} is needed.",
+        )
+    return modules
+
+
+class Run:
+    """A context manager around one pipeline call, in one thread. Outside of it both seams are gone."""
+
+    def __init__(self, pipe: Any, driver: Driver) -> None:
+        self.pipe, self.driver, self.report = pipe, driver, Report()
+        self.modules = list(denoisers_of(pipe).values())
+        self.scheduler = pipe.scheduler
+        self.thread = 0
+        self.next_step: int | None = None
+        self._begin_step()
+        self.kept: dict[Any, Any] = {}
+
+    def __enter__(self) -> Self:
+        if hasattr(type(self.scheduler), "_ertacache_class"):
+            raise RunError(
+                "this pipeline's scheduler is in the middle of another call",
+                given=type(self.scheduler).__name__,
+                cure="Give each thread a copy of the pipeline with its own scheduler.",
+            )
+        self.thread = threading.get_ident()
+        self.scheduler.__class__ = _with_boundary(type(self.scheduler), self)
+        for module in self.modules:
+            gate.install(module, self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for module in self.modules:
+            gate.remove(module)
+        self.thread = 0  # a copy of the scheduler that outlives the run is inert
+        self.scheduler.__class__ = type(self.scheduler)._ertacache_class
+        self.kept.clear()
+        steps = len(self.report.computed_steps) + len(self.report.cached_steps)
+        if kind is None and self.report.denoiser_calls and not steps:
+            raise RunError(
+                "the denoiser ran, but the scheduler's step() was never called",
+                given=type(self.scheduler).__name__,
+                cure="This pipeline samples without its scheduler and cannot be accelerated.",
+            )
+
+    def _begin_step(self) -> None:
+        self.calls, self.cached = 0, False
+
+    # The gate.
+
+    def denoise(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call the denoiser at a computed step; hand back what was kept at a cached one.
+
+        The first call of a step decides for all of it: cached if the driver says so and the call is the one that
+        the last computed step began with (same module, same shapes).
+        """
+        key = (id(module), self.calls, gate.shapes(args, kwargs))
+        if self.calls == 0:
+            wanted = self.next_step is not None and self.driver.is_cached(self.next_step)
+            self.cached = wanted and key in self.kept
+            if wanted and not self.cached:
+                self.report.note(f"step {self.next_step} was computed: its denoiser call differs from the last one kept")
+            if not self.cached:
+                self.kept.clear()
+        self.calls += 1
+        if self.cached:
+            if key not in self.kept:
+                raise RunError(
+                    f"step {self.next_step} is cached, but its call {self.calls} differs from the last computed step's",
+                    given=f"shapes {key[2]}",
+                    cure="Calibrate with the guidance settings of this call, so that this step is computed.",
+                )
+            return self.kept[key]
+        output = call(*args, **kwargs)
+        self.kept[key] = gate.keep(output)
+        self.report.denoiser_calls += 1
+        return output
+
+    # The step boundary.
+
+    def open_segment(self, scheduler: Any) -> None:
+        """``set_timesteps`` was called: whatever was kept belongs to another trajectory."""
+        self.kept.clear()
+        self.next_step = None
+        self._begin_step()
+        self.driver.open_segment(scheduler)
+
+    def output_for(self, scheduler: Any, model_output: Tensor, timestep: Any, sample: Tensor) -> tuple[int, Tensor]:
+        """The index of this step, and the model output with which the scheduler is to make it."""
+        if self.calls == 0 and not self.kept:
+            raise RunError(
+                "the scheduler steps, but no call of the denoiser was seen",
+                given=f"{len(self.modules)} denoisers watched",
+                cure="The pipeline calls its denoiser in a way that cannot be cached; disable acceleration.",
+            )
+        index = _index_of(scheduler, timestep, self.next_step)
+        if self.cached and (index != self.next_step or self.calls != len(self.kept)):
+            raise RunError(
+                f"step {self.next_step} was cached, but the pipeline makes of it step {index} with {self.calls} denoiser"
+                f" calls, where {len(self.kept)} were kept",
+                given=f"timestep {timestep}",
+                cure="Calibrate with the guidance settings of this call, so that this step is computed.",
+            )
+        step = Step(index, sample, model_output, timestep, not self.cached, tuple(self.kept), scheduler)
+        output = self.driver.model_output(step)
+        (self.report.computed_steps if step.computed else self.report.cached_steps).append(index)
+        self.next_step = index + 1
+        self._begin_step()
+        return index, output
+
+
+def _index_of(scheduler: Any, timestep: Any, expected: int | None) -> int:
+    """The step index as the scheduler knows it: its own, else where it begins, else the place of the timestep."""
+    for name in ("step_index", "begin_index"):
+        index = getattr(scheduler, name, None)
+        if index is not None:
+            return int(index)
+    if expected is not None:
+        return expected
+    return int((scheduler.timesteps == timestep).nonzero()[0])
+
+
+def _with_boundary(own: Any, run: Run) -> type:
+    """A subclass of the scheduler's class whose ``step`` and ``set_timesteps`` report to ``run``.
+
+    The class, not the instance, carries the seam, so a copy that a pipeline makes inside its loop has it too.
+    """
+    names = list(inspect.signature(own.step).parameters)[1:]
+
+    @functools.wraps(own.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if run.thread != threading.get_ident():
+            return own.step(self, *args, **kwargs)
+        given = dict(zip(names, args, strict=False)) | kwargs
+        index, output = run.output_for(self, given["model_output"], given["timestep"], given["sample"])
+        result = own.step(self, **(given | {"model_output": output}))
+        run.driver.stepped(index, result[0])
+        return result
+
+    @functools.wraps(own.set_timesteps)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = own.set_timesteps(self, *args, **kwargs)
+        if run.thread == threading.get_ident():
+            run.open_segment(self)
+        return result
+
+    body = {"step": step, "set_timesteps": set_timesteps, "_ertacache_class": own}
+    body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+    return type(own.__name__, (own,), body)

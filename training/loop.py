@@ -1,0 +1,103 @@
+"""A seeded, resumable training loop: step k draws the same batch whether or not the run was interrupted."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+class Average:
+    """Exponential moving average of parameters, with the warm-up that keeps early averages honest."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], decay: float = 0.999) -> None:
+        self.parameters, self.decay = parameters, decay
+        self.values = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to_parameters(self) -> None:
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.copy_(value)
+
+
+def train(
+    name: str,
+    loss_at: Callable[[int, torch.Generator], torch.Tensor],
+    parameters: list[torch.nn.Parameter],
+    folder: Path,
+    *,
+    num_steps: int,
+    learning_rate: float,
+    seconds: float = math.inf,
+    warmup: int = 200,
+    save_every: float = 120.0,
+) -> None:
+    """Minimise ``loss_at(step, generator)`` with AdamW, a linear warm-up and a cosine decay.
+
+    The checkpoint ``<name>.pt`` and the loss curve ``<name>.csv`` stand in ``folder``; a second call goes on
+    where the first stopped. When ``seconds`` run out before ``num_steps``, the decay is what is cut short:
+    the schedule follows whichever of the two clocks is further along. Leaves the averaged weights in place.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, curve = folder / f"{name}.pt", folder / f"{name}.csv"
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    average = Average(parameters)
+    step, spent = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        step, spent = state["step"], state["spent"]
+        optimizer.load_state_dict(state["optimizer"])
+        average.values = state["average"]
+        with torch.no_grad():
+            for parameter, value in zip(parameters, state["parameters"], strict=True):
+                parameter.copy_(value)
+
+    def save() -> None:
+        partial = checkpoint.with_suffix(".partial")
+        torch.save(
+            {
+                "step": step,
+                "spent": spent,
+                "optimizer": optimizer.state_dict(),
+                "average": average.values,
+                "parameters": [p.detach() for p in parameters],
+            },
+            partial,
+        )
+        os.replace(partial, checkpoint)
+
+    last, saved, losses = time.monotonic(), time.monotonic(), []
+    while step < num_steps and spent < seconds:
+        progress = max(step / num_steps, spent / seconds)
+        rate = learning_rate * min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = loss_at(step, torch.Generator().manual_seed(step))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        average.update(step)
+        step += 1
+        losses.append(loss.item())
+        now = time.monotonic()
+        spent, last = spent + now - last, now
+        if step % 50 == 0:
+            with curve.open("a", newline="") as file:
+                csv.writer(file).writerow([step, round(spent, 1), f"{rate:.2e}", f"{sum(losses) / len(losses):.5f}"])
+            losses = []
+        if now - saved > save_every:
+            save()
+            saved = now
+    save()
+    average.copy_to_parameters()

@@ -1,0 +1,84 @@
+"""Tokenizers over the captions' words, and tiny text encoders of the classes that FLUX uses."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+WIDTH = 96
+CLIP_LENGTH = 32
+T5_LENGTH = 24
+
+
+def clip_tokenizer(captions: list[str]) -> CLIPTokenizer:
+    """Byte-pair encoding learned from the captions: every word of theirs is one token."""
+    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,
+        end_of_word_suffix="</w>",
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        show_progress=False,
+    )
+    bpe.train_from_iterator(captions, trainer)
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    return CLIPTokenizer(vocab=bpe.get_vocab(), merges=merges, model_max_length=CLIP_LENGTH)
+
+
+def t5_tokenizer(captions: list[str]) -> T5TokenizerFast:
+    """A unigram vocabulary of the captions' words, with single letters to spell what it does not know."""
+    words = sorted({word for caption in captions for word in caption.split()})
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -8.0)]
+    pieces += [(f"▁{word}", -2.0) for word in words]
+    pieces += [(letter, -10.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Gives the pooled embedding (batch, WIDTH)."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=CLIP_LENGTH,
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def t5_encoder(tokenizer: T5TokenizerFast) -> T5EncoderModel:
+    """Gives the sequence of embeddings (batch, T5_LENGTH, WIDTH)."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=WIDTH,
+            d_kv=WIDTH // 4,
+            d_ff=2 * WIDTH,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+        )
+    )
+
+
+def tokenize(clip: CLIPTokenizer, t5: T5TokenizerFast, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids as the pipeline makes them: (n, CLIP_LENGTH) and (n, T5_LENGTH), int64."""
+    settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    return (
+        clip(captions, max_length=CLIP_LENGTH, **settings).input_ids,
+        t5(captions, max_length=T5_LENGTH, **settings).input_ids,
+    )
