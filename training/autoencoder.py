@@ -11,7 +11,6 @@ from diffusers import AutoencoderKL
 
 from training.loop import train
 
-
 NOISE = 0.1
 
 

@@ -170,9 +170,9 @@ def _paint(canvas, shape: Shape, center, x, y, rng) -> None:
     shadow = np.clip(0.5 - (_distance(shape.kind, u - 0.1, v - 0.1) * pixels - 1) / 5, 0, 1)[..., None]
     canvas *= 1 - 0.3 * shadow
     inside = np.clip(0.5 - distance, 0, 1)[..., None]
-    edge = inside * np.clip(distance + 2.5, 0, 1)[..., None]
+    edge = np.clip(distance + 2.5, 0, 1)[..., None]
     rim = 1 - (1 - color) * 0.6 if dark else color * 0.35
-    canvas[:] = canvas * (1 - inside) + (fill * (1 - edge / inside.clip(1e-6)) + rim * edge / inside.clip(1e-6)) * inside
+    canvas[:] = canvas * (1 - inside) + (fill * (1 - edge) + rim * edge) * inside
 
 
 def _pattern(name: str, x, y, cell: float, phase) -> np.ndarray:

@@ -4,7 +4,8 @@ from ertacache._version import __version__
 from ertacache.acceleration import Acceleration, accelerated, disable, enable
 from ertacache.calibration import calibrate
 from ertacache.errors import ERTACacheError
-from ertacache.policy import Method, Policy
+from ertacache.method.named import Method
+from ertacache.policy import Policy
 
 __all__ = [
     "Acceleration",

@@ -11,7 +11,7 @@ from ertacache.errors import PipelineError, PolicyMismatchError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.following import PolicyDriver
-from ertacache.runtime.run import Report, Run
+from ertacache.runtime.run import Report, Run, denoisers_of
 from ertacache.runtime.samplers import sampler_of
 
 
@@ -45,7 +45,7 @@ class Acceleration:
         run = Run(pipe, driver)
         self.report = driver.report = run.report
         with run:
-            return own.__call__(pipe, *args, **kwargs)  # type: ignore[operator]
+            return own.__call__(pipe, *args, **kwargs)
 
 
 def enable(pipe: Any, policy: Policy) -> Acceleration:
@@ -71,9 +71,12 @@ def enable(pipe: Any, policy: Policy) -> Acceleration:
         )
     if _acceleration(pipe) is not None:
         raise PipelineError(
-            "this pipeline is accelerated already", given=type(pipe).__name__, cure="Call ertacache.disable(pipe) first."
+            "this pipeline is accelerated already",
+            given=type(pipe).__name__,
+            cure="Call ertacache.disable(pipe) first.",
         )
-    sampler_of(pipe.scheduler)
+    denoisers_of(pipe)
+    sampler_of(getattr(pipe, "scheduler", None))
     identity.check_pipeline(policy, pipe)
     acceleration, own = Acceleration(policy), type(pipe)
 

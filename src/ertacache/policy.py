@@ -7,8 +7,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,106 +17,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ertacache._version import __version__
-from ertacache.errors import MethodError, PolicyFileError
-from ertacache.method.rectification import GRANULARITIES, Granularity
-from ertacache.method.residual import LEVELS, Level
+from ertacache.errors import PolicyFileError
+from ertacache.method.named import Method
+from ertacache.method.rectification import Granularity
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Method:
-    """How to choose the cached steps and what to use in place of the denoiser there.
-
-    Args:
-        schedule: ``uniform`` (evenly spaced), ``offline`` (Algorithm 2), or ``search`` (the schedule whose
-            closed-loop error on calibration prompts is least).
-        level: what is cached, ``output`` (Eq. 5) or ``velocity``.
-        predictor: ``reuse``, ``taylor`` (first order over noise levels) or ``aligned``.
-        order: the highest difference that ``aligned`` uses, 1 or 2.
-        timestep_adjustment: shorten cached steps by Eq. (13).
-        rectification: granularity of the error model of Eq. (15), or None for none.
-
-    Raises:
-        MethodError: on an unknown name, or on parts that do not go together.
-
-    >>> Method.named("paper").schedule
-    'offline'
-    """
-
-    schedule: Literal["uniform", "offline", "search"] = "uniform"
-    level: Level = "velocity"
-    predictor: Literal["reuse", "taylor", "aligned"] = "reuse"
-    order: int = 2
-    timestep_adjustment: bool = False
-    rectification: Granularity | None = None
-
-    def __post_init__(self) -> None:
-        allowed: dict[str, tuple[object, ...]] = {
-            "schedule": ("uniform", "offline", "search"),
-            "level": LEVELS,
-            "predictor": ("reuse", "taylor", "aligned"),
-            "order": (1, 2),
-            "rectification": (None, *GRANULARITIES),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise MethodError(
-                    f"a method has no such {name}",
-                    given=repr(getattr(self, name)),
-                    cure=f"Choose one of {', '.join(map(repr, values))}.",
-                )
-        if self.predictor != "reuse" and (self.timestep_adjustment or self.rectification):
-            raise MethodError(
-                "timestep adjustment and error rectification belong to predictor 'reuse'",
-                given=f"predictor={self.predictor!r}",
-                cure="Leave both out, or use predictor='reuse'.",
-            )
-        if self.schedule == "search" and self.predictor != "aligned":
-            raise MethodError(
-                "the schedule search is for predictor 'aligned'",
-                given=f"predictor={self.predictor!r}",
-                cure="Use schedule='uniform' or 'offline', or predictor='aligned'.",
-            )
-
-    @classmethod
-    def named(cls, name: str) -> Method:
-        """The method of a documented name; see `NAMED_METHODS`."""
-        if name not in NAMED_METHODS:
-            raise MethodError(
-                "there is no such method", given=repr(name), cure=f"Choose one of {', '.join(NAMED_METHODS)}."
-            )
-        return NAMED_METHODS[name]
-
-    @property
-    def name(self) -> str:
-        """Its documented name, or its parts."""
-        for name, method in NAMED_METHODS.items():
-            if method == self:
-                return name
-        return ", ".join(f"{key}={value}" for key, value in asdict(self).items())
-
-    @property
-    def depends_on_calibration(self) -> bool:
-        """Whether anything in the policy was measured, so that it holds for the calibrated noise levels only."""
-        return self.schedule != "uniform" or self.predictor == "aligned" or bool(self.rectification)
-
-
-NAMED_METHODS: Mapping[str, Method] = {
-    "uniform": Method(level="output"),
-    "offline": Method(schedule="offline", level="output"),
-    "offline+time": Method(schedule="offline", level="output", timestep_adjustment=True),
-    "paper": Method(schedule="offline", level="output", timestep_adjustment=True, rectification="channel"),
-    "reuse": Method(),
-    "taylor": Method(predictor="taylor"),
-    "aligned": Method(schedule="search", predictor="aligned"),
-}
-"""The names that ``calibrate(method=...)`` takes."""
-
-
-@dataclass(frozen=True)
 class Prediction:
-    """How one cached step is predicted: ``sum_k factors[k] * h_k`` over the computed steps ``history``, newest first."""
+    """How a cached step is predicted: ``sum_k factors[k] * h_k`` over the computed steps ``history``, newest first."""
 
     history: tuple[int, ...]
     factors: tuple[float, ...]
@@ -231,7 +142,7 @@ class Policy:
             problem = "the rectification has not one entry for each cached step"
         elif self.time_grid is not None:
             grid = self.time_grid
-            falls = any(b <= a for a, b in zip(grid, grid[1:], strict=False))
+            falls = any(b <= a for a, b in pairwise(grid))
             if len(grid) != steps + 1 or grid[0] != 0 or grid[-1] != 1 or falls:
                 problem = f"the time grid must rise from 0 to 1 over {steps + 1} points"
         if problem:
@@ -285,9 +196,11 @@ class Policy:
             PolicyFileError: if it is damaged, was not written by this library, or has a newer schema.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no policy file at {os.fspath(path)!r}; make one with ertacache.calibrate()")
+            raise FileNotFoundError(
+                f"there is no policy file at {os.fspath(path)!r}; make one with ertacache.calibrate()"
+            )
         try:
-            with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            with safe_open(path, "pt") as file:
                 text = (file.metadata() or {}).get("ertacache")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ertacache.errors import BudgetError
+from ertacache.method.named import Method
 from ertacache.method.schedule import check_budget, computed_steps_for
-from ertacache.policy import Method
 
 
 @dataclass(frozen=True)

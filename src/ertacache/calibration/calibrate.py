@@ -18,10 +18,11 @@ from ertacache.calibration.prompts import Call, calls_for
 from ertacache.calibration.recording import Recording, Setting, gram_of, pairwise, record
 from ertacache.calibration.search import Surrogate, search
 from ertacache.errors import BudgetError, PipelineError
+from ertacache.method.named import Method
 from ertacache.method.residual import to_cache
 from ertacache.method.schedule import threshold_for_budget, uniform
 from ertacache.method.timesteps import step_lengths, time_grid
-from ertacache.policy import CalibrationRecord, Method, Policy
+from ertacache.policy import CalibrationRecord, Policy
 from ertacache.runtime import identity
 from ertacache.runtime.families import channel_axis
 from ertacache.runtime.run import Step
@@ -55,7 +56,7 @@ def calibrate(
         speedup: budget: the least step ratio.
         num_computed_steps: budget: the most steps that may be computed.
         threshold: budget: the lambda of Algorithm 2, for methods with ``schedule="offline"``.
-        method: a name of `ertacache.policy.NAMED_METHODS`, or a `Method`.
+        method: a name of `ertacache.method.named.NAMED_METHODS`, or a `Method`.
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
         progress: show a progress bar and what calibration costs.
         checkpoint: a folder in which full runs are kept, so that an interrupted calibration goes on from there,

@@ -20,11 +20,12 @@ from ertacache.method.alignment import (
     differences,
     taylor_weights,
 )
+from ertacache.method.named import Method
 from ertacache.method.rectification import Granularity, Moments, along, rectify
 from ertacache.method.residual import Level, from_cache, to_cache
 from ertacache.method.schedule import relative_distance
 from ertacache.method.timesteps import correction_coefficient
-from ertacache.policy import Method, Prediction, Rectification
+from ertacache.policy import Prediction, Rectification
 from ertacache.runtime.following import History
 from ertacache.runtime.samplers import output_coefficient, plain_step, retime
 
@@ -95,7 +96,11 @@ class ClosedLoops:
         self.denoiser_calls = 0
 
     def predict(
-        self, cached: Collection[int], method: Method, prompts: Sequence[int] | None = None, predictor: str | None = None
+        self,
+        cached: Collection[int],
+        method: Method,
+        prompts: Sequence[int] | None = None,
+        predictor: str | None = None,
     ) -> Fit:
         """Skip the cached steps and predict them; where the predictor is ``aligned``, solve its weights on the way.
 

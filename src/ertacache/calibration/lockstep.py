@@ -151,7 +151,7 @@ class _Worker:
                 self._twin(**self._call.arguments())
         except _Abandoned:
             pass
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for this one
+        except BaseException as error:
             self._error = error
         finally:
             self._step = None

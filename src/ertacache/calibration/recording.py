@@ -57,7 +57,7 @@ class Recording:
     def _get(self, name: str) -> Tensor:
         if self._tensors is not None:
             return self._tensors[name]
-        with safe_open(self._path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(self._path, "pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
@@ -141,7 +141,7 @@ def record(
         raise CalibrationError(
             "the full run did not make every step of its grid",
             given=f"{steps} steps of {num_inference_steps}",
-            cure="Calibrate with a call that samples from pure noise to the end, and without a callback that interrupts.",
+            cure="Calibrate with a call that samples from pure noise to the end, with no callback that interrupts.",
         )
     patterns, (sample, output) = recorder.patterns, recorder.shapes
     setting = Setting(
@@ -172,9 +172,10 @@ def read(path: Path) -> tuple[Recording, Setting] | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            plain = json.loads(file.metadata()["setting"])
-        setting = Setting(**{name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()})
+        with safe_open(path, "pt") as file:
+            plain: dict[str, Any] = json.loads(file.metadata()["setting"])
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
+        setting = Setting(**values)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
     return Recording(None, path), setting

@@ -10,13 +10,14 @@ closed loops made so far measure it, as one gain for each step: ``v(x + e) - v(x
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ertacache.calibration.closed_loop import ClosedLoops, Fit
+from ertacache.method.named import Method
 from ertacache.method.schedule import uniform
-from ertacache.policy import Method
 
 Array = NDArray[np.float64]
 
@@ -59,7 +60,7 @@ class Surrogate:
                 error = error + slope * (shifted - outputs[i])
                 continue
             landed = error + slope * (history[0] - outputs[i])
-            features = np.array([slope * (a - b) for a, b in zip(history, history[1:], strict=False)])
+            features = np.array([slope * (a - b) for a, b in pairwise(history)])
             if len(features):
                 normal = features @ features.T
                 normal += 1e-6 * np.trace(normal) / len(normal) * np.eye(len(normal))
@@ -80,7 +81,9 @@ def moves(cached: Sequence[int], num_steps: int, forced: Sequence[int], reach: i
 
 
 def climb(
-    start: tuple[int, ...], neighbours: Callable[[tuple[int, ...]], Iterator[tuple[int, ...]]], cost: Callable[[tuple[int, ...]], float]
+    start: tuple[int, ...],
+    neighbours: Callable[[tuple[int, ...]], Iterator[tuple[int, ...]]],
+    cost: Callable[[tuple[int, ...]], float],
 ) -> tuple[int, ...]:
     """Steepest descent of ``cost`` from ``start`` until no neighbour is better."""
     best, value = start, cost(start)

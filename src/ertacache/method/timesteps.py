@@ -66,4 +66,5 @@ def warp(levels: Sequence[float] | NDArray[np.float64], grid: Sequence[float]) -
     """
     curve = np.asarray(levels, dtype=np.float64)
     num_steps = len(curve) - 1
-    return np.interp(np.asarray(grid) * num_steps, np.arange(num_steps + 1), curve)
+    warped: NDArray[np.float64] = np.interp(np.asarray(grid) * num_steps, np.arange(num_steps + 1), curve)
+    return warped

@@ -10,13 +10,15 @@ it. The gate takes this place for the length of a run, and calls what stood ther
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map
 
 
 class GateKeeper(Protocol):
@@ -76,7 +78,18 @@ def remove(module: nn.Module) -> None:
 
 def keep(output: Any) -> Any:
     """A copy of a denoiser's output, whatever its container: the original may be overwritten by a CUDA graph."""
-    return tree_map_only(Tensor, lambda t: t.detach().clone(), output)
+    return tree_map(_copied, output)
+
+
+def _copied(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.detach().clone()
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):  # an output class that pytrees do not know
+        twin = copy.copy(leaf)
+        for field in dataclasses.fields(leaf):
+            object.__setattr__(twin, field.name, keep(getattr(leaf, field.name)))
+        return twin
+    return leaf
 
 
 def shapes(args: Any, kwargs: Any) -> tuple[Any, ...]:

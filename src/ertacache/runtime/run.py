@@ -168,7 +168,7 @@ class Run:
                     given=f"shapes {key[2]}",
                     cure="Calibrate with the guidance settings of this call, so that this step is computed.",
                 )
-            return self.kept[key]
+            return gate.keep(self.kept[key])  # a copy: guidance may work in place, and the next cached step asks again
         output = call(*args, **kwargs)
         self.kept[key] = gate.keep(output)
         self.report.denoiser_calls += 1

@@ -1,0 +1,185 @@
+"""The README's table: every method at every budget on the embedded pipeline, side by side in one run.
+
+    python -m benchmarks.method --out benchmarks/results/method.json
+
+Held-out prompts and seeds that neither training nor calibration saw; PSNR and SSIM against the full run. An
+interrupted run goes on from what it had measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import diffusers
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ertacache import Policy, __version__, calibrate, zoo
+from ertacache.evaluation.comparison import Variant, compare, fewer_steps, fewer_steps_on_subgrid
+
+METHODS = ("uniform", "offline", "offline+time", "paper", "taylor", "aligned")
+SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
+
+
+def policies_for(
+    embedded: zoo.Embedded, speedups: Sequence[float], num_prompts: int, folder: Path
+) -> dict[tuple[float, str], Policy]:
+    """Calibrate every method at every budget, or find it calibrated in ``folder``."""
+    found = {}
+    for speedup in speedups:
+        for method in METHODS:
+            path = folder / f"{method}-{speedup:g}x.safetensors"
+            if not path.exists():
+                calibrate(
+                    embedded.pipe,
+                    embedded.calibration_prompts[:num_prompts],
+                    speedup=speedup,
+                    method=method,
+                    checkpoint=folder / "full-runs",
+                    **embedded.arguments,
+                ).save(path)
+            found[speedup, method] = Policy.load(path)
+    return found
+
+
+def measure(
+    embedded: zoo.Embedded,
+    policies: dict[tuple[float, str], Policy],
+    num_prompts: int,
+    seed: int,
+    partial: Path,
+    console: Console,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """PSNR, SSIM, speedup for each budget and variant, a list over prompts each."""
+    settings = dict(embedded.arguments)
+    steps = settings.pop("num_inference_steps")
+    variants: list[Variant] = []
+    for speedup in sorted({speedup for speedup, _ in policies}):
+        aligned = policies[speedup, "aligned"]
+        rivals = [fewer_steps(len(aligned.computed_steps)), fewer_steps_on_subgrid(aligned)]
+        rivals += [Variant(method, steps, policy=policies[speedup, method]) for method in METHODS]
+        variants += [
+            Variant(f"{speedup:g}|{v.name}", v.num_inference_steps, policy=v.policy, noise_levels=v.noise_levels)
+            for v in rivals
+        ]
+    done: list[dict[str, Any]] = json.loads(partial.read_text()) if partial.exists() else []
+    with Progress(console=console) as progress:
+        task = progress.add_task("generating", total=num_prompts, completed=len(done))
+        for k in range(len(done), num_prompts):
+            call = {**settings, "prompt": embedded.held_out_prompts[k], "seed": seed + k}
+            rows = compare(embedded.pipe, Variant("full", steps), variants, [call])
+            done.append(
+                {
+                    row.name: {
+                        "computed_steps": row.computed_steps,
+                        "psnr": row.psnr[0],
+                        "ssim": row.ssim[0],
+                        "speedup": row.speedup[0],
+                        "loop_seconds": row.loop_seconds[0],
+                    }
+                    for row in rows
+                }
+            )
+            partial.write_text(json.dumps(done))
+            progress.advance(task)
+    budgets: dict[str, dict[str, dict[str, Any]]] = {}
+    for name in done[0]:
+        if name == "full":
+            continue
+        budget, label = name.split("|")
+        columns = {key: [prompt[name][key] for prompt in done] for key in ("psnr", "ssim", "speedup", "loop_seconds")}
+        budgets.setdefault(budget, {})[label] = {"computed_steps": done[0][name]["computed_steps"], **columns}
+    return budgets
+
+
+def table_of(budgets: dict[str, dict[str, dict[str, Any]]]) -> Table:
+    """One row for each variant, and for each budget its steps, PSNR, SSIM and measured speedup."""
+    table = Table(title="PSNR, dB / SSIM / measured speedup of denoising")
+    table.add_column("")
+    for budget, rows in budgets.items():
+        steps = rows["aligned"]["computed_steps"]
+        table.add_column(f"{budget}x ({steps} steps)", justify="right")
+    for label in next(iter(budgets.values())):
+        cells = []
+        for rows in budgets.values():
+            row = rows[label]
+            cells.append(f"{np.mean(row['psnr']):.1f} / {np.mean(row['ssim']):.3f} / {np.median(row['speedup']):.2f}x")
+        table.add_row(label, *cells)
+    return table
+
+
+def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """The same for the README: PSNR and SSIM, the best of each column in bold."""
+    steps = [rows["aligned"]["computed_steps"] for rows in budgets.values()]
+    lines = [
+        "| steps computed, of 30 | " + " | ".join(f"{s} ({b}x)" for s, b in zip(steps, budgets, strict=True)) + " |"
+    ]
+    lines += ["|---" * (len(budgets) + 1) + "|"]
+    best = {b: max(rows, key=lambda label, rows=rows: np.mean(rows[label]["psnr"])) for b, rows in budgets.items()}
+    for label in next(iter(budgets.values())):
+        cells = []
+        for budget, rows in budgets.items():
+            text = f"{np.mean(rows[label]['psnr']):.1f} dB, {np.mean(rows[label]['ssim']):.3f}"
+            cells.append(f"**{text}**" if best[budget] == label else text)
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="where the figures go, as JSON")] = Path("benchmarks/results/method.json"),
+    work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-method"),
+    prompts: Annotated[int, typer.Option(help="held-out prompts")] = 32,
+    calibration_prompts: Annotated[int, typer.Option(help="calibration prompts")] = 8,
+    seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="two prompts, one budget, ten steps: a check, no figures")
+    ] = False,
+) -> None:
+    """Calibrate, measure, print the table, write the JSON and the README's table."""
+    console = Console()
+    embedded = zoo.load("flux")
+    speedups: Sequence[float] = SPEEDUPS
+    if quick:
+        prompts, calibration_prompts, speedups = 2, 2, (2.0,)
+        embedded.arguments["num_inference_steps"] = 10
+    work.mkdir(parents=True, exist_ok=True)
+    policies = policies_for(embedded, speedups, calibration_prompts, work)
+    budgets = measure(embedded, policies, prompts, seed, work / "measured.json", console)
+    console.print(table_of(budgets))
+    result = {
+        "ertacache": __version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "settings": embedded.arguments,
+        "prompts": prompts,
+        "calibration_prompts": calibration_prompts,
+        "seed": seed,
+        "budgets": budgets,
+        "policies": {
+            f"{method} {speedup:g}x": {
+                "computed_steps": policy.computed_steps,
+                "full_runs_per_prompt": policy.calibration.full_runs,
+                "denoiser_calls": policy.calibration.denoiser_calls,
+                "notes": policy.calibration.notes,
+            }
+            for (speedup, method), policy in policies.items()
+        },
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    out.with_suffix(".md").write_text(markdown_of(budgets) + "\n")
+    console.print(f"wrote {out} and {out.with_suffix('.md')}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,265 @@
+"""The command line: a thin shell over the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import typer
+    from rich.console import Console
+except ImportError as error:  # pragma: no cover - a plain install has no command line
+    sys.exit(f"ertacache: the command line needs more packages ({error}). Install them: pip install 'ertacache[cli]'")
+
+from ertacache import zoo
+from ertacache._version import __version__
+from ertacache.calibration import calibrate as calibrate_policy
+from ertacache.errors import ERTACacheError
+from ertacache.method.named import NAMED_METHODS
+from ertacache.policy import Policy
+from ertacache.tables import comparison_table, policy_facts, policy_steps
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Make a diffusion pipeline faster, and see what it costs."
+)
+console = Console()
+
+Model = Annotated[str, typer.Argument(help="A diffusers folder, a hub id, or 'zoo:flux' for the embedded pipeline.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="An argument of the pipeline call, e.g. true_cfg_scale=4. Repeatable."
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Seed = Annotated[int, typer.Option(help="Seed of the first prompt; the next ones count up.")]
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Bad input is one line that says the cure, and exit status 2."""
+    try:
+        yield
+    except (ERTACacheError, FileNotFoundError, typer.BadParameter) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"ertacache {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Make a diffusion pipeline faster, and see what it costs."""
+
+
+@app.command()
+def demo(
+    speedup: Annotated[float, typer.Option(help="The step ratio to ask for.")] = 2.0,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED_METHODS)}.")] = "aligned",
+    prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts to generate.")] = 8,
+    calibration_prompts: Annotated[int, typer.Option(min=1, max=64, help="How many prompts to calibrate on.")] = 8,
+    out: Annotated[Path, typer.Option(help="Folder for the picture, the plot and the policy.")] = Path("out/demo"),
+    seed: Seed = 1000,
+) -> None:
+    """Calibrate on the embedded pipeline and show full, accelerated and fewer-steps runs side by side."""
+    from ertacache import demonstration
+
+    with _clear_errors():
+        result = demonstration.run(
+            speedup=speedup,
+            method=method,
+            num_prompts=prompts,
+            num_calibration_prompts=calibration_prompts,
+            out=out,
+            seed=seed,
+            console=console,
+        )
+    console.print(result.table)
+    for path in result.files:
+        console.print(f"wrote {path}", highlight=False)
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file, one prompt a line. Embedded pipelines bring their own.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The policy file to write.")] = Path("policy.safetensors"),
+    steps: Annotated[int | None, typer.Option(help="num_inference_steps of the calls to come.")] = None,
+    speedup: Annotated[float | None, typer.Option(help="Budget: the least step ratio.")] = None,
+    computed_steps: Annotated[int | None, typer.Option(help="Budget: the most steps to compute.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Budget: lambda of Algorithm 2 (method 'paper' and its parts).")
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED_METHODS)}.")] = "aligned",
+    limit: Annotated[int, typer.Option(min=1, help="Use at most so many of the prompts.")] = 8,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Keep full runs here, so that an interrupted calibration goes on.")
+    ] = None,
+    settings: Settings = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+) -> None:
+    """Make a policy for a model from a few prompts."""
+    with _clear_errors():
+        pipe, arguments, embedded = _open(model, device, dtype, settings, steps)
+        if prompts is not None:
+            lines = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+        elif embedded is not None:
+            lines = embedded.calibration_prompts
+        else:
+            raise typer.BadParameter("no prompts are given; pass --prompts FILE with one prompt a line")
+        if speedup is None and computed_steps is None and threshold is None:
+            speedup = 2.0
+        policy = calibrate_policy(
+            pipe,
+            lines[:limit],
+            speedup=speedup,
+            num_computed_steps=computed_steps,
+            threshold=threshold,
+            method=method,
+            seed=seed,
+            checkpoint=checkpoint,
+            **arguments,
+        )
+        policy.save(out)
+    console.print(f"wrote {out}", highlight=False)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    policy: Annotated[
+        Path | None, typer.Option(help="The policy to follow; without it every step is computed.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("out.png"),
+    steps: Annotated[int | None, typer.Option(help="num_inference_steps; a policy brings its own.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Show the full run beside the accelerated one.")] = False,
+    settings: Settings = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+) -> None:
+    """Generate one picture, by a policy if one is given."""
+    from ertacache.evaluation.comparison import Variant
+    from ertacache.evaluation.comparison import compare as run_comparison
+    from ertacache.evaluation.plots import side_by_side
+
+    with _clear_errors():
+        loaded = Policy.load(policy) if policy is not None else None
+        if compare and loaded is None:
+            raise typer.BadParameter("--compare needs a policy; pass --policy FILE")
+        steps = steps or (loaded.num_inference_steps if loaded else None)
+        pipe, arguments, _ = _open(model, device, dtype, settings, steps)
+        steps = arguments.pop("num_inference_steps")
+        full = Variant("full", steps)
+        fast = Variant(loaded.method.name, steps, policy=loaded) if loaded else full
+        call = {**arguments, "prompt": prompt, "seed": seed}
+        pictures = {}
+
+        def keep(number: int, name: str, result: Any) -> None:
+            pictures[name] = result.pictures[0]
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if compare:
+            with console.status("generating in full and accelerated"):
+                rows = run_comparison(pipe, full, [fast], [call], on_result=keep)
+            side_by_side({name: [picture] for name, picture in pictures.items()}, [prompt], out)
+            console.print(comparison_table(rows))
+        else:
+            from ertacache.evaluation.comparison import generate as generate_once
+
+            fresh = {**arguments, "prompt": prompt, "generator": _generator(seed)}
+            with console.status("generating"):
+                result = generate_once(pipe, fast, fresh)
+            _write_picture(result.pictures[0], out)
+            console.print(
+                f"{fast.computed_steps} of {steps} steps computed, {result.loop_seconds:.2f} s denoising",
+                highlight=False,
+            )
+    console.print(f"wrote {out}", highlight=False)
+
+
+@app.command()
+def inspect(
+    policy: Annotated[Path, typer.Argument(help="A policy file.")],
+    plot: Annotated[Path | None, typer.Option(help="Also draw the schedule and the error per step, as PNG.")] = None,
+) -> None:
+    """Show what a policy does, step by step."""
+    with _clear_errors():
+        loaded = Policy.load(policy)
+    console.print(policy_facts(loaded))
+    console.print(policy_steps(loaded))
+    if plot is not None:
+        from ertacache.evaluation.plots import policy_plot
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        policy_plot(loaded, plot)
+        console.print(f"wrote {plot}", highlight=False)
+
+
+def _open(
+    model: str, device: str, dtype: str, settings: list[str] | None, steps: int | None
+) -> tuple[Any, dict[str, Any], zoo.Embedded | None]:
+    """The pipeline, the arguments of its calls with ``num_inference_steps``, and the embedded pipeline if it is one."""
+    import torch
+
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise typer.BadParameter(f"there is no dtype {dtype!r}; choose float32, bfloat16 or float16")
+    given = dict(_setting(text) for text in settings or [])
+    if steps is not None:
+        given["num_inference_steps"] = steps
+    if model.startswith("zoo:"):
+        embedded = zoo.load(model.removeprefix("zoo:"), dtype=kind, device=device)
+        return embedded.pipe, {**embedded.arguments, **given}, embedded
+    if "num_inference_steps" not in given:
+        raise typer.BadParameter("the number of steps is not given; pass --steps N")
+    from diffusers import DiffusionPipeline
+
+    try:
+        with zoo.quiet():
+            pipe = DiffusionPipeline.from_pretrained(model, dtype=kind)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"the model {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device), given, None
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise typer.BadParameter(f"--set takes NAME=VALUE, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # a plain string need not be quoted
+
+
+def _generator(seed: int) -> Any:
+    import torch
+
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def _write_picture(picture: Any, path: Path) -> None:
+    from PIL import Image
+
+    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path)

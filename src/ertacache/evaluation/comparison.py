@@ -1,0 +1,224 @@
+"""Generate the same prompts in several ways, side by side in one run, and measure quality and time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ertacache.acceleration import accelerated
+from ertacache.evaluation.metrics import psnr, ssim
+from ertacache.policy import Policy
+from ertacache.runtime.run import Run, Step, denoisers_of
+from ertacache.runtime.samplers import sampler_of
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to generate.
+
+    Args:
+        name: how tables call it.
+        num_inference_steps: what the pipeline is asked for.
+        policy: the policy it follows, if any.
+        noise_levels: a grid of its own, ``num_inference_steps`` + 1 levels, if any.
+    """
+
+    name: str
+    num_inference_steps: int
+    policy: Policy | None = None
+    noise_levels: tuple[float, ...] | None = None
+
+    @property
+    def computed_steps(self) -> int:
+        """How many steps run the denoiser."""
+        return len(self.policy.computed_steps) if self.policy else self.num_inference_steps
+
+
+def fewer_steps(computed: int) -> Variant:
+    """The null hypothesis: as many steps as a policy computes, on the scheduler's own grid."""
+    return Variant("fewer steps", computed)
+
+
+def fewer_steps_on_subgrid(policy: Policy) -> Variant:
+    """The same on the policy's sub-grid: only the noise levels of its computed steps."""
+    assert policy.origin is not None  # calibrate() always says where a policy comes from
+    levels = policy.origin.noise_levels
+    kept = (*(levels[i] for i in policy.computed_steps), levels[-1])
+    return Variant("fewer steps, sub-grid", len(policy.computed_steps), noise_levels=kept)
+
+
+@dataclass
+class Result:
+    """One generation.
+
+    Args:
+        pictures: float, (batch, channels, height, width) or with frames before the channels, in 0 .. 1.
+        loop_seconds: from the first denoiser call to the end of the last step.
+        call_seconds: the whole pipeline call.
+        latents: the latent after each step, if they were asked for.
+    """
+
+    pictures: Tensor
+    loop_seconds: float
+    call_seconds: float
+    latents: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    """What a comparison found for one variant; each list holds one number a prompt.
+
+    Args:
+        name: of the variant.
+        computed_steps: of the variant.
+        psnr: in dB, against the full run.
+        ssim: likewise.
+        speedup: denoising time of the full run over this one's.
+        loop_seconds: denoising time.
+    """
+
+    name: str
+    computed_steps: int
+    psnr: list[float] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
+    speedup: list[float] = field(default_factory=list)
+    loop_seconds: list[float] = field(default_factory=list)
+
+    def mean_psnr(self) -> float:
+        """Mean over prompts, in dB."""
+        return sum(self.psnr) / len(self.psnr)
+
+    def mean_ssim(self) -> float:
+        """Mean over prompts."""
+        return sum(self.ssim) / len(self.ssim)
+
+    def median_speedup(self) -> float:
+        """Median over prompts, each against the full run of the same prompt."""
+        return median(self.speedup)
+
+
+def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_latents: bool = False) -> Result:
+    """Generate once, and time it.
+
+    Args:
+        pipe: a diffusers pipeline.
+        variant: how.
+        arguments: of the call, with a fresh generator.
+        keep_latents: also return the latent after every step.
+    """
+    settings = {**arguments, "num_inference_steps": variant.num_inference_steps, "output_type": "pt"}
+    clock = _LoopClock(keep_latents)
+    if variant.policy is not None:
+        context: Any = accelerated(pipe, variant.policy)
+    elif variant.noise_levels is not None:
+        context = Run(pipe, _OwnGrid(variant.noise_levels))
+    else:
+        context = nullcontext()
+    with clock.watching(pipe), context:
+        start = _now()
+        output = pipe(**settings, callback_on_step_end=clock.step_ended)
+        end = _now()
+    pictures = output.images if hasattr(output, "images") else output.frames
+    return Result(pictures.detach().float().cpu(), clock.end - clock.start, end - start, clock.latents)
+
+
+def compare(
+    pipe: Any,
+    full: Variant,
+    variants: Sequence[Variant],
+    calls: Sequence[Mapping[str, Any]],
+    *,
+    on_result: Callable[[int, str, Result], None] = lambda prompt, name, result: None,
+    keep_latents: bool = False,
+) -> list[Row]:
+    """Generate every call in full and in every variant, one prompt after the other, variants side by side.
+
+    Args:
+        pipe: a diffusers pipeline.
+        full: the reference.
+        variants: what to compare with it.
+        calls: the arguments of each call but the generator; ``seed`` gives the generator's.
+        on_result: called with each prompt's number, the variant's name and its result.
+        keep_latents: give ``on_result`` the latents too.
+
+    Returns:
+        A row for the full run, and one for each variant.
+    """
+    rows = [Row(variant.name, variant.computed_steps) for variant in (full, *variants)]
+    generate(pipe, full, _fresh(calls[0]))  # a warm-up: the first call allocates, compiles, reads weights
+    for number, call in enumerate(calls):
+        reference: Result | None = None
+        for row, variant in zip(rows, (full, *variants), strict=True):
+            result = generate(pipe, variant, _fresh(call), keep_latents=keep_latents)
+            reference = reference or result
+            row.psnr.append(psnr(result.pictures, reference.pictures))
+            row.ssim.append(ssim(result.pictures, reference.pictures))
+            row.speedup.append(reference.loop_seconds / result.loop_seconds)
+            row.loop_seconds.append(result.loop_seconds)
+            on_result(number, variant.name, result)
+    return rows
+
+
+def _fresh(call: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = dict(call)
+    arguments["generator"] = torch.Generator("cpu").manual_seed(arguments.pop("seed"))
+    return arguments
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class _LoopClock:
+    """Notes when the first denoiser call begins and when the last step ends."""
+
+    def __init__(self, keep_latents: bool) -> None:
+        self.keep_latents = keep_latents
+        self.start = self.end = 0.0
+        self.latents: list[Tensor] = []
+
+    @contextmanager
+    def watching(self, pipe: Any) -> Iterator[None]:
+        def begin(module: Any, args: Any) -> None:
+            self.start = self.start or _now()
+
+        hooks = [module.register_forward_pre_hook(begin) for module in denoisers_of(pipe).values()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def step_ended(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if self.keep_latents:
+            self.latents.append(values["latents"].detach().float().cpu())
+        self.end = _now()
+        return values
+
+
+class _OwnGrid:
+    """The driver that only lays another grid."""
+
+    def __init__(self, noise_levels: tuple[float, ...]) -> None:
+        self.noise_levels = noise_levels
+
+    def open_segment(self, scheduler: Any) -> None:
+        sampler_of(scheduler).retime(scheduler, self.noise_levels)
+
+    def is_cached(self, step: int) -> bool:
+        return False
+
+    def model_output(self, step: Step) -> Tensor:
+        return step.model_output
+
+    def stepped(self, index: int, sample: Tensor) -> None:
+        pass

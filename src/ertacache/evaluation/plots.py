@@ -1,0 +1,94 @@
+"""The pictures that a person looks at: generations side by side, and what a policy does step by step."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only; no window is ever opened
+import matplotlib.pyplot as plt
+from torch import Tensor
+
+from ertacache.policy import Policy
+
+_COMPUTED, _CACHED = "#1f4e79", "#d9e2ec"
+
+
+def side_by_side(rows: Mapping[str, Sequence[Tensor]], captions: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """One row of pictures for each name, one column for each caption, written as PNG.
+
+    Args:
+        rows: for each row's label, its pictures, float (channels, height, width) in 0 .. 1.
+        captions: one for each column.
+        path: where to write.
+    """
+    columns = len(captions)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.75 * columns + 1.1, 1.75 * len(rows) + 0.8), squeeze=False, layout="constrained"
+    )
+    for line, (label, pictures) in zip(axes, rows.items(), strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(label, fontsize=9)
+    for axis, caption in zip(axes[0], captions, strict=True):
+        axis.set_title(textwrap.fill(caption, 24), fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def policy_plot(
+    policy: Policy, path: str | os.PathLike[str], measured: Mapping[str, Sequence[Sequence[float]]] | None = None
+) -> None:
+    """The schedule over the steps, and the error of the latent after each, written as PNG.
+
+    Args:
+        policy: the policy.
+        path: where to write.
+        measured: for each label, one curve a prompt: the relative error of the latent after every step. Without
+            it, the curve that calibration measured is drawn.
+    """
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(8, 4.6), sharex=True, height_ratios=[5, 1], layout="constrained"
+    )
+    steps = range(policy.num_inference_steps)
+    curves = dict(measured or {})
+    if not curves and policy.calibration.step_errors:
+        curves = {"calibration prompts": [policy.calibration.step_errors]}
+    for label, lines in curves.items():
+        _curve(top, label, lines)
+    if curves:
+        top.legend(frameon=False, fontsize=8)
+        top.set_yscale("log")
+    top.set_ylabel("error of the latent, relative")
+    for step in policy.computed_steps:
+        top.axvline(step, color=_COMPUTED, alpha=0.15, linewidth=1)
+    top.set_title(
+        f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_inference_steps} steps computed",
+        fontsize=10,
+    )
+    cached = set(policy.cached_steps)
+    bottom.bar(steps, [1] * len(steps), width=0.9, color=[_CACHED if i in cached else _COMPUTED for i in steps])
+    bottom.set_yticks([])
+    bottom.set_xlabel("step (dark: computed, light: cached)")
+    for axis in (top, bottom):
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _curve(axis: Any, label: str, lines: Sequence[Sequence[float]]) -> None:
+    """The median over prompts, and the range between the quartiles where there are at least four prompts."""
+    columns = [sorted(column) for column in zip(*lines, strict=True)]
+    count = len(lines)
+    drawn = axis.plot([column[count // 2] for column in columns], marker=".", markersize=4, label=label)[0]
+    if count >= 4:
+        low = [column[count // 4] for column in columns]
+        high = [column[(3 * count) // 4] for column in columns]
+        axis.fill_between(range(len(columns)), low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)

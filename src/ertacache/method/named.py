@@ -1,0 +1,101 @@
+"""A method as the choice of its parts, and the names of the documented ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from ertacache.errors import MethodError
+from ertacache.method.rectification import GRANULARITIES, Granularity
+from ertacache.method.residual import LEVELS, Level
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to choose the cached steps and what to use in place of the denoiser there.
+
+    Args:
+        schedule: ``uniform`` (evenly spaced), ``offline`` (Algorithm 2), or ``search`` (the schedule whose
+            closed-loop error on calibration prompts is least).
+        level: what is cached, ``output`` (Eq. 5) or ``velocity``.
+        predictor: ``reuse``, ``taylor`` (first order over noise levels) or ``aligned``.
+        order: the highest difference that ``aligned`` uses, 1 or 2.
+        timestep_adjustment: shorten cached steps by Eq. (13).
+        rectification: granularity of the error model of Eq. (15), or None for none.
+
+    Raises:
+        MethodError: on an unknown name, or on parts that do not go together.
+
+    >>> Method.named("paper").schedule
+    'offline'
+    """
+
+    schedule: Literal["uniform", "offline", "search"] = "uniform"
+    level: Level = "velocity"
+    predictor: Literal["reuse", "taylor", "aligned"] = "reuse"
+    order: int = 2
+    timestep_adjustment: bool = False
+    rectification: Granularity | None = None
+
+    def __post_init__(self) -> None:
+        allowed: dict[str, tuple[object, ...]] = {
+            "schedule": ("uniform", "offline", "search"),
+            "level": LEVELS,
+            "predictor": ("reuse", "taylor", "aligned"),
+            "order": (1, 2),
+            "rectification": (None, *GRANULARITIES),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise MethodError(
+                    f"a method has no such {name}",
+                    given=repr(getattr(self, name)),
+                    cure=f"Choose one of {', '.join(map(repr, values))}.",
+                )
+        if self.predictor != "reuse" and (self.timestep_adjustment or self.rectification):
+            raise MethodError(
+                "timestep adjustment and error rectification belong to predictor 'reuse'",
+                given=f"predictor={self.predictor!r}",
+                cure="Leave both out, or use predictor='reuse'.",
+            )
+        if self.schedule == "search" and self.predictor != "aligned":
+            raise MethodError(
+                "the schedule search is for predictor 'aligned'",
+                given=f"predictor={self.predictor!r}",
+                cure="Use schedule='uniform' or 'offline', or predictor='aligned'.",
+            )
+
+    @classmethod
+    def named(cls, name: str) -> Method:
+        """The method of a documented name; see `NAMED_METHODS`."""
+        if name not in NAMED_METHODS:
+            raise MethodError(
+                "there is no such method", given=repr(name), cure=f"Choose one of {', '.join(NAMED_METHODS)}."
+            )
+        return NAMED_METHODS[name]
+
+    @property
+    def name(self) -> str:
+        """Its documented name, or its parts."""
+        for name, method in NAMED_METHODS.items():
+            if method == self:
+                return name
+        return ", ".join(f"{key}={value}" for key, value in asdict(self).items())
+
+    @property
+    def depends_on_calibration(self) -> bool:
+        """Whether anything in the policy was measured, so that it holds for the calibrated noise levels only."""
+        return self.schedule != "uniform" or self.predictor == "aligned" or bool(self.rectification)
+
+
+NAMED_METHODS: Mapping[str, Method] = {
+    "uniform": Method(level="output"),
+    "offline": Method(schedule="offline", level="output"),
+    "offline+time": Method(schedule="offline", level="output", timestep_adjustment=True),
+    "paper": Method(schedule="offline", level="output", timestep_adjustment=True, rectification="channel"),
+    "reuse": Method(),
+    "taylor": Method(predictor="taylor"),
+    "aligned": Method(schedule="search", predictor="aligned"),
+}
+"""The names that ``calibrate(method=...)`` takes."""

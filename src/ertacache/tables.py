@@ -1,0 +1,80 @@
+"""Comparisons and policies as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from ertacache.policy import Policy
+
+if TYPE_CHECKING:  # a plain install has no metrics, but can show a policy
+    from ertacache.evaluation.comparison import Row
+
+
+def comparison_table(rows: Sequence[Row]) -> Table:
+    """A comparison as a table: the first row is the full run."""
+    table = Table(title=f"{len(rows[0].psnr)} held-out prompts" if len(rows[0].psnr) > 1 else None)
+    table.add_column("")
+    for name in ("steps computed", "speedup, denoising", "PSNR, dB", "SSIM"):
+        table.add_column(name, justify="right")
+    for number, row in enumerate(rows):
+        quality = ("", "") if number == 0 else (f"{row.mean_psnr():.1f}", f"{row.mean_ssim():.3f}")
+        table.add_row(row.name, str(row.computed_steps), f"{row.median_speedup():.2f}x", *quality)
+    return table
+
+
+def policy_facts(policy: Policy) -> Table:
+    """What a policy is, what it was made for, and what its calibration cost and measured."""
+    record, origin = policy.calibration, policy.origin
+    table = Table(show_header=False, box=None, pad_edge=False)
+    facts = {
+        "method": policy.method.name,
+        "steps": f"{len(policy.computed_steps)} of {policy.num_inference_steps} computed, "
+        f"step ratio {policy.step_ratio:.2f}",
+        "budget": record.budget,
+        "calibration": f"{record.num_prompts} prompts, {record.denoiser_calls} denoiser calls, "
+        f"{record.full_runs:.2f} full runs per prompt",
+    }
+    if record.error is not None:
+        facts["error"] = f"{record.error:.4f} of the final latent, on the calibration prompts"
+    if origin is not None:
+        denoisers = ", ".join(f"{name}: {d.model_class}" for name, d in origin.denoisers.items())
+        facts["made for"] = f"{origin.pipeline_class} ({denoisers}), {origin.scheduler_class}"
+        guidance = ", ".join(f"{name}={value:g}" for name, value in origin.guidance.items())
+        facts["guidance"] = f"{guidance or 'none'}; {origin.calls_per_step} denoiser calls a step"
+        facts["latent"] = " x ".join(map(str, origin.latent_shape))
+    for name, value in facts.items():
+        table.add_row(f"[bold]{name}[/bold]", value)
+    for note in record.notes:
+        table.add_row("[bold]note[/bold]", note)
+    return table
+
+
+def policy_steps(policy: Policy) -> Table:
+    """A policy step by step: computed or cached, from which steps it is predicted, and the error after it."""
+    table = Table("step", "noise level", "", "from steps", "factors", "error")
+    levels = policy.origin.noise_levels if policy.origin else ()
+    cached = set(policy.cached_steps)
+    newest = 0
+    for step in range(policy.num_inference_steps):
+        prediction = policy.predictions.get(step)
+        if step not in cached:
+            newest = step
+        elif prediction is None and policy.method.predictor == "taylor":
+            before = [i for i in policy.computed_steps if i < step][::-1][:2]
+            history, factors = ", ".join(map(str, before)), "by noise level"
+        else:
+            history = ", ".join(map(str, prediction.history)) if prediction else str(newest)
+            factors = ", ".join(f"{f:+.3f}" for f in prediction.factors) if prediction else "+1.000"
+        errors = policy.calibration.step_errors
+        table.add_row(
+            str(step),
+            f"{levels[step]:.4f}" if levels else "",
+            "[dim]cached[/dim]" if step in cached else "[bold]computed[/bold]",
+            history if step in cached else "",
+            factors if step in cached else "",
+            f"{errors[step]:.4f}" if errors else "",
+        )
+    return table

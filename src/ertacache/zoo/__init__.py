@@ -1,0 +1,79 @@
+"""The embedded pipelines: small, complete, trained by ``training/``, for the demo and the tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ertacache.errors import PipelineError
+
+_FOLDER = Path(__file__).parent
+NAMES = ("flux",)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An embedded pipeline, with the settings it was trained for.
+
+    Attributes:
+        pipe: the diffusers pipeline.
+        arguments: what every call of it should be given, ``num_inference_steps`` included.
+        calibration_prompts: captions for calibration; the model was not trained on them.
+        held_out_prompts: captions that neither training nor calibration uses.
+    """
+
+    pipe: Any
+    arguments: dict[str, Any]
+    calibration_prompts: list[str]
+    held_out_prompts: list[str]
+
+
+def load(name: str = "flux", *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Embedded:
+    """Load an embedded pipeline; no network is needed.
+
+    Args:
+        name: one of `NAMES`.
+        dtype: the weights are bfloat16 and are cast to this; float32 is the fastest on most CPUs.
+        device: where to put it.
+
+    Raises:
+        PipelineError: if there is no such pipeline.
+    """
+    if name not in NAMES:
+        raise PipelineError("there is no such embedded pipeline", given=name, cure=f"Choose one of {', '.join(NAMES)}.")
+    import diffusers
+
+    folder = _FOLDER / name
+    with quiet():
+        pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    prompts = json.loads((folder / "prompts.json").read_text())
+    settings = json.loads((folder / "settings.json").read_text())
+    return Embedded(pipe.to(device), settings, prompts["calibration"], prompts["held_out"])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the loading bars and advice of diffusers and transformers off the screen."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    shown = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level, bar in zip(libraries, levels, shown, strict=True):
+            library.set_verbosity(level)
+            if bar:
+                library.enable_progress_bar()

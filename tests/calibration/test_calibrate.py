@@ -1,0 +1,178 @@
+"""Calibration on the embedded pipeline: what it makes, what it costs, what it refuses."""
+
+import pytest
+import torch
+
+import ertacache
+from ertacache import Method, Policy
+from ertacache.errors import BudgetError, CalibrationError, MethodError, PipelineError
+from ertacache.method.named import NAMED_METHODS
+
+
+def generate(embedded, policy=None, steps=10, seed=5, **changes):
+    arguments = {**embedded.arguments, "num_inference_steps": steps, "output_type": "latent", **changes}
+    generator = torch.Generator().manual_seed(seed)
+    if policy is None:
+        return embedded.pipe("a red star", generator=generator, **arguments).images
+    with ertacache.accelerated(embedded.pipe, policy):
+        return embedded.pipe("a red star", generator=generator, **arguments).images
+
+
+@pytest.mark.parametrize("method", NAMED_METHODS)
+def test_every_named_method_meets_its_budget_and_its_cost(embedded, settings, prompts, method):
+    policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
+    assert len(policy.computed_steps) == 5
+    assert policy.step_ratio == 2
+    assert policy.calibration.full_runs <= 4
+    assert policy.calibration.denoiser_calls == policy.calibration.full_runs * 10 * 2 * len(prompts)
+    assert 0 < policy.calibration.error < 1
+
+
+@pytest.mark.parametrize("method", ["aligned", "paper"])
+def test_the_denoiser_calls_are_counted_as_they_are_made(embedded, settings, prompts, method):
+    calls = 0
+
+    def count(module, args):
+        nonlocal calls
+        calls += 1
+
+    hook = embedded.pipe.transformer.register_forward_pre_hook(count)
+    try:
+        policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
+    finally:
+        hook.remove()
+    assert policy.calibration.denoiser_calls == calls <= 4 * 10 * 2 * len(prompts)
+
+
+def test_a_saved_and_loaded_policy_gives_bit_identical_pictures(embedded, settings, prompts, tmp_path):
+    for method in ("aligned", "paper"):
+        policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
+        policy.save(tmp_path / "policy.safetensors")
+        loaded = Policy.load(tmp_path / "policy.safetensors")
+        assert torch.equal(generate(embedded, policy), generate(embedded, loaded))
+
+
+def test_calibration_is_reproducible(embedded, settings, prompts):
+    first, second = (
+        ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="aligned", **settings) for _ in range(2)
+    )
+    assert first.cached_steps == second.cached_steps
+    assert first.predictions == second.predictions
+
+
+def test_aligned_is_nearer_to_the_full_run_than_reuse_and_taylor(embedded, settings, prompts):
+    errors = {}
+    full = generate(embedded)
+    for method in ("reuse", "taylor", "aligned"):
+        policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
+        errors[method] = float((generate(embedded, policy) - full).norm())
+    assert errors["aligned"] < errors["taylor"]
+    assert errors["aligned"] < errors["reuse"]
+
+
+def test_the_closed_loop_error_is_that_of_the_same_prompts_generated_anew(embedded, settings, prompts):
+    policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="taylor", **settings)
+    error = size = 0.0
+    arguments = {**embedded.arguments, "num_inference_steps": 10, "output_type": "latent"}
+    for k, prompt in enumerate(prompts):
+        full = embedded.pipe(prompt, generator=torch.Generator().manual_seed(k), **arguments).images
+        with ertacache.accelerated(embedded.pipe, policy):
+            fast = embedded.pipe(prompt, generator=torch.Generator().manual_seed(k), **arguments).images
+        error, size = error + float((fast - full).square().sum()), size + float(full.square().sum())
+    assert policy.calibration.error == pytest.approx((error / size) ** 0.5, rel=1e-3)
+
+
+def test_calibration_leaves_the_pipeline_and_the_users_objects_as_they_were(embedded, settings, prompts):
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(1, 144, 16, generator=torch.Generator().manual_seed(4))
+    kept = generator.get_state().clone(), latents.clone()
+    generate(embedded)  # the pipeline sets attributes of its own in its first call
+    before = [dict(vars(thing)) for thing in (embedded.pipe, embedded.pipe.scheduler, embedded.pipe.transformer)]
+    calls = [{"prompt": prompts[0], "generator": generator}, {"prompt": prompts[1], "latents": latents}]
+    ertacache.calibrate(embedded.pipe, calls, speedup=2, **settings)
+    after = [dict(vars(thing)) for thing in (embedded.pipe, embedded.pipe.scheduler, embedded.pipe.transformer)]
+    assert [list(a) for a in after] == [list(b) for b in before]
+    assert all(a[key] is b[key] for a, b in zip(after, before, strict=True) for key in b)
+    assert torch.equal(generator.get_state(), kept[0])
+    assert torch.equal(latents, kept[1])
+
+
+def test_a_threshold_runs_algorithm_2_in_closed_loop(embedded, settings, prompts):
+    sizes = [
+        len(ertacache.calibrate(embedded.pipe, prompts, threshold=lam, method="offline", **settings).cached_steps)
+        for lam in (1e-6, 0.3, 1e3)
+    ]
+    assert sizes[0] == 0
+    assert sizes[2] == 8
+    assert sizes == sorted(sizes)
+
+
+def test_a_parameterised_method_is_taken_too(embedded, settings, prompts):
+    method = Method(schedule="offline", level="velocity", rectification="step")
+    policy = ertacache.calibrate(embedded.pipe, prompts, num_computed_steps=4, method=method, **settings)
+    assert policy.rectification.k.shape == (6,)
+    assert not torch.equal(generate(embedded, policy), generate(embedded))
+
+
+def test_an_element_wise_error_model_is_tied_to_its_latent_shape(embedded, settings, prompts):
+    method = Method(schedule="offline", level="output", rectification="element")
+    policy = ertacache.calibrate(embedded.pipe, prompts, num_computed_steps=5, method=method, **settings)
+    generate(embedded, policy)
+    with pytest.raises(ertacache.ERTACacheError, match="latent shape"):
+        generate(embedded, policy, height=80)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speedup": 2, "threshold": 0.1}, "exactly one budget"),
+        ({}, "exactly one budget"),
+        ({"speedup": 6}, "cannot be met"),
+        ({"speedup": 0.5}, "under 1"),
+        ({"num_computed_steps": 1}, "cannot be met"),
+        ({"threshold": 0.1, "method": "aligned"}, "Algorithm 2 only"),
+        ({"threshold": -1.0, "method": "paper"}, "positive"),
+    ],
+)
+def test_an_impossible_budget_is_refused_before_anything_runs(embedded, settings, prompts, changes, message):
+    with pytest.raises(BudgetError, match=message):
+        ertacache.calibrate(embedded.pipe, prompts, **settings, **changes)
+
+
+def test_bad_prompts_methods_and_schedulers_are_refused(embedded, settings, prompts):
+    for bad in ([], "a red star", [3]):
+        with pytest.raises(CalibrationError):
+            ertacache.calibrate(embedded.pipe, bad, speedup=2, **settings)
+    with pytest.raises(MethodError, match="taylor"):
+        ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="teacache", **settings)
+    from diffusers import HeunDiscreteScheduler
+
+    own, embedded.pipe.scheduler = embedded.pipe.scheduler, HeunDiscreteScheduler()
+    try:
+        with pytest.raises(PipelineError, match=r"HeunDiscreteScheduler.*FlowMatchEulerDiscreteScheduler"):
+            ertacache.calibrate(embedded.pipe, prompts, speedup=2, **settings)
+    finally:
+        embedded.pipe.scheduler = own
+
+
+def test_nan_in_a_denoiser_output_names_the_prompt_and_the_step(embedded, settings, prompts):
+    calls = 0
+
+    def spoil(module, args, output):
+        nonlocal calls
+        calls += 1
+        return (output[0] * float("nan"),) if calls == 2 * 10 + 7 else output
+
+    hook = embedded.pipe.transformer.register_forward_hook(spoil)
+    try:
+        with pytest.raises(CalibrationError, match="prompt 1, step 3"):
+            ertacache.calibrate(embedded.pipe, prompts, speedup=2, **settings)
+    finally:
+        hook.remove()
+    assert torch.isfinite(generate(embedded)).all()
+
+
+def test_prompts_of_different_resolutions_are_refused(embedded, settings, prompts):
+    mixed = [{"prompt": prompts[0]}, {"prompt": prompts[1], "height": 80}]
+    with pytest.raises(PipelineError, match="one setting"):
+        ertacache.calibrate(embedded.pipe, mixed, speedup=2, **settings)

@@ -1,0 +1,133 @@
+"""What is read off a scheduler: its levels, how it depends on the model output, and which ones are served."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler
+
+import ertacache
+from ertacache.errors import PipelineError
+from ertacache.runtime.run import Run
+from ertacache.runtime.samplers import output_coefficient, plain_step, sampler_of
+
+
+def state_of(scheduler):
+    return {name: v.clone() if isinstance(v, torch.Tensor) else copy.copy(v) for name, v in vars(scheduler).items()}
+
+
+def same_state(a, b):
+    return a.keys() == b.keys() and all(
+        torch.equal(v, b[name]) if isinstance(v, torch.Tensor) else v == b[name] for name, v in a.items()
+    )
+
+
+@pytest.fixture
+def scheduler():
+    made = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    made.set_timesteps(8)
+    return made
+
+
+class Spy:
+    """A driver that computes every step and looks at the scheduler in the middle of the run."""
+
+    def __init__(self):
+        self.rows = []
+
+    def open_segment(self, scheduler):
+        pass
+
+    def is_cached(self, step):
+        return False
+
+    def model_output(self, step):
+        before = state_of(step.scheduler)
+        kind = type(step.scheduler)
+        moved = plain_step(step.scheduler, step.model_output, step.timestep, step.sample)
+        slope = output_coefficient(step.scheduler, step.timestep)
+        assert type(step.scheduler) is kind
+        assert same_state(state_of(step.scheduler), before)
+        self.rows.append((step.index, slope, moved))
+        return step.model_output
+
+    def stepped(self, index, sample):
+        assert index == self.rows[-1][0]
+        torch.testing.assert_close(self.rows[-1][2], sample)
+
+
+def test_the_noise_levels_are_the_sigmas_of_the_grid(scheduler):
+    levels = sampler_of(scheduler).noise_levels(scheduler)
+    assert levels == [float(sigma) for sigma in scheduler.sigmas]
+    assert (len(levels), levels[0], levels[-1]) == (9, 1.0, 0.0)
+
+
+def test_the_output_coefficient_is_the_change_of_sigma(scheduler):
+    for i, t in enumerate(scheduler.timesteps):
+        expected = float(scheduler.sigmas[i + 1] - scheduler.sigmas[i])
+        assert output_coefficient(scheduler, t) == pytest.approx(expected, rel=1e-6)
+        scheduler.step(torch.ones(1), t, torch.ones(1))
+
+
+def test_a_plain_step_leaves_the_scheduler_untouched(scheduler):
+    sample, output = torch.full((1, 2), 5.0), torch.full((1, 2), 3.0)
+    for i, t in enumerate(scheduler.timesteps):
+        before = state_of(scheduler)
+        moved = plain_step(scheduler, output, t, sample)
+        assert same_state(state_of(scheduler), before)
+        torch.testing.assert_close(moved, sample + (scheduler.sigmas[i + 1] - scheduler.sigmas[i]) * output)
+        assert torch.equal(moved, scheduler.step(output, t, sample, return_dict=False)[0])
+
+
+def test_a_plain_step_is_at_least_float32(scheduler):
+    t = scheduler.timesteps[0]
+    for given, expected in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        assert plain_step(scheduler, torch.ones(1, dtype=given), t, torch.ones(1, dtype=given)).dtype == expected
+
+
+def test_both_work_in_the_middle_of_a_run_and_do_not_disturb_it(flux, flux_call):
+    plain = flux(**flux_call(guided=True)).images
+    spy = Spy()
+    with Run(flux, spy) as run:
+        out = flux(**flux_call(guided=True)).images
+    assert torch.equal(out, plain)
+    sigmas = flux.scheduler.sigmas
+    assert [row[0] for row in spy.rows] == list(range(8)) == run.report.computed_steps
+    assert [row[1] for row in spy.rows] == pytest.approx(sigmas.diff().tolist(), rel=1e-6)
+
+
+def test_a_subclass_is_served_by_the_row_of_its_base():
+    class Mine(FlowMatchEulerDiscreteScheduler):
+        pass
+
+    assert sampler_of(Mine()) is sampler_of(FlowMatchEulerDiscreteScheduler())
+
+
+@pytest.mark.parametrize("scheduler_class", [DDIMScheduler, HeunDiscreteScheduler])
+def test_an_unsupported_scheduler_is_named_and_so_are_the_supported_ones(scheduler_class, flux, make_policy):
+    flux.scheduler = scheduler_class()
+    with pytest.raises(PipelineError) as caught:
+        ertacache.enable(flux, make_policy(8, (2,)))
+    assert scheduler_class.__name__ in str(caught.value)
+    assert "Use one of: FlowMatchEulerDiscreteScheduler" in str(caught.value)
+    assert not hasattr(type(flux), "_ertacache_acceleration")
+
+
+def test_a_scheduler_that_is_exchanged_while_enabled_is_refused_in_the_call(make_toy, make_policy):
+    pipe = make_toy()
+    with ertacache.accelerated(pipe, make_policy(8, (2,))):
+        pipe(torch.ones(1, 4, 2))
+        pipe.scheduler = DDIMScheduler()
+        with pytest.raises(PipelineError, match=r"not supported .*DDIMScheduler.*FlowMatchEulerDiscreteScheduler"):
+            pipe(torch.ones(1, 4, 2))
+        assert type(pipe.scheduler) is DDIMScheduler
+        pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+        assert pipe(torch.ones(1, 4, 2)).isfinite().all()
+
+
+def test_stochastic_sampling_is_refused_with_the_reason(make_flux, make_policy):
+    pipe = make_flux(stochastic_sampling=True)
+    with pytest.raises(PipelineError, match=r"stochastic_sampling=True draws new noise at every step"):
+        ertacache.enable(pipe, make_policy(8, (2,)))

@@ -1,0 +1,105 @@
+"""The commands as a user types them, on the embedded pipeline with few steps."""
+
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from ertacache import Policy
+from ertacache.cli import app
+
+runner = CliRunner()
+FEW = ["--steps", "8", "--limit", "2"]
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+
+@pytest.fixture(scope="module")
+def policy_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("policy") / "policy.safetensors"
+    done = run("calibrate", "zoo:flux", *FEW, "--speedup", 2, "--out", path)
+    assert done.exit_code == 0, done.output
+    return path
+
+
+def test_calibrate_writes_a_policy_that_can_be_loaded(policy_file):
+    policy = Policy.load(policy_file)
+    assert len(policy.computed_steps) == 4
+    assert policy.calibration.num_prompts == 2
+
+
+def test_calibrate_takes_prompts_from_a_file_and_arguments_of_the_call(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red star\n\na blue ring\n")
+    out = tmp_path / "policy.safetensors"
+    arguments = ["--prompts", tmp_path / "prompts.txt", "--set", "true_cfg_scale=1", "--method", "taylor"]
+    done = run("calibrate", "zoo:flux", "--steps", 8, *arguments, "--computed-steps", 3, "--out", out)
+    assert done.exit_code == 0, done.output
+    policy = Policy.load(out)
+    assert policy.origin.guidance["true_cfg_scale"] == 1
+    assert policy.origin.calls_per_step == 1
+
+
+def test_generate_writes_a_picture_and_says_what_was_computed(policy_file, tmp_path):
+    done = run("generate", "zoo:flux", "a red star", "--policy", policy_file, "--out", tmp_path / "star.png")
+    assert done.exit_code == 0, done.output
+    assert "4 of 8 steps computed" in done.output
+    assert (tmp_path / "star.png").stat().st_size > 0
+
+
+def test_generate_compare_shows_both_and_the_distance(policy_file, tmp_path):
+    out = tmp_path / "both.png"
+    done = run("generate", "zoo:flux", "a red star", "--policy", policy_file, "--out", out, "--compare")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"aligned\W+4\W+\d\.\d\dx\W+\d\d\.\d", done.output)
+    assert out.stat().st_size > 0
+
+
+def test_inspect_tells_every_step_and_draws_it(policy_file, tmp_path):
+    done = run("inspect", policy_file, "--plot", tmp_path / "policy.png")
+    assert done.exit_code == 0, done.output
+    assert len(re.findall(r"\bcached\b", done.output)) == 4
+    assert len(re.findall(r"│ computed ", done.output)) == 4
+    assert "FluxTransformer2DModel" in done.output
+    assert (tmp_path / "policy.png").stat().st_size > 0
+
+
+def test_demo_prints_the_table_and_leaves_the_pictures(tmp_path):
+    done = run("demo", "--out", tmp_path, "--prompts", 1, "--calibration-prompts", 1, "--method", "taylor")
+    assert done.exit_code == 0, done.output
+    assert all(name in done.output for name in ("full", "taylor", "fewer steps", "PSNR", "SSIM", "speedup"))
+    assert {p.name for p in tmp_path.iterdir()} == {"pictures.png", "policy.png", "policy.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["calibrate", "zoo:flux", "--speedup", 100], "cannot be met"),
+        (["calibrate", "zoo:sdxl"], "no such embedded pipeline"),
+        (["calibrate", "/nowhere/at/all", "--steps", 8], "cannot be loaded"),
+        (["calibrate", "zoo:flux", "--set", "guidance"], "NAME=VALUE"),
+        (["calibrate", "zoo:flux", "--dtype", "float99"], "no dtype"),
+        (["generate", "zoo:flux", "a star", "--policy", "/nowhere.safetensors"], "no policy file"),
+        (["generate", "zoo:flux", "a star", "--compare"], "needs a policy"),
+        (["inspect", __file__], "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_cure_and_status_2(arguments, message):
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("command", ["demo", "calibrate", "generate", "inspect"])
+def test_every_command_has_help(command):
+    done = run(command, "--help")
+    assert done.exit_code == 0
+    assert "Usage" in done.output
+
+
+def test_a_policy_for_another_number_of_steps_is_refused(policy_file):
+    done = run("generate", "zoo:flux", "a red star", "--policy", policy_file, "--steps", 9)
+    assert done.exit_code == 2
+    assert "num_inference_steps" in done.output
