@@ -25,6 +25,7 @@ lint: $(VENV)/installed  ## style and types
 
 bench: $(VENV)/installed  ## the slow tests, and the table of the README
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.method --out benchmarks/results/method.json
 
 train: $(VENV)/installed  ## train the embedded pipeline anew; hours on a CPU

@@ -248,9 +248,7 @@ def test_a_callback_that_changes_the_latents_is_heeded(flux, flux_call, make_pol
 
 def test_the_output_of_a_bfloat16_pipeline_stays_bfloat16(flux, flux_call, make_policy):
     flux.to(torch.bfloat16)
-    arguments = {
-        name: v.bfloat16() if isinstance(v, torch.Tensor) else v for name, v in flux_call(guided=True).items()
-    }
+    arguments = {name: v.bfloat16() if isinstance(v, torch.Tensor) else v for name, v in flux_call(guided=True).items()}
     seen = []
     step = flux.scheduler.step
     flux.scheduler.step = lambda v, t, x, **more: seen.append((v.dtype, x.dtype)) or step(v, t, x, **more)

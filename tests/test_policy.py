@@ -14,16 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import ertacache.policy
 from ertacache.errors import MethodError, PolicyFileError
-from ertacache.policy import (
-    NAMED_METHODS,
-    CalibrationRecord,
-    Denoiser,
-    Method,
-    Origin,
-    Policy,
-    Prediction,
-    Rectification,
-)
+from ertacache.method.named import NAMED_METHODS, Method
+from ertacache.policy import CalibrationRecord, Denoiser, Origin, Policy, Prediction, Rectification
 
 PAPER, ALIGNED = Method.named("paper"), Method.named("aligned")
 AWKWARD = (0.1 + 0.2, 1 / 3, -5e-324, 1.7976931348623157e308)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -130,20 +131,24 @@ class Policy:
     def __post_init__(self) -> None:
         steps, cached = self.num_inference_steps, self.cached_steps
         problem = None
-        if list(cached) != sorted(set(cached)) or any(not 1 <= i <= steps - 2 for i in cached):
+        if steps < 1:
+            problem = f"there are {steps} steps"
+        elif list(cached) != sorted(set(cached)) or any(not 1 <= i <= steps - 2 for i in cached):
             problem = f"cached steps must rise within 1 .. {steps - 2}, but are {cached}"
         elif not set(self.predictions) <= set(cached):
             problem = "there are predictions for steps that are not cached"
         elif any(len(p.factors) != len(p.history) or not p.factors for p in self.predictions.values()):
             problem = "a prediction has not one factor for each step of its history"
-        elif any(j >= i or j in cached for i, p in self.predictions.items() for j in p.history):
+        elif not all(math.isfinite(f) for p in self.predictions.values() for f in p.factors):
+            problem = "a prediction's factors are not finite"
+        elif any(not 0 <= j < i or j in cached for i, p in self.predictions.items() for j in p.history):
             problem = "a prediction's history holds steps that are cached or come later"
-        elif self.rectification and len(self.rectification.k) != len(cached):
+        elif self.rectification and not len(self.rectification.k) == len(self.rectification.b) == len(cached):
             problem = "the rectification has not one entry for each cached step"
         elif self.time_grid is not None:
             grid = self.time_grid
-            falls = any(b <= a for a, b in pairwise(grid))
-            if len(grid) != steps + 1 or grid[0] != 0 or grid[-1] != 1 or falls:
+            rises = all(b > a for a, b in pairwise(grid))  # False with NaN too
+            if len(grid) != steps + 1 or grid[0] != 0 or grid[-1] != 1 or not rises:
                 problem = f"the time grid must rise from 0 to 1 over {steps + 1} points"
         if problem:
             raise PolicyFileError(
@@ -166,8 +171,9 @@ class Policy:
         target = Path(path)
         tensors = {"cached_steps": torch.tensor(self.cached_steps, dtype=torch.int64)}
         if self.rectification:
-            tensors |= {"rectification.k": self.rectification.k.contiguous()}
-            tensors |= {"rectification.b": self.rectification.b.contiguous()}
+            # Clones: safetensors refuses tensors that share memory.
+            tensors |= {"rectification.k": self.rectification.k.clone().contiguous()}
+            tensors |= {"rectification.b": self.rectification.b.clone().contiguous()}
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
         os.close(handle)
@@ -202,7 +208,8 @@ class Policy:
         try:
             with safe_open(path, "pt") as file:
                 text = (file.metadata() or {}).get("ertacache")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = list(file.keys()) if text is not None else []  # a foreign file may be many gigabytes
+                tensors = {name: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise PolicyFileError(
                 f"the policy file cannot be read: {error}",
@@ -224,8 +231,8 @@ class Policy:
             schema = data["schema"]
             if schema == SCHEMA:
                 return cls._parse(data, tensors)
-        except PolicyFileError:
-            raise
+        except PolicyFileError as error:
+            raise PolicyFileError(f"{error.what}: {error.given}", given=path, cure=error.cure) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PolicyFileError(
                 f"the policy's metadata cannot be read: {type(error).__name__}: {error}",

@@ -72,7 +72,7 @@ def test_a_finer_granularity_never_fits_worse() -> None:
     assert errors[2] < 0.5 * errors[0]
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e4])
+@pytest.mark.parametrize("value", [0.0, 0.3, -3.7, 1e4 / 3])
 @every_granularity
 def test_a_constant_prediction_is_corrected_by_the_mean_error(
     value: float, granularity: Granularity, axis: int
@@ -106,8 +106,8 @@ def test_a_channel_s_correction_reaches_that_channel_only() -> None:
 
 
 def test_moments_of_half_precision_outputs_are_summed_in_double_precision() -> None:
-    predicted = torch.full((1, 4096), 0.1, dtype=torch.bfloat16)
-    moments = Moments("step")
-    for _ in range(4):
-        moments.add(predicted, torch.zeros_like(predicted))
-    assert float(moments.v) == pytest.approx(4 * 4096 * float(predicted[0, 0]), rel=1e-12)
+    predicted, actual = (t.bfloat16() for t in data())
+    moments, exact = Moments("step"), Moments("step")
+    moments.add(predicted, actual)
+    exact.add(predicted.double(), actual.double())
+    assert moments == exact

@@ -133,6 +133,13 @@ def test_a_budget_goes_to_the_steps_that_change_most() -> None:
     assert cached == (1, 2, 4, 5, 7, 8)
 
 
+def test_where_a_threshold_caches_too_much_the_steps_farthest_from_their_cache_are_computed_after_all() -> None:
+    distances = {(0, 1): 0.5, (0, 2): 0.9, (0, 3): 0.8, (0, 4): 0.7, (2, 3): 5.0, (2, 4): 6.0}
+    distances |= {(1, 2): 8.0, (1, 3): 8.0, (1, 4): 8.0, (3, 4): 7.0}
+    schedules = [threshold_for_budget(6, lambda last, i: distances[last, i], computed)[1] for computed in range(2, 6)]
+    assert schedules == [(1, 2, 3, 4), (1, 3, 4), (1, 3), (1,)]
+
+
 def test_more_forced_steps_than_the_budget_allows_is_an_error() -> None:
     with pytest.raises(BudgetError, match="Allow at least 4"):
         threshold_for_budget(8, lambda last, i: 0.0, computed=3, forced=(2, 3))

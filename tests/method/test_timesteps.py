@@ -56,6 +56,12 @@ def test_the_grid_rises_strictly_from_zero_to_one(schedule: tuple[int, dict[int,
     assert min(np.diff(grid)) > 0
 
 
+def test_rounding_does_not_keep_the_grid_from_its_end() -> None:
+    lengths = [0.1] * 10
+    assert sum(lengths) != 1
+    assert time_grid(lengths)[-1] == 1
+
+
 @PROPERTY
 @given(schedules(), st.data())
 def test_a_warped_curve_still_falls_strictly_between_its_own_ends(

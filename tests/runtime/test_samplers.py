@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler
 
 import ertacache
-from ertacache.errors import PipelineError
+from ertacache.errors import PipelineError, RunError
 from ertacache.runtime.run import Run
 from ertacache.runtime.samplers import output_coefficient, plain_step, sampler_of
 
@@ -131,3 +132,102 @@ def test_stochastic_sampling_is_refused_with_the_reason(make_flux, make_policy):
     pipe = make_flux(stochastic_sampling=True)
     with pytest.raises(PipelineError, match=r"stochastic_sampling=True draws new noise at every step"):
         ertacache.enable(pipe, make_policy(8, (2,)))
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_scheduler_that_the_pipeline_copies_is_followed(stays, make_toy, make_policy):
+    """Within its loop; the copy may stay the pipeline's scheduler for the next call."""
+
+    def denoise(pipe, i, sample, t):
+        if i == 1:
+            pipe.scheduler = copy.deepcopy(pipe.scheduler)
+        return pipe.transformer(sample, t)
+
+    pipe, own = make_toy(denoise=denoise), FlowMatchEulerDiscreteScheduler
+    first = pipe.scheduler
+    plain = make_toy()
+    with ertacache.accelerated(plain, make_policy(8, (2, 3))):
+        expected = plain(torch.ones(1, 4, 2))
+    with ertacache.accelerated(pipe, make_policy(8, (2, 3))) as run:
+        for _ in range(3):
+            pipe.scheduler = pipe.scheduler if stays else first
+            assert torch.equal(pipe(torch.ones(1, 4, 2)), expected)
+            assert run.cached_steps == (2, 3)
+    assert isinstance(pipe.scheduler, own)
+    assert type(first) is own
+    pipe.transformer.calls = 0
+    assert not torch.equal(pipe(torch.ones(1, 4, 2)), expected)
+    assert pipe.transformer.calls == 8
+
+
+def test_two_latents_stepped_after_one_denoiser_call_are_refused(make_toy, make_policy):
+    """As sound beside a film: the history would mix the two."""
+
+    def denoise(pipe, i, sample, t):
+        both = pipe.transformer(sample, t)
+        pipe.second = copy.deepcopy(pipe.scheduler) if i == 0 else pipe.second
+        pipe.second.step(both, t, sample)
+        return both
+
+    pipe = make_toy(denoise=denoise)
+    with (
+        ertacache.accelerated(pipe, make_policy(8, (2, 3))),
+        pytest.raises(RunError, match=r"since the last step .*steps several latents after one call"),
+    ):
+        pipe(torch.ones(1, 4, 2))
+
+
+def test_a_step_that_only_passes_its_arguments_on_is_understood(make_toy, make_policy):
+    class Passing(FlowMatchEulerDiscreteScheduler):
+        def step(self, *args, **kwargs):
+            return super().step(*args, **kwargs)
+
+    outputs = []
+    for scheduler in (Passing(), FlowMatchEulerDiscreteScheduler()):
+        pipe = make_toy(scheduler=scheduler)
+        with ertacache.accelerated(pipe, make_policy(8, (2, 3))) as run:
+            outputs.append(pipe(torch.ones(1, 4, 2)))
+        assert run.cached_steps == (2, 3)
+    assert torch.equal(*outputs)
+
+
+def test_the_first_step_after_set_timesteps_is_computed(make_toy, make_policy):
+    """A second grid within one call is another trajectory: nothing of the first one is used."""
+    seen = []
+
+    def denoise(pipe, i, sample, t):
+        if i == 3:
+            pipe.scheduler.set_timesteps(8)
+        seen.append(pipe.transformer(sample, t))
+        return seen[-1]
+
+    pipe = make_toy(denoise=denoise)
+    with ertacache.accelerated(pipe, make_policy(8, (2, 3, 4, 5), "taylor")) as run:
+        pipe(torch.ones(1, 4, 2))
+    assert (run.computed_steps, run.cached_steps) == ((0, 1, 3, 6, 7), (2, 4, 5))
+    assert run.report.notes == []
+
+
+def test_a_copy_of_the_scheduler_is_plain_in_another_thread(make_toy, make_policy):
+    moved = []
+
+    def denoise(pipe, i, sample, t):
+        def elsewhere(scheduler):
+            scheduler.set_timesteps(4)
+            for timestep in scheduler.timesteps:
+                moved.append(scheduler.step(torch.ones(1), timestep, torch.ones(1), return_dict=False)[0])
+
+        out = pipe.transformer(sample, t)
+        if i == 2:
+            thread = threading.Thread(target=elsewhere, args=(copy.deepcopy(pipe.scheduler),))
+            thread.start()
+            thread.join()
+        return out
+
+    pipe = make_toy(denoise=denoise)
+    with ertacache.accelerated(pipe, make_policy(8, (2, 3))) as run:
+        pipe(torch.ones(1, 4, 2))
+    assert (run.computed_steps, run.cached_steps) == ((0, 1, 4, 5, 6, 7), (2, 3))
+    alone = FlowMatchEulerDiscreteScheduler()
+    alone.set_timesteps(4)
+    assert torch.cat(moved).tolist() == pytest.approx((1 + alone.sigmas.diff()).tolist())

@@ -16,11 +16,11 @@ from ertacache.calibration.closed_loop import ClosedLoops, Fit, Observation
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import Call, calls_for
 from ertacache.calibration.recording import Recording, Setting, gram_of, pairwise, record
-from ertacache.calibration.search import Surrogate, search
-from ertacache.errors import BudgetError, PipelineError
+from ertacache.calibration.search import Surrogate, evenly_spaced, search
+from ertacache.errors import PipelineError
 from ertacache.method.named import Method
 from ertacache.method.residual import to_cache
-from ertacache.method.schedule import threshold_for_budget, uniform
+from ertacache.method.schedule import check_forced, threshold_for_budget
 from ertacache.method.timesteps import step_lengths, time_grid
 from ertacache.policy import CalibrationRecord, Policy
 from ertacache.runtime import identity
@@ -153,86 +153,91 @@ def _solve(loops: ClosedLoops, method: Method, budget: Budget, shown: Calibratio
             cure="Use a method of level 'velocity', such as 'aligned' or 'taylor'.",
         )
     shown.phase(f"fitting {method.name}")
-    if method.schedule == "offline":
-        return _offline(loops, method, budget)
-    assert budget.computed is not None  # `parse_budget` saw to it
-    return _predicted(loops, method, budget, budget.computed)
+    if budget.computed is not None:
+        check_forced(setting.num_steps, budget.computed, setting.forced)
+    if method.schedule == "search":
+        assert budget.computed is not None  # `parse_budget` saw to it
+        return _searched(loops, method, budget, budget.computed)
+    threshold, planned = _plan(loops, method, budget)
+    corrected = method.timestep_adjustment or method.rectification is not None
+    if method.schedule == "offline" or corrected:
+        seen, grid = _observed(loops, method, threshold, planned)
+        if method.predictor == "reuse":
+            over = [i for i in seen.cached_steps if threshold is not None and seen.distances[i] >= threshold]
+            notes = [f"on the cached trajectory the distance exceeds {threshold:.3g} at steps {over}"] if over else []
+            return Policy(
+                num_inference_steps=setting.num_steps,
+                cached_steps=seen.cached_steps,
+                method=method,
+                time_grid=grid,
+                rectification=seen.rectification,
+                calibration=_record(loops, budget, seen.error, (), threshold=threshold, notes=notes),
+            )
+        planned = seen.cached_steps
+    assert planned is not None  # it is None for a threshold only, which has been run by now
+    return _predicting(loops, method, budget, loops.predict(planned, method), threshold)
 
 
-def _offline(loops: ClosedLoops, method: Method, budget: Budget) -> Policy:
-    """Algorithm 2, then Eqs. (13)-(14), then Eqs. (15)-(21): each fitted on the trajectory that the last one left."""
-    setting, level = loops.setting, method.level
-    axis = channel_axis(len(setting.latent_shape) + 1)
+def _plan(loops: ClosedLoops, method: Method, budget: Budget) -> tuple[float | None, tuple[int, ...] | None]:
+    """The threshold, if the schedule is Algorithm 2's, and the schedule, if it is known before a closed loop."""
+    setting = loops.setting
+    if budget.computed is None:
+        return budget.threshold, None
+    if method.schedule == "uniform":
+        return None, evenly_spaced(setting.num_steps, budget.computed, setting.forced)
 
     def entry(recording: Recording, step: int) -> Tensor:
-        return to_cache(recording.sample(step).float(), recording.model_output(step).float(), level)
+        return to_cache(recording.sample(step).float(), recording.model_output(step).float(), method.level)
 
-    lam = budget.threshold
-    if lam is None:
-        assert budget.computed is not None  # one of the two is given
-        distance = pairwise(loops.recordings, setting.num_steps, entry)
-        lam, planned = threshold_for_budget(setting.num_steps, distance, budget.computed, setting.forced)
-    else:
-        planned = ()
+    distance = pairwise(loops.recordings, entry)
+    return threshold_for_budget(setting.num_steps, distance, budget.computed, setting.forced)
+
+
+def _observed(
+    loops: ClosedLoops, method: Method, threshold: float | None, planned: tuple[int, ...] | None
+) -> tuple[Observation, tuple[float, ...] | None]:
+    """Algorithm 2, then Eqs. (13)-(14), then Eqs. (15)-(21): each fitted on the trajectory that the last one left."""
+    setting = loops.setting
+    axis = channel_axis(len(setting.latent_shape) + 1)
+
+    def decide(step: int, distance: float) -> bool:
+        return step in planned if planned is not None else threshold is not None and distance < threshold
+
     late = method.timestep_adjustment  # then the error model is fitted after it, on the retimed trajectory
-
-    def fit_to(cached: tuple[int, ...], grid: Sequence[float] | None) -> Observation:
-        return loops.observe(
-            lambda step, _: step in cached, level, granularity=method.rectification, axis=axis, grid=grid
-        )
-
-    bound = lam
+    seen = loops.observe(decide, method.level, granularity=None if late else method.rectification, axis=axis)
+    if not late or not seen.cached_steps:
+        return seen, None
+    cached, distances = seen.cached_steps, seen.distances
+    grid = tuple(time_grid(step_lengths(setting.num_steps, cached, seen.corrections)))
     seen = loops.observe(
-        (lambda step, _: step in planned) if budget.threshold is None else (lambda _, distance: distance < bound),
-        level,
-        granularity=None if late else method.rectification,
-        axis=axis,
+        lambda step, _: step in cached, method.level, granularity=method.rectification, axis=axis, grid=grid
     )
-    over = [i for i in seen.cached_steps if seen.distances[i] >= lam]
-    notes = [f"on the cached trajectory the distance exceeds lambda = {lam:.3g} at steps {over}"] if over else []
-    grid = None
-    if late and seen.cached_steps:
-        grid = tuple(time_grid(step_lengths(setting.num_steps, seen.cached_steps, seen.corrections)))
-        seen = fit_to(seen.cached_steps, grid)
-    record = _record(loops, budget, seen.error, (), threshold=lam, notes=notes)
-    return Policy(
-        num_inference_steps=setting.num_steps,
-        cached_steps=seen.cached_steps,
-        method=method,
-        time_grid=grid,
-        rectification=seen.rectification,
-        calibration=record,
-    )
+    seen.distances = distances  # Eq. (12) speaks of the unwarped grid
+    return seen, grid
 
 
-def _predicted(loops: ClosedLoops, method: Method, budget: Budget, computed: int) -> Policy:
-    """Reuse, Taylor or aligned prediction on an evenly spaced or a searched schedule."""
+def _searched(loops: ClosedLoops, method: Method, budget: Budget, computed: int) -> Policy:
+    """The aligned prediction on the schedule that is best in closed loop."""
     setting = loops.setting
     steps, prompts = setting.num_steps, len(loops.calls)
+    total = FULL_RUNS * steps * setting.calls_per_step * prompts
+    reserve = computed * setting.calls_per_step * prompts  # the closed loop with Taylor weights, to compare with
+    surrogate = Surrogate(gram_of(loops.recordings, steps), setting.slopes, method.order)
+    fit = search(loops, surrogate, method, computed, total - loops.denoiser_calls - reserve)
+    return _predicting(loops, method, budget, fit, None)
+
+
+def _predicting(loops: ClosedLoops, method: Method, budget: Budget, fit: Fit, threshold: float | None) -> Policy:
+    """The policy of a closed loop that predicted its cached steps."""
     notes: list[str] = []
-    if len({0, steps - 1, *setting.forced}) > computed:
-        raise BudgetError(
-            "more steps must be computed than the budget allows",
-            given=f"{budget.asked}; steps {list(setting.forced)} change the denoiser's calls",
-            cure="Ask for a smaller speedup.",
-        )
-    loop = computed * setting.calls_per_step * prompts
-    if method.schedule == "search" and computed < steps:
-        total = FULL_RUNS * steps * setting.calls_per_step * prompts
-        reserve = loop  # for the closed loop with Taylor weights that the fit must not lose against
-        surrogate = Surrogate(gram_of(loops.recordings, steps), setting.slopes, method.order)
-        fit = search(loops, surrogate, method, computed, total - loops.denoiser_calls - reserve)
-    else:
-        cached = tuple(i for i in uniform(steps, computed) if i not in setting.forced)
-        fit = loops.predict(cached, method)
     if method.predictor == "aligned":
         fit = _no_worse_than_taylor(loops, method, fit, notes)
     return Policy(
-        num_inference_steps=steps,
+        num_inference_steps=loops.setting.num_steps,
         cached_steps=fit.cached_steps,
         method=method,
         predictions=fit.predictions if method.predictor == "aligned" else {},
-        calibration=_record(loops, budget, fit.error, fit.step_errors, notes=notes),
+        calibration=_record(loops, budget, fit.error, fit.step_errors, threshold=threshold, notes=notes),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from math import log
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -38,19 +40,45 @@ class Fit:
         cached_steps: the schedule it ran.
         predictions: for each cached step, the factors it used.
         step_errors: ``||x - x_gt|| / ||x_gt||`` after each step, over the prompts of the loop.
-        gains: at each computed step but the first, ``<v - v_gt, x - x_gt> / ||x - x_gt||^2``: how much of an error
-            of the latent turns up in the output.
+        step_scores: the logarithm of the same, averaged over prompts: what a mean PSNR follows, and what no single
+            prompt of a large error can dominate.
+        gains: at each computed step after the first cached one, how much of an
+            error of the latent turns up in the output.
     """
 
     cached_steps: tuple[int, ...]
     predictions: dict[int, Prediction]
     step_errors: tuple[float, ...]
+    step_scores: tuple[float, ...]
     gains: dict[int, float]
 
     @property
     def error(self) -> float:
         """The error of the final latent."""
         return self.step_errors[-1]
+
+    @property
+    def score(self) -> float:
+        """The mean logarithm of the final error."""
+        return self.step_scores[-1]
+
+
+@dataclass
+class Trace:
+    """What a closed loop computed, so that another loop can start as it did.
+
+    Args:
+        cached_steps: the loop's schedule.
+        outputs: for each computed step, one output a prompt.
+    """
+
+    cached_steps: frozenset[int]
+    outputs: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def shared_with(self, cached: Collection[int]) -> frozenset[int]:
+        """The computed steps before the first step at which the two schedules differ."""
+        differing = self.cached_steps ^ frozenset(cached)
+        return frozenset(i for i in self.outputs if i < min(differing, default=len(self.outputs) + len(cached)))
 
 
 @dataclass
@@ -95,22 +123,46 @@ class ClosedLoops:
         self._on_denoiser_call = on_denoiser_call
         self.denoiser_calls = 0
 
-    def predict(
-        self,
-        cached: Collection[int],
-        method: Method,
-        prompts: Sequence[int] | None = None,
-        predictor: str | None = None,
-    ) -> Fit:
-        """Skip the cached steps and predict them; where the predictor is ``aligned``, solve its weights on the way.
+    def predict(self, cached: Collection[int], method: Method, *, predictor: str | None = None) -> Fit:
+        """Skip the cached steps on all prompts and predict them, solving ``aligned`` weights on the way.
 
         Args:
             cached: the schedule.
             method: its level, predictor and order are used.
-            prompts: which prompts to run; all if None.
             predictor: in place of the method's.
         """
-        chosen = list(range(len(self.calls))) if prompts is None else list(prompts)
+        fit = self.attempt(cached, method, range(len(self.calls)), predictor=predictor)
+        assert fit is not None  # nothing gives this loop up
+        return fit
+
+    def attempt(
+        self,
+        cached: Collection[int],
+        method: Method,
+        prompts: Sequence[int],
+        *,
+        predictor: str | None = None,
+        earlier: Trace | None = None,
+        trace: Trace | None = None,
+        give_up: Callable[[int, float], bool] = lambda step, score: False,
+    ) -> Fit | None:
+        """The same on some of the prompts, starting as an earlier loop did, and ending early if it is given up.
+
+        Args:
+            cached: the schedule.
+            method: its level, predictor and order are used.
+            prompts: which prompts to run.
+            predictor: in place of the method's.
+            earlier: a loop of the same prompts; what it computed before the schedules differ is not computed again
+                (but for step 0, which the run must see).
+            trace: is filled with what this loop computes.
+            give_up: asked after every step with the score of the latent; the loop ends there if it says so.
+
+        Returns:
+            What the loop found, or None if it was given up.
+        """
+        replayed = earlier.shared_with(cached) - {0} if earlier else frozenset()
+        chosen = list(prompts)
         predictor = predictor or method.predictor
         size = 1 if predictor == "reuse" else 2 if predictor == "taylor" else MAX_ORDER + 1
         histories = [History(size) for _ in chosen]
@@ -118,18 +170,28 @@ class ClosedLoops:
         gains: dict[int, float] = {}
         errors = _Errors(self.recordings, chosen)
         skipped = frozenset(cached)
+        silent = skipped | replayed
+        given_up = False
         with Lockstep(
-            self.pipe, [self.calls[k] for k in chosen], skipped.__contains__, on_denoiser_call=self._on_denoiser_call
+            self.pipe, [self.calls[k] for k in chosen], silent.__contains__, on_denoiser_call=self._on_denoiser_call
         ) as lockstep:
             for arrivals in lockstep:
                 index = arrivals[0].step.index
                 errors.add(index, lockstep.outputs)
+                if index and give_up(index - 1, errors.scores[-1]):
+                    given_up = True
+                    break
                 if index not in skipped:
                     for arrival, history in zip(arrivals, histories, strict=True):
-                        check_finite(arrival.step.model_output, chosen[arrival.prompt], index)
-                        history.push(index, _entry(arrival, method.level))
-                    if index and self.setting.same_shape:
-                        gains[index] = self._gain(arrivals, chosen)
+                        if earlier and index in replayed:
+                            arrival.reply = earlier.outputs[index][arrival.prompt]
+                        check_finite(arrival.reply, chosen[arrival.prompt], index)
+                        history.push(index, to_cache(arrival.step.sample.float(), arrival.reply.float(), method.level))
+                    if trace is not None:
+                        trace.outputs[index] = [arrival.reply.detach().clone() for arrival in arrivals]
+                    gain = self._gain(arrivals, chosen) if self.setting.same_shape else None
+                    if gain is not None:
+                        gains[index] = gain
                     continue
                 steps = tuple(histories[0].steps)
                 if predictor == "aligned":
@@ -143,17 +205,19 @@ class ClosedLoops:
                     arrival.reply = _predicted(arrival, history, factors, method.level).to(arrival.reply.dtype)
             errors.add(self.setting.num_steps, lockstep.outputs)
             self.denoiser_calls += lockstep.denoiser_calls
-        return Fit(tuple(sorted(skipped)), predictions, errors.relative(), gains)
+        if given_up:
+            return None
+        return Fit(tuple(sorted(skipped)), predictions, tuple(errors.relative), tuple(errors.scores), gains)
 
-    def _gain(self, arrivals: Sequence[Arrival], chosen: Sequence[int]) -> float:
+    def _gain(self, arrivals: Sequence[Arrival], chosen: Sequence[int]) -> float | None:
         common = size = 0.0
         for arrival, k in zip(arrivals, chosen, strict=True):
             step, recording = arrival.step, self.recordings[k]
             drift = step.sample.double().cpu() - recording.sample(step.index).double()
-            response = step.model_output.double().cpu() - recording.model_output(step.index).double()
+            response = arrival.reply.double().cpu() - recording.model_output(step.index).double()
             common += float((drift * response).sum())
             size += float(drift.square().sum())
-        return common / size if size else 0.0
+        return common / size if size else None
 
     def _solve(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], chosen: Sequence[int], method: Method
@@ -230,7 +294,7 @@ class ClosedLoops:
             errors = _Errors(self.recordings, range(len(self.calls)))
             errors.add(self.setting.num_steps, lockstep.outputs)
             self.denoiser_calls += lockstep.denoiser_calls
-        seen.cached_steps, seen.error = tuple(cached), errors.relative()[-1]
+        seen.cached_steps, seen.error = tuple(cached), errors.relative[-1]
         if granularity is not None and parameters:
             k_all, b_all = (torch.stack([p[n].cpu() for p in parameters]) for n in (0, 1))
             seen.rectification = Rectification(granularity, axis, k_all, b_all)
@@ -256,25 +320,27 @@ class ClosedLoops:
 
 
 class _Errors:
-    """Squared distances to the full runs and their squared sizes, step by step."""
+    """Distances to the full runs, step by step."""
 
     def __init__(self, recordings: Sequence[Recording], chosen: Sequence[int]) -> None:
         self._recordings = [recordings[k] for k in chosen]
-        self._relative: list[float] = []
+        self.relative: list[float] = []
+        self.scores: list[float] = []
 
     def add(self, index: int, samples: Sequence[Tensor | None]) -> None:
         """``samples``: for each prompt the latent that step ``index`` starts from; nothing at step 0."""
-        error = size = 0.0
+        errors, sizes = [], []
         for recording, sample in zip(self._recordings, samples, strict=True):
             if sample is None:
                 return
             full = recording.sample(index).double()
-            error += float((sample.detach().cpu().double() - full).square().sum())
-            size += float(full.square().sum())
-        self._relative.append((error / size) ** 0.5 if size else 0.0)
+            errors.append(float((sample.detach().cpu().double() - full).square().sum()))
+            sizes.append(max(float(full.square().sum()), _TINY))
+        self.relative.append((sum(errors) / sum(sizes)) ** 0.5)
+        self.scores.append(fmean(0.5 * log(max(e / n, _TINY)) for e, n in zip(errors, sizes, strict=True)))
 
-    def relative(self) -> tuple[float, ...]:
-        return tuple(self._relative)
+
+_TINY = 1e-24  # keeps the logarithm finite where a latent is exact
 
 
 def _entry(arrival: Arrival, level: Level) -> Tensor:

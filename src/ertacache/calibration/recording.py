@@ -181,9 +181,7 @@ def read(path: Path) -> tuple[Recording, Setting] | None:
     return Recording(None, path), setting
 
 
-def pairwise(
-    recordings: Sequence[Recording], num_steps: int, entry: Callable[[Recording, int], Tensor]
-) -> Callable[[int, int], float]:
+def pairwise(recordings: Sequence[Recording], entry: Callable[[Recording, int], Tensor]) -> Callable[[int, int], float]:
     """The distance of Eq. (12) between any two recorded steps, summed over prompts; computed when asked, kept."""
     known: dict[tuple[int, int], float] = {}
     sizes: dict[int, float] = {}

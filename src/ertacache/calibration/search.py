@@ -15,11 +15,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ertacache.calibration.closed_loop import ClosedLoops, Fit
+from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
 from ertacache.method.named import Method
 from ertacache.method.schedule import uniform
 
 Array = NDArray[np.float64]
+Schedule = tuple[int, ...]
+"""The cached steps, rising."""
 
 
 class Surrogate:
@@ -63,13 +65,13 @@ class Surrogate:
             features = np.array([slope * (a - b) for a, b in pairwise(history)])
             if len(features):
                 normal = features @ features.T
-                normal += 1e-6 * np.trace(normal) / len(normal) * np.eye(len(normal))
+                normal += np.diag(1e-6 * np.diag(normal) + 1e-300)
                 landed = landed - np.linalg.solve(normal, features @ landed) @ features
             error = landed
         return float(np.linalg.norm(error))
 
 
-def moves(cached: Sequence[int], num_steps: int, forced: Sequence[int], reach: int = 2) -> Iterator[tuple[int, ...]]:
+def moves(cached: Schedule, num_steps: int, forced: Sequence[int], reach: int = 2) -> Iterator[Schedule]:
     """All schedules in which one computed step trades places with a cached one at most ``reach`` steps away."""
     skipped = set(cached)
     for step in range(1, num_steps - 1):
@@ -80,85 +82,98 @@ def moves(cached: Sequence[int], num_steps: int, forced: Sequence[int], reach: i
                 yield tuple(sorted(skipped - {other} | {step}))
 
 
-def climb(
-    start: tuple[int, ...],
-    neighbours: Callable[[tuple[int, ...]], Iterator[tuple[int, ...]]],
-    cost: Callable[[tuple[int, ...]], float],
-) -> tuple[int, ...]:
-    """Steepest descent of ``cost`` from ``start`` until no neighbour is better."""
+def climb(start: Schedule, forced: Sequence[int], num_steps: int, cost: Callable[[Schedule], float]) -> Schedule:
+    """Steepest descent of ``cost`` from ``start`` until no move makes it smaller."""
     best, value = start, cost(start)
     while True:
-        candidates = [(cost(candidate), candidate) for candidate in neighbours(best)]
+        candidates = [(cost(candidate), candidate) for candidate in moves(best, num_steps, forced)]
         if not candidates or min(candidates)[0] >= value:
             return best
         value, best = min(candidates)
 
 
-def starts(num_steps: int, computed: int, forced: Sequence[int]) -> list[tuple[int, ...]]:
-    """Schedules to begin with: evenly spaced, and denser at the first, the last, or both ends."""
-    found: dict[tuple[int, ...], None] = {uniform(num_steps, computed): None}
-    position = np.linspace(0, 1, computed)
-    for warped in (position**1.4, 1 - (1 - position) ** 1.4, (1 - np.cos(np.pi * position)) / 2):
-        kept: list[int] = []
-        for k, place in enumerate(np.rint(warped * (num_steps - 1)).astype(int)):
-            low = kept[-1] + 1 if kept else 0
-            kept.append(min(max(int(place), low), num_steps - computed + k))
-        found[tuple(i for i in range(num_steps) if i not in kept)] = None
-    return [start for schedule in found if (start := _with_forced(schedule, num_steps, forced)) is not None]
-
-
-def _with_forced(cached: tuple[int, ...], num_steps: int, forced: Sequence[int]) -> tuple[int, ...] | None:
-    """The schedule with the forced steps computed, each in place of the computed step that is nearest to it."""
-    skipped = set(cached)
+def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int]) -> Schedule:
+    """The uniform schedule, each forced step computed in place of the computed step that is nearest to it."""
+    skipped = set(uniform(num_steps, computed))
     for step in forced:
         if step in skipped:
             free = [i for i in range(1, num_steps - 1) if i not in skipped and i not in forced]
-            if not free:
-                return None
             skipped = skipped - {step} | {min(free, key=lambda i: abs(i - step))}
     return tuple(sorted(skipped))
 
 
-def search(loops: ClosedLoops, surrogate: Surrogate, method: Method, computed: int, max_calls: int) -> Fit:
-    """The best fit found on all prompts with at most ``max_calls`` further denoiser calls.
+class Search:
+    """The best schedule that closed loops find within a number of denoiser calls.
 
-    First the surrogate proposes, closed loops on a part of the prompts judge and teach it its gains, a few times;
-    then single moves are tried in the order in which it ranks them, and kept where the closed loop agrees. What is
-    kept back pays for the final fit on all prompts.
+    Best is the mean logarithm of the prompts' final errors. All prompts take part in every trial: on half of them the
+    search finds schedules that are good for that half only. Evenly spaced steps come first, then the surrogate's own
+    best, then single moves of the best so far, in the order in which the surrogate ranks them. A move's loop starts
+    where the schedules part, and is given up where its latents are farther from the full runs' than the best
+    schedule's are at the same step, some computed steps after the move.
+
+    Args:
+        loops: where closed loops run.
+        surrogate: what orders the moves.
+        method: of the predictions.
+        limit: no trial begins that could take ``loops.denoiser_calls`` above this.
     """
-    setting = loops.setting
-    steps, prompts = setting.num_steps, len(loops.calls)
-    per_prompt = computed * setting.calls_per_step
-    limit = loops.denoiser_calls + max_calls - prompts * per_prompt
-    panel = list(range(max(1, min(prompts, 4))))
 
-    tried: dict[tuple[int, ...], Fit] = {}
+    patience = 2
+    """How many computed steps after a move its error is compared."""
 
-    def affordable() -> bool:
-        return loops.denoiser_calls + len(panel) * per_prompt <= limit
+    def __init__(self, loops: ClosedLoops, surrogate: Surrogate, method: Method, limit: int) -> None:
+        self.loops, self.surrogate, self.method, self.limit = loops, surrogate, method, limit
+        self.prompts = list(range(len(loops.calls)))
+        self.tried: set[Schedule] = set()
+        self.fits: list[Fit] = []
+        self.best: Fit | None = None
+        self.trace: Trace | None = None
 
-    def trial(cached: tuple[int, ...]) -> Fit:
-        if cached not in tried:
-            tried[cached] = loops.predict(cached, method, panel)
-            surrogate.learn(list(tried.values()))
-        return tried[cached]
+    def run(self, computed: int) -> Schedule:
+        """Search among schedules with so many computed steps."""
+        steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
+        first = evenly_spaced(steps, computed, forced)
+        self._try(first)
+        self._try(climb(first, forced, steps, self.surrogate.error))
+        while self.best is not None:
+            best = self.best.cached_steps
+            left = [move for move in moves(best, steps, forced) if move not in self.tried]
+            left.sort(key=self.surrogate.error)
+            if not any(self._try(move) for move in left):
+                return best  # no move is better, or none can be afforded
+        return first
 
-    def neighbours(cached: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        return moves(cached, steps, setting.forced)
+    def _try(self, cached: Schedule) -> bool:
+        """Run a closed loop if it can be afforded; whether it is the best so far."""
+        computed = self.loops.setting.num_steps - len(cached)
+        shared = len(self.trace.shared_with(cached) - {0}) if self.trace else 0
+        cost = (computed - shared) * self.loops.setting.calls_per_step * len(self.prompts)
+        if cached in self.tried or self.loops.denoiser_calls + cost > self.limit:
+            return False
+        self.tried.add(cached)
+        trace = Trace(frozenset(cached))
+        fit = self.loops.attempt(
+            cached, self.method, self.prompts, earlier=self.trace, trace=trace, give_up=self._rule(cached)
+        )
+        if fit is None or (self.best is not None and fit.score >= self.best.score):
+            return False
+        self.fits.append(fit)
+        self.surrogate.learn(self.fits)
+        self.best, self.trace = fit, trace
+        return True
 
-    first = starts(steps, computed, setting.forced)
-    if affordable():
-        trial(first[0])
-    for _ in range(3):
-        proposal = min((climb(start, neighbours, surrogate.error) for start in first), key=surrogate.error)
-        if proposal in tried or not affordable():
-            break
-        trial(proposal)
-    best = min(tried, key=lambda cached: tried[cached].error) if tried else first[0]
-    while affordable():
-        ranked = sorted((m for m in neighbours(best) if m not in tried), key=surrogate.error)
-        if not ranked:
-            break
-        if trial(ranked[0]).error < tried[best].error:
-            best = ranked[0]
-    return loops.predict(best, method)
+    def _rule(self, cached: Schedule) -> Callable[[int, float], bool]:
+        best = self.best
+        if best is None:
+            return lambda step, score: False
+        differing = set(best.cached_steps) ^ set(cached)
+        later = [i for i in range(max(differing), self.loops.setting.num_steps) if i not in cached]
+        checkpoint = later[min(self.patience, len(later) - 1)]
+        return lambda step, score: step == checkpoint and score > best.step_scores[step]
+
+
+def search(loops: ClosedLoops, surrogate: Surrogate, method: Method, computed: int, max_calls: int) -> Fit:
+    """The fit on all prompts of the best schedule found, with at most ``max_calls`` further denoiser calls in all."""
+    final = computed * loops.setting.calls_per_step * len(loops.calls)
+    schedule = Search(loops, surrogate, method, loops.denoiser_calls + max_calls - final).run(computed)
+    return loops.predict(schedule, method)

@@ -45,10 +45,10 @@ def taylor_weights(levels: Sequence[float], step: int, history: Sequence[int]) -
 
 
 def combine(history: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    """``sum_k c_k h_k``, in the dtype of the history (float32 at run time)."""
+    """``sum_k c_k h_k`` over as many entries as there are factors, in the dtype of the history."""
     out = history[0] * factors[0]
-    for entry, factor in zip(history[1:], factors[1:], strict=False):
-        out.add_(entry, alpha=factor)
+    for k in range(1, len(factors)):
+        out.add_(history[k], alpha=factors[k])
     return out
 
 
@@ -63,7 +63,7 @@ class NormalEquations:
 
     Args:
         size: the number of unknowns.
-        ridge: pulls the weights to 0 (reuse), relative to the features' own size: enough to keep nearly
+        ridge: pulls the weights to 0 (reuse), relative to each feature's own size: enough to keep nearly
             parallel differences from taking huge opposite weights, too little to move anything else.
     """
 
@@ -87,8 +87,8 @@ class NormalEquations:
 
     def solve(self) -> tuple[float, ...]:
         """The weights; zeros where the features vanish."""
-        scale = self.gram.diagonal().mean()
-        if not scale > 0:
+        scale = self.gram.diagonal()
+        if not scale.max() > 0:
             return (0.0,) * self.size
-        regular = self.gram + self.ridge * scale * torch.eye(self.size, dtype=torch.float64)
+        regular = self.gram + torch.diag(self.ridge * scale + torch.finfo(torch.float64).tiny)
         return tuple(float(w) for w in torch.linalg.solve(regular, self.right))

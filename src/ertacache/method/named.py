@@ -86,7 +86,8 @@ class Method:
     @property
     def depends_on_calibration(self) -> bool:
         """Whether anything in the policy was measured, so that it holds for the calibrated noise levels only."""
-        return self.schedule != "uniform" or self.predictor == "aligned" or bool(self.rectification)
+        fitted = self.timestep_adjustment or self.rectification is not None
+        return fitted or self.schedule != "uniform" or self.predictor == "aligned"
 
 
 NAMED_METHODS: Mapping[str, Method] = {

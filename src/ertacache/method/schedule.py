@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 
 from torch import Tensor
 
-from ertacache.errors import BudgetError
+from ertacache.errors import BudgetError, CalibrationError
 
 Distance = Callable[[int, int], float]
 """``distance(last, i)``: Eq. (12) between the residual cached at step ``last`` and the fresh one at step ``i``."""
@@ -38,6 +39,17 @@ def check_budget(num_steps: int, computed: int, *, given: str) -> None:
             "the budget cannot be met, since the first and the last step are always computed",
             given=given,
             cure=f"Ask for 2 to {num_steps} computed steps, that is a speedup of 1 to {num_steps / 2:g}.",
+        )
+
+
+def check_forced(num_steps: int, computed: int, forced: Collection[int]) -> None:
+    """Raise `BudgetError` where the steps that cannot be cached are more than ``computed``."""
+    floor = len({0, num_steps - 1, *forced})
+    if floor > computed:
+        raise BudgetError(
+            "more steps must be computed than the budget allows, since at some the denoiser's calls change",
+            given=f"{computed} computed steps, where {floor} cannot be cached",
+            cure=f"Allow at least {floor} computed steps.",
         )
 
 
@@ -89,18 +101,17 @@ def threshold_for_budget(
 
     Raises:
         BudgetError: if ``forced`` alone exceeds the budget.
+        CalibrationError: if a distance is not finite.
     """
-    floor = len({0, num_steps - 1, *forced})
-    if floor > computed:
-        raise BudgetError(
-            "more steps must be computed than the budget allows",
-            given=f"{computed} computed steps, where {floor} cannot be cached",
-            cure=f"Allow at least {floor} computed steps.",
+    check_budget(num_steps, computed, given=f"{computed} computed steps of {num_steps}")
+    check_forced(num_steps, computed, forced)
+    # Above the largest distance everything is cached that may be, so a threshold that meets the budget exists.
+    low, high = 0.0, 2 * max(distance(j, i) for i in range(1, num_steps) for j in range(i)) + 1e-12
+    if not math.isfinite(high):
+        raise CalibrationError(
+            "the recorded residuals are not finite", given=f"a distance of {high}", cure="Check the model's outputs."
         )
-    low, high = 0.0, 1e-6
-    while num_steps - len(threshold(num_steps, distance, high, forced)) > computed and high < 1e6:
-        low, high = high, 2 * high
-    for _ in range(50):
+    for _ in range(60):
         middle = (low + high) / 2
         if num_steps - len(threshold(num_steps, distance, middle, forced)) > computed:
             low = middle

@@ -43,6 +43,7 @@ class PolicyDriver:
         self.report = report or Report()
         self.cached = frozenset(policy.cached_steps)
         self.position = {step: k for k, step in enumerate(policy.cached_steps)}
+        self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
         self.history = History(MAX_ORDER + 1 if policy.method.predictor != "reuse" else 1)
         self.levels: list[float] = []
         self.error_model: tuple[Tensor, Tensor] | None = None
@@ -102,14 +103,11 @@ class PolicyDriver:
         model = self.policy.rectification
         if model is None:
             return predicted
-        expected = max(i for i in self.policy.computed_steps if i < step)
-        if self.history.steps[0] != expected:
+        if self.history.steps[0] != self.newest[step]:
             self.report.note(f"step {step}: its history is not the calibrated one, so its error was not rectified")
             return predicted
         if self.error_model is None or self.error_model[0].device != predicted.device:
             k, b = (t.to(predicted.device, torch.float32) for t in (model.k, model.b))
             self.error_model = k, b
-        k, b = (
-            along(t[self.position[step]], predicted.ndim, model.granularity, model.axis) for t in self.error_model
-        )
+        k, b = (along(t[self.position[step]], predicted.ndim, model.granularity, model.axis) for t in self.error_model)
         return rectify(predicted, k, b)

@@ -16,9 +16,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 
 class GateKeeper(Protocol):
@@ -36,14 +35,15 @@ class Gate:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self.was_set = "_compiled_call_impl" in vars(module)
         self.previous: Callable[..., Any] | None = vars(module).get("_compiled_call_impl")
-        self.keepers: dict[int, GateKeeper] = {}
+        self.keepers: dict[int, list[GateKeeper]] = {}  # of each thread; a call made in another's callback is last
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the module's ``__call__`` does while the gate is there."""
         through = self.previous or self.module._call_impl
-        keeper = self.keepers.get(threading.get_ident())
-        return through(*args, **kwargs) if keeper is None else keeper.denoise(self.module, through, args, kwargs)
+        keepers = self.keepers.get(threading.get_ident())
+        return keepers[-1].denoise(self.module, through, args, kwargs) if keepers else through(*args, **kwargs)
 
 
 def install(module: nn.Module, keeper: GateKeeper) -> None:
@@ -53,27 +53,25 @@ def install(module: nn.Module, keeper: GateKeeper) -> None:
         if not isinstance(gate, Gate):
             gate = Gate(module)
             module._compiled_call_impl = gate
-        gate.keepers[threading.get_ident()] = keeper
-
-
-def is_installed(module: nn.Module, keeper: GateKeeper) -> bool:
-    """Whether calls of the module from this thread still pass ``keeper``."""
-    gate = vars(module).get("_compiled_call_impl")
-    return isinstance(gate, Gate) and gate.keepers.get(threading.get_ident()) is keeper
+        gate.keepers.setdefault(threading.get_ident(), []).append(keeper)
 
 
 def remove(module: nn.Module) -> None:
-    """Take this thread's keeper from the gate; the last one takes the gate away and leaves no attribute behind."""
+    """Take this thread's latest keeper from the gate; the last one takes the gate away, and no attribute is left."""
     with _lock:
         gate = vars(module).get("_compiled_call_impl")
         if not isinstance(gate, Gate):
             return  # compiled anew in the middle of a run: what stands there now is the user's
-        gate.keepers.pop(threading.get_ident(), None)
+        keepers = gate.keepers.get(threading.get_ident(), [])
+        if keepers:
+            keepers.pop()
+        if not keepers:
+            gate.keepers.pop(threading.get_ident(), None)
         if not gate.keepers:
-            if gate.previous is None:
-                del module._compiled_call_impl
-            else:
+            if gate.was_set:
                 module._compiled_call_impl = gate.previous
+            else:
+                del module._compiled_call_impl
 
 
 def keep(output: Any) -> Any:
@@ -92,7 +90,18 @@ def _copied(leaf: Any) -> Any:
     return leaf
 
 
-def shapes(args: Any, kwargs: Any) -> tuple[Any, ...]:
-    """The shapes of all tensors in a call's arguments, which tell one call pattern from another."""
-    leaves, _ = tree_flatten((args, kwargs))
-    return tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor))
+def shapes(arguments: Any) -> tuple[Any, ...]:
+    """The shapes of all tensors in a call's arguments, which tell one call pattern from another.
+
+    Written out, since this runs at every denoiser call and a pytree walk in Python takes ten times as long.
+    """
+    if isinstance(arguments, Tensor):
+        return tuple(arguments.shape)
+    if isinstance(arguments, dict):
+        return tuple(shapes(value) for value in arguments.values() if isinstance(value, _CONTAINERS))
+    if isinstance(arguments, (list, tuple)):
+        return tuple(shapes(value) for value in arguments if isinstance(value, _CONTAINERS))
+    return ()
+
+
+_CONTAINERS = (Tensor, dict, list, tuple)

@@ -113,14 +113,15 @@ class Run:
         self.kept: dict[Any, Any] = {}
 
     def __enter__(self) -> Self:
-        if hasattr(type(self.scheduler), "_ertacache_class"):
+        own = getattr(type(self.scheduler), "_ertacache_class", type(self.scheduler))
+        if own is not type(self.scheduler) and type(self.scheduler)._ertacache_run.thread:
             raise RunError(
                 "this pipeline's scheduler is in the middle of another call",
-                given=type(self.scheduler).__name__,
+                given=own.__name__,
                 cure="Give each thread a copy of the pipeline with its own scheduler.",
             )
         self.thread = threading.get_ident()
-        self.scheduler.__class__ = _with_boundary(type(self.scheduler), self)
+        self.scheduler.__class__ = _with_boundary(own, self)  # own: it may be a copy made in an earlier run
         for module in self.modules:
             gate.install(module, self)
         return self
@@ -152,12 +153,14 @@ class Run:
         The first call of a step decides for all of it: cached if the driver says so and the call is the one that
         the last computed step began with (same module, same shapes).
         """
-        key = (id(module), self.calls, gate.shapes(args, kwargs))
+        key = (id(module), self.calls, gate.shapes((args, kwargs)))
         if self.calls == 0:
             wanted = self.next_step is not None and self.driver.is_cached(self.next_step)
             self.cached = wanted and key in self.kept
             if wanted and not self.cached:
-                self.report.note(f"step {self.next_step} was computed: its denoiser call differs from the last one kept")
+                self.report.note(
+                    f"step {self.next_step} was computed: its denoiser call differs from the last one kept"
+                )
             if not self.cached:
                 self.kept.clear()
         self.calls += 1
@@ -185,17 +188,19 @@ class Run:
 
     def output_for(self, scheduler: Any, model_output: Tensor, timestep: Any, sample: Tensor) -> tuple[int, Tensor]:
         """The index of this step, and the model output with which the scheduler is to make it."""
-        if self.calls == 0 and not self.kept:
+        if self.calls == 0:
+            seen = " since the last step" if self.kept else ""
             raise RunError(
-                "the scheduler steps, but no call of the denoiser was seen",
+                f"the scheduler steps, but no call of the denoiser was seen{seen}",
                 given=f"{len(self.modules)} denoisers watched",
-                cure="The pipeline calls its denoiser in a way that cannot be cached; disable acceleration.",
+                cure="The pipeline calls its denoiser's forward() directly, or steps several latents after one call, "
+                "and cannot be cached; disable acceleration.",
             )
         index = _index_of(scheduler, timestep, self.next_step)
         if self.cached and (index != self.next_step or self.calls != len(self.kept)):
             raise RunError(
-                f"step {self.next_step} was cached, but the pipeline makes of it step {index} with {self.calls} denoiser"
-                f" calls, where {len(self.kept)} were kept",
+                f"step {self.next_step} was cached, but the pipeline makes of it step {index} with {self.calls} "
+                f"denoiser calls, where {len(self.kept)} were kept",
                 given=f"timestep {timestep}",
                 cure="Calibrate with the guidance settings of this call, so that this step is computed.",
             )
@@ -223,7 +228,8 @@ def _with_boundary(own: Any, run: Run) -> type:
 
     The class, not the instance, carries the seam, so a copy that a pipeline makes inside its loop has it too.
     """
-    names = list(inspect.signature(own.step).parameters)[1:]
+    signatures = [inspect.signature(vars(base)["step"]).parameters for base in own.__mro__ if "step" in vars(base)]
+    names = next(list(s)[1:] for s in signatures if "sample" in s)  # an override may take *args and pass them on
 
     @functools.wraps(own.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -242,6 +248,6 @@ def _with_boundary(own: Any, run: Run) -> type:
             run.open_segment(self)
         return result
 
-    body = {"step": step, "set_timesteps": set_timesteps, "_ertacache_class": own}
+    body = {"step": step, "set_timesteps": set_timesteps, "_ertacache_class": own, "_ertacache_run": run}
     body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
     return type(own.__name__, (own,), body)

@@ -1,0 +1,100 @@
+"""What a cached step costs beyond the scheduler's own step, and how near the speedup comes to the step ratio.
+
+    python -m benchmarks.overhead
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import torch
+import typer
+from diffusers import FlowMatchEulerDiscreteScheduler
+from rich.console import Console
+from rich.table import Table
+
+from ertacache import Method, Policy, calibrate, zoo
+from ertacache.evaluation.comparison import Variant, compare
+from ertacache.policy import Prediction
+from ertacache.runtime.following import PolicyDriver
+from ertacache.runtime.run import Run
+
+STEPS = 1000
+
+
+class _Denoiser(torch.nn.Module):
+    """Costs nothing, so that what is measured is the seams."""
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor]:
+        return (hidden_states,)
+
+
+def loop_seconds(pipe: Any, shape: tuple[int, ...]) -> float:
+    """One sampling loop with two guidance branches."""
+    latents = torch.randn(shape)
+    pipe.scheduler.set_timesteps(STEPS)
+    pipe.scheduler.set_begin_index(0)
+    start = time.perf_counter()
+    for t in pipe.scheduler.timesteps:
+        a = pipe.transformer(hidden_states=latents)[0]
+        b = pipe.transformer(hidden_states=latents)[0]
+        latents = pipe.scheduler.step(b + 4.0 * (a - b), t, latents, return_dict=False)[0]
+    return time.perf_counter() - start
+
+
+def cached_step_microseconds(shape: tuple[int, ...], repeats: int = 9) -> float:
+    """The median time of a cached step with an order-2 prediction, less that of the same loop without a policy."""
+    pipe = SimpleNamespace(transformer=_Denoiser(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
+    computed = (0, 1, 2, STEPS - 1)
+    cached = tuple(i for i in range(STEPS) if i not in computed)
+    prediction = Prediction((2, 1, 0), (1.5, -0.7, 0.2))
+    policy = Policy(STEPS, cached, Method(predictor="aligned"), dict.fromkeys(cached, prediction))
+    differences = []
+    for _ in range(repeats):
+        plain = loop_seconds(pipe, shape)
+        with Run(pipe, PolicyDriver(policy)):
+            fast = loop_seconds(pipe, shape)
+        differences.append((fast - plain) / STEPS * 1e6)
+    return median(differences)
+
+
+def main(prompts: Annotated[int, typer.Option(help="held-out prompts to time")] = 12) -> None:
+    """Print both figures."""
+    console = Console()
+    with torch.inference_mode():
+        for shape in ((1, 144, 16), (1, 4096, 64)):
+            cost = cached_step_microseconds(shape)
+            console.print(f"a cached step costs {cost:.0f} us beyond the scheduler's own, latent {shape}", highlight=False)
+    embedded = zoo.load("flux")
+    settings = dict(embedded.arguments)
+    steps = settings.pop("num_inference_steps")
+    policies = {
+        speedup: calibrate(
+            embedded.pipe,
+            embedded.calibration_prompts[:2],
+            num_inference_steps=steps,
+            speedup=speedup,
+            method=Method(schedule="uniform", predictor="aligned"),
+            checkpoint=Path("out/overhead"),
+            **settings,
+        )
+        for speedup in (2.0, 3.0)
+    }
+    variants = [Variant(f"{speedup:g}x", steps, policy=policy) for speedup, policy in policies.items()]
+    calls = [{**settings, "prompt": embedded.held_out_prompts[k], "seed": 1000 + k} for k in range(prompts)]
+    rows = compare(embedded.pipe, Variant("full", steps), variants, calls)
+    per_call = median(rows[0].loop_seconds) / steps / 2 * 1e3
+    console.print(f"a denoiser call takes {per_call:.1f} ms, the scheduler's step included", highlight=False)
+    table = Table("budget", "step ratio", "measured speedup, median", "share of the step ratio")
+    for row, policy in zip(rows[1:], policies.values(), strict=True):
+        speedup = row.median_speedup()
+        table.add_row(row.name, f"{policy.step_ratio:.2f}", f"{speedup:.2f}", f"{speedup / policy.step_ratio:.3f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

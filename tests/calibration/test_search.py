@@ -1,0 +1,128 @@
+"""The schedule search: its moves, its surrogate, and what a loop may take over from an earlier one."""
+
+import numpy as np
+import pytest
+import torch
+
+from ertacache.calibration.calibrate import _full_runs
+from ertacache.calibration.checkpoint import Shelf
+from ertacache.calibration.closed_loop import ClosedLoops, Trace
+from ertacache.calibration.progress import CalibrationProgress
+from ertacache.calibration.prompts import calls_for
+from ertacache.calibration.recording import gram_of
+from ertacache.calibration.search import Search, Surrogate, climb, evenly_spaced, moves
+from ertacache.method.named import Method
+from ertacache.method.schedule import uniform
+
+ALIGNED = Method.named("aligned")
+
+
+@pytest.fixture(scope="module")
+def loops(embedded):
+    arguments = {**embedded.arguments, "num_inference_steps": 10}
+    calls = calls_for(embedded.pipe, embedded.calibration_prompts[:2], arguments, seed=0)
+    with CalibrationProgress(False) as shown:
+        recordings, setting, _ = _full_runs(embedded.pipe, calls, 10, Shelf(None, "", 1 << 30), shown)
+    return ClosedLoops(embedded.pipe, calls, recordings, setting, lambda calls: None)
+
+
+def test_moves_keep_the_number_of_computed_steps_and_the_forced_ones():
+    start = uniform(12, 5)
+    found = list(moves(start, 12, forced=(3,)))
+    assert found
+    assert len(set(found)) == len(found)
+    for schedule in found:
+        assert len(schedule) == len(start)
+        assert len(set(schedule) ^ set(start)) == 2
+        assert not {0, 11} & set(schedule)
+        assert 3 not in set(schedule) - set(start)
+
+
+def test_evenly_spaced_computes_the_forced_steps_within_the_budget():
+    for forced in ((), (4,), (4, 5, 6)):
+        cached = evenly_spaced(20, 6, forced)
+        assert len(cached) == 14
+        assert not set(cached) & {0, 19, *forced}
+
+
+def test_the_surrogate_is_exact_where_the_denoiser_does_not_depend_on_the_latent():
+    # With outputs v_i = g(sigma_i) that no latent changes, the final error is that of the predictions alone.
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(8, 50))
+    slopes = -rng.uniform(0.05, 0.2, 8)
+    surrogate = Surrogate(outputs @ outputs.T, slopes, order=1)
+    cached = (2, 3, 5)
+    error, history = np.zeros(50), []
+    for i in range(8):
+        if i not in cached:
+            history = [outputs[i], *history]
+            continue
+        landed = error + slopes[i] * (history[0] - outputs[i])
+        feature = slopes[i] * (history[0] - history[1])
+        weight = -(feature @ landed) / (feature @ feature)
+        error = landed + weight * feature
+    assert surrogate.error(cached) == pytest.approx(np.linalg.norm(error), rel=1e-4)
+
+
+def test_a_climb_ends_where_no_move_is_better():
+    def cost(cached):
+        return sum((i - 7) ** 2 for i in cached)  # cached steps want to be around 7
+
+    best = climb(uniform(15, 11), (), 15, cost)
+    assert all(cost(move) >= cost(best) for move in moves(best, 15, ()))
+    assert best == (6, 7, 8, 9) or best == (5, 6, 7, 8)
+
+
+def test_a_loop_that_starts_as_an_earlier_one_finds_the_same_with_fewer_calls(loops):
+    base, other = (2, 4, 6, 7), (2, 4, 5, 7)
+    trace = Trace(frozenset(base))
+    loops.attempt(base, ALIGNED, [0, 1], trace=trace)
+    before = loops.denoiser_calls
+    alone = loops.attempt(other, ALIGNED, [0, 1])
+    cost_alone = loops.denoiser_calls - before
+    following = loops.attempt(other, ALIGNED, [0, 1], earlier=trace)
+    cost_following = loops.denoiser_calls - before - cost_alone
+    assert following.predictions == alone.predictions
+    assert following.step_errors == alone.step_errors
+    assert cost_alone == 6 * 2 * 2
+    assert cost_following == (6 - 2) * 2 * 2  # steps 1 and 3 are taken over
+
+
+def test_a_loop_can_be_given_up_and_leaves_no_thread_behind(loops):
+    import threading
+
+    threads = threading.active_count()
+    before = loops.denoiser_calls
+    assert loops.attempt((2, 4, 6), ALIGNED, [0, 1], give_up=lambda step, score: step == 3) is None
+    assert loops.denoiser_calls - before <= 4 * 2 * 2
+    assert threading.active_count() == threads
+
+
+def test_the_search_stays_within_its_limit_and_never_ends_worse_than_evenly_spaced(loops):
+    start = loops.predict(evenly_spaced(10, 4, ()), ALIGNED)
+    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2)
+    limit = loops.denoiser_calls + 100
+    search = Search(loops, surrogate, ALIGNED, limit)
+    best = search.run(4)
+    assert loops.denoiser_calls <= limit
+    assert len(search.tried) > 2
+    assert loops.predict(best, ALIGNED).score <= start.score
+
+
+def test_the_fitted_weights_land_nearer_than_any_others_at_the_first_fitted_step(loops):
+    fit = loops.predict((3,), ALIGNED)
+    prediction = fit.predictions[3]
+    assert prediction.history == (2, 1, 0)
+    assert sum(prediction.factors) == pytest.approx(1)
+    taylor = loops.predict((3,), ALIGNED, predictor="taylor")
+    reuse = loops.predict((3,), ALIGNED, predictor="reuse")
+    assert fit.step_errors[3] < taylor.step_errors[3]
+    assert fit.step_errors[3] < reuse.step_errors[3]
+    assert fit.step_errors[:3] == (0, 0, 0)
+
+
+def test_recorded_samples_follow_the_schedulers_own_step(loops):
+    levels, recording = loops.setting.noise_levels, loops.recordings[0]
+    for i in range(10):
+        moved = recording.sample(i) + (levels[i + 1] - levels[i]) * recording.model_output(i)
+        torch.testing.assert_close(moved, recording.sample(i + 1), rtol=1e-4, atol=1e-5)
