@@ -1,6 +1,6 @@
 """What a cached step costs beyond the scheduler's own step, and how near the speedup comes to the step ratio.
 
-    python -m benchmarks.overhead
+python -m benchmarks.overhead
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def main(prompts: Annotated[int, typer.Option(help="held-out prompts to time")] 
     with torch.inference_mode():
         for shape in ((1, 144, 16), (1, 4096, 64)):
             cost = cached_step_microseconds(shape)
-            console.print(f"a cached step costs {cost:.0f} us beyond the scheduler's own, latent {shape}", highlight=False)
+            line = f"a cached step costs {cost:.0f} us beyond the scheduler's own, latent {shape}"
+            console.print(line, highlight=False)
     embedded = zoo.load("flux")
     settings = dict(embedded.arguments)
     steps = settings.pop("num_inference_steps")

@@ -16,9 +16,18 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 
 from training import autoencoder, text, transformer
 from training.data import scenes_on_disk
-from training.scenes import sample_scene
+from training.scenes import PIXELS, sample_scene
 
 SHIFT = 3.0
+SETTINGS = {
+    "num_inference_steps": 30,
+    "true_cfg_scale": 4.0,
+    "negative_prompt": "",
+    "height": PIXELS,
+    "width": PIXELS,
+    "max_sequence_length": text.T5_LENGTH,
+}
+"""What every call of the finished pipeline should be given."""
 
 
 def prompts(split: str, count: int) -> list[str]:
@@ -35,9 +44,9 @@ def main(
     out: Annotated[Path, typer.Option(help="where the finished pipeline goes")] = Path("src/ertacache/zoo/flux"),
     pictures: Annotated[int, typer.Option(help="how many pictures to draw")] = 40_000,
     autoencoder_steps: int = 2_500,
-    autoencoder_seconds: Annotated[float, typer.Option(help="stop the autoencoder earlier")] = 780,
-    transformer_steps: int = 12_000,
-    transformer_seconds: Annotated[float, typer.Option(help="stop the transformer earlier")] = 4_500,
+    autoencoder_seconds: Annotated[float, typer.Option(help="stop the autoencoder after so long")] = 520,
+    transformer_steps: int = 20_000,
+    transformer_seconds: Annotated[float, typer.Option(help="stop the transformer after so long")] = 5_200,
 ) -> None:
     """Draw the scenes, train the autoencoder, then text encoders and denoiser, and save the pipeline in bf16."""
     drawn, captions = scenes_on_disk(folder, pictures)
@@ -75,6 +84,7 @@ def main(
         transformer=denoiser,
     ).to(torch.bfloat16)
     pipe.save_pretrained(out)
+    (out / "settings.json").write_text(json.dumps(SETTINGS, indent=1) + "\n")
     (out / "prompts.json").write_text(
         json.dumps({split: prompts(split, 64) for split in ("calibration", "held_out")}, indent=1) + "\n"
     )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ertacache.calibration.budget import Budget, parse_budget
-from ertacache.calibration.checkpoint import Shelf, key_of
+from ertacache.calibration.checkpoint import Shelf, key_of, readable
 from ertacache.calibration.closed_loop import ClosedLoops, Fit, Observation
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import Call, calls_for
@@ -112,7 +112,7 @@ def _full_runs(
         live = 12 * step.sample.numel() * 4 * len(calls)
         shown.expect(FULL_RUNS * num_steps * step.denoiser_calls * len(calls))
         shown.say(
-            f"calibration needs {_size(live)} beside the pipeline, and keeps {_size(latents)} of recordings in "
+            f"calibration needs {readable(live)} beside the pipeline, and keeps {readable(latents)} of recordings in "
             f"{shelf.expect(latents)}; it makes at most {FULL_RUNS} full runs' denoiser calls per prompt"
         )
 
@@ -280,11 +280,3 @@ def _tell(policy: Policy, shown: CalibrationProgress) -> None:
     )
     for note in record.notes:
         shown.say(f"note: {note}")
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} GB"

@@ -44,6 +44,19 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
 
 
+def readable(num_bytes: float) -> str:
+    """A number of bytes as a person reads it.
+
+    >>> readable(3_500_000)
+    '3 MB'
+    """
+    for unit in ("B", "KB", "MB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GB"
+
+
 class Shelf:
     """Keeps the full runs of one calibration.
 
@@ -64,7 +77,8 @@ class Shelf:
         if self._folder is None and num_bytes > self._memory_limit:
             self._temporary = tempfile.TemporaryDirectory(prefix="ertacache-")
             self._folder = Path(self._temporary.name)
-        return "memory" if self._folder is None else str(self._folder)
+        where = "memory" if self._folder is None else str(self._folder)
+        return f"{where} (memory_limit={readable(self._memory_limit)})"
 
     def find(self, prompt: int) -> tuple[Recording, Setting] | None:
         """The full run of a prompt, if an earlier calibration kept it."""
