@@ -149,7 +149,6 @@ def test_a_file_that_is_no_policy_is_named_together_with_a_cure(how: str, cure: 
     assert cure in caught.value.cure
 
 
-@pytest.mark.xfail(reason="the error of an inconsistent policy does not name the file it came from", strict=True)
 def test_a_file_whose_parts_do_not_fit_together_is_named_too(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     POLICIES["reuse"].save(path)

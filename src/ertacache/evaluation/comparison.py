@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -60,7 +61,8 @@ class Result:
 
     Args:
         pictures: float, (batch, channels, height, width) or with frames before the channels, in 0 .. 1.
-        loop_seconds: from the first denoiser call to the end of the last step.
+        loop_seconds: from the first denoiser call to the end of the last step (of the call, where the pipeline has no
+            ``callback_on_step_end``).
         call_seconds: the whole pipeline call.
         latents: the latent after each step, if they were asked for.
     """
@@ -123,10 +125,11 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
         context = nullcontext()
     with clock.watching(pipe), context:
         start = _now()
-        output = pipe(**settings, callback_on_step_end=clock.step_ended)
+        output = pipe(**settings, **clock.callback_for(pipe))
         end = _now()
     pictures = output.images if hasattr(output, "images") else output.frames
-    return Result(pictures.detach().float().cpu(), clock.end - clock.start, end - start, clock.latents)
+    loop = (clock.end or end) - (clock.start or start)
+    return Result(pictures.detach().float().cpu(), loop, end - start, clock.latents)
 
 
 def compare(
@@ -197,6 +200,10 @@ class _LoopClock:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def callback_for(self, pipe: Any) -> dict[str, Any]:
+        takes = inspect.signature(type(pipe).__call__).parameters
+        return {"callback_on_step_end": self.step_ended} if "callback_on_step_end" in takes else {}
 
     def step_ended(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         if self.keep_latents:
