@@ -128,6 +128,8 @@ def _full_runs(
             kept = shelf.keep(k, tensors, here), here
         else:
             found += 1
+            shown.expect(FULL_RUNS * num_steps * kept[1].calls_per_step * len(calls))
+            shown.advance(num_steps * kept[1].calls_per_step)
         recording, here = kept
         if setting is not None and here != setting:
             raise PipelineError(
