@@ -1,0 +1,27 @@
+"""The quick form of the benchmark runs, resumes, and writes what the README shows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.method import METHODS
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_methods_table_in_its_quick_form(tmp_path):
+    out = tmp_path / "method.json"
+    command = [sys.executable, "-m", "benchmarks.method", "--quick", "--out", out, "--work", tmp_path / "work"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(out.read_text())["budgets"]["2"]
+    assert set(rows) == {"fewer steps", "fewer steps, sub-grid", *METHODS}
+    assert {row["computed_steps"] for row in rows.values()} == {5}
+    assert all(len(row["psnr"]) == 2 for row in rows.values())
+    assert "**" in out.with_suffix(".md").read_text()
+
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0
+    assert "calibrat" not in again.stderr  # every policy and every measurement was found
+    assert json.loads(out.read_text())["budgets"]["2"] == rows
