@@ -106,11 +106,15 @@ def threshold_for_budget(
     check_budget(num_steps, computed, given=f"{computed} computed steps of {num_steps}")
     check_forced(num_steps, computed, forced)
     # Above the largest distance everything is cached that may be, so a threshold that meets the budget exists.
-    low, high = 0.0, 2 * max(distance(j, i) for i in range(1, num_steps) for j in range(i)) + 1e-12
-    if not math.isfinite(high):
-        raise CalibrationError(
-            "the recorded residuals are not finite", given=f"a distance of {high}", cure="Check the model's outputs."
-        )
+    low, high = 0.0, 1e-6
+    while num_steps - len(threshold(num_steps, distance, high, forced)) > computed:
+        low, high = high, 2 * high
+        if math.isinf(high):
+            raise CalibrationError(
+                "no threshold meets the budget, so a recorded residual is not finite",
+                given=f"{computed} computed steps of {num_steps}",
+                cure="Check the model's outputs without a cache.",
+            )
     for _ in range(60):
         middle = (low + high) / 2
         if num_steps - len(threshold(num_steps, distance, middle, forced)) > computed:
