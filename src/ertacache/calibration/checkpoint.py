@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ertacache.calibration.prompts import Call
 from ertacache.calibration.recording import Recording, Setting, read, write
-from ertacache.runtime.identity import identify, own_class
+from ertacache.runtime.identity import identify
 from ertacache.runtime.run import denoisers_of
+from ertacache.runtime.seams import own_class
 
 
 def key_of(pipe: Any, calls: Sequence[Call], num_inference_steps: int) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ertacache.errors import CalibrationError
-from ertacache.runtime.identity import own_class
+from ertacache.runtime.seams import own_class
 
 
 class Call:

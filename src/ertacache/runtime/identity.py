@@ -14,24 +14,29 @@ from torch import nn
 from ertacache.errors import PolicyMismatchError
 from ertacache.policy import Denoiser, Origin, Policy
 from ertacache.runtime.run import denoisers_of
+from ertacache.runtime.seams import own_class
 
 GUIDANCE_ARGUMENTS = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
 _PROBED_PARAMETERS = 8
 _PROBED_ELEMENTS = 4
 
 
-def own_class(thing: object) -> type:
-    """The class of a pipeline or scheduler without what this library put on top of it."""
-    return getattr(type(thing), "_ertacache_class", type(thing))
-
-
 def identify(module: nn.Module) -> Denoiser:
     """Class, configuration, a few weights and active adapters of a denoiser, compiled or not."""
-    model = getattr(module, "_orig_mod", module)
+    model = _model(module)
     config = {key: value for key, value in dict(getattr(model, "config", {})).items() if not key.startswith("_")}
     text = json.dumps(config, sort_keys=True, default=str)
-    adapters = tuple(sorted(getattr(model, "peft_config", {}) or {}))
+    adapters = _adapters(model)
     return Denoiser(type(model).__name__, hashlib.sha256(text.encode()).hexdigest()[:16], _probe(model), adapters)
+
+
+def _model(module: nn.Module) -> Any:
+    """The denoiser itself where ``torch.compile`` has wrapped it."""
+    return getattr(module, "_orig_mod", module)
+
+
+def _adapters(model: Any) -> tuple[str, ...]:
+    return tuple(sorted(getattr(model, "peft_config", {}) or {}))
 
 
 def _probe(model: nn.Module) -> tuple[float, ...]:
@@ -79,9 +84,9 @@ def check_pipeline(policy: Policy, pipe: Any, *, weights: bool = True) -> None:
     modules = denoisers_of(pipe)
     _agree("denoisers", sorted(origin.denoisers), sorted(modules))
     for name, expected in origin.denoisers.items():
-        model = getattr(modules[name], "_orig_mod", modules[name])
+        model = _model(modules[name])
         _agree(f"class of {name}", expected.model_class, type(model).__name__)
-        _agree(f"adapters of {name}", list(expected.adapters), sorted(getattr(model, "peft_config", {}) or {}))
+        _agree(f"adapters of {name}", list(expected.adapters), list(_adapters(model)))
         if weights:
             actual = identify(modules[name])
             _agree(f"configuration of {name}", expected.config_hash, actual.config_hash)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ertacache.errors import PipelineError, RunError
 from ertacache.runtime import gate
+from ertacache.runtime.seams import own_class
 
 DENOISERS = ("transformer", "transformer_2", "unet")
 
@@ -113,7 +114,7 @@ class Run:
         self.kept: dict[Any, Any] = {}
 
     def __enter__(self) -> Self:
-        own = getattr(type(self.scheduler), "_ertacache_class", type(self.scheduler))
+        own: Any = own_class(self.scheduler)
         if own is not type(self.scheduler) and type(self.scheduler)._ertacache_run.thread:
             raise RunError(
                 "this pipeline's scheduler is in the middle of another call",

@@ -15,6 +15,7 @@ import torch
 
 from ertacache.errors import PipelineError
 from ertacache.method.timesteps import warp
+from ertacache.runtime.seams import own_class
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,10 @@ def retime(scheduler: Any, grid: Sequence[float]) -> None:
 def plain_step(scheduler: Any, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> torch.Tensor:
     """``step_i(x, v)`` on a copy of the scheduler as it stands, which is left untouched, in float32 or better."""
     fresh = copy.deepcopy(scheduler)
-    fresh.__class__ = _own_class(scheduler)
+    fresh.__class__ = own_class(scheduler)
     wide = torch.promote_types(sample.dtype, torch.float32)
     out: torch.Tensor = fresh.step(model_output.to(wide), timestep, sample.to(wide), return_dict=False)[0]
     return out
-
-
-def _own_class(scheduler: Any) -> type:
-    """The scheduler's class without the step boundary of a running call."""
-    return getattr(type(scheduler), "_ertacache_class", type(scheduler))
 
 
 def output_coefficient(scheduler: Any, timestep: Any) -> float:
