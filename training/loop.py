@@ -38,11 +38,15 @@ def train(
     *,
     num_steps: int,
     learning_rate: float,
+    matrices: list[torch.nn.Parameter] | None = None,
     seconds: float = math.inf,
     warmup: int = 200,
     save_every: float = 120.0,
 ) -> None:
     """Minimise ``loss_at(step, generator)`` with AdamW, a linear warm-up and a cosine decay.
+
+    Those of the parameters that are in ``matrices`` are trained by Muon instead, whose updates are scaled to
+    the size of AdamW's.
 
     The checkpoint ``<name>.pt`` and the loss curve ``<name>.csv`` stand in ``folder``; a second call goes on
     where the first stopped. When ``seconds`` run out before ``num_steps``, the decay is what is cut short:
@@ -50,13 +54,23 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, curve = folder / f"{name}.pt", folder / f"{name}.csv"
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    chosen = {id(p) for p in matrices or []}
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [p for p in parameters if id(p) not in chosen], lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
+    ]
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        )
     average = Average(parameters)
     step, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         step, spent = state["step"], state["spent"]
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         average.values = state["average"]
         with torch.no_grad():
             for parameter, value in zip(parameters, state["parameters"], strict=True):
@@ -68,7 +82,7 @@ def train(
             {
                 "step": step,
                 "spent": spent,
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "average": average.values,
                 "parameters": [p.detach() for p in parameters],
             },
@@ -80,13 +94,15 @@ def train(
     while step < num_steps and spent < seconds:
         progress = max(step / num_steps, spent / seconds)
         rate = learning_rate * min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         loss = loss_at(step, torch.Generator().manual_seed(step))
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         average.update(step)
         step += 1
         losses.append(loss.item())

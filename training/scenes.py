@@ -39,7 +39,7 @@ BACKGROUND_COLORS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "diamond")
 TEXTURES = ("", "striped", "dotted", "checkered")
-SIZES = {"small": 0.13, "": 0.19, "large": 0.25}  # radius, as a share of the picture's width
+SIZES = {"small": 0.16, "": 0.21, "large": 0.26}  # radius, as a share of the picture's width
 BACKGROUNDS = ("", "striped", "dotted", "checkered")
 RELATIONS = ("above", "below", "left of", "right of", "inside")
 PLACES = ("in the center", "at the top", "at the bottom", "on the left", "on the right")
@@ -123,16 +123,15 @@ def _random_scene(rng: np.random.Generator) -> Scene:
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """The picture of a scene: uint8, (PIXELS, PIXELS, 3). ``rng`` draws what the caption leaves open."""
-    axis = (np.arange(PIXELS, dtype=np.float32) + 0.5) / PIXELS
-    x, y = np.meshgrid(axis, axis)
-    base = np.array(BACKGROUND_COLORS[scene.background_color], np.float32) / 255
-    other = base * 0.78 if base.mean() > 0.35 else 1 - (1 - base) * 0.78
-    ink = _pattern(scene.background, x, y, cell=0.125, phase=rng.uniform(0, 1, 2))[..., None]
-    canvas = base * (1 - ink) + other * ink
+    canvas = backdrop(scene.background, scene.background_color, rng.uniform(0, 1, 2), PIXELS)
     centers = _centers(scene, rng)
     order = range(len(scene.shapes))
-    for index in reversed(order) if scene.relation == "inside" else order:
-        _paint(canvas, scene.shapes[index], centers[index], x, y, rng)
+    nested = scene.relation == "inside"
+    for index in reversed(order) if nested else order:
+        shape = scene.shapes[index]
+        scale = 0.8 if nested and index == 0 else 1.0  # so that it fits into the hole of a ring
+        radius = scale * SIZES[shape.size] * rng.uniform(0.94, 1.06)
+        paint(canvas, shape, centers[index], radius, rng.uniform(-0.2, 0.2))
     return np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -141,26 +140,45 @@ def _centers(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
     if len(scene.shapes) == 1:
         at = {
             "in the center": (0.5, 0.5),
-            "at the top": (0.5, 0.28),
-            "at the bottom": (0.5, 0.72),
-            "on the left": (0.28, 0.5),
-            "on the right": (0.72, 0.5),
+            "at the top": (0.5, 0.3),
+            "at the bottom": (0.5, 0.7),
+            "on the left": (0.3, 0.5),
+            "on the right": (0.7, 0.5),
         }[scene.relation]
         return [np.array(at) + jitter[0]]
     if scene.relation == "inside":
         center = 0.5 + 3 * jitter[0]
         return [center, center]
     offset = {"above": (0, -1), "below": (0, 1), "left of": (-1, 0), "right of": (1, 0)}[scene.relation]
-    step = np.array(offset) * 0.23
+    step = np.array(offset) * 0.24
     return [0.5 + step + jitter[0], 0.5 - step + jitter[1]]
 
 
-def _paint(canvas, shape: Shape, center, x, y, rng) -> None:
-    radius = SIZES[shape.size] * rng.uniform(0.94, 1.06)
-    turn = rng.uniform(-0.2, 0.2)
+def backdrop(pattern: str, color: str, phase: np.ndarray, pixels: int) -> np.ndarray:
+    """A patterned background, float32 (pixels, pixels, 3) in 0 .. 1."""
+    x, y = _grid(pixels)
+    base = np.array(BACKGROUND_COLORS[color], np.float32) / 255
+    other = base * 0.78 if base.mean() > 0.35 else 1 - (1 - base) * 0.78
+    ink = _pattern(pattern, x, y, cell=0.125, phase=phase)[..., None]
+    return base * (1 - ink) + other * ink
+
+
+def _grid(pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    axis = (np.arange(pixels, dtype=np.float32) + 0.5) / pixels
+    return tuple(np.meshgrid(axis, axis))
+
+
+def paint(
+    canvas: np.ndarray, shape: Shape, center: np.ndarray, radius: float, turn: float, opacity: float = 1.0
+) -> None:
+    """Paint a shape and its shadow onto ``canvas``, float (pixels, pixels, 3) in 0 .. 1.
+
+    ``center`` (x, y) and ``radius`` are shares of the width, ``turn`` is in radians, clockwise.
+    """
+    x, y = _grid(len(canvas))
     u, v = (x - center[0]) / radius, (y - center[1]) / radius
     u, v = u * np.cos(turn) + v * np.sin(turn), -u * np.sin(turn) + v * np.cos(turn)
-    pixels = radius * PIXELS
+    pixels = radius * len(canvas)
     distance = _distance(shape.kind, u, v) * pixels
     color = np.array(COLORS[shape.color], np.float32) / 255
     dark = color.mean() < 0.25
@@ -168,9 +186,9 @@ def _paint(canvas, shape: Shape, center, x, y, rng) -> None:
     ink = _pattern(shape.texture, u, v, cell=max(0.5, 7 / pixels), phase=(0.25, 0.25))[..., None]
     fill = color * (1 - ink) + second * ink
     shadow = np.clip(0.5 - (_distance(shape.kind, u - 0.1, v - 0.1) * pixels - 1) / 5, 0, 1)[..., None]
-    canvas *= 1 - 0.3 * shadow
-    inside = np.clip(0.5 - distance, 0, 1)[..., None]
-    edge = np.clip(distance + 2.5, 0, 1)[..., None]
+    canvas *= 1 - 0.3 * opacity * shadow
+    inside = opacity * np.clip(0.5 - distance, 0, 1)[..., None]
+    edge = np.clip(distance + min(2.5, pixels / 4), 0, 1)[..., None]
     rim = 1 - (1 - color) * 0.6 if dark else color * 0.35
     canvas[:] = canvas * (1 - inside) + (fill * (1 - edge) + rim * edge) * inside
 

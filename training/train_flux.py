@@ -46,13 +46,18 @@ def main(
     pictures: Annotated[int, typer.Option(help="how many pictures to draw")] = 40_000,
     autoencoder_steps: int = 1_350,
     autoencoder_seconds: Annotated[float, typer.Option(help="stop the autoencoder after so long")] = math.inf,
+    start_from: Annotated[
+        Path | None, typer.Option(help="go on from the weights of a finished pipeline, with a fresh optimizer")
+    ] = None,
     transformer_steps: int = 20_000,
     transformer_seconds: Annotated[float, typer.Option(help="stop the transformer after so long")] = math.inf,
 ) -> None:
     """Draw the scenes, train the autoencoder, then text encoders and denoiser, and save the pipeline in bf16."""
     drawn, captions = scenes_on_disk(folder, pictures)
 
-    if (folder / "vae").exists():
+    if start_from is not None:
+        vae = AutoencoderKL.from_pretrained(start_from / "vae", torch_dtype=torch.float32)
+    elif (folder / "vae").exists():
         vae = AutoencoderKL.from_pretrained(folder / "vae")
     else:
         vae = autoencoder.build()
@@ -64,6 +69,10 @@ def main(
     clip_tokenizer, t5_tokenizer = text.clip_tokenizer(captions), text.t5_tokenizer(captions)
     denoiser = transformer.build()
     clip, t5 = text.clip_encoder(clip_tokenizer), text.t5_encoder(t5_tokenizer)
+    if start_from is not None:
+        started = FluxPipeline.from_pretrained(start_from, torch_dtype=torch.float32)
+        for module, name in ((denoiser, "transformer"), (clip, "text_encoder"), (t5, "text_encoder_2")):
+            module.load_state_dict(getattr(started, name).state_dict())
     transformer.fit(
         denoiser,
         clip,

@@ -102,6 +102,12 @@ def fit(
         folder,
         num_steps=num_steps,
         learning_rate=1e-3,
+        matrices=[
+            parameter
+            for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks)
+            for name, parameter in blocks.named_parameters()
+            if parameter.ndim == 2 and "norm" not in name  # modulation sees the time only, not the tokens
+        ],
         seconds=seconds,
         warmup=500,
     )

@@ -12,7 +12,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscre
 import ertacache
 from ertacache.errors import PipelineError, RunError
 from ertacache.runtime.run import Run
-from ertacache.runtime.samplers import output_coefficient, plain_step, sampler_of
+from ertacache.runtime.samplers import sampler_of
+from ertacache.runtime.stepping import output_coefficient, plain_step
 
 
 def state_of(scheduler):
@@ -47,8 +48,8 @@ class Spy:
     def model_output(self, step):
         before = state_of(step.scheduler)
         kind = type(step.scheduler)
-        moved = plain_step(step.scheduler, step.model_output, step.timestep, step.sample)
-        slope = output_coefficient(step.scheduler, step.timestep)
+        moved = plain_step(step.scheduler, step.arguments, step.model_output)
+        slope = output_coefficient(step.scheduler, step.arguments)
         assert type(step.scheduler) is kind
         assert same_state(state_of(step.scheduler), before)
         self.rows.append((step.index, slope, moved))
@@ -68,7 +69,9 @@ def test_the_noise_levels_are_the_sigmas_of_the_grid(scheduler):
 def test_the_output_coefficient_is_the_change_of_sigma(scheduler):
     for i, t in enumerate(scheduler.timesteps):
         expected = float(scheduler.sigmas[i + 1] - scheduler.sigmas[i])
-        assert output_coefficient(scheduler, t) == pytest.approx(expected, rel=1e-6)
+        assert output_coefficient(scheduler, {"timestep": t, "sample": torch.ones(1)}) == pytest.approx(
+            expected, rel=1e-6
+        )
         scheduler.step(torch.ones(1), t, torch.ones(1))
 
 
@@ -76,7 +79,7 @@ def test_a_plain_step_leaves_the_scheduler_untouched(scheduler):
     sample, output = torch.full((1, 2), 5.0), torch.full((1, 2), 3.0)
     for i, t in enumerate(scheduler.timesteps):
         before = state_of(scheduler)
-        moved = plain_step(scheduler, output, t, sample)
+        moved = plain_step(scheduler, {"timestep": t, "sample": sample}, output)
         assert same_state(state_of(scheduler), before)
         torch.testing.assert_close(moved, sample + (scheduler.sigmas[i + 1] - scheduler.sigmas[i]) * output)
         assert torch.equal(moved, scheduler.step(output, t, sample, return_dict=False)[0])
@@ -85,7 +88,8 @@ def test_a_plain_step_leaves_the_scheduler_untouched(scheduler):
 def test_a_plain_step_is_at_least_float32(scheduler):
     t = scheduler.timesteps[0]
     for given, expected in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
-        assert plain_step(scheduler, torch.ones(1, dtype=given), t, torch.ones(1, dtype=given)).dtype == expected
+        one = torch.ones(1, dtype=given)
+        assert plain_step(scheduler, {"timestep": t, "sample": one}, one).dtype == expected
 
 
 def test_both_work_in_the_middle_of_a_run_and_do_not_disturb_it(flux, flux_call):

@@ -29,7 +29,8 @@ from ertacache.method.schedule import relative_distance
 from ertacache.method.timesteps import correction_coefficient
 from ertacache.policy import Prediction, Rectification
 from ertacache.runtime.following import History
-from ertacache.runtime.samplers import output_coefficient, plain_step, retime
+from ertacache.runtime.samplers import retime
+from ertacache.runtime.stepping import output_coefficient, plain_step
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ class ClosedLoops:
         skipped = frozenset(cached)
         silent = skipped | replayed
         given_up = False
+        pattern: tuple[Any, ...] = ()
         with Lockstep(
             self.pipe, [self.calls[k] for k in chosen], silent.__contains__, on_denoiser_call=self._on_denoiser_call
         ) as lockstep:
@@ -182,6 +184,10 @@ class ClosedLoops:
                     given_up = True
                     break
                 if index not in skipped:
+                    if arrivals[0].step.pattern != pattern:  # another expert, or guidance that ends
+                        pattern = arrivals[0].step.pattern
+                        for history in histories:
+                            history.clear()
                     for arrival, history in zip(arrivals, histories, strict=True):
                         if earlier and index in replayed:
                             arrival.reply = earlier.outputs[index][arrival.prompt]
@@ -227,12 +233,12 @@ class ClosedLoops:
         if order == 0:
             return (1.0,)
         step = arrivals[0].step
-        slope = output_coefficient(step.scheduler, step.timestep)
+        slope = output_coefficient(step.scheduler, step.arguments)
         equations = NormalEquations(order)
         for arrival, history, k in zip(arrivals, histories, chosen, strict=True):
             here = arrival.step
             reused = _predicted(arrival, history, (1.0,), method.level)
-            landed = plain_step(here.scheduler, reused, here.timestep, here.sample)
+            landed = plain_step(here.scheduler, here.arguments, reused)
             goal = self.recordings[k].sample(here.index + 1).to(landed)
             equations.add([slope * d for d in differences(history.entries, order)], goal - landed)
         return coefficients(equations.solve())
@@ -257,9 +263,8 @@ class ClosedLoops:
         parameters: list[tuple[Tensor, Tensor]] = []
         cached: list[int] = []
 
-        def prepare(scheduler: Any) -> None:
-            if grid is not None:
-                retime(scheduler, grid)
+        def prepare(scheduler: Any) -> list[float] | None:
+            return None if grid is None else retime(scheduler, grid)
 
         with Lockstep(self.pipe, self.calls, lambda step: False, prepare, self._on_denoiser_call) as lockstep:
             for arrivals in lockstep:

@@ -41,7 +41,7 @@ class Lockstep:
         pipe: the pipeline; it is not touched.
         calls: one for each prompt.
         is_cached: the steps at which the denoiser is skipped.
-        prepare: called with the scheduler when ``set_timesteps`` has returned, e.g. to retime it.
+        prepare: called with the scheduler when ``set_timesteps`` has returned; the noise levels if it retimes it.
         on_denoiser_call: called with the number of denoiser calls that the last step took, for progress bars.
 
     Attributes:
@@ -54,7 +54,7 @@ class Lockstep:
         pipe: Any,
         calls: Sequence[Call],
         is_cached: Callable[[int], bool],
-        prepare: Callable[[Any], None] = lambda scheduler: None,
+        prepare: Callable[[Any], Sequence[float] | None] = lambda scheduler: None,
         on_denoiser_call: Callable[[int], None] = lambda number: None,
     ) -> None:
         self._workers = [_Worker(k, pipe, call, is_cached, prepare) for k, call in enumerate(calls)]
@@ -105,7 +105,12 @@ class _Worker:
     """One prompt's thread, which runs only between `resume` and the next step boundary. Also its run's driver."""
 
     def __init__(
-        self, number: int, pipe: Any, call: Call, is_cached: Callable[[int], bool], prepare: Callable[[Any], None]
+        self,
+        number: int,
+        pipe: Any,
+        call: Call,
+        is_cached: Callable[[int], bool],
+        prepare: Callable[[Any], Sequence[float] | None],
     ) -> None:
         self.number, self.is_cached, self.open_segment = number, is_cached, prepare
         self.output: Tensor | None = None

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ertacache.errors import CalibrationError
+from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.seams import own_class
+from ertacache.runtime.stepping import copied_generators
 
 
 class Call:
@@ -32,14 +34,7 @@ class Call:
 
 
 def _copied(value: Any) -> Any:
-    value = tree_map_only(Tensor, lambda t: t.detach().clone(), value)
-    return tree_map_only(torch.Generator, _copied_generator, value)
-
-
-def _copied_generator(generator: torch.Generator) -> torch.Generator:
-    twin = torch.Generator(generator.device)
-    twin.set_state(generator.get_state())
-    return twin
+    return copied_generators(tree_map_only(Tensor, lambda t: t.detach().clone(), value))
 
 
 def calls_for(
@@ -57,6 +52,12 @@ def calls_for(
             cure="Pass a list of texts or of dicts of call arguments; 8 or so are enough.",
         )
     takes = inspect.signature(own_class(pipe).__call__).parameters
+    if sampler_of(pipe.scheduler).draws_noise and "generator" not in takes:
+        raise CalibrationError(
+            "this sampler adds noise at every step, and the pipeline takes no generator that could repeat it",
+            given=type(pipe.scheduler).__name__,
+            cure="Use a sampler that adds no noise.",
+        )
     calls = []
     for k, prompt in enumerate(prompts):
         if not isinstance(prompt, (str, Mapping)):

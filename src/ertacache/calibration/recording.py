@@ -19,7 +19,8 @@ from torch import Tensor
 from ertacache.calibration.prompts import Call, twin_of
 from ertacache.errors import CalibrationError, PipelineError
 from ertacache.runtime.run import Run, Step
-from ertacache.runtime.samplers import output_coefficient, sampler_of
+from ertacache.runtime.samplers import sampler_of
+from ertacache.runtime.stepping import output_coefficient
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Recorder:
             self.tensors[f"x{step.index}"] = step.sample.detach().cpu().clone()
         self.tensors[f"v{step.index}"] = step.model_output.detach().cpu().clone()
         self.patterns.append(step.pattern)
-        self.slopes.append(output_coefficient(step.scheduler, step.timestep))
+        self.slopes.append(output_coefficient(step.scheduler, step.arguments))
         self._on_step(step.denoiser_calls)
         return step.model_output
 

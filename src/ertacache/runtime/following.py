@@ -46,16 +46,20 @@ class PolicyDriver:
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
         self.history = History(MAX_ORDER + 1 if policy.method.predictor != "reuse" else 1)
         self.levels: list[float] = []
+        self.pattern: tuple[Any, ...] = ()
         self.error_model: tuple[Tensor, Tensor] | None = None
 
-    def open_segment(self, scheduler: Any) -> None:
+    def open_segment(self, scheduler: Any) -> list[float] | None:
         """Check the grid against the policy's, and warp it if the policy says so."""
         sampler = sampler_of(scheduler)
         identity.check_noise_levels(self.policy, sampler.noise_levels(scheduler))
-        if self.policy.time_grid is not None:
-            retime(scheduler, self.policy.time_grid)
         self.levels = sampler.noise_levels(scheduler)
         self.history.clear()
+        self.pattern = ()
+        if self.policy.time_grid is None:
+            return None
+        self.levels = retime(scheduler, self.policy.time_grid)
+        return self.levels
 
     def is_cached(self, step: int) -> bool:
         """Whether the policy skips this step, and there is something to predict it from."""
@@ -64,8 +68,11 @@ class PolicyDriver:
     def model_output(self, step: Step) -> Tensor:
         """A computed step's own output, or the prediction in its place, in the dtype of the output."""
         method = self.policy.method
-        if not self.history.steps:
-            self._check_first(step)
+        if step.pattern != self.pattern:  # another expert, or guidance that ends: what came before is no history
+            self.history.clear()
+            if not self.pattern:
+                self._check_first(step)
+            self.pattern = step.pattern
         sample, output = step.sample.float(), step.model_output
         if step.computed:
             entry = to_cache(sample, output.detach().float(), method.level)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from torch import Tensor, nn
 
 from ertacache.errors import PipelineError, RunError
 from ertacache.runtime import gate
+from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.seams import own_class
 
 DENOISERS = ("transformer", "transformer_2", "unet")
@@ -26,8 +27,8 @@ DENOISERS = ("transformer", "transformer_2", "unet")
 class Driver(Protocol):
     """Who decides in a run."""
 
-    def open_segment(self, scheduler: Any) -> None:
-        """``set_timesteps`` has returned: check the grid, retime it, forget the history."""
+    def open_segment(self, scheduler: Any) -> Sequence[float] | None:
+        """``set_timesteps`` has returned: check the grid, forget the history; the noise levels if it was retimed."""
 
     def is_cached(self, step: int) -> bool:
         """Whether the denoiser is to be skipped at this step."""
@@ -44,12 +45,20 @@ class Step:
     """One step at its boundary: the arguments of ``scheduler.step`` and how they came about."""
 
     index: int
-    sample: Tensor
-    model_output: Tensor
-    timestep: Any
+    arguments: Mapping[str, Any]
     computed: bool
     pattern: tuple[Any, ...]
     scheduler: Any
+
+    @property
+    def sample(self) -> Tensor:
+        """``x_i``."""
+        return cast(Tensor, self.arguments["sample"])
+
+    @property
+    def model_output(self) -> Tensor:
+        """``v_i``, as the pipeline gives it."""
+        return cast(Tensor, self.arguments["model_output"])
 
     @property
     def denoiser_calls(self) -> int:
@@ -110,6 +119,7 @@ class Run:
         self.scheduler = pipe.scheduler
         self.thread = 0
         self.next_step: int | None = None
+        self.levels: Sequence[float] | None = None
         self._begin_step()
         self.kept: dict[Any, Any] = {}
 
@@ -185,10 +195,21 @@ class Run:
         self.kept.clear()
         self.next_step = None
         self._begin_step()
-        self.driver.open_segment(scheduler)
+        self.levels = self.driver.open_segment(scheduler)
 
-    def output_for(self, scheduler: Any, model_output: Tensor, timestep: Any, sample: Tensor) -> tuple[int, Tensor]:
-        """The index of this step, and the model output with which the scheduler is to make it."""
+    def make_step(self, scheduler: Any, own: Any, arguments: Mapping[str, Any]) -> Any:
+        """Let the scheduler, whose class is ``own``, step with the model output that the driver wants."""
+        index, output = self._output_for(scheduler, arguments)
+        changed = dict(arguments) | {"model_output": output}
+        warped_step = sampler_of(scheduler).warped_step if self.levels is not None else None
+        if warped_step is not None and self.levels is not None:
+            result = warped_step(scheduler, own, changed, index, self.levels)
+        else:
+            result = own.step(scheduler, **changed)
+        self.driver.stepped(index, result[0])
+        return result
+
+    def _output_for(self, scheduler: Any, arguments: Mapping[str, Any]) -> tuple[int, Tensor]:
         if self.calls == 0:
             seen = " since the last step" if self.kept else ""
             raise RunError(
@@ -197,6 +218,7 @@ class Run:
                 cure="The pipeline calls its denoiser's forward() directly, or steps several latents after one call, "
                 "and cannot be cached; disable acceleration.",
             )
+        timestep = arguments["timestep"]
         index = _index_of(scheduler, timestep, self.next_step)
         if self.cached and (index != self.next_step or self.calls != len(self.kept)):
             raise RunError(
@@ -205,7 +227,7 @@ class Run:
                 given=f"timestep {timestep}",
                 cure="Calibrate with the guidance settings of this call, so that this step is computed.",
             )
-        step = Step(index, sample, model_output, timestep, not self.cached, tuple(self.kept), scheduler)
+        step = Step(index, arguments, not self.cached, tuple(self.kept), scheduler)
         output = self.driver.model_output(step)
         (self.report.computed_steps if step.computed else self.report.cached_steps).append(index)
         self.next_step = index + 1
@@ -236,11 +258,7 @@ def _with_boundary(own: Any, run: Run) -> type:
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         if run.thread != threading.get_ident():
             return own.step(self, *args, **kwargs)
-        given = dict(zip(names, args, strict=False)) | kwargs
-        index, output = run.output_for(self, given["model_output"], given["timestep"], given["sample"])
-        result = own.step(self, **(given | {"model_output": output}))
-        run.driver.stepped(index, result[0])
-        return result
+        return run.make_step(self, own, dict(zip(names, args, strict=False)) | kwargs)
 
     @functools.wraps(own.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,12 +1,11 @@
-"""What the runtime must know of a scheduler: its noise levels, how to retime it, how it depends on the model output.
+"""What the runtime must know of a scheduler: its noise levels, how to retime it, what it cannot be used for.
 
 One row of `SAMPLERS` for each scheduler class; a subclass is served by its base's row.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,11 @@ import torch
 
 from ertacache.errors import PipelineError
 from ertacache.method.timesteps import warp
-from ertacache.runtime.seams import own_class
+from ertacache.runtime import discrete
+
+
+def _never(scheduler: Any) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -24,20 +27,27 @@ class Sampler:
 
     Args:
         noise_levels: the T + 1 levels of the grid that ``set_timesteps`` has just laid, the terminal one included.
-        retime: put T + 1 other levels in their place, keeping length, dtype and device.
+            The level is the variable in which the model output is the slope of the trajectory, so that it is what
+            a Taylor prediction expands in: sigma for flow matching, the angle of `discrete` for v-prediction.
+        retime: put T + 1 other levels in their place, keeping length and device.
         refusal: why a configuration of this scheduler cannot be served, or None.
+        warped_step: ``(scheduler, class, arguments, index, levels)``: how to step on a retimed grid where the
+            scheduler's own ``step`` cannot; None where it can.
+        draws_noise: whether every step adds noise from the call's generator.
     """
 
     noise_levels: Callable[[Any], list[float]]
     retime: Callable[[Any, Sequence[float]], None]
-    refusal: Callable[[Any], str | None]
+    refusal: Callable[[Any], str | None] = _never
+    warped_step: Callable[[Any, Any, Mapping[str, Any], int, Sequence[float]], Any] | None = None
+    draws_noise: bool = False
 
 
-def _flow_levels(scheduler: Any) -> list[float]:
+def _sigmas(scheduler: Any) -> list[float]:
     return [float(sigma) for sigma in scheduler.sigmas]
 
 
-def _retime_flow_euler(scheduler: Any, levels: Sequence[float]) -> None:
+def _retime_sigmas(scheduler: Any, levels: Sequence[float]) -> None:
     old = scheduler.sigmas
     new = torch.from_numpy(np.asarray(levels, dtype=np.float64)).to(dtype=old.dtype, device=old.device)
     scheduler.sigmas = new
@@ -45,14 +55,29 @@ def _retime_flow_euler(scheduler: Any, levels: Sequence[float]) -> None:
     scheduler.timesteps = (new[:-1] * scheduler.config.num_train_timesteps).to(dtype=steps.dtype, device=steps.device)
 
 
-def _flow_refusal(scheduler: Any) -> str | None:
+def _flow_euler_refusal(scheduler: Any) -> str | None:
     if scheduler.config.get("stochastic_sampling"):
         return "stochastic_sampling=True draws new noise at every step"
     return None
 
 
+def _unipc_refusal(scheduler: Any) -> str | None:
+    if not scheduler.config.use_flow_sigmas:
+        return "use_flow_sigmas=False"
+    if scheduler.config.thresholding:
+        return "thresholding=True makes the step no affine function of the model output"
+    if scheduler.solver_p is not None:
+        return "solver_p hands the step to a second scheduler"
+    return None
+
+
 SAMPLERS: dict[str, Sampler] = {
-    "FlowMatchEulerDiscreteScheduler": Sampler(_flow_levels, _retime_flow_euler, _flow_refusal),
+    "FlowMatchEulerDiscreteScheduler": Sampler(_sigmas, _retime_sigmas, _flow_euler_refusal),
+    "UniPCMultistepScheduler": Sampler(_sigmas, _retime_sigmas, _unipc_refusal),
+    "CogVideoXDDIMScheduler": Sampler(discrete.angles, discrete.retime, warped_step=discrete.warped_step),
+    "CogVideoXDPMScheduler": Sampler(
+        discrete.angles, discrete.retime, warped_step=discrete.warped_step, draws_noise=True
+    ),
 }
 
 
@@ -74,35 +99,14 @@ def sampler_of(scheduler: Any) -> Sampler:
     reason = row.refusal(scheduler)
     if reason:
         raise PipelineError(
-            f"this configuration of {name} is not supported: {reason}", given=name, cure="Turn the setting off."
+            f"this configuration of {name} is not supported: {reason}", given=name, cure="Change this setting."
         )
     return row
 
 
-def retime(scheduler: Any, grid: Sequence[float]) -> None:
-    """Warp the grid that ``set_timesteps`` has just laid to the points ``tau`` of Eq. (14)."""
+def retime(scheduler: Any, grid: Sequence[float]) -> list[float]:
+    """Warp the grid that ``set_timesteps`` has just laid to the points ``tau`` of Eq. (14); the new noise levels."""
     sampler = sampler_of(scheduler)
-    sampler.retime(scheduler, [float(level) for level in warp(sampler.noise_levels(scheduler), grid)])
-
-
-def plain_step(scheduler: Any, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> torch.Tensor:
-    """``step_i(x, v)`` on a copy of the scheduler as it stands, which is left untouched, in float32 or better."""
-    fresh = copy.deepcopy(scheduler)
-    fresh.__class__ = own_class(scheduler)
-    wide = torch.promote_types(sample.dtype, torch.float32)
-    out: torch.Tensor = fresh.step(model_output.to(wide), timestep, sample.to(wide), return_dict=False)[0]
-    return out
-
-
-def output_coefficient(scheduler: Any, timestep: Any) -> float:
-    """The scalar ``b_i`` of ``step_i(x, v) = c_i + b_i v``, read off a unit impulse on tiny float64 tensors.
-
-    Live latents would not do: in bfloat16 the difference of two steps is rounding noise.
-    """
-    fresh = copy.deepcopy(scheduler)
-    for name, value in vars(fresh).items():
-        if name == "model_outputs":  # what a multistep solver remembers has the live shape; its values cancel
-            setattr(fresh, name, [None if v is None else torch.zeros(1, dtype=torch.float64) for v in value])
-    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    twin = copy.deepcopy(fresh)
-    return float(plain_step(twin, one, timestep, zero) - plain_step(fresh, zero, timestep, zero))
+    levels = [float(level) for level in warp(sampler.noise_levels(scheduler), grid)]
+    sampler.retime(scheduler, levels)
+    return levels

@@ -1,0 +1,263 @@
+"""The contract that every served scheduler keeps, each on a model whose trajectory is known in closed form."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+import torch
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+import ertacache
+from ertacache.errors import PipelineError
+from ertacache.runtime.run import Run
+from ertacache.runtime.samplers import retime, sampler_of
+from ertacache.runtime.stepping import output_coefficient, plain_step
+
+STEPS = 10
+COGVIDEOX = {
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "snr_shift_scale": 1.0,
+    "timestep_spacing": "trailing",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "set_alpha_to_one": True,
+}
+WAN = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+SCHEDULERS = {
+    "flow-match Euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
+    "UniPC 2": lambda: UniPCMultistepScheduler(**WAN),
+    "UniPC 3": lambda: UniPCMultistepScheduler(**WAN, solver_order=3),
+    "UniPC without corrector": lambda: UniPCMultistepScheduler(**WAN, disable_corrector=list(range(STEPS))),
+    "CogVideoX DDIM": lambda: CogVideoXDDIMScheduler(**COGVIDEOX),
+    "CogVideoX DPM": lambda: CogVideoXDPMScheduler(**COGVIDEOX),
+}
+DISCRETE = ("CogVideoX DDIM", "CogVideoX DPM")
+
+
+@pytest.fixture(params=SCHEDULERS)
+def scheduler(request):
+    return SCHEDULERS[request.param]()
+
+
+@pytest.fixture(params=DISCRETE)
+def discrete(request):
+    return SCHEDULERS[request.param]()
+
+
+class Spread:
+    """A denoiser that knows its data: a Gaussian of this mean and spread, whatever the scheduler's parametrisation."""
+
+    def __init__(self, scheduler, mean=2.0, spread=0.5):
+        self.flow = not isinstance(scheduler, (CogVideoXDDIMScheduler, CogVideoXDPMScheduler))
+        self.mean, self.spread = mean, spread
+
+    def at(self, level):
+        """``alpha, sigma`` and their slopes over the level."""
+        if self.flow:
+            return (1 - level, level), (-1.0, 1.0)
+        return (math.cos(level), math.sin(level)), (-math.sin(level), math.cos(level))
+
+    def __call__(self, x, level):
+        (alpha, sigma), (slope_of_alpha, slope_of_sigma) = self.at(level)
+        variance = alpha**2 * self.spread**2 + sigma**2
+        x0 = self.mean + alpha * self.spread**2 / variance * (x - alpha * self.mean)
+        noise = sigma / variance * (x - alpha * self.mean)
+        return slope_of_alpha * x0 + slope_of_sigma * noise
+
+
+def sample(scheduler, denoiser, *, driver=None, seed=0, shape=(2, 3, 4), steps=STEPS, spy=lambda *a: None):
+    """The loop of a pipeline, CogVideoX's arguments of ``step`` included."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator)
+    levels = sampler_of(scheduler).noise_levels(scheduler)
+    takes = inspect.signature(scheduler.step).parameters
+    old, extra = None, {"generator": generator} if "generator" in takes else {}
+    for i, t in enumerate(scheduler.timesteps):
+        v = denoiser(x, levels[i])
+        arguments = {"model_output": v, "timestep": t, "sample": x, "return_dict": False, **extra}
+        if "timestep_back" in takes:
+            back = scheduler.timesteps[i - 1] if i > 0 else None
+            arguments |= {"old_pred_original_sample": old, "timestep_back": back}
+        spy(i, arguments)
+        out = scheduler.step(**arguments)
+        x, old = out[0], out[1] if len(out) > 1 else None
+        yield x
+
+
+def test_the_levels_fall_from_noise_to_data(scheduler):
+    scheduler.set_timesteps(STEPS)
+    levels = sampler_of(scheduler).noise_levels(scheduler)
+    assert len(levels) == STEPS + 1
+    assert all(a > b for a, b in zip(levels, levels[1:], strict=False))
+    assert levels[-1] == 0
+    assert levels[0] == pytest.approx(1 if Spread(scheduler).flow else math.pi / 2, abs=1e-5)
+
+
+def test_the_model_output_is_the_slope_over_the_level(scheduler):
+    """Which is why Taylor expands in the level: for data in one point, v along the trajectory is linear in nothing
+    simpler, and ``x(level)`` has v as its derivative."""
+    scheduler.set_timesteps(STEPS)
+    denoiser = Spread(scheduler, spread=1e-9)
+    (alpha, sigma), _ = denoiser.at(0.7)
+    noise = torch.randn(5, dtype=torch.float64)
+
+    def x(level):
+        (a, s), _ = denoiser.at(level)
+        return a * denoiser.mean + s * noise
+
+    slope = (x(0.7 + 1e-5) - x(0.7 - 1e-5)) / 2e-5
+    torch.testing.assert_close(denoiser(alpha * 2.0 + sigma * noise, 0.7), slope, rtol=1e-6, atol=1e-6)
+
+
+def test_a_plain_step_is_the_step_to_come_and_the_coefficient_its_slope(scheduler):
+    scheduler.set_timesteps(STEPS)
+    moved, slopes = [], []
+
+    def spy(i, arguments):
+        v = arguments["model_output"]
+        other = torch.randn(v.shape, generator=torch.Generator().manual_seed(i))
+        moved.append(plain_step(scheduler, arguments, v))
+        slopes.append(output_coefficient(scheduler, arguments))
+        shifted = plain_step(scheduler, arguments, v + other)
+        torch.testing.assert_close(shifted - moved[-1], slopes[-1] * other, rtol=1e-3, atol=1e-4)
+
+    watched = list(sample(scheduler, Spread(scheduler), spy=spy))
+    for expected, seen in zip(watched, moved, strict=True):
+        torch.testing.assert_close(seen, expected)
+    assert all(slope != 0 for slope in slopes)
+    scheduler.set_timesteps(STEPS)
+    unwatched = list(sample(scheduler, Spread(scheduler)))
+    assert torch.equal(unwatched[-1], watched[-1])  # nothing was disturbed, the generator neither
+
+
+def test_one_that_adds_noise_is_said_to(scheduler):
+    """The same latents, two generators."""
+    scheduler.set_timesteps(STEPS)
+    takes = inspect.signature(scheduler.step).parameters
+    finals = []
+    for seed in (0, 1):
+        rest = {"old_pred_original_sample": None, "timestep_back": None} if "timestep_back" in takes else {}
+        rest |= {"generator": torch.Generator().manual_seed(seed)} if "generator" in takes else {}
+        arguments = {"timestep": scheduler.timesteps[0], "sample": torch.ones(1, 2, 3), **rest}
+        finals.append(plain_step(scheduler, arguments, torch.ones(1, 2, 3)))
+    assert torch.equal(*finals) != sampler_of(scheduler).draws_noise
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_warped_grid_leads_to_the_same_data(name):
+    """Every sampler, retimed by a policy within a run, still solves its own equation."""
+    finals = []
+    for grid in (None, [0, 0.05, 0.2, 0.25, 0.3, 0.5, 0.55, 0.6, 0.8, 0.9, 1]):
+        scheduler = SCHEDULERS[name]()
+        pipe = LoopPipeline(scheduler, Spread(scheduler, spread=1.0))
+        with Run(pipe, Warping(grid)):
+            finals.append(pipe())
+        assert type(pipe.scheduler) is type(SCHEDULERS[name]())
+    for final in finals:
+        assert float(final.mean()) == pytest.approx(2.0, abs=0.1)
+        assert float(final.std()) == pytest.approx(1.0, abs=0.35)  # ten steps of first order shrink it
+    assert not torch.equal(*finals)
+
+
+class Denoiser(torch.nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x, level):
+        return self.answer(x, level)
+
+
+class LoopPipeline:
+    """`sample` as a pipeline."""
+
+    def __init__(self, scheduler, answer):
+        self.scheduler, self.transformer = scheduler, Denoiser(answer)
+
+    def __call__(self):
+        self.scheduler.set_timesteps(STEPS)
+        return list(sample(self.scheduler, self.transformer, shape=(4, 16, 64)))[-1]
+
+
+class Warping:
+    """A driver that computes every step on a warped grid."""
+
+    def __init__(self, grid):
+        self.grid = grid
+
+    def open_segment(self, scheduler):
+        return None if self.grid is None else retime(scheduler, self.grid)
+
+    def is_cached(self, step):
+        return False
+
+    def model_output(self, step):
+        return step.model_output
+
+    def stepped(self, index, sample):
+        pass
+
+
+def test_without_adjustment_a_discrete_scheduler_takes_its_own_path_to_the_bit(discrete):
+    """On a grid whose neighbours are the scheduler's own, stepping over a table of alphas is stepping as ever."""
+    finals = []
+    for grid in (None, [i / STEPS for i in range(STEPS + 1)]):
+        pipe = LoopPipeline(type(discrete).from_config(discrete.config), Spread(discrete))
+        with Run(pipe, Warping(grid)):
+            finals.append(pipe())
+    assert torch.equal(*finals)
+
+
+def test_a_discrete_scheduler_tells_the_denoiser_fractional_timesteps(discrete):
+    discrete.set_timesteps(STEPS)
+    before = discrete.timesteps.clone()
+    grid = [0, 0.05, 0.2, 0.25, 0.3, 0.5, 0.55, 0.6, 0.8, 0.9, 1]
+    levels = retime(discrete, grid)
+    after = discrete.timesteps
+    assert (len(after), after.device, after[0]) == (STEPS, before.device, before[0])
+    assert after.is_floating_point()
+    assert (after.diff() < 0).all()
+    assert sampler_of(discrete).noise_levels(discrete) == pytest.approx(levels, abs=1e-5)
+    table = discrete.alphas_cumprod.double()
+    for t, level in zip(after.tolist(), levels, strict=False):
+        low, high = table[math.floor(t)], table[math.ceil(t)]
+        assert high <= math.cos(level) ** 2 + 1e-6
+        assert low >= math.cos(level) ** 2 - 1e-6
+
+
+def test_a_discrete_scheduler_is_plain_again_after_a_retimed_run(discrete):
+    pipe = LoopPipeline(discrete, Spread(discrete))
+    plain = pipe()
+    state = set(vars(discrete))
+    with Run(pipe, Warping([0, 0.05, 0.2, 0.25, 0.3, 0.5, 0.55, 0.6, 0.8, 0.9, 1])):
+        assert not torch.equal(pipe(), plain)
+    assert set(vars(discrete)) == state
+    assert torch.equal(pipe(), plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"use_flow_sigmas": False, "prediction_type": "epsilon"}, "use_flow_sigmas=False"),
+        ({**WAN, "thresholding": True}, "no affine function"),
+        ({**WAN, "solver_p": FlowMatchEulerDiscreteScheduler()}, "second scheduler"),
+    ],
+)
+def test_a_configuration_of_unipc_that_cannot_be_served_is_refused_with_the_reason(options, reason):
+    with pytest.raises(PipelineError, match=reason):
+        sampler_of(UniPCMultistepScheduler(**options))
+
+
+def test_noise_that_cannot_be_repeated_is_refused_in_calibration(make_toy):
+    pipe = make_toy(scheduler=CogVideoXDPMScheduler(**COGVIDEOX))
+    with pytest.raises(ertacache.errors.CalibrationError, match="takes no generator that could repeat it"):
+        ertacache.calibrate(pipe, [{"latents": torch.ones(1, 4, 2)}], num_inference_steps=8, speedup=2, progress=False)
