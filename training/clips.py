@@ -115,7 +115,7 @@ def draw_clip(clip: Clip, rng: np.random.Generator) -> np.ndarray:
     """The frames of a clip: uint8, (FRAMES, PIXELS, PIXELS, 3). ``rng`` draws what the caption leaves open."""
     ground = backdrop(clip.background, clip.background_color, np.zeros(2), PIXELS)
     rows = (0.5,) if len(clip.actors) == 1 else (0.27, 0.73)
-    places = [(0.5, row) + rng.uniform(-0.03, 0.03, 2) for row in rows]
+    places = [np.array([0.5, row]) + rng.uniform(-0.03, 0.03, 2) for row in rows]
     starts = [rng.uniform(-0.2, 0.2) for _ in rows]
     frames = np.empty((FRAMES, PIXELS, PIXELS, 3), np.uint8)
     for index in range(FRAMES):

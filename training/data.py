@@ -1,36 +1,40 @@
-"""Pictures drawn ahead of training, on all cores, kept as one file of uint8 and one of captions."""
+"""Pictures or clips drawn ahead of training, on all cores, kept as one file of uint8 and one of captions."""
 
 from __future__ import annotations
 
 import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.scenes import PIXELS, draw, sample_scene
+if TYPE_CHECKING:
+    from training.families import Family
 
 CHUNK = 500
 
 
-def _chunk(job: tuple[int, str]) -> tuple[np.ndarray, list[str]]:
-    index, split = job
+def _chunk(job: tuple[Family, int, str]) -> tuple[np.ndarray, list[str]]:
+    family, index, split = job
     rng = np.random.default_rng([index, len(split)])
-    scenes = [sample_scene(rng, split) for _ in range(CHUNK)]
-    return np.stack([draw(scene, rng) for scene in scenes]), [scene.caption for scene in scenes]
+    scenes = [family.sample(rng, split) for _ in range(CHUNK)]
+    return np.stack([family.draw(scene, rng) for scene in scenes]), [scene.caption for scene in scenes]
 
 
-def scenes_on_disk(folder: Path, count: int, split: str = "training") -> tuple[np.ndarray, list[str]]:
-    """``count`` pictures, uint8 (count, PIXELS, PIXELS, 3), memory-mapped, and their captions; drawn once."""
+def drawn_on_disk(family: Family, folder: Path, count: int, split: str = "training") -> tuple[np.ndarray, list[str]]:
+    """``count`` pictures or clips, uint8, channels last, memory-mapped, and their captions; drawn once."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, captions = folder / f"{split}-{count}.npy", folder / f"{split}-{count}.json"
+    pixels, captions = folder / f"{split}-{count}.npy", folder / f"{split}-{count}.json"
     if not captions.exists():
-        out = np.lib.format.open_memmap(pictures, "w+", np.uint8, (count, PIXELS, PIXELS, 3))
-        texts: list[str] = []
+        out, texts = None, []
         with ProcessPoolExecutor() as pool:
-            for k, (chunk, lines) in enumerate(pool.map(_chunk, [(k, split) for k in range(count // CHUNK)])):
+            for k, (chunk, lines) in enumerate(pool.map(_chunk, [(family, k, split) for k in range(count // CHUNK)])):
+                if out is None:
+                    out = np.lib.format.open_memmap(pixels, "w+", np.uint8, (count, *chunk.shape[1:]))
                 out[k * CHUNK : (k + 1) * CHUNK] = chunk
                 texts += lines
+        assert out is not None
         out.flush()
         captions.write_text(json.dumps(texts))
-    return np.load(pictures, mmap_mode="r"), json.loads(captions.read_text())
+    return np.load(pixels, mmap_mode="r"), json.loads(captions.read_text())

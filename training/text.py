@@ -1,4 +1,4 @@
-"""Tokenizers over the captions' words, and tiny text encoders of the classes that FLUX uses."""
+"""Tokenizers over the captions' words, and tiny text encoders of the classes that the pipelines use."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import json
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 WIDTH = 96
 CLIP_LENGTH = 32
 T5_LENGTH = 24
+"""Words of the longest caption, and the end."""
 
 
 def clip_tokenizer(captions: list[str]) -> CLIPTokenizer:
@@ -75,10 +85,22 @@ def t5_encoder(tokenizer: T5TokenizerFast) -> T5EncoderModel:
     )
 
 
-def tokenize(clip: CLIPTokenizer, t5: T5TokenizerFast, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids as the pipeline makes them: (n, CLIP_LENGTH) and (n, T5_LENGTH), int64."""
-    settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    return (
-        clip(captions, max_length=CLIP_LENGTH, **settings).input_ids,
-        t5(captions, max_length=T5_LENGTH, **settings).input_ids,
+def umt5_encoder(tokenizer: T5TokenizerFast) -> UMT5EncoderModel:
+    """Gives the sequence of embeddings (batch, T5_LENGTH, WIDTH)."""
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=len(tokenizer),
+            d_model=WIDTH,
+            d_kv=WIDTH // 4,
+            d_ff=2 * WIDTH,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+        )
     )
+
+
+def ids(tokenizer: CLIPTokenizer | T5TokenizerFast, captions: list[str], length: int) -> torch.Tensor:
+    """Token ids as a pipeline makes them: (n, length), int64."""
+    return tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids

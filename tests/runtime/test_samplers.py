@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscre
 
 import ertacache
 from ertacache.errors import PipelineError, RunError
-from ertacache.runtime.run import Run
+from ertacache.runtime.run import Driver, Run
 from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.stepping import output_coefficient, plain_step
 
@@ -33,7 +33,7 @@ def scheduler():
     return made
 
 
-class Spy:
+class Spy(Driver):
     """A driver that computes every step and looks at the scheduler in the middle of the run."""
 
     def __init__(self):

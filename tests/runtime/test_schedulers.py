@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 
 import pytest
@@ -16,7 +17,7 @@ from diffusers import (
 
 import ertacache
 from ertacache.errors import PipelineError
-from ertacache.runtime.run import Run
+from ertacache.runtime.run import Driver, Run
 from ertacache.runtime.samplers import retime, sampler_of
 from ertacache.runtime.stepping import output_coefficient, plain_step
 
@@ -97,7 +98,7 @@ def test_the_levels_fall_from_noise_to_data(scheduler):
     scheduler.set_timesteps(STEPS)
     levels = sampler_of(scheduler).noise_levels(scheduler)
     assert len(levels) == STEPS + 1
-    assert all(a > b for a, b in zip(levels, levels[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(levels))
     assert levels[-1] == 0
     assert levels[0] == pytest.approx(1 if Spread(scheduler).flow else math.pi / 2, abs=1e-5)
 
@@ -188,7 +189,7 @@ class LoopPipeline:
         return list(sample(self.scheduler, self.transformer, shape=(4, 16, 64)))[-1]
 
 
-class Warping:
+class Warping(Driver):
     """A driver that computes every step on a warped grid."""
 
     def __init__(self, grid):

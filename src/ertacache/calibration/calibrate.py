@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ertacache.calibration.budget import Budget, parse_budget
 from ertacache.calibration.checkpoint import Shelf, key_of, readable
-from ertacache.calibration.closed_loop import ClosedLoops, Fit, Observation
+from ertacache.calibration.closed_loop import ClosedLoops, Fit
+from ertacache.calibration.observation import Observation, observe
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import Call, calls_for
 from ertacache.calibration.recording import Recording, Setting, gram_of, pairwise, record
@@ -78,10 +79,12 @@ def calibrate(
     sampler_of(pipe.scheduler)
     common = {**call_arguments, "num_inference_steps": num_inference_steps}
     calls = calls_for(pipe, prompts, common, seed)
-    shelf = Shelf(Path(checkpoint) if checkpoint else None, key_of(pipe, calls, num_inference_steps), memory_limit)
+    hidden = chosen.level == "hidden"
+    key = key_of(pipe, calls, num_inference_steps, hidden=hidden)
+    shelf = Shelf(Path(checkpoint) if checkpoint else None, key, memory_limit)
     try:
         with CalibrationProgress(progress) as shown:
-            recordings, setting, spent = _full_runs(pipe, calls, num_inference_steps, shelf, shown)
+            recordings, setting, spent = _full_runs(pipe, calls, num_inference_steps, shelf, shown, hidden)
             loops = ClosedLoops(pipe, calls, recordings, setting, shown.advance)
             loops.denoiser_calls = spent
             policy = _solve(loops, chosen, budget, shown)
@@ -103,7 +106,7 @@ def calibrate(
 
 
 def _full_runs(
-    pipe: Any, calls: Sequence[Call], num_steps: int, shelf: Shelf, shown: CalibrationProgress
+    pipe: Any, calls: Sequence[Call], num_steps: int, shelf: Shelf, shown: CalibrationProgress, hidden: bool = False
 ) -> tuple[list[Recording], Setting, int]:
     """Record every prompt's full run, or find it recorded. The calls spent count those of found runs too."""
 
@@ -124,7 +127,7 @@ def _full_runs(
         kept = shelf.find(k)
         if kept is None:
             first = on_first if len(recordings) == found else lambda step: None
-            tensors, here = record(pipe, call, k, num_steps, first, shown.advance)
+            tensors, here = record(pipe, call, k, num_steps, first, shown.advance, hidden=hidden)
             kept = shelf.keep(k, tensors, here), here
         else:
             found += 1
@@ -189,6 +192,8 @@ def _plan(loops: ClosedLoops, method: Method, budget: Budget) -> tuple[float | N
         return None, evenly_spaced(setting.num_steps, budget.computed, setting.forced)
 
     def entry(recording: Recording, step: int) -> Tensor:
+        if method.level == "hidden":
+            return recording.residual(step)
         return to_cache(recording.sample(step).float(), recording.model_output(step).float(), method.level)
 
     distance = pairwise(loops.recordings, entry)
@@ -206,13 +211,13 @@ def _observed(
         return step in planned if planned is not None else threshold is not None and distance < threshold
 
     late = method.timestep_adjustment  # then the error model is fitted after it, on the retimed trajectory
-    seen = loops.observe(decide, method.level, granularity=None if late else method.rectification, axis=axis)
+    seen = observe(loops, decide, method.level, granularity=None if late else method.rectification, axis=axis)
     if not late or not seen.cached_steps:
         return seen, None
     cached, distances = seen.cached_steps, seen.distances
     grid = tuple(time_grid(step_lengths(setting.num_steps, cached, seen.corrections)))
-    seen = loops.observe(
-        lambda step, _: step in cached, method.level, granularity=method.rectification, axis=axis, grid=grid
+    seen = observe(
+        loops, lambda step, _: step in cached, method.level, granularity=method.rectification, axis=axis, grid=grid
     )
     seen.distances = distances  # Eq. (12) speaks of the unwarped grid
     return seen, grid

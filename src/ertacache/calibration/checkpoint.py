@@ -18,13 +18,14 @@ from ertacache.runtime.run import denoisers_of
 from ertacache.runtime.seams import own_class
 
 
-def key_of(pipe: Any, calls: Sequence[Call], num_inference_steps: int) -> str:
+def key_of(pipe: Any, calls: Sequence[Call], num_inference_steps: int, *, hidden: bool = False) -> str:
     """A name for a calibration's full runs: the same model, scheduler and calls give the same name."""
     digest = hashlib.sha256()
     parts: list[Any] = [num_inference_steps, own_class(pipe).__name__, own_class(pipe.scheduler).__name__]
     parts.append(sorted((name, value) for name, value in pipe.scheduler.config.items() if not name.startswith("_")))
     parts += [(name, identify(module)) for name, module in denoisers_of(pipe).items()]
     parts += [_plain(call.arguments()) for call in calls]
+    parts += ["hidden"] if hidden else []
     for part in parts:
         digest.update(repr(part).encode())
     return digest.hexdigest()[:16]

@@ -8,7 +8,6 @@ from math import log
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ertacache.calibration.lockstep import Arrival, Lockstep
@@ -18,18 +17,14 @@ from ertacache.method.alignment import (
     MAX_ORDER,
     NormalEquations,
     coefficients,
-    combine,
     differences,
     taylor_weights,
 )
-from ertacache.method.named import Method
-from ertacache.method.rectification import Granularity, Moments, along, rectify
-from ertacache.method.residual import Level, from_cache, to_cache
-from ertacache.method.schedule import relative_distance
-from ertacache.method.timesteps import correction_coefficient
-from ertacache.policy import Prediction, Rectification
-from ertacache.runtime.following import History
-from ertacache.runtime.samplers import retime
+from ertacache.method.named import Method, Predictor
+from ertacache.method.residual import to_cache
+from ertacache.policy import Prediction
+from ertacache.runtime.following import predicted, residuals_kept
+from ertacache.runtime.history import History
 from ertacache.runtime.stepping import output_coefficient, plain_step
 
 
@@ -82,25 +77,6 @@ class Trace:
         return frozenset(i for i in self.outputs if i < min(differing, default=len(self.outputs) + len(cached)))
 
 
-@dataclass
-class Observation:
-    """What a closed loop that computes every step, but goes on with the predictions, saw.
-
-    Args:
-        cached_steps: the schedule.
-        distances: Eq. (12) at every step but the first and the last, on the cached trajectory.
-        corrections: ``phi_i`` of Eq. (13) for every cached step.
-        rectification: K and B for every cached step, if they were asked for.
-        error: of the final latent.
-    """
-
-    cached_steps: tuple[int, ...] = ()
-    distances: dict[int, float] = field(default_factory=dict)
-    corrections: dict[int, float] = field(default_factory=dict)
-    rectification: Rectification | None = None
-    error: float = 0.0
-
-
 class ClosedLoops:
     """Runs closed loops and counts what they cost.
 
@@ -121,10 +97,10 @@ class ClosedLoops:
         on_denoiser_call: Callable[[int], None],
     ) -> None:
         self.pipe, self.calls, self.recordings, self.setting = pipe, calls, recordings, setting
-        self._on_denoiser_call = on_denoiser_call
+        self.on_denoiser_call = on_denoiser_call
         self.denoiser_calls = 0
 
-    def predict(self, cached: Collection[int], method: Method, *, predictor: str | None = None) -> Fit:
+    def predict(self, cached: Collection[int], method: Method, *, predictor: Predictor | None = None) -> Fit:
         """Skip the cached steps on all prompts and predict them, solving ``aligned`` weights on the way.
 
         Args:
@@ -142,7 +118,7 @@ class ClosedLoops:
         method: Method,
         prompts: Sequence[int],
         *,
-        predictor: str | None = None,
+        predictor: Predictor | None = None,
         earlier: Trace | None = None,
         trace: Trace | None = None,
         give_up: Callable[[int, float], bool] = lambda step, score: False,
@@ -153,7 +129,7 @@ class ClosedLoops:
             cached: the schedule.
             method: its level, predictor and order are used.
             prompts: which prompts to run.
-            predictor: in place of the method's.
+            predictor: whose weights to use in place of the method's.
             earlier: a loop of the same prompts; what it computed before the schedules differ is not computed again
                 (but for step 0, which the run must see).
             trace: is filled with what this loop computes.
@@ -162,20 +138,31 @@ class ClosedLoops:
         Returns:
             What the loop found, or None if it was given up.
         """
-        replayed = earlier.shared_with(cached) - {0} if earlier else frozenset()
-        chosen = list(prompts)
         predictor = predictor or method.predictor
+        kept = residuals_kept(method)
+        # At level hidden a step that does not run leaves no residual behind, so nothing is replayed there.
+        replayed = earlier.shared_with(cached) - {0} if earlier and not kept else frozenset()
+        chosen = list(prompts)
         size = 1 if predictor == "reuse" else 2 if predictor == "taylor" else MAX_ORDER + 1
         histories = [History(size) for _ in chosen]
         predictions: dict[int, Prediction] = {}
         gains: dict[int, float] = {}
-        errors = _Errors(self.recordings, chosen)
+        errors = Errors(self.recordings, chosen)
         skipped = frozenset(cached)
         silent = skipped | replayed
         given_up = False
         pattern: tuple[Any, ...] = ()
+
+        def taylor(step: int) -> tuple[float, ...]:
+            return coefficients(taylor_weights(self.setting.noise_levels, step, histories[0].steps))
+
         with Lockstep(
-            self.pipe, [self.calls[k] for k in chosen], silent.__contains__, on_denoiser_call=self._on_denoiser_call
+            self.pipe,
+            [self.calls[k] for k in chosen],
+            silent.__contains__,
+            on_denoiser_call=self.on_denoiser_call,
+            residuals_kept=kept,
+            block_factors=taylor if method.predictor == "taylor" else lambda step: (1.0,),
         ) as lockstep:
             for arrivals in lockstep:
                 index = arrivals[0].step.index
@@ -203,12 +190,12 @@ class ClosedLoops:
                 if predictor == "aligned":
                     factors = self._solve(arrivals, histories, chosen, method)
                 elif predictor == "taylor":
-                    factors = coefficients(taylor_weights(self.setting.noise_levels, index, steps))
+                    factors = taylor(index)
                 else:
                     factors = (1.0,)
                 predictions[index] = Prediction(steps[: len(factors)], factors)
                 for arrival, history in zip(arrivals, histories, strict=True):
-                    arrival.reply = _predicted(arrival, history, factors, method.level).to(arrival.reply.dtype)
+                    arrival.reply = predicted(arrival.step, history, factors, method).to(arrival.reply.dtype)
             errors.add(self.setting.num_steps, lockstep.outputs)
             self.denoiser_calls += lockstep.denoiser_calls
         if given_up:
@@ -237,94 +224,14 @@ class ClosedLoops:
         equations = NormalEquations(order)
         for arrival, history, k in zip(arrivals, histories, chosen, strict=True):
             here = arrival.step
-            reused = _predicted(arrival, history, (1.0,), method.level)
+            reused = predicted(here, history, (1.0,), method)
             landed = plain_step(here.scheduler, here.arguments, reused)
             goal = self.recordings[k].sample(here.index + 1).to(landed)
             equations.add([slope * d for d in differences(history.entries, order)], goal - landed)
         return coefficients(equations.solve())
 
-    def observe(
-        self,
-        decide: Callable[[int, float], bool],
-        level: Level,
-        *,
-        granularity: Granularity | None = None,
-        axis: int = 1,
-        grid: Sequence[float] | None = None,
-    ) -> Observation:
-        """Compute every step, and go on with the reused residual where ``decide(step, distance)`` caches it.
 
-        With ``decide`` comparing the distance to a threshold this is Algorithm 2. With a ``granularity``, K and B
-        are solved at each cached step from all prompts, and the corrected output is what they go on with.
-        """
-        seen = Observation()
-        caches: dict[int, Tensor] = {}
-        last: dict[int, Tensor] = {}
-        parameters: list[tuple[Tensor, Tensor]] = []
-        cached: list[int] = []
-
-        def prepare(scheduler: Any) -> list[float] | None:
-            return None if grid is None else retime(scheduler, grid)
-
-        with Lockstep(self.pipe, self.calls, lambda step: False, prepare, self._on_denoiser_call) as lockstep:
-            for arrivals in lockstep:
-                index = arrivals[0].step.index
-                for arrival in arrivals:
-                    check_finite(arrival.step.model_output, arrival.prompt, index)
-                fresh = {a.prompt: a.step.model_output.float() for a in arrivals}
-                if not 0 < index < self.setting.num_steps - 1 or not self._cache(
-                    seen, index, arrivals, caches, level, decide
-                ):
-                    caches = {a.prompt: _entry(a, level) for a in arrivals}
-                    last = fresh
-                    continue
-                cached.append(index)
-                reused = {a.prompt: from_cache(a.step.sample.float(), caches[a.prompt], level) for a in arrivals}
-                change = sum(float((fresh[k] - last[k]).abs().sum()) for k in fresh)
-                error = sum(float((reused[k] - fresh[k]).abs().sum()) for k in fresh)
-                seen.corrections[index] = correction_coefficient(error, change)
-                if granularity is not None:
-                    moments = Moments(granularity, axis)
-                    for k in fresh:
-                        moments.add(reused[k], fresh[k])
-                    parameters.append(moments.solve())
-                    k_hat, b_hat = (
-                        along(p.to(fresh[0].device, torch.float32), fresh[0].ndim, granularity, axis)
-                        for p in parameters[-1]
-                    )
-                    reused = {k: rectify(v, k_hat, b_hat) for k, v in reused.items()}
-                for arrival in arrivals:
-                    arrival.reply = reused[arrival.prompt].to(arrival.reply.dtype)
-                last = fresh
-            errors = _Errors(self.recordings, range(len(self.calls)))
-            errors.add(self.setting.num_steps, lockstep.outputs)
-            self.denoiser_calls += lockstep.denoiser_calls
-        seen.cached_steps, seen.error = tuple(cached), errors.relative[-1]
-        if granularity is not None and parameters:
-            k_all, b_all = (torch.stack([p[n].cpu() for p in parameters]) for n in (0, 1))
-            seen.rectification = Rectification(granularity, axis, k_all, b_all)
-        return seen
-
-    def _cache(
-        self,
-        seen: Observation,
-        index: int,
-        arrivals: Sequence[Arrival],
-        caches: dict[int, Tensor],
-        level: Level,
-        decide: Callable[[int, float], bool],
-    ) -> bool:
-        error = size = 0.0
-        for arrival in arrivals:
-            recording = self.recordings[arrival.prompt]
-            full = to_cache(recording.sample(index).float(), recording.model_output(index).float(), level)
-            parts = relative_distance(caches[arrival.prompt], _entry(arrival, level), full)
-            error, size = error + parts[0], size + parts[1]
-        seen.distances[index] = error / size if size else 0.0
-        return index not in self.setting.forced and decide(index, seen.distances[index])
-
-
-class _Errors:
+class Errors:
     """Distances to the full runs, step by step."""
 
     def __init__(self, recordings: Sequence[Recording], chosen: Sequence[int]) -> None:
@@ -346,11 +253,3 @@ class _Errors:
 
 
 _TINY = 1e-24  # keeps the logarithm finite where a latent is exact
-
-
-def _entry(arrival: Arrival, level: Level) -> Tensor:
-    return to_cache(arrival.step.sample.float(), arrival.step.model_output.float(), level)
-
-
-def _predicted(arrival: Arrival, history: History, factors: Sequence[float], level: Level) -> Tensor:
-    return from_cache(arrival.step.sample.float(), combine(history.entries, factors), level)

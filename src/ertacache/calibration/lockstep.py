@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ertacache.calibration.prompts import Call, twin_of
 from ertacache.errors import CalibrationError
-from ertacache.runtime.run import Run, Step
+from ertacache.runtime.run import Driver, Run, Step
 
 
 class _Abandoned(BaseException):
@@ -42,6 +42,7 @@ class Lockstep:
         calls: one for each prompt.
         is_cached: the steps at which the denoiser is skipped.
         prepare: called with the scheduler when ``set_timesteps`` has returned; the noise levels if it retimes it.
+        residuals_kept, block_factors: see `ertacache.runtime.run.Driver`.
         on_denoiser_call: called with the number of denoiser calls that the last step took, for progress bars.
 
     Attributes:
@@ -56,8 +57,13 @@ class Lockstep:
         is_cached: Callable[[int], bool],
         prepare: Callable[[Any], Sequence[float] | None] = lambda scheduler: None,
         on_denoiser_call: Callable[[int], None] = lambda number: None,
+        *,
+        residuals_kept: int = 0,
+        block_factors: Callable[[int], Sequence[float]] = lambda step: (1.0,),
     ) -> None:
-        self._workers = [_Worker(k, pipe, call, is_cached, prepare) for k, call in enumerate(calls)]
+        self._workers = [
+            _Worker(k, pipe, call, is_cached, prepare, residuals_kept, block_factors) for k, call in enumerate(calls)
+        ]
         self._on_denoiser_call = on_denoiser_call
 
     @property
@@ -101,7 +107,7 @@ class Lockstep:
             replies = [arrival.reply for arrival in arrivals]
 
 
-class _Worker:
+class _Worker(Driver):
     """One prompt's thread, which runs only between `resume` and the next step boundary. Also its run's driver."""
 
     def __init__(
@@ -111,8 +117,11 @@ class _Worker:
         call: Call,
         is_cached: Callable[[int], bool],
         prepare: Callable[[Any], Sequence[float] | None],
+        residuals_kept: int,
+        block_factors: Callable[[int], Sequence[float]],
     ) -> None:
-        self.number, self.is_cached, self.open_segment = number, is_cached, prepare
+        self.number, self.residuals_kept = number, residuals_kept
+        self._is_cached, self._prepare, self._block_factors = is_cached, prepare, block_factors
         self.output: Tensor | None = None
         self._run = Run(twin_of(pipe), self)
         self._twin, self._call = self._run.pipe, call
@@ -163,6 +172,15 @@ class _Worker:
             self._arrived.release()
 
     # The driver of this prompt's run.
+
+    def open_segment(self, scheduler: Any) -> Sequence[float] | None:
+        return self._prepare(scheduler)
+
+    def is_cached(self, step: int) -> bool:
+        return self._is_cached(step)
+
+    def block_factors(self, step: int) -> Sequence[float]:
+        return self._block_factors(step)
 
     def model_output(self, step: Step) -> Tensor:
         self._step = step

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ertacache.calibration.prompts import Call, twin_of
 from ertacache.errors import CalibrationError, PipelineError
-from ertacache.runtime.run import Run, Step
+from ertacache.runtime.hidden import sketch
+from ertacache.runtime.run import Driver, Run, Step
 from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.stepping import output_coefficient
 
@@ -66,16 +67,23 @@ class Recording:
         """``v_i``."""
         return self._get(f"v{step}")
 
+    def residual(self, step: int) -> Tensor:
+        """A sketch of the blocks' residuals, if the run recorded them."""
+        return self._get(f"r{step}")
+
     def sample(self, step: int) -> Tensor:
         """``x_i``; ``sample(T)`` is the final latent."""
         return self._get(f"x{step}")
 
 
-class Recorder:
+class Recorder(Driver):
     """The driver of a full run: keeps everything, changes nothing."""
 
-    def __init__(self, prompt: int, on_first: Callable[[Step], None], on_step: Callable[[int], None]) -> None:
+    def __init__(
+        self, prompt: int, on_first: Callable[[Step], None], on_step: Callable[[int], None], hidden: bool
+    ) -> None:
         self.prompt, self._on_first, self._on_step = prompt, on_first, on_step
+        self.residuals_kept = int(hidden)
         self.tensors: dict[str, Tensor] = {}
         self.patterns: list[tuple[Any, ...]] = []
         self.noise_levels: tuple[float, ...] = ()
@@ -91,9 +99,6 @@ class Recorder:
             )
         self.noise_levels = tuple(sampler_of(scheduler).noise_levels(scheduler))
 
-    def is_cached(self, step: int) -> bool:
-        return False
-
     def model_output(self, step: Step) -> Tensor:
         check_finite(step.model_output, self.prompt, step.index)
         if not self.patterns:
@@ -101,6 +106,8 @@ class Recorder:
             self._on_first(step)
             self.tensors[f"x{step.index}"] = step.sample.detach().cpu().clone()
         self.tensors[f"v{step.index}"] = step.model_output.detach().cpu().clone()
+        if self.residuals_kept:
+            self.tensors[f"r{step.index}"] = sketch(step.residuals)
         self.patterns.append(step.pattern)
         self.slopes.append(output_coefficient(step.scheduler, step.arguments))
         self._on_step(step.denoiser_calls)
@@ -127,13 +134,15 @@ def record(
     num_inference_steps: int,
     on_first: Callable[[Step], None],
     on_step: Callable[[int], None],
+    *,
+    hidden: bool = False,
 ) -> tuple[dict[str, Tensor], Setting]:
-    """Make one full run.
+    """Make one full run; with ``hidden``, a sketch of the blocks' residuals is recorded too.
 
     Raises:
         CalibrationError: if a model output is not finite, or not every step was made.
     """
-    recorder = Recorder(prompt, on_first, on_step)
+    recorder = Recorder(prompt, on_first, on_step, hidden)
     twin = twin_of(pipe)
     with Run(twin, recorder):
         twin(**call.arguments())

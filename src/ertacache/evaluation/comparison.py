@@ -16,7 +16,7 @@ from torch import Tensor
 from ertacache.acceleration import accelerated
 from ertacache.evaluation.metrics import psnr, ssim
 from ertacache.policy import Policy
-from ertacache.runtime.run import Run, Step, denoisers_of
+from ertacache.runtime.run import Driver, Run, denoisers_of
 from ertacache.runtime.samplers import sampler_of
 
 
@@ -212,20 +212,12 @@ class _LoopClock:
         return values
 
 
-class _OwnGrid:
+class _OwnGrid(Driver):
     """The driver that only lays another grid."""
 
     def __init__(self, noise_levels: tuple[float, ...]) -> None:
         self.noise_levels = noise_levels
 
-    def open_segment(self, scheduler: Any) -> None:
+    def open_segment(self, scheduler: Any) -> tuple[float, ...]:
         sampler_of(scheduler).retime(scheduler, self.noise_levels)
-
-    def is_cached(self, step: int) -> bool:
-        return False
-
-    def model_output(self, step: Step) -> Tensor:
-        return step.model_output
-
-    def stepped(self, index: int, sample: Tensor) -> None:
-        pass
+        return self.noise_levels

@@ -10,6 +10,9 @@ from ertacache.errors import MethodError
 from ertacache.method.rectification import GRANULARITIES, Granularity
 from ertacache.method.residual import LEVELS, Level
 
+Predictor = Literal["reuse", "taylor", "aligned"]
+PREDICTORS: tuple[Predictor, ...] = ("reuse", "taylor", "aligned")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -18,7 +21,8 @@ class Method:
     Args:
         schedule: ``uniform`` (evenly spaced), ``offline`` (Algorithm 2), or ``search`` (the schedule whose
             closed-loop error on calibration prompts is least).
-        level: what is cached, ``output`` (Eq. 5) or ``velocity``.
+        level: what is cached: ``output`` (Eq. 5), ``velocity``, or ``hidden``, the residual of the denoiser's block
+            stack, whose patch embedding and output head then run at cached steps too.
         predictor: ``reuse``, ``taylor`` (first order over noise levels) or ``aligned``.
         order: the highest difference that ``aligned`` uses, 1 or 2.
         timestep_adjustment: shorten cached steps by Eq. (13).
@@ -33,7 +37,7 @@ class Method:
 
     schedule: Literal["uniform", "offline", "search"] = "uniform"
     level: Level = "velocity"
-    predictor: Literal["reuse", "taylor", "aligned"] = "reuse"
+    predictor: Predictor = "reuse"
     order: int = 2
     timestep_adjustment: bool = False
     rectification: Granularity | None = None
@@ -42,7 +46,7 @@ class Method:
         allowed: dict[str, tuple[object, ...]] = {
             "schedule": ("uniform", "offline", "search"),
             "level": LEVELS,
-            "predictor": ("reuse", "taylor", "aligned"),
+            "predictor": PREDICTORS,
             "order": (1, 2),
             "rectification": (None, *GRANULARITIES),
         }

@@ -1,4 +1,4 @@
-"""What is cached and how it becomes a model output again: Eqs. (5) and (6), at two levels."""
+"""What is cached and how it becomes a model output again: Eqs. (5) and (6), at three levels."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from typing import Literal
 
 from torch import Tensor
 
-Level = Literal["output", "velocity"]
-LEVELS: tuple[Level, ...] = ("output", "velocity")
+Level = Literal["output", "velocity", "hidden"]
+LEVELS: tuple[Level, ...] = ("output", "velocity", "hidden")
 
 
 def to_cache(sample: Tensor, model_output: Tensor, level: Level) -> Tensor:
     """What a computed step leaves in the cache.
 
-    Level ``output`` is Eq. (5), ``r = v - x``; level ``velocity`` keeps ``v`` itself.
+    Level ``output`` is Eq. (5), ``r = v - x``; level ``velocity`` keeps ``v`` itself. So does level ``hidden`` at
+    the step boundary, for its differences: the residuals of the blocks are kept inside the denoiser.
 
     Args:
         sample: ``x_i``, any shape.
         model_output: ``v_i``, the same shape at level ``output``.
-        level: which of the two.
+        level: which of them.
 
     Returns:
         A new tensor of the shape of ``model_output``.

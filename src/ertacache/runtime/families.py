@@ -1,6 +1,32 @@
-"""What differs between model families. Today only where the channels are; a new family costs a row here."""
+"""What differs between model families; a new family costs a row here."""
 
 from __future__ import annotations
+
+BLOCK_LISTS: dict[str, tuple[str, ...]] = {}
+"""For a denoiser class, the names of its block lists, where not every list that takes hidden states is meant."""
+
+_FIRST, _SECOND = (0, 1), (1, 0)
+
+BLOCK_OUTPUTS: dict[str, tuple[int, int]] = {
+    "FluxTransformerBlock": _SECOND,
+    "FluxSingleTransformerBlock": _SECOND,
+    "Flux2TransformerBlock": _SECOND,
+    "JointTransformerBlock": _SECOND,
+    "QwenImageTransformerBlock": _SECOND,
+    "CogVideoXBlock": _FIRST,
+    "CogView4TransformerBlock": _FIRST,
+    "HunyuanVideoTransformerBlock": _FIRST,
+    "HunyuanVideoSingleTransformerBlock": _FIRST,
+    "HunyuanVideoTokenReplaceTransformerBlock": _FIRST,
+    "HunyuanVideoTokenReplaceSingleTransformerBlock": _FIRST,
+    "HunyuanImageTransformerBlock": _FIRST,
+    "HunyuanImageSingleTransformerBlock": _FIRST,
+    "MochiTransformerBlock": _FIRST,
+}
+"""For a block class that returns a tuple, where in it the hidden states and the text are."""
+
+TEXT_FIRST = ("Flux2SingleTransformerBlock",)
+"""Block classes that work on text and hidden states in one sequence, the text first."""
 
 
 def channel_axis(ndim: int) -> int:

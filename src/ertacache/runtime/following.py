@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,33 +10,17 @@ from torch import Tensor
 
 from ertacache.errors import PipelineError
 from ertacache.method.alignment import MAX_ORDER, coefficients, combine, taylor_weights
+from ertacache.method.named import Method
 from ertacache.method.rectification import along, rectify
 from ertacache.method.residual import from_cache, to_cache
 from ertacache.policy import Policy
 from ertacache.runtime import identity
-from ertacache.runtime.run import Report, Step
+from ertacache.runtime.history import History
+from ertacache.runtime.run import Driver, Report, Step
 from ertacache.runtime.samplers import retime, sampler_of
 
 
-class History:
-    """What the last computed steps left in the cache, newest first, float32."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.steps: list[int] = []
-        self.entries: list[Tensor] = []
-
-    def push(self, step: int, entry: Tensor) -> None:
-        """Take in a computed step, drop the oldest if there are more than ``size``."""
-        self.steps = [step, *self.steps][: self.size]
-        self.entries = [entry, *self.entries][: self.size]
-
-    def clear(self) -> None:
-        """Forget everything: another trajectory begins."""
-        self.steps, self.entries = [], []
-
-
-class PolicyDriver:
+class PolicyDriver(Driver):
     """Follows ``policy`` through one run; the policy's own checks are made as early as each can be."""
 
     def __init__(self, policy: Policy, report: Report | None = None) -> None:
@@ -45,6 +30,7 @@ class PolicyDriver:
         self.position = {step: k for k, step in enumerate(policy.cached_steps)}
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
         self.history = History(MAX_ORDER + 1 if policy.method.predictor != "reuse" else 1)
+        self.residuals_kept = residuals_kept(policy.method)
         self.levels: list[float] = []
         self.pattern: tuple[Any, ...] = ()
         self.error_model: tuple[Tensor, Tensor] | None = None
@@ -73,16 +59,16 @@ class PolicyDriver:
             if not self.pattern:
                 self._check_first(step)
             self.pattern = step.pattern
-        sample, output = step.sample.float(), step.model_output
+        output = step.model_output
         if step.computed:
-            entry = to_cache(sample, output.detach().float(), method.level)
-            self.history.push(step.index, entry)
+            self.history.push(step.index, to_cache(step.sample.float(), output.detach().float(), method.level))
             return output
-        predicted = from_cache(sample, combine(self.history.entries, self._factors(step.index)), method.level)
-        return self._rectified(step.index, predicted).to(output.dtype)
+        instead = predicted(step, self.history, self.factors(step.index), method)
+        return self._rectified(step.index, instead).to(output.dtype)
 
-    def stepped(self, index: int, sample: Tensor) -> None:
-        """Nothing to do."""
+    def block_factors(self, step: int) -> tuple[float, ...]:
+        """How the residual of the blocks is predicted at a cached step of level ``hidden``."""
+        return (1.0,) if self.policy.method.predictor == "aligned" else self.factors(step)
 
     def _check_first(self, step: Step) -> None:
         if self.policy.method.level == "output" and step.sample.shape != step.model_output.shape:
@@ -94,7 +80,7 @@ class PolicyDriver:
         identity.check_calls_per_step(self.policy, step.denoiser_calls)
         identity.check_latent_shape(self.policy, step.sample.shape[1:])
 
-    def _factors(self, step: int) -> tuple[float, ...]:
+    def factors(self, step: int) -> tuple[float, ...]:
         """The policy's factors, or Taylor's where they were fitted on another history than this run has."""
         method, history = self.policy.method, self.history.steps
         if method.predictor == "reuse":
@@ -118,3 +104,21 @@ class PolicyDriver:
             self.error_model = k, b
         k, b = (along(t[self.position[step]], predicted.ndim, model.granularity, model.axis) for t in self.error_model)
         return rectify(predicted, k, b)
+
+
+def predicted(step: Step, history: History, factors: Sequence[float], method: Method) -> Tensor:
+    """The model output of a cached step, float32.
+
+    At level ``hidden`` the blocks were predicted on the way to the boundary, with the same factors; but ``aligned``
+    reuses their residual, and adds the differences of the outputs that the factors stand for.
+    """
+    if method.level != "hidden":
+        return from_cache(step.sample.float(), combine(history.entries, factors), method.level)
+    if method.predictor != "aligned" or len(factors) == 1:
+        return step.model_output.float()
+    return step.model_output.float() + combine(history.entries, factors) - history.entries[0]
+
+
+def residuals_kept(method: Method) -> int:
+    """See `ertacache.runtime.run.Driver`."""
+    return 0 if method.level != "hidden" else 2 if method.predictor == "taylor" else 1

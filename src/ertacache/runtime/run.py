@@ -12,43 +12,33 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
 from ertacache.errors import PipelineError, RunError
 from ertacache.runtime import gate
+from ertacache.runtime.hidden import Stack
+from ertacache.runtime.history import History
 from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.seams import own_class
 
 DENOISERS = ("transformer", "transformer_2", "unet")
 
 
-class Driver(Protocol):
-    """Who decides in a run."""
-
-    def open_segment(self, scheduler: Any) -> Sequence[float] | None:
-        """``set_timesteps`` has returned: check the grid, forget the history; the noise levels if it was retimed."""
-
-    def is_cached(self, step: int) -> bool:
-        """Whether the denoiser is to be skipped at this step."""
-
-    def model_output(self, step: Step) -> Tensor:
-        """What ``scheduler.step`` is given; the step's own model output, untouched, where nothing is to change."""
-
-    def stepped(self, index: int, sample: Tensor) -> None:
-        """The step is made: the next latent, as the scheduler returned it."""
-
-
 @dataclass(frozen=True)
 class Step:
-    """One step at its boundary: the arguments of ``scheduler.step`` and how they came about."""
+    """One step at its boundary: the arguments of ``scheduler.step`` and how they came about.
+
+    ``residuals`` are those of the blocks, of every denoiser call of the last computed step, at level ``hidden``.
+    """
 
     index: int
     arguments: Mapping[str, Any]
     computed: bool
     pattern: tuple[Any, ...]
     scheduler: Any
+    residuals: tuple[Tensor, ...] = ()
 
     @property
     def sample(self) -> Tensor:
@@ -64,6 +54,36 @@ class Step:
     def denoiser_calls(self) -> int:
         """How many denoiser calls make up the step."""
         return len(self.pattern)
+
+
+class Driver:
+    """Who decides in a run; this one computes every step and changes nothing.
+
+    Attributes:
+        residuals_kept: at level ``hidden``, of how many computed steps the residuals of the blocks are kept; cached
+            steps then run the denoiser without its blocks. 0 at the other levels.
+    """
+
+    residuals_kept: int = 0
+
+    def open_segment(self, scheduler: Any) -> Sequence[float] | None:
+        """``set_timesteps`` has returned: check the grid, forget the history; the noise levels if it was retimed."""
+        return None
+
+    def is_cached(self, step: int) -> bool:
+        """Whether the denoiser is to be skipped at this step."""
+        return False
+
+    def block_factors(self, step: int) -> Sequence[float]:
+        """At level ``hidden``, the factors of the kept residuals of the blocks, newest first."""
+        return (1.0,)
+
+    def model_output(self, step: Step) -> Tensor:
+        """What ``scheduler.step`` is given; the step's own model output, untouched, where nothing is to change."""
+        return step.model_output
+
+    def stepped(self, index: int, sample: Tensor) -> None:
+        """The step is made: the next latent, as the scheduler returned it."""
 
 
 @dataclass
@@ -122,6 +142,8 @@ class Run:
         self.levels: Sequence[float] | None = None
         self._begin_step()
         self.kept: dict[Any, Any] = {}
+        self.stacks = {id(module): Stack(module) for module in self.modules} if driver.residuals_kept else {}
+        self.residuals: dict[Any, History] = {}
 
     def __enter__(self) -> Self:
         own: Any = own_class(self.scheduler)
@@ -135,6 +157,8 @@ class Run:
         self.scheduler.__class__ = _with_boundary(own, self)  # own: it may be a copy made in an earlier run
         for module in self.modules:
             gate.install(module, self)
+        for stack in self.stacks.values():
+            stack.install()
         return self
 
     def __exit__(
@@ -142,6 +166,9 @@ class Run:
     ) -> None:
         for module in self.modules:
             gate.remove(module)
+        for stack in self.stacks.values():
+            stack.remove()
+        self.residuals.clear()
         self.thread = 0  # a copy of the scheduler that outlives the run is inert
         self.scheduler.__class__ = type(self.scheduler)._ertacache_class
         self.kept.clear()
@@ -182,9 +209,18 @@ class Run:
                     given=f"shapes {key[2]}",
                     cure="Calibrate with the guidance settings of this call, so that this step is computed.",
                 )
+            if self.stacks:
+                assert self.next_step is not None  # nothing is cached at the first step
+                factors = self.driver.block_factors(self.next_step)
+                return self.stacks[id(module)].cached(call, args, kwargs, self.residuals[key].entries, factors)
             return gate.keep(self.kept[key])  # a copy: guidance may work in place, and the next cached step asks again
-        output = call(*args, **kwargs)
-        self.kept[key] = gate.keep(output)
+        if self.stacks:
+            output, residual = self.stacks[id(module)].computed(call, args, kwargs)
+            self.residuals.setdefault(key, History(self.driver.residuals_kept)).push(0, residual)
+            self.kept[key] = None
+        else:
+            output = call(*args, **kwargs)
+            self.kept[key] = gate.keep(output)
         self.report.denoiser_calls += 1
         return output
 
@@ -193,6 +229,7 @@ class Run:
     def open_segment(self, scheduler: Any) -> None:
         """``set_timesteps`` was called: whatever was kept belongs to another trajectory."""
         self.kept.clear()
+        self.residuals.clear()
         self.next_step = None
         self._begin_step()
         self.levels = self.driver.open_segment(scheduler)
@@ -227,7 +264,9 @@ class Run:
                 given=f"timestep {timestep}",
                 cure="Calibrate with the guidance settings of this call, so that this step is computed.",
             )
-        step = Step(index, arguments, not self.cached, tuple(self.kept), scheduler)
+        self.residuals = {key: self.residuals[key] for key in self.kept if key in self.residuals}
+        residuals = tuple(history.entries[0] for history in self.residuals.values())
+        step = Step(index, arguments, not self.cached, tuple(self.kept), scheduler, residuals)
         output = self.driver.model_output(step)
         (self.report.computed_steps if step.computed else self.report.cached_steps).append(index)
         self.next_step = index + 1

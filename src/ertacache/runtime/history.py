@@ -1,0 +1,23 @@
+"""What the last computed steps left in the cache."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class History:
+    """Entries of the last computed steps, newest first."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.steps: list[int] = []
+        self.entries: list[Tensor] = []
+
+    def push(self, step: int, entry: Tensor) -> None:
+        """Take in a computed step, drop the oldest if there are more than ``size``."""
+        self.steps = [step, *self.steps][: self.size]
+        self.entries = [entry, *self.entries][: self.size]
+
+    def clear(self) -> None:
+        """Forget everything: another trajectory begins."""
+        self.steps, self.entries = [], []

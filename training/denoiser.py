@@ -1,0 +1,104 @@
+"""Train a denoiser and its text encoders together, on latents, by the process that its sampler inverts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.loop import train
+
+CONDITION_DROPOUT = 0.1
+
+
+@dataclass(frozen=True)
+class Noising:
+    """One batch's noise levels: ``x_t = alpha x + sigma noise``, and the model learns ``a x + b noise``; all (B,)."""
+
+    timestep: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    a: Tensor
+    b: Tensor
+
+
+def flow_matching(batch: int, generator: torch.Generator) -> Noising:
+    """Velocity ``noise - data`` at logit-normal noise levels; timesteps 0 .. 1."""
+    t = torch.sigmoid(0.4 + torch.randn(batch, generator=generator))
+    one = torch.ones(batch)
+    return Noising(t, 1 - t, t, -one, one)
+
+
+def v_prediction(alphas_cumprod: Tensor) -> Callable[[int, torch.Generator], Noising]:
+    """``alpha noise - sigma data`` at uniform integer timesteps of a table."""
+
+    def draw(batch: int, generator: torch.Generator) -> Noising:
+        t = torch.randint(len(alphas_cumprod), (batch,), generator=generator)
+        cumulative = alphas_cumprod[t].float()
+        alpha, sigma = cumulative.sqrt(), (1 - cumulative).sqrt()
+        return Noising(t, alpha, sigma, -sigma, alpha)
+
+    return draw
+
+
+def hidden_matrices(denoiser: nn.Module) -> list[nn.Parameter]:
+    """The weight matrices of the blocks that act on tokens, which Muon trains; modulation sees the time only."""
+    return [
+        parameter
+        for name, parameter in denoiser.named_parameters()
+        if parameter.ndim == 2 and name.endswith(".weight") and re.search(r"\.\d+\.", name) and "norm" not in name
+    ]
+
+
+def fit(
+    predict: Callable[..., Tensor],
+    noising: Callable[[int, torch.Generator], Noising],
+    denoiser: nn.Module,
+    text_encoders: list[nn.Module],
+    latents: Tensor,
+    tokens: tuple[Tensor, ...],
+    empty: tuple[Tensor, ...],
+    folder: Path,
+    *,
+    num_steps: int,
+    seconds: float,
+    batch: int = 32,
+) -> None:
+    """Mean squared error of ``predict(noisy, timestep, *ids)``.
+
+    ``latents`` (n, ...) as the denoiser sees them; ``tokens`` the captions' ids, each (n, length); ``empty`` the ids
+    of the empty caption, each (1, length), which replace one caption in ten so that guidance has its other branch.
+    """
+
+    def loss_of(noisy: Tensor, target: Tensor, timestep: Tensor, *ids: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            output = predict(noisy, timestep, *ids)
+        return (output.float() - target).square().mean()
+
+    compiled = torch.compile(loss_of)
+
+    def loss_at(step: int, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(latents), (batch,), generator=generator)
+        x = latents[rows].float()
+        noise = torch.randn(x.shape, generator=generator)
+        level = noising(batch, generator)
+        alpha, sigma, a, b = (v.view(-1, *[1] * (x.ndim - 1)) for v in (level.alpha, level.sigma, level.a, level.b))
+        drop = torch.rand(batch, 1, generator=generator) < CONDITION_DROPOUT
+        ids = [torch.where(drop, void, ids[rows]) for ids, void in zip(tokens, empty, strict=True)]
+        return compiled(alpha * x + sigma * noise, a * x + b * noise, level.timestep, *ids)
+
+    train(
+        "transformer",
+        loss_at,
+        [p for module in (denoiser, *text_encoders) for p in module.parameters()],
+        folder,
+        num_steps=num_steps,
+        learning_rate=1e-3,
+        matrices=hidden_matrices(denoiser),
+        seconds=seconds,
+        warmup=500,
+    )

@@ -1,0 +1,8 @@
+"""The pipelines that are trained here, one file for each; `FAMILIES` names them."""
+
+from training.families.base import Family
+from training.families.cogvideox import CogVideoX
+from training.families.flux import Flux
+from training.families.wan import Wan
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (Flux(), Wan(), CogVideoX())}

@@ -1,0 +1,72 @@
+"""What a family must say for itself so that `training.train` can train it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.denoiser import Noising
+
+
+class Family(Protocol):
+    """One pipeline class at small size.
+
+    Attributes:
+        name: on the command line, and of the folder.
+        folder: where the trained pipeline goes.
+        settings: what every call of the finished pipeline should be given.
+        samples: how many pictures or clips are drawn ahead.
+        autoencoder_steps, autoencoder_batch, transformer_steps: how long it trains by default.
+    """
+
+    name: str
+    folder: Path
+    settings: dict[str, Any]
+    samples: int
+    autoencoder_steps: int
+    autoencoder_batch: int
+    transformer_steps: int
+
+    def sample(self, rng: np.random.Generator, split: str) -> Any:
+        """A random scene or clip, with a ``caption``."""
+
+    def draw(self, scene: Any, rng: np.random.Generator) -> np.ndarray:
+        """Its picture or frames, uint8, channels last."""
+
+    def autoencoder(self) -> nn.Module:
+        """A fresh autoencoder."""
+
+    def latents(self, vae: Any, pixels: Tensor) -> Tensor:
+        """Latents as the denoiser sees them, for pixels -1 .. 1, (n, 3, h, w) or (n, 3, f, h, w)."""
+
+    def set_latent_scale(self, vae: Any, pixels: Tensor) -> None:
+        """Make these latents zero-mean and unit-variance."""
+
+    def tokenizers(self, captions: list[str]) -> dict[str, Any]:
+        """By the pipeline's names for them."""
+
+    def networks(self, tokenizers: dict[str, Any]) -> dict[str, nn.Module]:
+        """A fresh denoiser, ``transformer``, and text encoders, by the pipeline's names for them."""
+
+    def tokenize(self, tokenizers: dict[str, Any], captions: list[str]) -> tuple[Tensor, ...]:
+        """Token ids as the pipeline makes them."""
+
+    def noising(self) -> Callable[[int, torch.Generator], Noising]:
+        """The process that the sampler inverts."""
+
+    def predict(self, networks: dict[str, Any], noisy: Tensor, timestep: Tensor, *ids: Tensor) -> Tensor:
+        """The denoiser's output as the pipeline would get it."""
+
+    def pipeline(self, vae: Any, networks: dict[str, Any], tokenizers: dict[str, Any]) -> Any:
+        """The finished pipeline."""
+
+
+def channel_scale(latents: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every channel of (n, c, ...)."""
+    values = latents.transpose(0, 1).flatten(1)
+    return values.mean(1).tolist(), values.std(1).tolist()
