@@ -169,7 +169,11 @@ def _solve(loops: ClosedLoops, method: Method, budget: Budget, shown: Calibratio
         seen, grid = _observed(loops, method, threshold, planned)
         if method.predictor == "reuse":
             over = [i for i in seen.cached_steps if threshold is not None and seen.distances[i] >= threshold]
-            notes = [f"on the cached trajectory the distance exceeds {threshold:.3g} at steps {over}"] if over else []
+            notes = [
+                f"step {i} is computed after all: on the adjusted grid the denoiser's calls change there"
+                for i in (seen.refused if grid is not None else ())
+            ]
+            notes += [f"on the cached trajectory the distance exceeds {threshold:.3g} at steps {over}"] if over else []
             return Policy(
                 num_inference_steps=setting.num_steps,
                 cached_steps=seen.cached_steps,

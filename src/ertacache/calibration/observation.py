@@ -31,6 +31,7 @@ class Observation:
         corrections: ``phi_i`` of Eq. (13) for every cached step.
         rectification: K and B for every cached step, if they were asked for.
         error: of the final latent.
+        refused: steps that were to be cached, but at which the denoiser's calls change.
     """
 
     cached_steps: tuple[int, ...] = ()
@@ -38,6 +39,7 @@ class Observation:
     corrections: dict[int, float] = field(default_factory=dict)
     rectification: Rectification | None = None
     error: float = 0.0
+    refused: tuple[int, ...] = ()
 
 
 def observe(
@@ -62,6 +64,8 @@ def observe(
     last: dict[int, Tensor] = {}
     parameters: list[tuple[Tensor, Tensor]] = []
     cached: list[int] = []
+    refused: list[int] = []
+    pattern: tuple[Any, ...] = ()
 
     def prepare(scheduler: Any) -> list[float] | None:
         return None if grid is None else retime(scheduler, grid)
@@ -82,8 +86,11 @@ def observe(
                 check_finite(arrival.step.model_output, arrival.prompt, index)
             fresh = {a.prompt: a.step.model_output.float() for a in arrivals}
             reused: dict[int, Tensor] = {}
-            if 0 < index < loops.setting.num_steps - 1 and _cache(loops, seen, index, arrivals, caches, level, decide):
-                cached.append(index)
+            stays = arrivals[0].step.pattern == pattern  # else another expert, or guidance that ends
+            pattern = arrivals[0].step.pattern
+            inner = 0 < index < loops.setting.num_steps - 1
+            if inner and _cache(loops, seen, index, arrivals, caches, level, decide):
+                (cached if stays else refused).append(index)
             followers = next(heads) if hidden else []
             if index in cached:
                 reused = (
@@ -108,6 +115,7 @@ def observe(
         errors = Errors(loops.recordings, range(len(loops.calls)))
         errors.add(loops.setting.num_steps, full.outputs)
         loops.denoiser_calls += full.denoiser_calls + headed.denoiser_calls
+    seen.refused = tuple(refused)
     seen.cached_steps, seen.error = tuple(cached), errors.relative[-1]
     if granularity is not None and parameters:
         k_all, b_all = (torch.stack([p[n].cpu() for p in parameters]) for n in (0, 1))
@@ -134,7 +142,7 @@ def _cache(
         parts = relative_distance(caches[arrival.prompt], _entry(arrival, level), full)
         error, size = error + parts[0], size + parts[1]
     seen.distances[index] = error / size if size else 0.0
-    return index not in loops.setting.forced and decide(index, seen.distances[index])
+    return decide(index, seen.distances[index])
 
 
 def _error_model(

@@ -1,0 +1,164 @@
+"""What every family keeps: exactness, the count of what is computed, and policies that do what they say."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import ertacache
+from ertacache.method.named import Method
+from ertacache.runtime.run import denoisers_of
+
+T = 8
+
+
+def calls_of(family, counted):
+    return [counted(module) for module in denoisers_of(family.pipe).values()]
+
+
+def test_with_nothing_cached_it_is_exact_and_removed_exactly(family, make_policy):
+    plain = family.run()
+    assert plain.isfinite().all()
+    before = [set(vars(module)) for module in denoisers_of(family.pipe).values()]
+    kind = type(family.pipe)
+    for method in ("aligned", Method(level="hidden")):
+        with ertacache.accelerated(family.pipe, make_policy(T, (), method)) as run:
+            assert torch.equal(family.run(), plain)
+        assert run.computed_steps == tuple(range(T))
+    assert [set(vars(module)) for module in denoisers_of(family.pipe).values()] == before
+    assert type(family.pipe) is kind
+    assert torch.equal(family.run(), plain)
+
+
+def test_exactly_the_computed_steps_are_computed_call_after_call(family, make_policy, counted):
+    plain = family.run()
+    counters = calls_of(family, counted)
+    with ertacache.accelerated(family.pipe, make_policy(T, (2, 3, 6), "taylor")) as run:
+        once, again, other = family.run(), family.run(), family.run(seed=1)
+        assert run.computed_steps == (0, 1, 4, 5, 7)
+    assert sum(counter.take() for counter in counters) == 3 * 5 * family.case.calls_per_step
+    assert torch.equal(once, again)
+    assert not torch.equal(once, plain)
+    assert not torch.equal(once, other)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method(schedule="uniform", predictor="aligned"),
+        Method(schedule="uniform", predictor="aligned", level="hidden"),
+        Method(schedule="offline", timestep_adjustment=True, rectification="channel"),
+        Method(schedule="offline", timestep_adjustment=True, rectification="channel", level="hidden"),
+    ],
+    ids=["aligned", "aligned hidden", "paper", "paper hidden"],
+)
+def test_a_calibrated_policy_does_what_calibration_measured(family, method):
+    prompts = [family.arguments(seed) for seed in (1, 2)]
+    policy = ertacache.calibrate(
+        family.pipe, prompts, num_inference_steps=T, num_computed_steps=5, method=method, progress=False
+    )
+    moved = [note for note in policy.calibration.notes if "on the adjusted grid" in note]
+    assert len(policy.computed_steps) == 5 + len(moved)  # the switch of experts may move with the grid
+    errors = sizes = 0.0
+    for seed in (1, 2):
+        full = family.run(seed)
+        with ertacache.accelerated(family.pipe, policy) as run:
+            out = family.run(seed)
+        assert run.cached_steps == policy.cached_steps
+        assert run.report.notes == []
+        errors, sizes = errors + float((out - full).square().sum()), sizes + float(full.square().sum())
+    assert (errors / sizes) ** 0.5 == pytest.approx(policy.calibration.error, rel=2e-3)
+    assert not torch.equal(family.run(1), full)
+
+
+def test_the_history_never_crosses_from_one_expert_to_the_other(make_family):
+    family = make_family("Wan 2.2")
+    policy = ertacache.calibrate(
+        family.pipe,
+        [family.arguments(1)],
+        num_inference_steps=T,
+        num_computed_steps=5,
+        method=Method(schedule="uniform", predictor="aligned"),
+        progress=False,
+    )
+    family.run()
+    boundary = 0.8 * family.pipe.scheduler.config.num_train_timesteps
+    second = next(i for i, t in enumerate(family.pipe.scheduler.timesteps) if t < boundary)
+    assert 0 < second < T - 1
+    assert second in policy.computed_steps
+    for step, prediction in policy.predictions.items():
+        assert all((i < second) == (step < second) for i in prediction.history)
+
+
+def test_a_policy_of_one_expert_split_is_not_served_across_another(make_family, make_policy, counted):
+    """By hand: cached right after the switch, where there is nothing of the second expert to cache from."""
+    family = make_family("Wan 2.2")
+    family.run()
+    boundary = 0.8 * family.pipe.scheduler.config.num_train_timesteps
+    second = next(i for i, t in enumerate(family.pipe.scheduler.timesteps) if t < boundary)
+    with ertacache.accelerated(family.pipe, make_policy(T, (second,), "taylor")) as run:
+        family.run()
+    assert run.cached_steps == ()
+    assert "its denoiser call differs" in str(run.report)
+
+
+@pytest.mark.parametrize("name", ["FLUX", "Wan, UniPC", "CogVideoX, DPM"])
+def test_a_saved_policy_is_the_same_and_another_model_refuses_it(name, make_family, tmp_path):
+    family = make_family(name)
+    policy = ertacache.calibrate(
+        family.pipe, [family.arguments(1)], num_inference_steps=T, num_computed_steps=5, progress=False
+    )
+    policy.save(tmp_path / "policy.safetensors")
+    loaded = ertacache.Policy.load(tmp_path / "policy.safetensors")
+    outputs = []
+    for one in (policy, loaded):
+        with ertacache.accelerated(family.pipe, one):
+            outputs.append(family.run(3))
+    assert torch.equal(*outputs)
+    with torch.no_grad():
+        for parameter in family.pipe.transformer.parameters():
+            parameter.mul_(1.3)
+    with pytest.raises(ertacache.errors.PolicyMismatchError, match="weights of transformer"):
+        ertacache.enable(family.pipe, loaded)
+
+
+@pytest.mark.parametrize("kind", ["FluxImg2ImgPipeline", "FluxInpaintPipeline"])
+def test_image_to_image_follows_a_policy_of_the_whole_grid(kind, make_family, make_policy):
+    """It starts in the middle of the grid: the first step is computed, and fitted weights give way to Taylor's."""
+    import diffusers
+
+    text = make_family("FLUX, true guidance")
+    policy = ertacache.calibrate(
+        text.pipe,
+        [text.arguments(seed) for seed in (1, 2)],
+        num_inference_steps=T,
+        num_computed_steps=4,
+        method=Method(schedule="uniform", predictor="aligned"),
+        progress=False,
+    )
+    pipe = getattr(diffusers, kind)(**text.pipe.components)
+    pipe.set_progress_bar_config(disable=True)
+    more = {"image": torch.rand(1, 3, 16, 16), "strength": 0.7, "guidance_scale": 3.5}
+    more |= {"num_inference_steps": T, "output_type": "latent"}
+    if "Inpaint" in kind:
+        more["mask_image"] = torch.ones(1, 1, 16, 16)
+
+    def run():
+        return pipe(**text.arguments(1), **more).images
+
+    plain = run()
+    with ertacache.accelerated(pipe, policy) as accelerated:
+        out = run()
+    start = T - int(T * 0.7)
+    made = sorted(accelerated.computed_steps + accelerated.cached_steps)
+    assert made == list(range(made[0], T))
+    assert made[0] >= start - 1
+    assert made[0] in accelerated.computed_steps
+    assert set(accelerated.cached_steps) <= set(policy.cached_steps)
+    assert accelerated.cached_steps
+    assert not torch.equal(out, plain)
+    assert torch.equal(run(), plain)
+    names = itertools.chain(vars(pipe.transformer), vars(pipe.scheduler))
+    assert not [name for name in names if "ertacache" in name]
