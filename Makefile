@@ -26,10 +26,10 @@ lint: $(VENV)/installed  ## style and types
 bench: $(VENV)/installed  ## the slow tests, and the table of the README
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m benchmarks.overhead
-	$(BIN)/python -m benchmarks.method --out benchmarks/results/method.json
+	$(BIN)/python -m benchmarks.method
 
 train: $(VENV)/installed  ## train the embedded pipeline anew; hours on a CPU
-	$(BIN)/python -m training.train_flux
+	$(BIN)/python -m training.train flux
 
 clean:
 	rm -rf $(VENV) out

@@ -1,6 +1,6 @@
-"""The README's table: every method at every budget on the embedded pipeline, side by side in one run.
+"""Every method at every budget on the small trained pipelines, side by side in one run: the README's table and more.
 
-    python -m benchmarks.method --out benchmarks/results/method.json
+    python -m benchmarks.method flux wan cogvideox opensora
 
 Held-out prompts and seeds that neither training nor calibration saw; PSNR and SSIM against the full run. An
 interrupted run goes on from what it had measured.
@@ -25,19 +25,35 @@ from rich.table import Table
 
 from ertacache import Policy, __version__, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, compare, fewer_steps, fewer_steps_on_subgrid
+from ertacache.method.named import Method
 
-METHODS = ("uniform", "offline", "offline+time", "paper", "taylor", "aligned")
+NAMES = ("uniform", "offline", "offline+time", "paper", "taylor", "aligned")
+METHODS: dict[str, Method] = {name: Method.named(name) for name in NAMES}
+LEVELS: dict[str, Method] = {
+    "reuse, output": Method(level="output"),
+    "reuse, velocity": Method(),
+    "reuse, hidden": Method(level="hidden"),
+    "offline, output": Method(schedule="offline", level="output"),
+    "offline, hidden": Method(schedule="offline", level="hidden"),
+    "paper, output": Method.named("paper"),
+    "paper, hidden": Method(schedule="offline", level="hidden", timestep_adjustment=True, rectification="channel"),
+    "taylor, velocity": Method.named("taylor"),
+    "taylor, hidden": Method(predictor="taylor", level="hidden"),
+    "aligned, hidden": Method(schedule="search", predictor="aligned", level="hidden"),
+    "aligned": Method.named("aligned"),
+}
+"""What can be cached, compared at equal computed steps: ``--levels``."""
 SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
 
 
 def policies_for(
-    embedded: zoo.Embedded, speedups: Sequence[float], num_prompts: int, folder: Path
+    embedded: zoo.Embedded, methods: dict[str, Method], speedups: Sequence[float], num_prompts: int, folder: Path
 ) -> dict[tuple[float, str], Policy]:
     """Calibrate every method at every budget, or find it calibrated in ``folder``."""
     found = {}
     for speedup in speedups:
-        for method in METHODS:
-            path = folder / f"{method}-{speedup:g}x.safetensors"
+        for name, method in methods.items():
+            path = folder / f"{name}-{speedup:g}x.safetensors"
             if not path.exists():
                 calibrate(
                     embedded.pipe,
@@ -47,7 +63,7 @@ def policies_for(
                     checkpoint=folder / "full-runs",
                     **embedded.arguments,
                 ).save(path)
-            found[speedup, method] = Policy.load(path)
+            found[speedup, name] = Policy.load(path)
     return found
 
 
@@ -66,7 +82,11 @@ def measure(
     for speedup in sorted({speedup for speedup, _ in policies}):
         aligned = policies[speedup, "aligned"]
         rivals = [fewer_steps(len(aligned.computed_steps)), fewer_steps_on_subgrid(aligned)]
-        rivals += [Variant(method, steps, policy=policies[speedup, method]) for method in METHODS]
+        rivals += [
+            Variant(method, steps, policy=policies[speedup, method])
+            for (budget, method) in policies
+            if budget == speedup
+        ]
         variants += [
             Variant(f"{speedup:g}|{v.name}", v.num_inference_steps, policy=v.policy, noise_levels=v.noise_levels)
             for v in rivals
@@ -135,30 +155,58 @@ def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="where the figures go, as JSON")] = Path("benchmarks/results/method.json"),
+    models: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(zoo.NAMES)}; all by default")] = None,
+    out: Annotated[Path, typer.Option(help="the folder for the figures, as JSON")] = Path("benchmarks/results"),
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="an argument of every call")
+    ] = None,
+    suffix: Annotated[str, typer.Option(help="of the files' names, for other settings")] = "",
     work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-method"),
     prompts: Annotated[int, typer.Option(help="held-out prompts")] = 32,
     calibration_prompts: Annotated[int, typer.Option(help="calibration prompts")] = 8,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
+    levels: Annotated[bool, typer.Option("--levels", help="compare what is cached: output, velocity, hidden")] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="two prompts, one budget, ten steps: a check, no figures")
     ] = False,
 ) -> None:
-    """Calibrate, measure, print the table, write the JSON and the README's table."""
+    """Calibrate, measure, print the table, write it as JSON and as Markdown, for one pipeline after the other."""
+    changed = {name: json.loads(value) for name, value in (text.split("=", 1) for text in settings or [])}
+    for model in models or zoo.NAMES:
+        one(model, out, changed, suffix, work / f"{model}{suffix}", prompts, calibration_prompts, seed, levels, quick)
+
+
+def one(
+    model: str,
+    out: Path,
+    changed: dict[str, Any],
+    suffix: str,
+    work: Path,
+    prompts: int,
+    calibration_prompts: int,
+    seed: int,
+    levels: bool,
+    quick: bool,
+) -> None:
+    """The same for one pipeline."""
     console = Console()
-    embedded = zoo.load("flux")
+    embedded = zoo.load(model)
+    embedded.arguments.update(changed)
     speedups: Sequence[float] = SPEEDUPS
     if quick:
         prompts, calibration_prompts, speedups = 2, 2, (2.0,)
         embedded.arguments["num_inference_steps"] = 10
     work.mkdir(parents=True, exist_ok=True)
-    policies = policies_for(embedded, speedups, calibration_prompts, work)
-    budgets = measure(embedded, policies, prompts, seed, work / "measured.json", console)
+    policies = policies_for(embedded, LEVELS if levels else METHODS, speedups, calibration_prompts, work)
+    budgets = measure(
+        embedded, policies, prompts, seed, work / ("measured-levels.json" if levels else "measured.json"), console
+    )
     console.print(table_of(budgets))
     result = {
         "ertacache": __version__,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
+        "model": model,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "settings": embedded.arguments,
         "prompts": prompts,
@@ -175,10 +223,12 @@ def main(
             for (speedup, method), policy in policies.items()
         },
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    out.with_suffix(".md").write_text(markdown_of(budgets) + "\n")
-    console.print(f"wrote {out} and {out.with_suffix('.md')}", highlight=False)
+    out.mkdir(parents=True, exist_ok=True)
+    kind = "levels" if levels else "method"
+    figures, table = (out / f"{kind}-{model}{suffix}{ending}" for ending in (".json", ".md"))
+    figures.write_text(json.dumps(result, indent=1) + "\n")
+    table.write_text(markdown_of(budgets) + "\n")
+    console.print(f"wrote {figures} and {table}", highlight=False)
 
 
 if __name__ == "__main__":

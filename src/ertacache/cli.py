@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 console = Console()
 
-Model = Annotated[str, typer.Argument(help="A diffusers folder, a hub id, or 'zoo:flux' for the embedded pipeline.")]
+Model = Annotated[str, typer.Argument(help="A diffusers folder, a hub id, or 'zoo:flux' for a small pipeline.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -67,6 +67,7 @@ def main(
 
 @app.command()
 def demo(
+    model: Annotated[str, typer.Option(help=f"One of {', '.join(zoo.NAMES)}.")] = "flux",
     speedup: Annotated[float, typer.Option(help="The step ratio to ask for.")] = 2.0,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED_METHODS)}.")] = "aligned",
     prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts to generate.")] = 8,
@@ -74,11 +75,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the picture, the plot and the policy.")] = Path("out/demo"),
     seed: Seed = 1000,
 ) -> None:
-    """Calibrate on the embedded pipeline and show full, accelerated and fewer-steps runs side by side."""
+    """Calibrate on a small pipeline and show full, accelerated and fewer-steps runs side by side."""
     from ertacache import demonstration
 
     with _clear_errors():
         result = demonstration.run(
+            model=model,
             speedup=speedup,
             method=method,
             num_prompts=prompts,
@@ -148,7 +150,9 @@ def generate(
     policy: Annotated[
         Path | None, typer.Option(help="The policy to follow; without it every step is computed.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("out.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write; a clip becomes an MP4 of that name.")] = Path(
+        "out.png"
+    ),
     steps: Annotated[int | None, typer.Option(help="num_inference_steps; a policy brings its own.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show the full run beside the accelerated one.")] = False,
     settings: Settings = None,
@@ -159,7 +163,7 @@ def generate(
     """Generate one picture, by a policy if one is given."""
     from ertacache.evaluation.comparison import Variant
     from ertacache.evaluation.comparison import compare as run_comparison
-    from ertacache.evaluation.plots import side_by_side
+    from ertacache.evaluation.plots import contact_sheet, side_by_side, write_clip
 
     with _clear_errors():
         loaded = Policy.load(policy) if policy is not None else None
@@ -180,7 +184,11 @@ def generate(
         if compare:
             with console.status("generating in full and accelerated"):
                 rows = run_comparison(pipe, full, [fast], [call], on_result=keep)
-            side_by_side({name: [picture] for name, picture in pictures.items()}, [prompt], out)
+            named = {name: [picture] for name, picture in pictures.items()}
+            if out.suffix == ".mp4":
+                write_clip(named, out)
+            else:
+                (side_by_side if pictures["full"].ndim == 3 else contact_sheet)(named, [prompt], out)
             console.print(comparison_table(rows))
         else:
             from ertacache.evaluation.comparison import generate as generate_once
@@ -188,7 +196,12 @@ def generate(
             fresh = {**arguments, "prompt": prompt, "generator": _generator(seed)}
             with console.status("generating"):
                 result = generate_once(pipe, fast, fresh)
-            _write_picture(result.pictures[0], out)
+            picture = result.pictures[0]
+            if picture.ndim == 4:
+                out = out.with_suffix(".mp4")
+                write_clip({"": [picture]}, out)
+            else:
+                _write_picture(picture, out)
             console.print(
                 f"{fast.computed_steps} of {steps} steps computed, {result.loop_seconds:.2f} s denoising",
                 highlight=False,

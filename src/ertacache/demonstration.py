@@ -1,4 +1,4 @@
-"""The demo: the embedded pipeline in full, accelerated, and with fewer steps, on prompts that nothing was fitted to."""
+"""The demo: a small pipeline in full, accelerated, and with fewer steps, on prompts that nothing was fitted to."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from torch import Tensor
 from ertacache import zoo
 from ertacache.calibration import calibrate
 from ertacache.evaluation.comparison import Result, Row, Variant, compare, fewer_steps
-from ertacache.evaluation.plots import policy_plot, side_by_side
+from ertacache.evaluation.plots import contact_sheet, policy_plot, side_by_side, write_clip
 from ertacache.tables import comparison_table
 
 PICTURES = 6
 """How many columns the picture has at most."""
+CLIPS = 4
+"""How many clips the contact sheet and the film show at most."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Demonstration:
 
 def run(
     *,
+    model: str = "flux",
     speedup: float,
     method: str,
     num_prompts: int,
@@ -48,6 +51,7 @@ def run(
     """Calibrate, generate held-out prompts in three ways, measure, and write a picture and a plot.
 
     Args:
+        model: one of `ertacache.zoo.NAMES`.
         speedup: the step ratio to ask for.
         method: a method's name.
         num_prompts: how many held-out prompts, each with a seed that calibration did not see.
@@ -56,7 +60,7 @@ def run(
         seed: of the first held-out prompt.
         console: where to show progress.
     """
-    embedded = zoo.load("flux")
+    embedded = zoo.load(model)
     settings = dict(embedded.arguments)
     steps = settings.pop("num_inference_steps")
     policy = calibrate(
@@ -97,7 +101,14 @@ def run(
         rows = compare(embedded.pipe, full, [fast, fewer], calls, on_result=keep, keep_latents=True)
 
     labels = {f"{row.name}\n{row.computed_steps} steps computed": pictures[row.name] for row in rows}
-    side_by_side(labels, prompts[:PICTURES], out / "pictures.png")
+    if pictures[full.name][0].ndim == 4:  # clips
+        labels = {label.replace(" computed", ""): clips[:CLIPS] for label, clips in labels.items()}
+        contact_sheet(labels, prompts[:CLIPS], out / "pictures.png")
+        write_clip(labels, out / "clips.mp4")
+        names = ["pictures.png", "clips.mp4"]
+    else:
+        side_by_side(labels, prompts[:PICTURES], out / "pictures.png")
+        names = ["pictures.png"]
     policy_plot(policy, out / "policy.png", {"held-out prompts": errors})
-    files = [out / name for name in ("pictures.png", "policy.png", "policy.safetensors")]
+    files = [out / name for name in (*names, "policy.png", "policy.safetensors")]
     return Demonstration(rows, comparison_table(rows), files)

@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # files only; no window is ever opened
 import matplotlib.pyplot as plt
+import torch
 from torch import Tensor
 
 from ertacache.policy import Policy
@@ -32,15 +33,73 @@ def side_by_side(rows: Mapping[str, Sequence[Tensor]], captions: Sequence[str], 
     )
     for line, (label, pictures) in zip(axes, rows.items(), strict=True):
         for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
+            _picture(axis, picture)
         line[0].set_ylabel(label, fontsize=9)
     for axis, caption in zip(axes[0], captions, strict=True):
         axis.set_title(textwrap.fill(caption, 24), fontsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def contact_sheet(
+    rows: Mapping[str, Sequence[Tensor]],
+    captions: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    frames: int = 6,
+) -> None:
+    """For each caption its clips one under the other, a few frames of each in a row, written as PNG.
+
+    Args:
+        rows: for each row's label, its clips, float (frames, channels, height, width) in 0 .. 1, one a caption.
+        captions: one for each clip of a row.
+        path: where to write.
+        frames: how many frames of each clip, evenly spaced, the first and the last among them.
+    """
+    lines, columns = len(rows) * len(captions), frames
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(1.1 * columns + 1.4, 1.1 * lines + 0.4 * len(captions)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for k, caption in enumerate(captions):
+        for line, (label, clips) in zip(axes[k * len(rows) :], rows.items(), strict=False):
+            clip = clips[k]
+            shown = [round(i * (len(clip) - 1) / (frames - 1)) for i in range(frames)]
+            for axis, frame in zip(line, clip[shown], strict=True):
+                _picture(axis, frame)
+            line[0].set_ylabel(label, fontsize=7)
+        axes[k * len(rows)][0].set_title(caption, fontsize=8, loc="left")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write_clip(
+    rows: Mapping[str, Sequence[Tensor]], path: str | os.PathLike[str], *, fps: int = 8, enlarge: int = 4
+) -> None:
+    """All clips in one film that plays in step: a row for each label, a column for each clip, written as MP4.
+
+    Args:
+        rows: for each row's label, its clips, float (frames, channels, height, width) in 0 .. 1.
+        path: where to write.
+        fps: frames a second.
+        enlarge: how many pixels wide a pixel becomes.
+    """
+    import imageio.v3 as imageio
+
+    film = torch.cat([torch.cat(list(clips), dim=-1) for clips in rows.values()], dim=-2)
+    pixels = (film.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+    pixels = pixels.repeat_interleave(enlarge, dim=1).repeat_interleave(enlarge, dim=2)
+    imageio.imwrite(path, pixels.numpy(), fps=fps, codec="libx264", macro_block_size=2)
+
+
+def _picture(axis: Any, picture: Tensor) -> None:
+    axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
 
 
 def policy_plot(

@@ -1,4 +1,7 @@
-"""The embedded pipelines: small, complete, trained by ``training/``, for the demo and the tests."""
+"""Small, complete pipelines, trained by ``training/``, for the demo, the tests and the benchmarks.
+
+The FLUX-type one travels with the package; the video pipelines are found in a checkout of the repository only.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,15 @@ import torch
 
 from ertacache.errors import PipelineError
 
-_FOLDER = Path(__file__).parent
-NAMES = ("flux",)
+_EMBEDDED = Path(__file__).parent
+_CHECKOUT = Path(__file__).parents[3] / "training/pipelines"
+FOLDERS = {
+    "flux": _EMBEDDED / "flux",
+    "wan": _CHECKOUT / "wan",
+    "cogvideox": _CHECKOUT / "cogvideox",
+    "opensora": _CHECKOUT / "opensora",
+}
+NAMES = tuple(FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Embedded:
 
 
 def load(name: str = "flux", *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Embedded:
-    """Load an embedded pipeline; no network is needed.
+    """Load one of the small pipelines; no network is needed.
 
     Args:
         name: one of `NAMES`.
@@ -43,19 +53,33 @@ def load(name: str = "flux", *, dtype: torch.dtype = torch.float32, device: str 
         device: where to put it.
 
     Raises:
-        PipelineError: if there is no such pipeline.
+        PipelineError: if there is no such pipeline, or it does not travel with the package.
     """
     if name not in NAMES:
         raise PipelineError("there is no such embedded pipeline", given=name, cure=f"Choose one of {', '.join(NAMES)}.")
-    import diffusers
-
-    folder = _FOLDER / name
+    folder = FOLDERS[name]
+    if not (folder / "model_index.json").is_file():
+        raise PipelineError(
+            "this pipeline does not travel with the package",
+            given=name,
+            cure=f"Work in a checkout of the repository that has {folder}, or use 'flux'.",
+        )
     with quiet():
-        pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        pipe = _pipeline_class(name).from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     prompts = json.loads((folder / "prompts.json").read_text())
     settings = json.loads((folder / "settings.json").read_text())
     return Embedded(pipe.to(device), settings, prompts["calibration"], prompts["held_out"])
+
+
+def _pipeline_class(name: str) -> Any:
+    if name == "opensora":
+        from ertacache.opensora import OpenSoraPipeline
+
+        return OpenSoraPipeline
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline
 
 
 @contextmanager
