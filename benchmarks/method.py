@@ -82,11 +82,7 @@ def measure(
     for speedup in sorted({speedup for speedup, _ in policies}):
         aligned = policies[speedup, "aligned"]
         rivals = [fewer_steps(len(aligned.computed_steps)), fewer_steps_on_subgrid(aligned)]
-        rivals += [
-            Variant(method, steps, policy=policies[speedup, method])
-            for (budget, method) in policies
-            if budget == speedup
-        ]
+        rivals += [Variant(name, steps, policy=policy) for (at, name), policy in policies.items() if at == speedup]
         variants += [
             Variant(f"{speedup:g}|{v.name}", v.num_inference_steps, policy=v.policy, noise_levels=v.noise_levels)
             for v in rivals
@@ -198,9 +194,8 @@ def one(
         embedded.arguments["num_inference_steps"] = 10
     work.mkdir(parents=True, exist_ok=True)
     policies = policies_for(embedded, LEVELS if levels else METHODS, speedups, calibration_prompts, work)
-    budgets = measure(
-        embedded, policies, prompts, seed, work / ("measured-levels.json" if levels else "measured.json"), console
-    )
+    kind = "levels" if levels else "method"
+    budgets = measure(embedded, policies, prompts, seed, work / f"measured-{kind}.json", console)
     console.print(table_of(budgets))
     result = {
         "ertacache": __version__,
@@ -224,7 +219,6 @@ def one(
         },
     }
     out.mkdir(parents=True, exist_ok=True)
-    kind = "levels" if levels else "method"
     figures, table = (out / f"{kind}-{model}{suffix}{ending}" for ending in (".json", ".md"))
     figures.write_text(json.dumps(result, indent=1) + "\n")
     table.write_text(markdown_of(budgets) + "\n")

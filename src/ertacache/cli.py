@@ -150,9 +150,7 @@ def generate(
     policy: Annotated[
         Path | None, typer.Option(help="The policy to follow; without it every step is computed.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write; a clip becomes an MP4 of that name.")] = Path(
-        "out.png"
-    ),
+    out: Annotated[Path, typer.Option(help="The picture to write; clips become MP4.")] = Path("out.png"),
     steps: Annotated[int | None, typer.Option(help="num_inference_steps; a policy brings its own.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show the full run beside the accelerated one.")] = False,
     settings: Settings = None,

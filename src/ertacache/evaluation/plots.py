@@ -92,7 +92,7 @@ def write_clip(
     film = torch.cat([torch.cat(list(clips), dim=-1) for clips in rows.values()], dim=-2)
     pixels = (film.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
     pixels = pixels.repeat_interleave(enlarge, dim=1).repeat_interleave(enlarge, dim=2)
-    imageio.imwrite(path, pixels.numpy(), fps=fps, codec="libx264", macro_block_size=2)
+    imageio.imwrite(os.fspath(path), pixels.numpy(), fps=fps, codec="libx264", macro_block_size=2)
 
 
 def _picture(axis: Any, picture: Tensor) -> None:
