@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src/ertacache"
 PARTS = [
     "errors",
     "_version",
+    "opensora",
     "method",
     "policy",
     "runtime",

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from training import autoencoder, denoiser
@@ -61,7 +60,7 @@ def main(
     folder, out = folder or Path("training/runs") / name, out or family.folder
     samples = samples or family.samples
     drawn, captions = drawn_on_disk(family, folder, samples)
-    started = DiffusionPipeline.from_pretrained(start_from, torch_dtype=torch.float32) if start_from else None
+    started = family.load(start_from) if start_from else None
 
     torch.manual_seed(0)
     vae: Any = family.autoencoder()

@@ -12,6 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ertacache.opensora import (
+    AutoencoderOpenSora,
+    OpenSoraPipeline,
+    OpenSoraRectifiedFlowScheduler,
+    STDiT3Transformer3DModel,
+)
+
 T = 8
 FLUX_SIZE, VIDEO_SIZE, FRAMES = 16, 16, 5
 COGVIDEOX = {
@@ -227,6 +234,30 @@ def cogvideox(scheduler: Any, *, from_image: bool = False, temporal_patch: int |
     return kind(tokenizer=None, text_encoder=None, **parts)
 
 
+def opensora() -> Any:
+    vae = AutoencoderOpenSora(
+        latent_channels=4,
+        spatial_channels=(4, 4),
+        spatial_layers=1,
+        spatial_norm_groups=2,
+        temporal_channels=(4, 4),
+        temporal_layers=1,
+        temporal_halves=(True,),
+        temporal_norm_groups=2,
+        micro_frame_size=FRAMES,
+    )
+    transformer = STDiT3Transformer3DModel(
+        num_layers=2, num_attention_heads=2, attention_head_dim=12, caption_channels=8, caption_length=6, sample_side=16
+    )
+    parts = {"vae": lively(vae), "transformer": lively(transformer), "scheduler": OpenSoraRectifiedFlowScheduler()}
+    return OpenSoraPipeline(tokenizer=None, text_encoder=None, **parts)
+
+
+def opensora_call() -> dict[str, Any]:
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0]])
+    return video_call(prompt_attention_mask=mask, negative_prompt_attention_mask=mask)
+
+
 CASES: dict[str, Case] = {
     "FLUX": Case(lambda: flux(d.FluxPipeline, **DYNAMIC, guidance=True), lambda p: flux_call(guidance_scale=3.5), 1),
     "FLUX, true guidance": Case(lambda: flux(d.FluxPipeline, shift=3.0), lambda p: flux_call(**true_guidance()), 2),
@@ -264,6 +295,7 @@ CASES: dict[str, Case] = {
         lambda p: video_call(image=picture(VIDEO_SIZE)),
         1,
     ),
+    "Open-Sora 1.2": Case(opensora, lambda p: opensora_call(), 1),
 }
 
 

@@ -3,6 +3,7 @@
 from training.families.base import Family
 from training.families.cogvideox import CogVideoX
 from training.families.flux import Flux
+from training.families.opensora import OpenSora
 from training.families.wan import Wan
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (Flux(), Wan(), CogVideoX())}
+FAMILIES: dict[str, Family] = {family.name: family for family in (Flux(), Wan(), CogVideoX(), OpenSora())}

@@ -62,6 +62,9 @@ class Family(Protocol):
     def predict(self, networks: dict[str, Any], noisy: Tensor, timestep: Tensor, *ids: Tensor) -> Tensor:
         """The denoiser's output as the pipeline would get it."""
 
+    def load(self, folder: Path) -> Any:
+        """A finished pipeline, float32."""
+
     def pipeline(self, vae: Any, networks: dict[str, Any], tokenizers: dict[str, Any]) -> Any:
         """The finished pipeline."""
 

@@ -94,5 +94,8 @@ class CogVideoX(Wan):
             hidden_states=noisy, timestep=timestep, encoder_hidden_states=words, return_dict=False
         )[0]
 
+    def load(self, folder: Path) -> CogVideoXPipeline:
+        return CogVideoXPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+
     def pipeline(self, vae: Any, networks: dict[str, Any], tokenizers: dict[str, Any]) -> CogVideoXPipeline:
         return CogVideoXPipeline(vae=vae, scheduler=self.scheduler(), **networks, **tokenizers)

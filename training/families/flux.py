@@ -104,6 +104,9 @@ class Flux:
             return_dict=False,
         )[0]
 
+    def load(self, folder: Path) -> FluxPipeline:
+        return FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+
     def pipeline(self, vae: Any, networks: dict[str, Any], tokenizers: dict[str, Any]) -> FluxPipeline:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
         return FluxPipeline(vae=vae, scheduler=scheduler, **networks, **tokenizers)

@@ -94,6 +94,9 @@ class Wan:
             hidden_states=noisy, timestep=timestep * 1000, encoder_hidden_states=words, return_dict=False
         )[0]
 
+    def load(self, folder: Path) -> WanPipeline:
+        return WanPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+
     def pipeline(self, vae: Any, networks: dict[str, Any], tokenizers: dict[str, Any]) -> WanPipeline:
         scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
         return WanPipeline(vae=vae, scheduler=scheduler, **networks, **tokenizers)

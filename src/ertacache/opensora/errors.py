@@ -1,0 +1,9 @@
+"""The error of this part: arguments or weights that Open-Sora cannot run with."""
+
+from __future__ import annotations
+
+from ertacache.errors import ERTACacheError
+
+
+class OpenSoraError(ERTACacheError, ValueError):
+    """Arguments, a checkpoint or a configuration that Open-Sora cannot run with."""
