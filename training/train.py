@@ -50,6 +50,9 @@ def main(
     start_from: Annotated[
         Path | None, typer.Option(help="go on from the weights of a finished pipeline, with a fresh optimizer")
     ] = None,
+    vae_from: Annotated[
+        Path | None, typer.Option(help="a finished pipeline whose autoencoder to use, in place of training one")
+    ] = None,
     autoencoder_steps: int | None = None,
     autoencoder_seconds: Annotated[float, typer.Option(help="stop the autoencoder after so long")] = math.inf,
     transformer_steps: int | None = None,
@@ -66,8 +69,8 @@ def main(
     vae: Any = family.autoencoder()
     if started is not None:
         vae = started.vae
-    elif (folder / "vae").exists():
-        vae = type(vae).from_pretrained(folder / "vae")
+    elif vae_from is not None or (folder / "vae").exists():
+        vae = type(vae).from_pretrained((vae_from or folder) / "vae", torch_dtype=torch.float32)
     else:
         steps = family.autoencoder_steps if autoencoder_steps is None else autoencoder_steps
         batch = family.autoencoder_batch

@@ -64,7 +64,7 @@ class CogVideoX(Wan):
             attention_head_dim=40,
             in_channels=CHANNELS,
             out_channels=CHANNELS,
-            time_embed_dim=160,
+            time_embed_dim=64,
             text_embed_dim=text.WIDTH,
             num_layers=6,
             sample_width=12,

@@ -50,11 +50,11 @@ class OpenSora(Wan):
         """4x downsampling in space and time: 17 frames of 48 pixels become 5 x 12 x 12 latents."""
         return AutoencoderOpenSora(
             latent_channels=CHANNELS,
-            spatial_channels=(16, 32, 48),
+            spatial_channels=(12, 24, 40),
             spatial_layers=1,
             spatial_norm_groups=4,
             spatial_scaling_factor=1.0,
-            temporal_channels=(48, 48, 64),
+            temporal_channels=(32, 32, 48),
             temporal_layers=1,
             temporal_halves=(True, True),
             temporal_norm_groups=8,
@@ -77,7 +77,7 @@ class OpenSora(Wan):
             in_channels=CHANNELS,
             num_layers=4,
             num_attention_heads=4,
-            attention_head_dim=36,
+            attention_head_dim=32,
             caption_channels=text.WIDTH,
             caption_length=text.T5_LENGTH,
             sample_side=clips.PIXELS,

@@ -1,0 +1,35 @@
+"""The small pipelines: found, or refused with the reason."""
+
+import pytest
+
+from ertacache import zoo
+from ertacache.errors import PipelineError
+
+
+def test_the_embedded_pipeline_travels_with_the_package():
+    assert zoo.FOLDERS["flux"].is_relative_to(next(iter(zoo.__path__)))
+    embedded = zoo.load("flux")
+    assert type(embedded.pipe).__name__ == "FluxPipeline"
+    assert embedded.arguments["num_inference_steps"] == 30
+    assert not set(embedded.calibration_prompts) & set(embedded.held_out_prompts)
+
+
+def test_one_that_stayed_in_the_repository_is_refused_with_the_reason(monkeypatch, tmp_path):
+    monkeypatch.setitem(zoo.FOLDERS, "wan", tmp_path / "wan")
+    with pytest.raises(PipelineError, match=r"does not travel with the package .*checkout of the repository"):
+        zoo.load("wan")
+
+
+def test_an_unknown_one_is_refused_with_the_choice():
+    with pytest.raises(PipelineError, match="flux, wan, cogvideox, opensora"):
+        zoo.load("sora")
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.NAMES if (zoo.FOLDERS[name] / "model_index.json").is_file()])
+def test_each_that_is_here_generates(name):
+    small = zoo.load(name)
+    call = {**small.arguments, "num_inference_steps": 2, "output_type": "pt"}
+    output = small.pipe(prompt=small.held_out_prompts[0], **call)
+    pixels = output.images if hasattr(output, "images") else output.frames
+    assert pixels.shape[-2:] == (call["height"], call["width"])
+    assert pixels.shape[1] == call.get("num_frames", 3)
