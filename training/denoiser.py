@@ -26,10 +26,14 @@ class Noising:
     b: Tensor
 
 
+def noise_levels(batch: int, generator: torch.Generator) -> Tensor:
+    """Logit-normal in 0 .. 1, around the levels at which shapes take form, where shifted grids have most steps."""
+    return torch.sigmoid(1.0 + torch.randn(batch, generator=generator))
+
+
 def flow_matching(batch: int, generator: torch.Generator) -> Noising:
-    """Velocity ``noise - data`` at logit-normal noise levels; timesteps 0 .. 1."""
-    t = torch.sigmoid(0.4 + torch.randn(batch, generator=generator))
-    one = torch.ones(batch)
+    """Velocity ``noise - data``; timesteps 0 .. 1."""
+    t, one = noise_levels(batch, generator), torch.ones(batch)
     return Noising(t, 1 - t, t, -one, one)
 
 

@@ -16,7 +16,7 @@ from ertacache.opensora import (
     STDiT3Transformer3DModel,
 )
 from training import clips, text
-from training.denoiser import Noising
+from training.denoiser import Noising, noise_levels
 from training.families.base import channel_scale
 from training.families.wan import Wan
 
@@ -24,9 +24,8 @@ CHANNELS = 8
 
 
 def rectified_flow(batch: int, generator: torch.Generator) -> Noising:
-    """Velocity ``data - noise`` at logit-normal noise levels; timesteps 0 .. 1000."""
-    t = torch.sigmoid(0.4 + torch.randn(batch, generator=generator))
-    one = torch.ones(batch)
+    """Velocity ``data - noise``; timesteps 0 .. 1000."""
+    t, one = noise_levels(batch, generator), torch.ones(batch)
     return Noising(1000 * t, 1 - t, t, one, -one)
 
 
