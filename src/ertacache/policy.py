@@ -114,6 +114,7 @@ class Policy:
         time_grid: T + 1 points from 0 to 1 (Eq. 14), or None for the scheduler's own grid.
         rectification: the error model, one entry a cached step.
         calibration: what calibration did and measured.
+        first_step: the step of the grid with which the calls begin, for image-to-image.
 
     Raises:
         PolicyFileError: if these do not fit together.
@@ -127,21 +128,23 @@ class Policy:
     time_grid: tuple[float, ...] | None = None
     rectification: Rectification | None = None
     calibration: CalibrationRecord = CalibrationRecord(budget="none")
+    first_step: int = 0
 
     def __post_init__(self) -> None:
         steps, cached = self.num_inference_steps, self.cached_steps
         problem = None
-        if steps < 1:
-            problem = f"there are {steps} steps"
-        elif list(cached) != sorted(set(cached)) or any(not 1 <= i <= steps - 2 for i in cached):
-            problem = f"cached steps must rise within 1 .. {steps - 2}, but are {cached}"
+        first = self.first_step
+        if not 0 <= first < steps:
+            problem = f"there are {steps} steps, of which the first is step {first}"
+        elif list(cached) != sorted(set(cached)) or any(not first < i <= steps - 2 for i in cached):
+            problem = f"cached steps must rise within {first + 1} .. {steps - 2}, but are {cached}"
         elif not set(self.predictions) <= set(cached):
             problem = "there are predictions for steps that are not cached"
         elif any(len(p.factors) != len(p.history) or not p.factors for p in self.predictions.values()):
             problem = "a prediction has not one factor for each step of its history"
         elif not all(math.isfinite(f) for p in self.predictions.values() for f in p.factors):
             problem = "a prediction's factors are not finite"
-        elif any(not 0 <= j < i or j in cached for i, p in self.predictions.items() for j in p.history):
+        elif any(not first <= j < i or j in cached for i, p in self.predictions.items() for j in p.history):
             problem = "a prediction's history holds steps that are cached or come later"
         elif self.rectification and not len(self.rectification.k) == len(self.rectification.b) == len(cached):
             problem = "the rectification has not one entry for each cached step"
@@ -159,12 +162,17 @@ class Policy:
     def computed_steps(self) -> tuple[int, ...]:
         """The steps at which the denoiser runs."""
         cached = set(self.cached_steps)
-        return tuple(i for i in range(self.num_inference_steps) if i not in cached)
+        return tuple(i for i in range(self.first_step, self.num_inference_steps) if i not in cached)
+
+    @property
+    def num_made_steps(self) -> int:
+        """The steps that are made, computed or cached: T, or less for image-to-image."""
+        return self.num_inference_steps - self.first_step
 
     @property
     def step_ratio(self) -> float:
-        """T over the number of computed steps; the speedup on a clock is for you to measure."""
-        return self.num_inference_steps / len(self.computed_steps)
+        """Steps over computed steps; the speedup on a clock is for you to measure."""
+        return self.num_made_steps / len(self.computed_steps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""
@@ -265,6 +273,7 @@ class Policy:
         error_model = data["rectification"]
         return cls(
             num_inference_steps=data["num_inference_steps"],
+            first_step=data.get("first_step", 0),
             cached_steps=tuple(tensors["cached_steps"].tolist()),
             method=Method(**data["method"]),
             predictions={

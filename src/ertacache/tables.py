@@ -31,7 +31,7 @@ def policy_facts(policy: Policy) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     facts = {
         "method": policy.method.name,
-        "steps": f"{len(policy.computed_steps)} of {policy.num_inference_steps} computed, "
+        "steps": f"{len(policy.computed_steps)} of {policy.num_made_steps} computed, "
         f"step ratio {policy.step_ratio:.2f}",
         "budget": record.budget,
         "calibration": f"{record.num_prompts} prompts, {record.denoiser_calls} denoiser calls, "
@@ -57,8 +57,8 @@ def policy_steps(policy: Policy) -> Table:
     table = Table("step", "noise level", "", "from steps", "factors", "error")
     levels = policy.origin.noise_levels if policy.origin else ()
     cached = set(policy.cached_steps)
-    newest = 0
-    for step in range(policy.num_inference_steps):
+    newest = policy.first_step
+    for step in range(policy.first_step, policy.num_inference_steps):
         prediction = policy.predictions.get(step)
         if step not in cached:
             newest = step
@@ -75,6 +75,6 @@ def policy_steps(policy: Policy) -> Table:
             "[dim]cached[/dim]" if step in cached else "[bold]computed[/bold]",
             history if step in cached else "",
             factors if step in cached else "",
-            f"{errors[step]:.4f}" if errors else "",
+            f"{errors[step - policy.first_step]:.4f}" if errors else "",
         )
     return table

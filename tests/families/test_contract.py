@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-
+import diffusers
 import pytest
 import torch
 
@@ -124,12 +123,62 @@ def test_a_saved_policy_is_the_same_and_another_model_refuses_it(name, make_fami
         ertacache.enable(family.pipe, loaded)
 
 
-@pytest.mark.parametrize("kind", ["FluxImg2ImgPipeline", "FluxInpaintPipeline"])
-def test_image_to_image_follows_a_policy_of_the_whole_grid(kind, make_family, make_policy):
-    """It starts in the middle of the grid: the first step is computed, and fitted weights give way to Taylor's."""
-    import diffusers
-
+@pytest.fixture(params=["FluxImg2ImgPipeline", "FluxInpaintPipeline"])
+def from_image(request, make_family):
+    """A pipeline that begins in the middle of the grid, and the arguments of a call."""
     text = make_family("FLUX, true guidance")
+    pipe = getattr(diffusers, request.param)(**text.pipe.components)
+    pipe.set_progress_bar_config(disable=True)
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    more = {"image": picture, "strength": 0.7, "guidance_scale": 3.5}
+    if "Inpaint" in request.param:
+        more["mask_image"] = torch.ones(1, 1, 16, 16)
+    return text, pipe, lambda seed: {**text.arguments(seed), **more}
+
+
+START = int(T - T * 0.7)
+
+
+def generated(pipe, arguments):
+    return pipe(**arguments, num_inference_steps=T, output_type="latent").images
+
+
+@pytest.mark.parametrize("level", ["velocity", "hidden"])
+@pytest.mark.parametrize("schedule", ["uniform", "offline", "search"])
+def test_image_to_image_is_calibrated_from_where_it_begins(from_image, level, schedule):
+    _, pipe, arguments = from_image
+    policy = ertacache.calibrate(
+        pipe,
+        [arguments(seed) for seed in (1, 2)],
+        num_inference_steps=T,
+        num_computed_steps=3,
+        method=Method(schedule=schedule, predictor="aligned", level=level),
+        progress=False,
+    )
+    assert (policy.first_step, policy.num_made_steps, len(policy.computed_steps)) == (START, T - START, 3)
+    assert policy.computed_steps[0] == START
+    errors = sizes = 0.0
+    for seed in (1, 2):
+        full = generated(pipe, arguments(seed))
+        with ertacache.accelerated(pipe, policy) as run:
+            out = generated(pipe, arguments(seed))
+        assert (run.computed_steps, run.cached_steps) == (policy.computed_steps, policy.cached_steps)
+        assert run.report.notes == []
+        errors, sizes = errors + float((out - full).square().sum()), sizes + float(full.square().sum())
+    assert (errors / sizes) ** 0.5 == pytest.approx(policy.calibration.error, rel=2e-3)
+
+
+def test_image_to_image_refuses_to_be_retimed(from_image):
+    _, pipe, arguments = from_image
+    with pytest.raises(ertacache.errors.MethodError, match="begins with step 2 of 8"):
+        ertacache.calibrate(
+            pipe, [arguments(1)], num_inference_steps=T, num_computed_steps=3, method="paper", progress=False
+        )
+
+
+def test_image_to_image_follows_a_policy_of_the_whole_grid(from_image):
+    """It begins in the middle of the grid: its first step is computed, and fitted weights give way to Taylor's."""
+    text, pipe, arguments = from_image
     policy = ertacache.calibrate(
         text.pipe,
         [text.arguments(seed) for seed in (1, 2)],
@@ -138,27 +187,12 @@ def test_image_to_image_follows_a_policy_of_the_whole_grid(kind, make_family, ma
         method=Method(schedule="uniform", predictor="aligned"),
         progress=False,
     )
-    pipe = getattr(diffusers, kind)(**text.pipe.components)
-    pipe.set_progress_bar_config(disable=True)
-    more = {"image": torch.rand(1, 3, 16, 16), "strength": 0.7, "guidance_scale": 3.5}
-    more |= {"num_inference_steps": T, "output_type": "latent"}
-    if "Inpaint" in kind:
-        more["mask_image"] = torch.ones(1, 1, 16, 16)
-
-    def run():
-        return pipe(**text.arguments(1), **more).images
-
-    plain = run()
-    with ertacache.accelerated(pipe, policy) as accelerated:
-        out = run()
-    start = T - int(T * 0.7)
-    made = sorted(accelerated.computed_steps + accelerated.cached_steps)
-    assert made == list(range(made[0], T))
-    assert made[0] >= start - 1
-    assert made[0] in accelerated.computed_steps
-    assert set(accelerated.cached_steps) <= set(policy.cached_steps)
-    assert accelerated.cached_steps
+    plain = generated(pipe, arguments(1))
+    with ertacache.accelerated(pipe, policy) as run:
+        out = generated(pipe, arguments(1))
+    assert sorted(run.computed_steps + run.cached_steps) == list(range(START, T))
+    assert START in run.computed_steps
+    assert run.cached_steps
+    assert set(run.cached_steps) <= set(policy.cached_steps)
     assert not torch.equal(out, plain)
-    assert torch.equal(run(), plain)
-    names = itertools.chain(vars(pipe.transformer), vars(pipe.scheduler))
-    assert not [name for name in names if "ertacache" in name]
+    assert torch.equal(generated(pipe, arguments(1)), plain)

@@ -18,12 +18,12 @@ from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import Call, calls_for
 from ertacache.calibration.recording import Recording, Setting, gram_of, pairwise, record
 from ertacache.calibration.search import Surrogate, evenly_spaced, search
-from ertacache.errors import PipelineError
+from ertacache.errors import MethodError, PipelineError
 from ertacache.method.named import Method
 from ertacache.method.residual import to_cache
 from ertacache.method.schedule import check_forced, threshold_for_budget
 from ertacache.method.timesteps import step_lengths, time_grid
-from ertacache.policy import CalibrationRecord, Policy
+from ertacache.policy import CalibrationRecord, Policy, Prediction
 from ertacache.runtime import identity
 from ertacache.runtime.families import channel_axis
 from ertacache.runtime.run import Step
@@ -87,13 +87,21 @@ def calibrate(
             recordings, setting, spent = _full_runs(pipe, calls, num_inference_steps, shelf, shown, hidden)
             loops = ClosedLoops(pipe, calls, recordings, setting, shown.advance)
             loops.denoiser_calls = spent
-            policy = _solve(loops, chosen, budget, shown)
+            if setting.first_step:
+                if chosen.timestep_adjustment:
+                    raise MethodError(
+                        "timestep adjustment needs a call that begins with the first step",
+                        given=f"the call begins with step {setting.first_step} of {num_inference_steps}",
+                        cure="Use a method without it, such as 'aligned'.",
+                    )
+                budget = parse_budget(setting.num_steps, chosen, speedup, num_computed_steps, threshold)
+            policy = shifted(_solve(loops, chosen, budget, shown), setting.first_step)
             guidance = identity.guidance_of(pipe, (), calls[0].arguments())
             policy = replace(
                 policy,
                 origin=identity.origin_of(
                     pipe,
-                    noise_levels=setting.noise_levels,
+                    noise_levels=setting.grid,
                     guidance=guidance,
                     calls_per_step=setting.calls_per_step,
                     latent_shape=setting.latent_shape,
@@ -146,7 +154,7 @@ def _full_runs(
     assert setting is not None  # there is at least one prompt
     if found:
         shown.say(f"{found} of {len(calls)} full runs were found in the checkpoint")
-    return recordings, setting, num_steps * setting.calls_per_step * len(calls)
+    return recordings, setting, setting.num_steps * setting.calls_per_step * len(calls)
 
 
 def _solve(loops: ClosedLoops, method: Method, budget: Budget, shown: CalibrationProgress) -> Policy:
@@ -233,7 +241,7 @@ def _searched(loops: ClosedLoops, method: Method, budget: Budget, computed: int)
     steps, prompts = setting.num_steps, len(loops.calls)
     total = FULL_RUNS * steps * setting.calls_per_step * prompts
     reserve = computed * setting.calls_per_step * prompts  # the closed loop with Taylor weights, to compare with
-    surrogate = Surrogate(gram_of(loops.recordings, steps), setting.slopes, method.order)
+    surrogate = Surrogate(gram_of(loops.recordings, steps), setting.slopes, method.order, setting.forced)
     fit = search(loops, surrogate, method, computed, total - loops.denoiser_calls - reserve)
     return _predicting(loops, method, budget, fit, None)
 
@@ -249,6 +257,23 @@ def _predicting(loops: ClosedLoops, method: Method, budget: Budget, fit: Fit, th
         method=method,
         predictions=fit.predictions if method.predictor == "aligned" else {},
         calibration=_record(loops, budget, fit.error, fit.step_errors, threshold=threshold, notes=notes),
+    )
+
+
+def shifted(policy: Policy, first_step: int) -> Policy:
+    """A policy whose steps count from ``first_step`` of the grid, as one of the whole grid."""
+    if not first_step:
+        return policy
+    predictions = {
+        step + first_step: Prediction(tuple(i + first_step for i in p.history), p.factors)
+        for step, p in policy.predictions.items()
+    }
+    return replace(
+        policy,
+        num_inference_steps=policy.num_inference_steps + first_step,
+        first_step=first_step,
+        cached_steps=tuple(step + first_step for step in policy.cached_steps),
+        predictions=predictions,
     )
 
 
@@ -285,7 +310,7 @@ def _record(
 def _tell(policy: Policy, shown: CalibrationProgress) -> None:
     record = policy.calibration
     shown.say(
-        f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_inference_steps} steps computed "
+        f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed "
         f"(step ratio {policy.step_ratio:.2f}), error of the final latent {record.error:.4f}; "
         f"{record.denoiser_calls} denoiser calls, {record.full_runs:.2f} full runs per prompt"
     )

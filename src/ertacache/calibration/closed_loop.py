@@ -161,11 +161,12 @@ class ClosedLoops:
             [self.calls[k] for k in chosen],
             silent.__contains__,
             on_denoiser_call=self.on_denoiser_call,
+            first_step=self.setting.first_step,
             residuals_kept=kept,
             block_factors=taylor if method.predictor == "taylor" else lambda step: (1.0,),
         ) as lockstep:
             for arrivals in lockstep:
-                index = arrivals[0].step.index
+                index = arrivals[0].index
                 errors.add(index, lockstep.outputs)
                 if index and give_up(index - 1, errors.scores[-1]):
                     given_up = True
@@ -206,8 +207,8 @@ class ClosedLoops:
         common = size = 0.0
         for arrival, k in zip(arrivals, chosen, strict=True):
             step, recording = arrival.step, self.recordings[k]
-            drift = step.sample.double().cpu() - recording.sample(step.index).double()
-            response = arrival.reply.double().cpu() - recording.model_output(step.index).double()
+            drift = step.sample.double().cpu() - recording.sample(arrival.index).double()
+            response = arrival.reply.double().cpu() - recording.model_output(arrival.index).double()
             common += float((drift * response).sum())
             size += float(drift.square().sum())
         return common / size if size else None
@@ -226,7 +227,7 @@ class ClosedLoops:
             here = arrival.step
             reused = predicted(here, history, (1.0,), method)
             landed = plain_step(here.scheduler, here.arguments, reused)
-            goal = self.recordings[k].sample(here.index + 1).to(landed)
+            goal = self.recordings[k].sample(arrival.index + 1).to(landed)
             equations.add([slope * d for d in differences(history.entries, order)], goal - landed)
         return coefficients(equations.solve())
 

@@ -27,9 +27,13 @@ class _Abandoned(BaseException):
 
 @dataclass
 class Arrival:
-    """One prompt at a step boundary. Set ``reply`` to the model output it shall go on with."""
+    """One prompt at a step boundary. Set ``reply`` to the model output it shall go on with.
+
+    ``index`` is the step's, counted from the first step that the calls make.
+    """
 
     prompt: int
+    index: int
     step: Step
     reply: Tensor
 
@@ -42,6 +46,8 @@ class Lockstep:
         calls: one for each prompt.
         is_cached: the steps at which the denoiser is skipped.
         prepare: called with the scheduler when ``set_timesteps`` has returned; the noise levels if it retimes it.
+        first_step: the step of the grid that the calls make first; ``is_cached``, ``block_factors`` and the arrivals
+            count from there.
         residuals_kept, block_factors: see `ertacache.runtime.run.Driver`.
         on_denoiser_call: called with the number of denoiser calls that the last step took, for progress bars.
 
@@ -58,11 +64,22 @@ class Lockstep:
         prepare: Callable[[Any], Sequence[float] | None] = lambda scheduler: None,
         on_denoiser_call: Callable[[int], None] = lambda number: None,
         *,
+        first_step: int = 0,
         residuals_kept: int = 0,
         block_factors: Callable[[int], Sequence[float]] = lambda step: (1.0,),
     ) -> None:
+        self._first_step = first_step
         self._workers = [
-            _Worker(k, pipe, call, is_cached, prepare, residuals_kept, block_factors) for k, call in enumerate(calls)
+            _Worker(
+                k,
+                pipe,
+                call,
+                lambda step: is_cached(step - first_step),
+                prepare,
+                residuals_kept,
+                lambda step: block_factors(step - first_step),
+            )
+            for k, call in enumerate(calls)
         ]
         self._on_denoiser_call = on_denoiser_call
 
@@ -94,13 +111,13 @@ class Lockstep:
                 step = worker.resume(reply)
                 self._on_denoiser_call(worker.denoiser_calls - before)
                 if step is not None:
-                    arrivals.append(Arrival(worker.number, step, step.model_output))
+                    arrivals.append(Arrival(worker.number, step.index - self._first_step, step, step.model_output))
             if not arrivals:
                 return
-            if len(arrivals) < len(self._workers) or len({a.step.index for a in arrivals}) > 1:
+            if len(arrivals) < len(self._workers) or len({a.index for a in arrivals}) > 1:
                 raise CalibrationError(
                     "the prompts do not make the same steps",
-                    given=f"prompts {[a.prompt for a in arrivals]} are at steps {[a.step.index for a in arrivals]}",
+                    given=f"prompts {[a.prompt for a in arrivals]} are at steps {[a.index for a in arrivals]}",
                     cure="Give all prompts the same num_inference_steps, strength and callbacks.",
                 )
             yield arrivals

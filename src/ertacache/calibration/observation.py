@@ -70,18 +70,26 @@ def observe(
     def prepare(scheduler: Any) -> list[float] | None:
         return None if grid is None else retime(scheduler, grid)
 
-    hidden = int(level == "hidden")
+    hidden = level == "hidden"
+
+    def lockstep(is_cached: Callable[[int], bool]) -> Lockstep:
+        return Lockstep(
+            loops.pipe,
+            loops.calls,
+            is_cached,
+            prepare,
+            loops.on_denoiser_call,
+            first_step=loops.setting.first_step,
+            residuals_kept=int(hidden),
+        )
+
     with (
-        Lockstep(
-            loops.pipe, loops.calls, lambda _: False, prepare, loops.on_denoiser_call, residuals_kept=hidden
-        ) as full,
-        Lockstep(
-            loops.pipe, loops.calls, cached.__contains__, prepare, loops.on_denoiser_call, residuals_kept=hidden
-        ) as headed,
+        lockstep(lambda _: False) as full,
+        lockstep(cached.__contains__) as headed,
     ):
         heads = iter(headed)
         for arrivals in full:
-            index = arrivals[0].step.index
+            index = arrivals[0].index
             for arrival in arrivals:
                 check_finite(arrival.step.model_output, arrival.prompt, index)
             fresh = {a.prompt: a.step.model_output.float() for a in arrivals}

@@ -28,8 +28,11 @@ from ertacache.runtime.stepping import output_coefficient
 class Setting:
     """What a full run shows of the setting besides its tensors.
 
+    Steps count from the first one made, which for image-to-image lies within the grid.
+
     Args:
-        noise_levels: the T + 1 levels of the grid.
+        grid: the T + 1 noise levels of the whole grid.
+        first_step: the step of the grid at which the call begins.
         forced: steps whose denoiser calls differ from the step before, so that they must be computed.
         calls_per_step: denoiser calls in the first step.
         latent_shape: shape of one sample, without the batch axis.
@@ -37,7 +40,8 @@ class Setting:
         same_shape: whether sample and model output agree in shape.
     """
 
-    noise_levels: tuple[float, ...]
+    grid: tuple[float, ...]
+    first_step: int
     forced: tuple[int, ...]
     calls_per_step: int
     latent_shape: tuple[int, ...]
@@ -45,8 +49,13 @@ class Setting:
     same_shape: bool
 
     @property
+    def noise_levels(self) -> tuple[float, ...]:
+        """Of the steps that are made, and the terminal one."""
+        return self.grid[self.first_step :]
+
+    @property
     def num_steps(self) -> int:
-        """T."""
+        """How many steps are made: T, or less for image-to-image."""
         return len(self.noise_levels) - 1
 
 
@@ -89,6 +98,7 @@ class Recorder(Driver):
         self.noise_levels: tuple[float, ...] = ()
         self.slopes: list[float] = []
         self.shapes: tuple[torch.Size, torch.Size] | None = None
+        self.first_step = 0
 
     def open_segment(self, scheduler: Any) -> None:
         if self.patterns:
@@ -103,18 +113,20 @@ class Recorder(Driver):
         check_finite(step.model_output, self.prompt, step.index)
         if not self.patterns:
             self.shapes = step.sample.shape, step.model_output.shape
+            self.first_step = step.index
             self._on_first(step)
-            self.tensors[f"x{step.index}"] = step.sample.detach().cpu().clone()
-        self.tensors[f"v{step.index}"] = step.model_output.detach().cpu().clone()
+            self.tensors["x0"] = step.sample.detach().cpu().clone()
+        index = step.index - self.first_step
+        self.tensors[f"v{index}"] = step.model_output.detach().cpu().clone()
         if self.residuals_kept:
-            self.tensors[f"r{step.index}"] = sketch(step.residuals)
+            self.tensors[f"r{index}"] = sketch(step.residuals)
         self.patterns.append(step.pattern)
         self.slopes.append(output_coefficient(step.scheduler, step.arguments))
         self._on_step(step.denoiser_calls)
         return step.model_output
 
     def stepped(self, index: int, sample: Tensor) -> None:
-        self.tensors[f"x{index + 1}"] = sample.detach().cpu().clone()
+        self.tensors[f"x{index - self.first_step + 1}"] = sample.detach().cpu().clone()
 
 
 def check_finite(output: Tensor, prompt: int, step: int) -> None:
@@ -147,15 +159,17 @@ def record(
     with Run(twin, recorder):
         twin(**call.arguments())
     steps = len(recorder.patterns)
-    if steps != num_inference_steps or len(recorder.noise_levels) != steps + 1 or recorder.shapes is None:
+    whole = steps + recorder.first_step == len(recorder.noise_levels) - 1 == num_inference_steps
+    if not whole or recorder.shapes is None:
         raise CalibrationError(
-            "the full run did not make every step of its grid",
-            given=f"{steps} steps of {num_inference_steps}",
-            cure="Calibrate with a call that samples from pure noise to the end, with no callback that interrupts.",
+            "the full run did not make every step of its grid to the end",
+            given=f"{steps} steps from step {recorder.first_step} on, of {num_inference_steps}",
+            cure="Calibrate with a call that no callback interrupts and that samples once, to the end.",
         )
     patterns, (sample, output) = recorder.patterns, recorder.shapes
     setting = Setting(
-        noise_levels=recorder.noise_levels,
+        grid=recorder.noise_levels,
+        first_step=recorder.first_step,
         forced=tuple(i for i in range(1, steps) if patterns[i] != patterns[i - 1]),
         calls_per_step=len(patterns[0]),
         latent_shape=tuple(sample[1:]),

@@ -31,11 +31,12 @@ class Surrogate:
         gram: ``<v_i, v_j>`` summed over prompts, (T, T).
         slopes: ``b_i``, how far the sampler moves the latent for a unit of model output, (T,).
         order: how many differences the prediction uses.
+        forced: steps at which the denoiser's calls change, so that the history begins anew.
     """
 
-    def __init__(self, gram: Array, slopes: Sequence[float], order: int) -> None:
+    def __init__(self, gram: Array, slopes: Sequence[float], order: int, forced: Sequence[int] = ()) -> None:
         self.factor = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) / len(gram) * np.eye(len(gram))).T
-        self.slopes, self.order = np.asarray(slopes), order
+        self.slopes, self.order, self.forced = np.asarray(slopes), order, frozenset(forced)
         self.gains = np.zeros(len(gram))
 
     def learn(self, fits: Sequence[Fit]) -> None:
@@ -58,7 +59,7 @@ class Surrogate:
         for i, slope in enumerate(self.slopes):
             if i not in skipped:
                 shifted = outputs[i] + self.gains[i] * error
-                history = [shifted, *history][: self.order + 1]
+                history = [shifted, *([] if i in self.forced else history)][: self.order + 1]
                 error = error + slope * (shifted - outputs[i])
                 continue
             landed = error + slope * (history[0] - outputs[i])

@@ -116,12 +116,12 @@ def policy_plot(
     figure, (top, bottom) = plt.subplots(
         2, 1, figsize=(8, 4.6), sharex=True, height_ratios=[5, 1], layout="constrained"
     )
-    steps = range(policy.num_inference_steps)
+    steps = range(policy.first_step, policy.num_inference_steps)
     curves = dict(measured or {})
     if not curves and policy.calibration.step_errors:
         curves = {"calibration prompts": [policy.calibration.step_errors]}
     for label, lines in curves.items():
-        _curve(top, label, lines)
+        _curve(top, label, lines, steps)
     if curves:
         top.legend(frameon=False, fontsize=8)
         top.set_yscale("log")
@@ -129,7 +129,7 @@ def policy_plot(
     for step in policy.computed_steps:
         top.axvline(step, color=_COMPUTED, alpha=0.15, linewidth=1)
     top.set_title(
-        f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_inference_steps} steps computed",
+        f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed",
         fontsize=10,
     )
     cached = set(policy.cached_steps)
@@ -142,12 +142,12 @@ def policy_plot(
     plt.close(figure)
 
 
-def _curve(axis: Any, label: str, lines: Sequence[Sequence[float]]) -> None:
+def _curve(axis: Any, label: str, lines: Sequence[Sequence[float]], steps: Sequence[int]) -> None:
     """The median over prompts, and the range between the quartiles where there are at least four prompts."""
     columns = [sorted(column) for column in zip(*lines, strict=True)]
     count = len(lines)
-    drawn = axis.plot([column[count // 2] for column in columns], marker=".", markersize=4, label=label)[0]
+    drawn = axis.plot(steps, [column[count // 2] for column in columns], marker=".", markersize=4, label=label)[0]
     if count >= 4:
         low = [column[count // 4] for column in columns]
         high = [column[(3 * count) // 4] for column in columns]
-        axis.fill_between(range(len(columns)), low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)
+        axis.fill_between(steps, low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)
