@@ -194,7 +194,7 @@ def test_saving_over_an_old_policy_replaces_it_and_leaves_nothing_else(tmp_path:
     ("problem", "parts"),
     [
         ("no such schedule", {"schedule": "random"}),
-        ("no such level", {"level": "hidden"}),
+        ("no such level", {"level": "block"}),
         ("no such predictor", {"predictor": "oracle"}),
         ("no such order", {"order": 3}),
         ("no such rectification", {"rectification": "pixel"}),
