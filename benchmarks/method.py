@@ -8,6 +8,7 @@ interrupted run goes on from what it had measured.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -26,6 +27,8 @@ from rich.table import Table
 from ertacache import Policy, __version__, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, compare, fewer_steps, fewer_steps_on_subgrid
 from ertacache.method.named import Method
+from ertacache.runtime.identity import identify
+from ertacache.runtime.run import denoisers_of
 
 NAMES = ("uniform", "offline", "offline+time", "paper", "taylor", "aligned")
 METHODS: dict[str, Method] = {name: Method.named(name) for name in NAMES}
@@ -44,6 +47,12 @@ LEVELS: dict[str, Method] = {
 }
 """What can be cached, compared at equal computed steps: ``--levels``."""
 SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
+
+
+def key_of(embedded: zoo.Embedded, *numbers: int) -> str:
+    """A name for what is measured, so that nothing of other weights or settings is taken for it."""
+    models = [identify(module) for module in denoisers_of(embedded.pipe).values()]
+    return hashlib.sha256(repr((embedded.arguments, models, numbers, __version__)).encode()).hexdigest()[:12]
 
 
 def policies_for(
@@ -133,11 +142,13 @@ def table_of(budgets: dict[str, dict[str, dict[str, Any]]]) -> Table:
     return table
 
 
-def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]]) -> str:
+def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]], num_steps: int) -> str:
     """The same for the README: PSNR and SSIM, the best of each column in bold."""
     steps = [rows["aligned"]["computed_steps"] for rows in budgets.values()]
     lines = [
-        "| steps computed, of 30 | " + " | ".join(f"{s} ({b}x)" for s, b in zip(steps, budgets, strict=True)) + " |"
+        f"| steps computed, of {num_steps} | "
+        + " | ".join(f"{s} ({b}x)" for s, b in zip(steps, budgets, strict=True))
+        + " |"
     ]
     lines += ["|---" * (len(budgets) + 1) + "|"]
     best = {b: max(rows, key=lambda label, rows=rows: np.mean(rows[label]["psnr"])) for b, rows in budgets.items()}
@@ -151,7 +162,7 @@ def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def main(
-    models: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(zoo.NAMES)}; all by default")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(zoo.NAMES)}; by default all here")] = None,
     out: Annotated[Path, typer.Option(help="the folder for the figures, as JSON")] = Path("benchmarks/results"),
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="an argument of every call")
@@ -168,8 +179,8 @@ def main(
 ) -> None:
     """Calibrate, measure, print the table, write it as JSON and as Markdown, for one pipeline after the other."""
     changed = {name: json.loads(value) for name, value in (text.split("=", 1) for text in settings or [])}
-    for model in models or zoo.NAMES:
-        one(model, out, changed, suffix, work / f"{model}{suffix}", prompts, calibration_prompts, seed, levels, quick)
+    for model in models or zoo.available():
+        one(model, out, changed, suffix, work / model, prompts, calibration_prompts, seed, levels, quick)
 
 
 def one(
@@ -192,6 +203,7 @@ def one(
     if quick:
         prompts, calibration_prompts, speedups = 2, 2, (2.0,)
         embedded.arguments["num_inference_steps"] = 10
+    work = work / key_of(embedded, seed, prompts, calibration_prompts)
     work.mkdir(parents=True, exist_ok=True)
     policies = policies_for(embedded, LEVELS if levels else METHODS, speedups, calibration_prompts, work)
     kind = "levels" if levels else "method"
@@ -221,7 +233,7 @@ def one(
     out.mkdir(parents=True, exist_ok=True)
     figures, table = (out / f"{kind}-{model}{suffix}{ending}" for ending in (".json", ".md"))
     figures.write_text(json.dumps(result, indent=1) + "\n")
-    table.write_text(markdown_of(budgets) + "\n")
+    table.write_text(markdown_of(budgets, embedded.arguments["num_inference_steps"]) + "\n")
     console.print(f"wrote {figures} and {table}", highlight=False)
 
 

@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 console = Console()
 
-Model = Annotated[str, typer.Argument(help="A diffusers folder, a hub id, or 'zoo:flux' for a small pipeline.")]
+Model = Annotated[str, typer.Argument(help="A diffusers folder, a hub id, or zoo:flux, zoo:wan, ... for a small one.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -152,6 +152,7 @@ def generate(
     ] = None,
     out: Annotated[Path, typer.Option(help="The picture to write; clips become MP4.")] = Path("out.png"),
     steps: Annotated[int | None, typer.Option(help="num_inference_steps; a policy brings its own.")] = None,
+    fps: Annotated[int, typer.Option(min=1, help="Frames a second, of clips.")] = 16,
     compare: Annotated[bool, typer.Option("--compare", help="Show the full run beside the accelerated one.")] = False,
     settings: Settings = None,
     device: Device = "cpu",
@@ -183,10 +184,12 @@ def generate(
             with console.status("generating in full and accelerated"):
                 rows = run_comparison(pipe, full, [fast], [call], on_result=keep)
             named = {name: [picture] for name, picture in pictures.items()}
-            if out.suffix == ".mp4":
-                write_clip(named, out)
+            if pictures["full"].ndim == 3:
+                side_by_side(named, [prompt], out)
             else:
-                (side_by_side if pictures["full"].ndim == 3 else contact_sheet)(named, [prompt], out)
+                contact_sheet(named, [prompt], out.with_suffix(".png"))
+                out = out.with_suffix(".mp4")
+                write_clip(named, out, fps=fps)
             console.print(comparison_table(rows))
         else:
             from ertacache.evaluation.comparison import generate as generate_once
@@ -197,7 +200,7 @@ def generate(
             picture = result.pictures[0]
             if picture.ndim == 4:
                 out = out.with_suffix(".mp4")
-                write_clip({"": [picture]}, out)
+                write_clip({"": [picture]}, out, fps=fps)
             else:
                 _write_picture(picture, out)
             console.print(
@@ -242,12 +245,10 @@ def _open(
         return embedded.pipe, {**embedded.arguments, **given}, embedded
     if "num_inference_steps" not in given:
         raise typer.BadParameter("the number of steps is not given; pass --steps N")
-    from diffusers import DiffusionPipeline
-
     try:
         with zoo.quiet():
-            pipe = DiffusionPipeline.from_pretrained(model, dtype=kind)
-    except (OSError, ValueError) as error:
+            pipe = zoo.pipeline_class(model).from_pretrained(model, dtype=kind)
+    except (OSError, ValueError, AttributeError) as error:
         raise typer.BadParameter(f"the model {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device), given, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 
 import ertacache
 from ertacache.errors import PipelineError
@@ -159,6 +160,7 @@ def test_every_method_can_be_calibrated_and_followed(method, guided, flux, flux_
         flux, prompts, num_inference_steps=8, num_computed_steps=5, method=method, progress=False
     )
     assert len(policy.computed_steps) == 5
+    assert policy.calibration.full_runs <= 4
     errors = sizes = 0.0
     for call in calls:
         state = call["generator"].get_state()
@@ -169,3 +171,51 @@ def test_every_method_can_be_calibrated_and_followed(method, guided, flux, flux_
         assert run.report.notes == []
         errors, sizes = errors + (out - full).square().sum(), sizes + full.square().sum()
     assert float((errors / sizes) ** 0.5) == pytest.approx(policy.calibration.error, rel=1e-3)
+
+
+def test_guidance_that_ends_is_computed_at_the_step_where_it_does(make_flux, flux_call):
+    """The residuals before and after are of another number of calls, and are not compared."""
+
+    class Ending(FluxPipeline):
+        def __call__(self, *args, **kwargs):
+            def stop(pipe, index, timestep, tensors):
+                if index == 3:
+                    pipe.transformer.guided = False
+                return {}
+
+            self.transformer.guided = True
+            return super().__call__(*args, **kwargs, callback_on_step_end=stop)
+
+    pipe = make_flux()
+    pipe.__class__ = Ending
+    original = type(pipe.transformer).__call__
+
+    class Narrowing(type(pipe.transformer)):
+        def __call__(self, *args, **kwargs):
+            length = 4 if self.guided else 3
+            kwargs["encoder_hidden_states"] = kwargs["encoder_hidden_states"][:, :length]
+            kwargs["txt_ids"] = kwargs["txt_ids"][:length]
+            return original(self, *args, **kwargs)
+
+    pipe.transformer.__class__ = Narrowing
+    call = {k: v for k, v in flux_call().items() if k != "num_inference_steps"}
+    for method in (Method(level="hidden", schedule="offline"), Method(level="output", schedule="offline")):
+        policy = ertacache.calibrate(pipe, [call], num_inference_steps=8, threshold=50.0, method=method, progress=False)
+        assert policy.computed_steps == (0, 4, 7)
+
+
+def test_what_is_added_between_blocks_is_refused(make_flux, flux_call):
+    """A ControlNet's residuals would be in the residual of the blocks, and be added once more by the model."""
+    pipe = make_flux(num_single_layers=2)
+    own = pipe.transformer.forward
+
+    def forward(*args, **kwargs):
+        extra = [torch.ones(1, 16, 16), torch.ones(1, 16, 16)]
+        return own(*args, **kwargs, controlnet_single_block_samples=extra)
+
+    pipe.transformer.forward = forward
+    with (
+        pytest.raises(PipelineError, match=r"something is added between two of them .*ControlNet"),
+        Run(pipe, Cached(())),
+    ):
+        pipe(**flux_call())

@@ -78,7 +78,7 @@ class Spread:
         return slope_of_alpha * x0 + slope_of_sigma * noise
 
 
-def sample(scheduler, denoiser, *, driver=None, seed=0, shape=(2, 3, 4), steps=STEPS, spy=lambda *a: None):
+def sample(scheduler, denoiser, *, seed=0, shape=(2, 3, 4), spy=lambda *a: None):
     """The loop of a pipeline, CogVideoX's arguments of ``step`` included."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator)
@@ -185,11 +185,11 @@ class Denoiser(torch.nn.Module):
 class LoopPipeline:
     """`sample` as a pipeline."""
 
-    def __init__(self, scheduler, answer):
-        self.scheduler, self.transformer = scheduler, Denoiser(answer)
+    def __init__(self, scheduler, answer, steps=STEPS):
+        self.scheduler, self.transformer, self.steps = scheduler, Denoiser(answer), steps
 
     def __call__(self):
-        self.scheduler.set_timesteps(STEPS)
+        self.scheduler.set_timesteps(self.steps)
         return list(sample(self.scheduler, self.transformer, shape=(4, 16, 64)))[-1]
 
 
@@ -212,11 +212,12 @@ class Warping(Driver):
         pass
 
 
-def test_without_adjustment_a_discrete_scheduler_takes_its_own_path_to_the_bit(discrete):
-    """On a grid whose neighbours are the scheduler's own, stepping over a table of alphas is stepping as ever."""
+@pytest.mark.parametrize("steps", [5, 7, 10, 15, 28, 30, 60])
+def test_without_adjustment_a_discrete_scheduler_takes_its_own_path_to_the_bit(discrete, steps):
+    """Stepping over a table of alphas is stepping as ever, also where the scheduler misses its own next timestep."""
     finals = []
-    for grid in (None, [i / STEPS for i in range(STEPS + 1)]):
-        pipe = LoopPipeline(type(discrete).from_config(discrete.config), Spread(discrete))
+    for grid in (None, [i / steps for i in range(steps + 1)]):
+        pipe = LoopPipeline(type(discrete).from_config(discrete.config), Spread(discrete), steps)
         with Run(pipe, Warping(grid)):
             finals.append(pipe())
     assert torch.equal(*finals)
@@ -260,6 +261,12 @@ def test_a_discrete_scheduler_is_plain_again_after_a_retimed_run(discrete):
 def test_a_configuration_of_unipc_that_cannot_be_served_is_refused_with_the_reason(options, reason):
     with pytest.raises(PipelineError, match=reason):
         sampler_of(UniPCMultistepScheduler(**options))
+
+
+@pytest.mark.parametrize("kind", [CogVideoXDDIMScheduler, CogVideoXDPMScheduler])
+def test_another_prediction_type_on_a_discrete_grid_is_refused_with_the_reason(kind):
+    with pytest.raises(PipelineError, match="prediction_type='epsilon'"):
+        sampler_of(kind(prediction_type="epsilon"))
 
 
 def test_noise_that_cannot_be_repeated_is_refused_in_calibration(make_toy):

@@ -17,7 +17,7 @@ def clip_of(motion, kind="star", color="red"):
 
 
 def trace(motion, **options):
-    """For each frame, the shape's centre of mass (x, y) in pixels, its area, and its angle's second harmonic."""
+    """For each frame, the shape's centre of mass, x and y in pixels, and its area."""
     frames = draw_clip(clip_of(motion, **options), np.random.default_rng(0)).astype(float)
     far = np.abs(frames - np.array(COLORS["red"])).sum(-1)
     mask = (far < 120).astype(float)
@@ -63,7 +63,7 @@ def test_it_bounces_and_circles():
 
 @pytest.mark.parametrize(("motion", "sign"), [("turning clockwise", 1), ("turning counterclockwise", -1)])
 def test_it_turns_the_way_the_caption_says(motion, sign):
-    """The direction of a heart's centre of mass from the middle of its bounding box turns with it."""
+    """The third moment of a triangle turns with it."""
     frames = draw_clip(clip_of(motion, kind="triangle"), np.random.default_rng(0)).astype(float)
     angles = []
     for frame in frames:

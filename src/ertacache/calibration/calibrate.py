@@ -121,6 +121,7 @@ def _full_runs(
     def on_first(step: Step) -> None:
         latents = (step.sample.nbytes * (num_steps + 1) + step.model_output.nbytes * num_steps) * len(calls)
         live = 12 * step.sample.numel() * 4 * len(calls)
+        live += 2 * sum(residual.nbytes for residual in step.residuals) * len(calls)  # of level hidden
         shown.expect(FULL_RUNS * num_steps * step.denoiser_calls * len(calls))
         shown.say(
             f"calibration needs {readable(live)} beside the pipeline, and keeps {readable(latents)} of recordings in "

@@ -93,6 +93,11 @@ class Lockstep:
         """The denoiser calls of all prompts so far."""
         return sum(worker.denoiser_calls for worker in self._workers)
 
+    def lend(self, residuals: Sequence[Sequence[Tensor]]) -> None:
+        """At level ``hidden``, put other residuals of the blocks, one row a prompt, in place of the newest kept."""
+        for worker, row in zip(self._workers, residuals, strict=True):
+            worker.lend(row)
+
     def __enter__(self) -> Self:
         return self
 
@@ -166,6 +171,11 @@ class _Worker(Driver):
             error, self._error = self._error, None
             raise error
         return self._step
+
+    def lend(self, residuals: Sequence[Tensor]) -> None:
+        """See `Lockstep.lend`."""
+        for history, residual in zip(self._run.residuals.values(), residuals, strict=True):
+            history.entries[0] = residual
 
     def abandon(self) -> None:
         """End the thread, in the middle of its call if need be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ def observe(
     are solved at each cached step from all prompts, and the corrected output is what they go on with.
 
     At level ``hidden`` a second set of runs makes the same steps with the blocks left out, since only the
-    pipeline itself can turn what the denoiser's head returns into a model output.
+    pipeline itself can turn what the denoiser's head returns into a model output. At steps that are not cached it is
+    lent the blocks' residuals of the first set, so it computes next to nothing.
     """
     seen = Observation()
     caches: dict[int, Tensor] = {}
@@ -66,6 +68,7 @@ def observe(
     cached: list[int] = []
     refused: list[int] = []
     pattern: tuple[Any, ...] = ()
+    headless: set[int] = set()
 
     def prepare(scheduler: Any) -> list[float] | None:
         return None if grid is None else retime(scheduler, grid)
@@ -85,7 +88,7 @@ def observe(
 
     with (
         lockstep(lambda _: False) as full,
-        lockstep(cached.__contains__) as headed,
+        lockstep(headless.__contains__) as headed,
     ):
         heads = iter(headed)
         for arrivals in full:
@@ -96,9 +99,14 @@ def observe(
             reused: dict[int, Tensor] = {}
             stays = arrivals[0].step.pattern == pattern  # else another expert, or guidance that ends
             pattern = arrivals[0].step.pattern
-            inner = 0 < index < loops.setting.num_steps - 1
-            if inner and _cache(loops, seen, index, arrivals, caches, level, decide):
+            if 0 < index < loops.setting.num_steps - 1 and decide(
+                index, _distance(loops, seen, index, arrivals, caches, level) if stays else inf
+            ):
                 (cached if stays else refused).append(index)
+            if stays:
+                headless.add(index)
+                if index not in cached:
+                    headed.lend([a.step.residuals for a in arrivals])
             followers = next(heads) if hidden else []
             if index in cached:
                 reused = (
@@ -114,9 +122,8 @@ def observe(
                     reused = _rectified(reused, parameters[-1], granularity, axis)
             else:
                 caches = {a.prompt: _entry(a, level) for a in arrivals}
-            for arrival in [*arrivals, *followers]:
-                if arrival.prompt in reused:
-                    arrival.reply = reused[arrival.prompt].to(arrival.reply.dtype)
+            for arrival in [*(arrivals if reused else ()), *followers]:
+                arrival.reply = (reused or fresh)[arrival.prompt].to(arrival.reply.dtype)
             last = fresh
         for _ in heads if hidden else ():
             raise AssertionError("the runs without blocks made another step")
@@ -131,15 +138,15 @@ def observe(
     return seen
 
 
-def _cache(
+def _distance(
     loops: ClosedLoops,
     seen: Observation,
     index: int,
     arrivals: Sequence[Arrival],
     caches: dict[int, Tensor],
     level: Level,
-    decide: Callable[[int, float], bool],
-) -> bool:
+) -> float:
+    """Eq. (12) at this step, which is noted."""
     error = size = 0.0
     for arrival in arrivals:
         recording = loops.recordings[arrival.prompt]
@@ -150,7 +157,7 @@ def _cache(
         parts = relative_distance(caches[arrival.prompt], _entry(arrival, level), full)
         error, size = error + parts[0], size + parts[1]
     seen.distances[index] = error / size if size else 0.0
-    return decide(index, seen.distances[index])
+    return seen.distances[index]
 
 
 def _error_model(

@@ -147,7 +147,8 @@ class Search:
     def _try(self, cached: Schedule) -> bool:
         """Run a closed loop if it can be afforded; whether it is the best so far."""
         computed = self.loops.setting.num_steps - len(cached)
-        shared = len(self.trace.shared_with(cached) - {0}) if self.trace else 0
+        replays = self.trace is not None and self.method.level != "hidden"  # there nothing is replayed
+        shared = len(self.trace.shared_with(cached) - {0}) if replays and self.trace else 0
         cost = (computed - shared) * self.loops.setting.calls_per_step * len(self.prompts)
         if cached in self.tried or self.loops.denoiser_calls + cost > self.limit:
             return False

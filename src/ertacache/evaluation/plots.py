@@ -77,7 +77,7 @@ def contact_sheet(
 
 
 def write_clip(
-    rows: Mapping[str, Sequence[Tensor]], path: str | os.PathLike[str], *, fps: int = 8, enlarge: int = 4
+    rows: Mapping[str, Sequence[Tensor]], path: str | os.PathLike[str], *, fps: int = 8, enlarge: int | None = None
 ) -> None:
     """All clips in one film that plays in step: a row for each label, a column for each clip, written as MP4.
 
@@ -85,11 +85,12 @@ def write_clip(
         rows: for each row's label, its clips, float (frames, channels, height, width) in 0 .. 1.
         path: where to write.
         fps: frames a second.
-        enlarge: how many pixels wide a pixel becomes.
+        enlarge: how many pixels wide a pixel becomes; by default as many as make a clip 192 pixels wide, at least 1.
     """
     import imageio.v3 as imageio
 
     film = torch.cat([torch.cat(list(clips), dim=-1) for clips in rows.values()], dim=-2)
+    enlarge = enlarge or max(1, 192 // next(iter(rows.values()))[0].shape[-1])
     pixels = (film.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
     pixels = pixels.repeat_interleave(enlarge, dim=1).repeat_interleave(enlarge, dim=2)
     imageio.imwrite(os.fspath(path), pixels.numpy(), fps=fps, codec="libx264", macro_block_size=2)

@@ -70,7 +70,7 @@ class CaptionEncoder:
         """
         text = {"max_sequence_length": max_sequence_length, "clean_caption": clean_caption}
         if prompt_embeds is None:
-            assert prompt is not None  # check_inputs has seen to it
+            assert prompt is not None  # check_call has seen to it
             prompt_embeds, prompt_attention_mask = self.encode_text(prompt, **text)  # type: ignore[arg-type]
         assert prompt_attention_mask is not None
         states, masks = [prompt_embeds], [prompt_attention_mask]

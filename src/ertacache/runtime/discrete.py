@@ -2,18 +2,20 @@
 
 Their noise level is the angle ``phi`` of ``x = cos(phi) x_0 + sin(phi) noise``: v-prediction is ``dx / dphi``.
 A retimed grid has fractional timesteps, whose alphas are interpolated over ``phi``; the scheduler then steps
-between neighbours of a table that holds the grid's own alphas and nothing else, with its own ``step``.
+between neighbours of a table that holds just the alphas of this step, with its own ``step``.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from ertacache.runtime.seams import own_class
 
 
 def _tables(scheduler: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -22,11 +24,25 @@ def _tables(scheduler: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.arccos(np.sqrt(alphas)), alphas
 
 
+def _plain_timesteps(scheduler: Any) -> NDArray[np.float64]:
+    """The integer timesteps of the grid that is not warped, and where the last of them leads; below 0 is the end."""
+    twin, own = copy.copy(scheduler), cast(Any, own_class(scheduler))
+    own.set_timesteps(twin, scheduler.num_inference_steps)
+    steps = twin.timesteps.double().cpu().numpy()
+    return np.append(steps, steps[-1] - _stride(scheduler))
+
+
+def _stride(scheduler: Any) -> int:
+    """How far the scheduler steps, whatever the next timestep of its grid is: the two differ by rounding."""
+    return int(scheduler.config.num_train_timesteps // scheduler.num_inference_steps)
+
+
 def angles(scheduler: Any) -> list[float]:
-    """The T + 1 angles of the grid, from near pi/2 (noise) down to that of the final alpha (0 for a clean end)."""
+    """The T + 1 angles of the grid, from near pi/2 (noise) down to where the last step leads (0 for a clean end)."""
     table, _ = _tables(scheduler)
     steps = scheduler.timesteps.double().cpu().numpy()
-    final = np.arccos(np.sqrt(float(scheduler.final_alpha_cumprod)))
+    end = _plain_timesteps(scheduler)[-1]
+    final = np.arccos(np.sqrt(float(scheduler.final_alpha_cumprod))) if end < 0 else table[int(end)]
     return [*(float(phi) for phi in np.interp(steps, np.arange(len(table)), table)), float(final)]
 
 
@@ -40,6 +56,9 @@ def retime(scheduler: Any, levels: Sequence[float]) -> None:
 def warped_step(scheduler: Any, own: Any, arguments: Mapping[str, Any], index: int, levels: Sequence[float]) -> Any:
     """The scheduler's own step from ``levels[index]`` to ``levels[index + 1]``.
 
+    Where the scheduler would not land on the next timestep of its own grid, because T does not divide the number of
+    training timesteps, it lands beside the next level by just as many timesteps here.
+
     Args:
         scheduler: retimed; left untouched.
         own: its class, whose ``step`` is used.
@@ -48,13 +67,26 @@ def warped_step(scheduler: Any, own: Any, arguments: Mapping[str, Any], index: i
         levels: the T + 1 angles of the retimed grid.
     """
     table, alphas = _tables(scheduler)
-    last = len(levels) - 2
-    grid = np.interp(np.asarray(levels[:-1]), table, alphas)[::-1].copy()  # the last step's alpha first
+    plain, places = _plain_timesteps(scheduler), np.arange(len(table))
+    steps = np.interp(np.asarray(levels[:-1]), table, places)
+    last = index == len(steps) - 1
+    landing = plain[-1] if last else steps[index + 1] + (plain[index] - _stride(scheduler) - plain[index + 1])
+    neighbours = [steps[index]] if landing < 0 else [landing, steps[index]]
+    moved = dict(arguments) | {"timestep": len(neighbours) - 1}
+    if moved.get("timestep_back") is not None:
+        moved["timestep_back"] = len(neighbours)
+        neighbours.append(steps[index - 1])
     twin = copy.copy(scheduler)
     twin.__class__ = own
-    twin.alphas_cumprod = torch.from_numpy(grid).to(scheduler.alphas_cumprod)
+    twin.alphas_cumprod = torch.from_numpy(np.interp(neighbours, places, alphas)).to(scheduler.alphas_cumprod)
     twin.num_inference_steps = scheduler.config.num_train_timesteps  # so that the step after t goes to t - 1
-    moved = dict(arguments) | {"timestep": last - index}
-    if moved.get("timestep_back") is not None:
-        moved["timestep_back"] = last - index + 1
     return own.step(twin, **moved)
+
+
+def refusal(scheduler: Any) -> str | None:
+    """Why a configuration of these schedulers cannot be served, or None."""
+    if scheduler.config.prediction_type != "v_prediction":
+        return (
+            f"prediction_type={scheduler.config.prediction_type!r}, where the angle is not what the output is linear in"
+        )
+    return None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-BLOCK_LISTS: dict[str, tuple[str, ...]] = {}
-"""For a denoiser class, the names of its block lists, where not every list that takes hidden states is meant."""
-
 _FIRST, _SECOND = (0, 1), (1, 0)
 
 BLOCK_OUTPUTS: dict[str, tuple[int, int]] = {

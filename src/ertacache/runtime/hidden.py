@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +17,17 @@ from torch import Tensor, nn
 from ertacache.errors import PipelineError
 from ertacache.method.alignment import combine
 from ertacache.runtime import gate
-from ertacache.runtime.families import BLOCK_LISTS, BLOCK_OUTPUTS, TEXT_FIRST
+from ertacache.runtime.families import BLOCK_OUTPUTS, TEXT_FIRST
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a denoiser, compiled or not: a row of `BLOCK_LISTS`, else every list of its own that has any.
+    """The blocks of a denoiser, compiled or not: those of every list of its own whose members take hidden states.
 
     Raises:
         PipelineError: if it has none.
     """
     model = getattr(module, "_orig_mod", module)
-    names = BLOCK_LISTS.get(type(model).__name__)
-    lists = [
-        child
-        for name, child in model.named_children()
-        if isinstance(child, nn.ModuleList) and (_takes_hidden_states(child) if names is None else name in names)
-    ]
+    lists = [child for child in model.children() if isinstance(child, nn.ModuleList) and _takes_hidden_states(child)]
     blocks = [block for blocks in lists for block in blocks]
     if not blocks:
         raise PipelineError(
@@ -54,9 +49,10 @@ class Stack:
         self.name = type(getattr(module, "_orig_mod", module)).__name__
         self.blocks = blocks_of(module)
         self.signatures = {block: list(inspect.signature(block.forward).parameters) for block in self.blocks}
-        self.ends: list[Tensor] = []  # what entered the first block of a call, what left the last one
+        self.entering: Tensor | None = None  # what entered the first block of a call
+        self.leaving: list[Tensor] = []  # what left the last one so far
         self.predicted: Tensor | None = None
-        self.skipping = False
+        self.mode: Literal["", "watching", "skipping"] = ""
 
     def install(self) -> None:
         """Put gates at all blocks."""
@@ -70,63 +66,85 @@ class Stack:
 
     def computed(self, call: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Tensor]:
         """The denoiser's output, and the residual of its blocks in their dtype."""
-        self.ends.clear()
-        output = call(*args, **kwargs)
-        if not self.ends:
-            raise PipelineError(
-                "level 'hidden' sees no block of the denoiser run, as when the denoiser is compiled as a whole",
-                given=self.name,
-                cure="Compile its blocks instead (compile_repeated_blocks), or use level 'velocity'.",
+        self.mode = "watching"
+        try:
+            output = call(*args, **kwargs)
+            entering, leaving = self.entering, list(self.leaving)
+        finally:
+            self.mode, self.entering = "", None
+            self.leaving.clear()
+        if entering is None or not leaving:
+            raise self._refused(
+                "sees no block of the denoiser run, as when the denoiser is compiled as a whole",
+                "no call of a block",
+                "Compile its blocks instead (compile_repeated_blocks)",
             )
-        entering, leaving = self.ends
-        self.ends.clear()
-        if entering.shape != leaving.shape:
-            raise PipelineError(
-                "level 'hidden' needs a block stack whose output has the shape of its input",
-                given=f"{self.name}: {tuple(entering.shape)} in, {tuple(leaving.shape)} out",
-                cure="Use a method of level 'velocity', such as 'aligned' or 'taylor'.",
+        if entering.shape != leaving[0].shape:
+            raise self._refused(
+                "needs a block stack whose output has the shape of its input",
+                f"{tuple(entering.shape)} in, {tuple(leaving[0].shape)} out",
             )
-        return output, leaving - entering
+        return output, leaving[0] - entering
 
     def cached(self, call: Callable[..., Any], args: Any, kwargs: Any, history: Sequence[Tensor], factors: Any) -> Any:
         """The denoiser's output where its blocks add ``sum_k factors[k] * history[k]``, in float32."""
-        self.skipping = True
+        self.mode = "skipping"
         self.predicted = combine([entry.float() for entry in history[: len(factors)]], factors)
         try:
             return call(*args, **kwargs)
         finally:
-            self.skipping, self.predicted = False, None
+            self.mode, self.predicted = "", None
 
     def denoise(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """At a block's gate; see `ertacache.runtime.gate.GateKeeper`."""
+        if not self.mode:
+            return call(*args, **kwargs)
         given = dict(zip(self.signatures[module], args, strict=False)) | kwargs
-        hidden = given["hidden_states"]
-        if not self.skipping:
-            if not self.ends:
-                self.ends.append(hidden.detach().clone())
-            output = call(*args, **kwargs)
-            self.ends[1:] = [_hidden_of(module, output, self.ends[0].shape[1]).detach()]
-            return output
-        if self.predicted is not None:
-            hidden = (hidden.float() + self.predicted).to(hidden.dtype)
-            self.predicted = None
-        return _returned(module, hidden, given.get("encoder_hidden_states"))
+        hidden: Tensor = given["hidden_states"]
+        if self.mode == "skipping":
+            if self.predicted is not None:
+                hidden = (hidden.float() + self.predicted).to(hidden.dtype)
+                self.predicted = None
+            return _returned(module, hidden, given.get("encoder_hidden_states"))
+        if self.entering is None:
+            self.entering = hidden.detach().clone()
+        elif not _joint(module) and hidden.data_ptr() != self.leaving[0].data_ptr():
+            # It would be in the residual, and be added once more by the model at a cached step.
+            raise self._refused(
+                "needs blocks that hand on to each other, and here something is added between two of them",
+                f"before a {type(module).__name__}, as a ControlNet or a second device does",
+            )
+        output = call(*args, **kwargs)
+        self.leaving[:] = [_hidden_of(module, output, self.entering.shape[1]).detach()]
+        return output
+
+    def _refused(self, reason: str, given: str, instead: str = "") -> PipelineError:
+        cure = f"{instead}, or use" if instead else "Use"
+        return PipelineError(
+            f"level 'hidden' {reason}",
+            given=f"{self.name}: {given}",
+            cure=f"{cure} a method of level 'velocity', such as 'aligned' or 'taylor'.",
+        )
+
+
+def _bases(block: nn.Module) -> list[str]:
+    return [base.__name__ for base in type(getattr(block, "_orig_mod", block)).__mro__]
+
+
+def _joint(block: nn.Module) -> bool:
+    """Whether the block works on text and hidden states in one sequence, the text first."""
+    return any(name in TEXT_FIRST for name in _bases(block))
 
 
 def _places(block: nn.Module) -> tuple[int, int] | None:
     """Where in a block's output tuple the hidden states and the text are; None where it returns a tensor."""
-    model = getattr(block, "_orig_mod", block)
-    for base in type(model).__mro__:
-        if base.__name__ in BLOCK_OUTPUTS:
-            return BLOCK_OUTPUTS[base.__name__]
-    return None
+    return next((BLOCK_OUTPUTS[name] for name in _bases(block) if name in BLOCK_OUTPUTS), None)
 
 
 def _hidden_of(block: nn.Module, output: Any, tokens: int) -> Tensor:
     places = _places(block)
     if isinstance(output, Tensor):
-        joint = type(getattr(block, "_orig_mod", block)).__name__ in TEXT_FIRST
-        return output[:, -tokens:] if joint else output
+        return output[:, -tokens:] if _joint(block) else output
     if places is None or not isinstance(output, tuple):
         raise PipelineError(
             "level 'hidden' does not know which output of this block is the hidden states",

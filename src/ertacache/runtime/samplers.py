@@ -75,9 +75,9 @@ SAMPLERS: dict[str, Sampler] = {
     "FlowMatchEulerDiscreteScheduler": Sampler(_sigmas, _retime_sigmas, _flow_euler_refusal),
     "UniPCMultistepScheduler": Sampler(_sigmas, _retime_sigmas, _unipc_refusal),
     "OpenSoraRectifiedFlowScheduler": Sampler(_sigmas, _retime_sigmas),
-    "CogVideoXDDIMScheduler": Sampler(discrete.angles, discrete.retime, warped_step=discrete.warped_step),
+    "CogVideoXDDIMScheduler": Sampler(discrete.angles, discrete.retime, discrete.refusal, discrete.warped_step),
     "CogVideoXDPMScheduler": Sampler(
-        discrete.angles, discrete.retime, warped_step=discrete.warped_step, draws_noise=True
+        discrete.angles, discrete.retime, discrete.refusal, discrete.warped_step, draws_noise=True
     ),
 }
 

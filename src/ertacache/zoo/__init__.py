@@ -1,6 +1,6 @@
 """Small, complete pipelines, trained by ``training/``, for the demo, the tests and the benchmarks.
 
-The FLUX-type one travels with the package; the video pipelines are found in a checkout of the repository only.
+The FLUX-type one travels with the package; the video pipelines are found in a checkout that has trained them.
 """
 
 from __future__ import annotations
@@ -62,18 +62,25 @@ def load(name: str = "flux", *, dtype: torch.dtype = torch.float32, device: str 
         raise PipelineError(
             "this pipeline does not travel with the package",
             given=name,
-            cure=f"Work in a checkout of the repository that has {folder}, or use 'flux'.",
+            cure=f"In a checkout of the repository train it (python -m training.train {name}), or use 'flux'.",
         )
     with quiet():
-        pipe = _pipeline_class(name).from_pretrained(folder, dtype=dtype, local_files_only=True)
+        pipe = pipeline_class(folder).from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     prompts = json.loads((folder / "prompts.json").read_text())
     settings = json.loads((folder / "settings.json").read_text())
     return Embedded(pipe.to(device), settings, prompts["calibration"], prompts["held_out"])
 
 
-def _pipeline_class(name: str) -> Any:
-    if name == "opensora":
+def available() -> tuple[str, ...]:
+    """The names of those that are here: in an installed package fewer than in a checkout."""
+    return tuple(name for name, folder in FOLDERS.items() if (folder / "model_index.json").is_file())
+
+
+def pipeline_class(model: str | Path) -> Any:
+    """The class that can load a folder, or a hub id: diffusers' own, or ours for what diffusers does not have."""
+    index = Path(model) / "model_index.json"
+    if index.is_file() and json.loads(index.read_text()).get("_class_name") == "OpenSoraPipeline":
         from ertacache.opensora import OpenSoraPipeline
 
         return OpenSoraPipeline
