@@ -82,6 +82,8 @@ def main(
 
     torch.manual_seed(0)
     tokenizers = family.tokenizers(captions)
+    if started is not None:  # the words keep their numbers, whatever captions were drawn this time
+        tokenizers = {part: getattr(started, part) for part in tokenizers}
     networks = family.networks(tokenizers)
     if started is not None:
         for part, network in networks.items():
