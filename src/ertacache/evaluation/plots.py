@@ -71,7 +71,10 @@ def contact_sheet(
             for axis, frame in zip(line, clip[shown], strict=True):
                 _picture(axis, frame)
             line[0].set_ylabel(label, fontsize=7)
-        axes[k * len(rows)][0].set_title(caption, fontsize=8, loc="left")
+        title = axes[k * len(rows)][0].text(0, -3, caption, fontsize=8)
+        title.set_in_layout(False)  # it runs over all columns, and would widen the first
+    room = 0.15 / figure.get_figheight()
+    figure.get_layout_engine().set(h_pad=0.1, rect=(0, 0, 1, 1 - room))  # for the captions
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
