@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -69,36 +70,27 @@ def clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
+def _encoder_options(tokenizer: T5TokenizerFast) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "d_model": WIDTH,
+        "d_kv": WIDTH // 4,
+        "d_ff": 2 * WIDTH,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+    }
+
+
 def t5_encoder(tokenizer: T5TokenizerFast) -> T5EncoderModel:
     """Gives the sequence of embeddings (batch, T5_LENGTH, WIDTH)."""
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=WIDTH,
-            d_kv=WIDTH // 4,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-        )
-    )
+    return T5EncoderModel(T5Config(**_encoder_options(tokenizer)))
 
 
 def umt5_encoder(tokenizer: T5TokenizerFast) -> UMT5EncoderModel:
     """Gives the sequence of embeddings (batch, T5_LENGTH, WIDTH)."""
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=len(tokenizer),
-            d_model=WIDTH,
-            d_kv=WIDTH // 4,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-        )
-    )
+    return UMT5EncoderModel(UMT5Config(**_encoder_options(tokenizer)))
 
 
 def ids(tokenizer: CLIPTokenizer | T5TokenizerFast, captions: list[str], length: int) -> torch.Tensor:

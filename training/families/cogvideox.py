@@ -27,15 +27,6 @@ class CogVideoX(Wan):
 
     name = "cogvideox"
     folder = Path("training/pipelines/cogvideox")
-    settings: dict[str, Any] = {  # noqa: RUF012
-        "num_inference_steps": 30,
-        "guidance_scale": 4.0,
-        "negative_prompt": "",
-        "height": clips.PIXELS,
-        "width": clips.PIXELS,
-        "num_frames": clips.FRAMES,
-        "max_sequence_length": text.T5_LENGTH,
-    }
 
     def autoencoder(self) -> nn.Module:
         """4x downsampling in space and time: 17 frames of 48 pixels become 5 x 12 x 12 latents."""

@@ -34,16 +34,7 @@ class OpenSora(Wan):
 
     name = "opensora"
     folder = Path("training/pipelines/opensora")
-    settings: dict[str, Any] = {  # noqa: RUF012
-        "num_inference_steps": 30,
-        "guidance_scale": 4.0,
-        "negative_prompt": "",
-        "height": clips.PIXELS,
-        "width": clips.PIXELS,
-        "num_frames": clips.FRAMES,
-        "max_sequence_length": text.T5_LENGTH,
-        "clean_caption": False,
-    }
+    settings = {**Wan.settings, "clean_caption": False}  # noqa: RUF012
 
     def autoencoder(self) -> nn.Module:
         """4x downsampling in space and time: 17 frames of 48 pixels become 5 x 12 x 12 latents."""
