@@ -47,7 +47,16 @@ def paper_policy(granularity: Any, shape: tuple[int, ...]) -> Policy:
 POLICIES = {
     "nothing cached": Policy(5, (), Method()),
     "reuse": Policy(5, (1, 2, 3), Method.named("reuse")),
-    "aligned": Policy(5, (2, 3), ALIGNED, {2: Prediction((1, 0), (1 / 3, 2 / 3)), 3: Prediction((1,), (1.0,))}),
+    "aligned": Policy(
+        5,
+        (2, 3),
+        ALIGNED,
+        {
+            2: Prediction((1, 0), (1 / 3, 2 / 3)),
+            3: Prediction((1,), (1.1,), (-0.7,)),
+            4: Prediction((4, 1), (0.9, 0.2), (0.1, -0.1)),
+        },
+    ),
     "time grid": Policy(4, (2,), Method.named("offline+time"), time_grid=(0.0, 0.1, 1 / 3, 0.1 + 0.6, 1.0)),
     "rectified by step": paper_policy("step", ()),
     "rectified by channel": paper_policy("channel", (16,)),
@@ -91,7 +100,10 @@ def test_nothing_in_a_policy_can_be_set_anew(thing: Any) -> None:
         ("cached steps must rise within 1 .. 3", {"cached_steps": (3, 4)}),
         ("cached steps must rise within 1 .. 3", {"cached_steps": (3, 2)}),
         ("cached steps must rise within 1 .. 3", {"cached_steps": (2, 2)}),
-        ("steps that are not cached", {"predictions": {1: Prediction((0,), (1.0,))}}),
+        ("steps that are not made", {"predictions": {5: Prediction((4,), (1.0,))}}),
+        ("begin with its own output", {"predictions": {4: Prediction((1, 0), (1.0, 0.0))}}),
+        ("one contrast factor for each", {"predictions": {2: Prediction((1, 0), (1.0, 0.0), (1.0,))}}),
+        ("not finite", {"predictions": {2: Prediction((1,), (1.0,), (float("nan"),))}}),
         ("one factor for each", {"predictions": {2: Prediction((1, 0), (1.0,))}}),
         ("one factor for each", {"predictions": {2: Prediction((), ())}}),
         ("cached or come later", {"predictions": {3: Prediction((2,), (1.0,))}}),
@@ -114,8 +126,9 @@ def damaged(path: Path, how: str) -> None:
     texts = {
         "broken JSON": "{",
         "JSON of another kind": "[1, 2]",
-        "missing fields": '{"schema": 1}',
+        "missing fields": json.dumps({"schema": ertacache.policy.SCHEMA}),
         "a newer schema": json.dumps({"schema": ertacache.policy.SCHEMA + 1}),
+        "an older schema": json.dumps({"schema": ertacache.policy.SCHEMA - 1}),
     }
     if how in texts:
         save_file(tensors, path, metadata={"ertacache": texts[how]})
@@ -138,6 +151,7 @@ def damaged(path: Path, how: str) -> None:
         ("JSON of another kind", "make it again"),
         ("missing fields", "make it again"),
         ("a newer schema", "Upgrade ertacache"),
+        ("an older schema", "make the policy again"),
     ],
 )
 def test_a_file_that_is_no_policy_is_named_together_with_a_cure(how: str, cure: str, tmp_path: Path) -> None:
@@ -152,7 +166,7 @@ def test_a_file_that_is_no_policy_is_named_together_with_a_cure(how: str, cure: 
 def test_a_file_whose_parts_do_not_fit_together_is_named_too(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     POLICIES["reuse"].save(path)
-    metadata = {"ertacache": json.dumps({"schema": 1, **POLICIES["reuse"]._metadata()})}
+    metadata = {"ertacache": json.dumps({**POLICIES["reuse"]._metadata()})}
     save_file({**load_file(path), "cached_steps": torch.tensor([0])}, path, metadata=metadata)
     with pytest.raises(PolicyFileError, match=re.escape(str(path))):
         Policy.load(path)

@@ -22,15 +22,22 @@ from ertacache.errors import PolicyFileError
 from ertacache.method.named import Method
 from ertacache.method.rectification import Granularity
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """How a cached step is predicted: ``sum_k factors[k] * h_k`` over the computed steps ``history``, newest first."""
+    """What a step goes on with: ``sum_k factors[k] * h_k + sum_k contrast_factors[k] * d_k``.
+
+    Args:
+        history: the computed steps, newest first; a computed step's own correction has itself in front.
+        factors: of what the cache holds of each.
+        contrast_factors: of how the guidance branches differed at each, or empty.
+    """
 
     history: tuple[int, ...]
     factors: tuple[float, ...]
+    contrast_factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +116,7 @@ class Policy:
         num_inference_steps: T.
         cached_steps: S, within {1 .. T-2}.
         method: what made it.
-        predictions: for each cached step, how it is predicted.
+        predictions: for each cached step, how it is predicted, and for computed steps, how they are corrected.
         origin: what it was made for; None for a policy written by hand, which is then not checked.
         time_grid: T + 1 points from 0 to 1 (Eq. 14), or None for the scheduler's own grid.
         rectification: the error model, one entry a cached step.
@@ -138,14 +145,18 @@ class Policy:
             problem = f"there are {steps} steps, of which the first is step {first}"
         elif list(cached) != sorted(set(cached)) or any(not first < i <= steps - 2 for i in cached):
             problem = f"cached steps must rise within {first + 1} .. {steps - 2}, but are {cached}"
-        elif not set(self.predictions) <= set(cached):
-            problem = "there are predictions for steps that are not cached"
+        elif any(not first <= i < steps for i in self.predictions):
+            problem = "there are predictions for steps that are not made"
         elif any(len(p.factors) != len(p.history) or not p.factors for p in self.predictions.values()):
             problem = "a prediction has not one factor for each step of its history"
-        elif not all(math.isfinite(f) for p in self.predictions.values() for f in p.factors):
+        elif any(len(p.contrast_factors) not in (0, len(p.history)) for p in self.predictions.values()):
+            problem = "a prediction has not one contrast factor for each step of its history"
+        elif not all(math.isfinite(f) for p in self.predictions.values() for f in (*p.factors, *p.contrast_factors)):
             problem = "a prediction's factors are not finite"
-        elif any(not first <= j < i or j in cached for i, p in self.predictions.items() for j in p.history):
+        elif any(not first <= j <= i or j in cached for i, p in self.predictions.items() for j in p.history):
             problem = "a prediction's history holds steps that are cached or come later"
+        elif any(i not in cached and p.history[0] != i for i, p in self.predictions.items()):
+            problem = "the correction of a computed step does not begin with its own output"
         elif self.rectification and not len(self.rectification.k) == len(self.rectification.b) == len(cached):
             problem = "the rectification has not one entry for each cached step"
         elif self.time_grid is not None:
@@ -277,7 +288,8 @@ class Policy:
             cached_steps=tuple(tensors["cached_steps"].tolist()),
             method=Method(**data["method"]),
             predictions={
-                int(i): Prediction(tuple(p["history"]), tuple(p["factors"])) for i, p in data["predictions"].items()
+                int(i): Prediction(tuple(p["history"]), tuple(p["factors"]), tuple(p["contrast_factors"]))
+                for i, p in data["predictions"].items()
             },
             origin=origin,
             time_grid=tuple(data["time_grid"]) if data["time_grid"] else None,

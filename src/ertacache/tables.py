@@ -53,28 +53,39 @@ def policy_facts(policy: Policy) -> Table:
 
 
 def policy_steps(policy: Policy) -> Table:
-    """A policy step by step: computed or cached, from which steps it is predicted, and the error after it."""
-    table = Table("step", "noise level", "", "from steps", "factors", "error")
+    """A policy step by step: computed or cached, from which steps it is predicted or corrected, the error after it."""
+    contrasted = any(p.contrast_factors for p in policy.predictions.values())
+    table = Table(
+        "step", "noise level", "", "from steps", "factors", *(["of the contrast"] if contrasted else []), "error"
+    )
     levels = policy.origin.noise_levels if policy.origin else ()
     cached = set(policy.cached_steps)
     newest = policy.first_step
     for step in range(policy.first_step, policy.num_inference_steps):
         prediction = policy.predictions.get(step)
+        history = factors = between = ""
         if step not in cached:
             newest = step
-        elif prediction is None and policy.method.predictor == "taylor":
+        if prediction is not None:
+            history = ", ".join(map(str, prediction.history))
+            factors, between = _signed(prediction.factors), _signed(prediction.contrast_factors)
+        elif step in cached and policy.method.predictor == "taylor":
             before = [i for i in policy.computed_steps if i < step][::-1][:2]
             history, factors = ", ".join(map(str, before)), "by noise level"
-        else:
-            history = ", ".join(map(str, prediction.history)) if prediction else str(newest)
-            factors = ", ".join(f"{f:+.3f}" for f in prediction.factors) if prediction else "+1.000"
+        elif step in cached:
+            history, factors = str(newest), _signed((1.0,))
         errors = policy.calibration.step_errors
         table.add_row(
             str(step),
             f"{levels[step]:.4f}" if levels else "",
             "[dim]cached[/dim]" if step in cached else "[bold]computed[/bold]",
-            history if step in cached else "",
-            factors if step in cached else "",
+            history,
+            factors,
+            *([between] if contrasted else []),
             f"{errors[step - policy.first_step]:.4f}" if errors else "",
         )
     return table
+
+
+def _signed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.3f}" for value in values)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ertacache.method.alignment import NormalEquations, coefficients, combine, differences, taylor_weights
+from ertacache.method.alignment import NormalEquations, coefficients, combine, expanded, features, taylor_weights
 
 PROPERTY = settings(deadline=None, max_examples=100)
 weights = st.lists(st.floats(-10, 10), max_size=3)
@@ -41,11 +41,20 @@ def test_no_weight_is_reuse_of_the_newest_output_and_leaves_the_history_alone() 
     assert all(torch.equal(a, b) for a, b in zip(history, before, strict=True))
 
 
-def test_differences_are_as_many_as_the_history_gives() -> None:
+def test_features_are_as_many_differences_as_the_history_gives_and_the_newest_output() -> None:
     history = [torch.tensor([7.0]), torch.tensor([4.0]), torch.tensor([2.0])]
-    assert [float(d) for d in differences(history, 2)] == [3.0, 2.0]
-    assert [float(d) for d in differences(history[:2], 2)] == [3.0]
-    assert differences(history[:1], 2) == []
+    assert [float(f) for f in features(history, 2)] == [3.0, 2.0, 7.0]
+    assert [float(f) for f in features(history, 1)] == [3.0, 7.0]
+    assert [float(f) for f in features(history[:2], 2)] == [3.0, 7.0]
+    assert [float(f) for f in features(history[:1], 2)] == [7.0]
+
+
+@PROPERTY
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=3))
+def test_expanded_weights_say_the_same_of_the_history_as_of_its_features(w: list[float]) -> None:
+    history = list(tensors(len(w), 5))
+    by_hand = sum(a * f for a, f in zip(w, features(history, len(w) - 1), strict=True))
+    assert torch.allclose(combine(history, expanded(w)), torch.as_tensor(by_hand), rtol=0, atol=1e-12)
 
 
 @PROPERTY
@@ -69,23 +78,30 @@ def test_taylor_is_reuse_while_the_history_is_short_or_stands_still() -> None:
 
 def test_normal_equations_are_least_squares_over_all_prompts() -> None:
     equations = NormalEquations(2, ridge=0.0)
-    features, targets = tensors(5, 2, 3, 4), tensors(5, 3, 4, seed=1)
+    terms, targets = tensors(5, 2, 3, 4), tensors(5, 3, 4, seed=1)
+    targets[2] *= 100  # a prompt that is hard to predict counts no more than the others
     for prompt in range(5):
-        equations.add(list(features[prompt]), targets[prompt])
-    matrix = features.transpose(0, 1).reshape(2, -1).T.numpy()
-    expected, residual, *_ = np.linalg.lstsq(matrix, targets.flatten().numpy())
-    found = np.array(equations.solve())
-    assert found == pytest.approx(expected, abs=1e-10)
-    left = equations.target - 2 * found @ equations.right.numpy() + found @ equations.gram.numpy() @ found
-    assert left == pytest.approx(float(residual[0]), rel=1e-10)
+        equations.add(list(terms[prompt]), targets[prompt])
+    sizes = targets.flatten(1).norm(dim=1)
+    matrix = (terms / sizes[:, None, None, None]).transpose(0, 1).reshape(2, -1).T.numpy()
+    expected, *_ = np.linalg.lstsq(matrix, (targets / sizes[:, None, None]).flatten().numpy())
+    assert np.array(equations.solve()) == pytest.approx(expected, abs=1e-10)
+
+
+def test_a_prompt_that_is_on_its_target_already_has_no_say() -> None:
+    equations = NormalEquations(1)
+    equations.add([torch.ones(4)], torch.zeros(4))
+    assert equations.solve() == (0.0,)
+    equations.add([torch.ones(4)], 3 * torch.ones(4))
+    assert equations.solve() == pytest.approx((3.0,), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_weights_that_made_the_data_are_found_again(dtype: torch.dtype) -> None:
     equations = NormalEquations(2)
     for prompt in range(3):
-        features = tensors(2, 50, seed=prompt).to(dtype)
-        equations.add(list(features), 1.7 * features[0] - 0.6 * features[1])
+        terms = tensors(2, 50, seed=prompt).to(dtype)
+        equations.add(list(terms), 1.7 * terms[0] - 0.6 * terms[1])
     assert equations.solve() == pytest.approx((1.7, -0.6), abs=1e-5)
 
 

@@ -92,6 +92,58 @@ def test_calibrated_factors_are_used_where_the_history_is_the_calibrated_one(mak
     assert run.report.notes == []
 
 
+def test_a_computed_step_goes_on_with_its_correction_and_leaves_its_own_output_in_the_history(make_toy, make_policy):
+    answers = iter([1.0, 10.0, 100.0, 1000.0])
+    pipe = make_toy(lambda sample, timestep: torch.full_like(sample, next(answers)))
+    predictions = {
+        1: Prediction((0,), (2.0,)),
+        2: Prediction((2, 0), (0.5, 3.0)),
+        3: Prediction((2, 0), (1.0, -1.0)),
+    }
+    policy = make_policy(5, (1, 3), "aligned", predictions=predictions)
+    with ertacache.accelerated(pipe, policy):
+        out = pipe(torch.zeros(1, 4, 2), num_inference_steps=5)
+    used = torch.tensor([1.0, 2.0, 0.5 * 10 + 3 * 1, 10.0 - 1.0, 100.0])
+    torch.testing.assert_close(out, (pipe.scheduler.sigmas.diff() @ used).expand(1, 4, 2))
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["two calls", "one batched call"])
+def test_what_the_guidance_branches_differ_by_is_one_more_thing_to_predict_from(batched, make_toy, make_policy):
+    """The denoiser answers 3 and 1 in the first branch's and the last one's place; guidance makes 1 + 4 (3 - 1) = 9."""
+
+    def denoise(pipe, i, sample, t):
+        if batched:
+            first, last = pipe.transformer(torch.cat([sample, sample + 1]), t).chunk(2)
+        else:
+            first, last = pipe.transformer(sample, t), pipe.transformer(sample + 1, t)
+        return last + 4 * (first - last)
+
+    def answer(sample, timestep):
+        count[0] += len(sample)
+        values = torch.tensor([3.0, 1.0]) if batched else torch.tensor([3.0 if count[0] % 2 else 1.0])
+        return values[:, None, None].expand(len(values), *sample.shape[1:]).clone()
+
+    count = [0]
+    pipe = make_toy(answer, denoise)
+    policy = make_policy(4, (2,), "aligned", predictions={2: Prediction((1, 0), (1.0, 0.5), (10.0, 100.0))})
+    with ertacache.accelerated(pipe, policy) as run:
+        out = pipe(torch.zeros(1, 4, 2), num_inference_steps=4)
+    used = torch.tensor([9.0, 9.0, 1.5 * 9 + 110 * (3 - 1), 9.0])
+    torch.testing.assert_close(out, (pipe.scheduler.sigmas.diff() @ used).expand(1, 4, 2))
+    assert run.report.notes == []
+
+
+def test_factors_of_a_contrast_are_left_alone_where_there_is_one_branch(make_toy, make_policy):
+    pipe = make_toy()
+    policy = make_policy(4, (2,), "aligned", predictions={2: Prediction((1, 0), (1.0, 0.5), (10.0, 100.0))})
+    start = torch.ones(1, 4, 2)
+    with ertacache.accelerated(pipe, policy) as run:
+        out = pipe(start, num_inference_steps=4)
+    assert [note[:7] for note in run.report.notes] == ["step 2:"]
+    with ertacache.accelerated(pipe, make_policy(4, (2,), "taylor")):
+        assert torch.equal(out, pipe(start, num_inference_steps=4))
+
+
 def test_a_start_in_the_middle_computes_its_first_step_and_falls_back_to_taylor(flux, flux_call, make_policy, counted):
     cached, shift = (4, 6, 7, 9), 3.0
     pipe = FluxImg2ImgPipeline(**flux.components)

@@ -23,7 +23,7 @@ from ertacache.method.named import Method
 from ertacache.method.residual import to_cache
 from ertacache.method.schedule import check_forced, threshold_for_budget
 from ertacache.method.timesteps import step_lengths, time_grid
-from ertacache.policy import CalibrationRecord, Policy, Prediction
+from ertacache.policy import CalibrationRecord, Policy
 from ertacache.runtime import identity
 from ertacache.runtime.families import channel_axis
 from ertacache.runtime.run import Step
@@ -120,7 +120,7 @@ def _full_runs(
 
     def on_first(step: Step) -> None:
         latents = (step.sample.nbytes * (num_steps + 1) + step.model_output.nbytes * num_steps) * len(calls)
-        live = 12 * step.sample.numel() * 4 * len(calls)
+        live = 18 * step.sample.numel() * 4 * len(calls)
         live += 2 * sum(residual.nbytes for residual in step.residuals) * len(calls)  # of level hidden
         shown.expect(FULL_RUNS * num_steps * step.denoiser_calls * len(calls))
         shown.say(
@@ -266,7 +266,7 @@ def shifted(policy: Policy, first_step: int) -> Policy:
     if not first_step:
         return policy
     predictions = {
-        step + first_step: Prediction(tuple(i + first_step for i in p.history), p.factors)
+        step + first_step: replace(p, history=tuple(i + first_step for i in p.history))
         for step, p in policy.predictions.items()
     }
     return replace(

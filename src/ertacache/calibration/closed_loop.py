@@ -13,17 +13,12 @@ from torch import Tensor
 from ertacache.calibration.lockstep import Arrival, Lockstep
 from ertacache.calibration.prompts import Call
 from ertacache.calibration.recording import Recording, Setting, check_finite
-from ertacache.method.alignment import (
-    MAX_ORDER,
-    NormalEquations,
-    coefficients,
-    differences,
-    taylor_weights,
-)
+from ertacache.method.alignment import MAX_ORDER, NormalEquations, expanded, features
 from ertacache.method.named import Method, Predictor
 from ertacache.method.residual import to_cache
 from ertacache.policy import Prediction
-from ertacache.runtime.following import predicted, residuals_kept
+from ertacache.runtime.branches import contrast
+from ertacache.runtime.following import predicted, residuals_kept, reuse, taylor
 from ertacache.runtime.history import History
 from ertacache.runtime.stepping import output_coefficient, plain_step
 
@@ -34,7 +29,7 @@ class Fit:
 
     Args:
         cached_steps: the schedule it ran.
-        predictions: for each cached step, the factors it used.
+        predictions: for each cached step, the factors it used, and those that corrected computed steps.
         step_errors: ``||x - x_gt|| / ||x_gt||`` after each step, over the prompts of the loop.
         step_scores: the logarithm of the same, averaged over prompts: what a mean PSNR follows, and what no single
             prompt of a large error can dominate.
@@ -65,11 +60,11 @@ class Trace:
 
     Args:
         cached_steps: the loop's schedule.
-        outputs: for each computed step, one output a prompt.
+        outputs: for each computed step, one output a prompt, and how its guidance branches differed.
     """
 
     cached_steps: frozenset[int]
-    outputs: dict[int, list[Tensor]] = field(default_factory=dict)
+    outputs: dict[int, list[tuple[Tensor, Tensor | None]]] = field(default_factory=dict)
 
     def shared_with(self, cached: Collection[int]) -> frozenset[int]:
         """The computed steps before the first step at which the two schedules differ."""
@@ -153,8 +148,9 @@ class ClosedLoops:
         given_up = False
         pattern: tuple[Any, ...] = ()
 
-        def taylor(step: int) -> tuple[float, ...]:
-            return coefficients(taylor_weights(self.setting.noise_levels, step, histories[0].steps))
+        def block_factors(step: int) -> tuple[float, ...]:
+            first = histories[0]
+            return (taylor(self.setting.noise_levels, step, first) if predictor == "taylor" else reuse(first)).factors
 
         with Lockstep(
             self.pipe,
@@ -163,7 +159,7 @@ class ClosedLoops:
             on_denoiser_call=self.on_denoiser_call,
             first_step=self.setting.first_step,
             residuals_kept=kept,
-            block_factors=taylor if method.predictor == "taylor" else lambda step: (1.0,),
+            block_factors=block_factors if method.predictor == "taylor" else lambda step: (1.0,),
         ) as lockstep:
             for arrivals in lockstep:
                 index = arrivals[0].index
@@ -176,27 +172,30 @@ class ClosedLoops:
                         pattern = arrivals[0].step.pattern
                         for history in histories:
                             history.clear()
-                    for arrival, history in zip(arrivals, histories, strict=True):
-                        if earlier and index in replayed:
-                            arrival.reply = earlier.outputs[index][arrival.prompt]
-                        check_finite(arrival.reply, chosen[arrival.prompt], index)
-                        history.push(index, to_cache(arrival.step.sample.float(), arrival.reply.float(), method.level))
+                    seen = [(arrival.reply.detach().clone(), contrast(arrival.step)) for arrival in arrivals]
+                    if earlier and index in replayed:
+                        seen = earlier.outputs[index]
                     if trace is not None:
-                        trace.outputs[index] = [arrival.reply.detach().clone() for arrival in arrivals]
+                        trace.outputs[index] = seen
+                    for arrival, history, (output, between) in zip(arrivals, histories, seen, strict=True):
+                        check_finite(output, chosen[arrival.prompt], index)
+                        arrival.reply = output
+                        entry = to_cache(arrival.step.sample.float(), output.float(), method.level)
+                        history.push(index, entry, between)
                     gain = self._gain(arrivals, chosen) if self.setting.same_shape else None
                     if gain is not None:
                         gains[index] = gain
-                    continue
-                steps = tuple(histories[0].steps)
+                    if predictor != "aligned" or not predictions:  # before the first cached step all is exact
+                        continue
                 if predictor == "aligned":
-                    factors = self._solve(arrivals, histories, chosen, method)
+                    prediction = self._solve(arrivals, histories, chosen, method)
                 elif predictor == "taylor":
-                    factors = taylor(index)
+                    prediction = taylor(self.setting.noise_levels, index, histories[0])
                 else:
-                    factors = (1.0,)
-                predictions[index] = Prediction(steps[: len(factors)], factors)
+                    prediction = reuse(histories[0])
+                predictions[index] = prediction
                 for arrival, history in zip(arrivals, histories, strict=True):
-                    arrival.reply = predicted(arrival.step, history, factors, method).to(arrival.reply.dtype)
+                    arrival.reply = predicted(arrival.step, history, prediction, method).to(arrival.reply.dtype)
             errors.add(self.setting.num_steps, lockstep.outputs)
             self.denoiser_calls += lockstep.denoiser_calls
         if given_up:
@@ -215,21 +214,26 @@ class ClosedLoops:
 
     def _solve(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], chosen: Sequence[int], method: Method
-    ) -> tuple[float, ...]:
+    ) -> Prediction:
         """The factors that take all prompts nearest to their full run's next latent."""
-        order = min(method.order, len(histories[0].steps) - 1)
-        if order == 0:
-            return (1.0,)
+        newest = histories[0]
+        order = min(method.order, len(newest.steps) - 1)
         step = arrivals[0].step
         slope = output_coefficient(step.scheduler, step.arguments)
-        equations = NormalEquations(order)
+        equations = NormalEquations((order + 1) * (2 if newest.contrasts else 1))
         for arrival, history, k in zip(arrivals, histories, chosen, strict=True):
             here = arrival.step
-            reused = predicted(here, history, (1.0,), method)
+            reused = predicted(here, history, reuse(history), method)
             landed = plain_step(here.scheduler, here.arguments, reused)
             goal = self.recordings[k].sample(arrival.index + 1).to(landed)
-            equations.add([slope * d for d in differences(history.entries, order)], goal - landed)
-        return coefficients(equations.solve())
+            terms = features(history.entries, order)
+            if history.contrasts:
+                terms += features(history.contrasts, order)
+            equations.add([slope * term for term in terms], goal - landed)
+        weights = equations.solve()
+        first, *others = expanded(weights[: order + 1])
+        between = expanded(weights[order + 1 :]) if newest.contrasts else ()
+        return Prediction(tuple(newest.steps[: order + 1]), (1 + first, *others), between)
 
 
 class Errors:

@@ -53,22 +53,19 @@ class Surrogate:
     def error(self, cached: Sequence[int]) -> float:
         """The norm of the predicted final error; comparable between schedules of one setting only."""
         outputs = self.factor.T  # row i is v_i in coordinates in which the Gram matrix is the dot product
-        skipped = frozenset(cached)
+        skipped, first = frozenset(cached), min(cached, default=len(outputs))
         error = np.zeros(len(outputs))
         history: list[Array] = []
         for i, slope in enumerate(self.slopes):
             if i not in skipped:
                 shifted = outputs[i] + self.gains[i] * error
                 history = [shifted, *([] if i in self.forced else history)][: self.order + 1]
-                error = error + slope * (shifted - outputs[i])
-                continue
-            landed = error + slope * (history[0] - outputs[i])
-            features = np.array([slope * (a - b) for a, b in pairwise(history)])
-            if len(features):
+            error = error + slope * (history[0] - outputs[i])
+            if i >= first:
+                features = slope * np.array([*(a - b for a, b in pairwise(history)), history[0]])
                 normal = features @ features.T
                 normal += np.diag(1e-6 * np.diag(normal) + 1e-300)
-                landed = landed - np.linalg.solve(normal, features @ landed) @ features
-            error = landed
+                error = error - np.linalg.solve(normal, features @ error) @ features
         return float(np.linalg.norm(error))
 
 

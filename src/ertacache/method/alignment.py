@@ -1,13 +1,16 @@
 """Aligned rectification: predict a cached step from the last computed ones, with weights that land the trajectory.
 
-With ``h_1, h_2, h_3`` the last computed outputs, newest first, a cached step uses
+With ``h_1, h_2, h_3`` the last computed outputs, newest first, and ``d_1, d_2, d_3`` how the guidance branches differed
+there, a cached step uses
 
-    v^_i = h_1 + w_1 (h_1 - h_2) + w_2 (h_2 - h_3) = c_1 h_1 + c_2 h_2 + c_3 h_3.
+    v^_i = h_1 + w_1 (h_1 - h_2) + w_2 (h_2 - h_3) + w_0 h_1 + (the same terms of d, with weights of their own)
+         = sum_k c_k h_k + sum_k e_k d_k.
 
-``w = 0`` is reuse and ``w_1 = (s_i - s_1) / (s_1 - s_2)`` over noise levels s is first-order Taylor. The weights
-minimise the distance of the *next latent* to that of the full run, ``|| step_i(x~, v^_i(w)) - x_gt ||^2``, summed
-over prompts. The samplers are affine in the model output, ``step_i(x, v) = c_i + b_i v``, so the minimum is a
-linear least-squares problem in one or two unknowns.
+``w = 0`` is reuse and ``w_1 = (s_i - s_1) / (s_1 - s_2)`` over noise levels s is first-order Taylor. A computed step
+after a cached one is corrected by the same formula, its own output being ``h_1``. The weights minimise the distance
+of the *next latent* to that of the full run, ``|| step_i(x~, v^_i(w)) - x_gt ||^2``, each prompt's relative to what
+reuse leaves of it. The samplers are affine in the model output, ``step_i(x, v) = c_i + b_i v``, so the minimum is a
+linear least-squares problem in at most six unknowns.
 """
 
 from __future__ import annotations
@@ -52,9 +55,23 @@ def combine(history: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
     return out
 
 
-def differences(history: Sequence[Tensor], order: int) -> list[Tensor]:
-    """``h_k - h_{k+1}`` for k = 1 .. order, as many as the history gives."""
-    return [history[k] - history[k + 1] for k in range(min(order, len(history) - 1))]
+def features(history: Sequence[Tensor], order: int) -> list[Tensor]:
+    """``h_k - h_{k+1}`` for k = 1 .. order, as many as the history gives, and ``h_1``."""
+    return [history[k] - history[k + 1] for k in range(min(order, len(history) - 1))] + [history[0]]
+
+
+def expanded(weights: Sequence[float]) -> tuple[float, ...]:
+    """The factors of ``h_1, h_2, ...`` in the weighted sum of their `features`.
+
+    >>> expanded([0.5, 0.25])
+    (0.75, -0.5)
+    """
+    *weights, newest = weights
+    factors = [newest] + [0.0] * len(weights)
+    for k, w in enumerate(weights):
+        factors[k] += w
+        factors[k + 1] -= w
+    return tuple(factors)
 
 
 @dataclass
@@ -71,19 +88,23 @@ class NormalEquations:
     ridge: float = 1e-6
     gram: Tensor = field(init=False)
     right: Tensor = field(init=False)
-    target: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.gram = torch.zeros(self.size, self.size, dtype=torch.float64)
         self.right = torch.zeros(self.size, dtype=torch.float64)
 
     def add(self, features: Sequence[Tensor], target: Tensor) -> None:
-        """Take in one prompt: minimise ``|| sum_k w_k features_k - target ||^2``, all of one shape."""
+        """Take in one prompt: minimise ``|| sum_k w_k features_k - target ||^2 / || target ||^2``, all of one shape.
+
+        Relative to its target, so that all prompts count alike and not by how hard they are to predict; one that
+        is already on its target has no say.
+        """
         flat = torch.stack([f.double().flatten() for f in features])
         goal = target.double().flatten()
-        self.gram += (flat @ flat.T).cpu()
-        self.right += (flat @ goal).cpu()
-        self.target += float(goal @ goal)
+        size = float(goal @ goal)
+        if size > 0:
+            self.gram += (flat @ flat.T).cpu() / size
+            self.right += (flat @ goal).cpu() / size
 
     def solve(self) -> tuple[float, ...]:
         """The weights; zeros where the features vanish."""

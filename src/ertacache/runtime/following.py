@@ -13,8 +13,9 @@ from ertacache.method.alignment import MAX_ORDER, coefficients, combine, taylor_
 from ertacache.method.named import Method
 from ertacache.method.rectification import along, rectify
 from ertacache.method.residual import from_cache, to_cache
-from ertacache.policy import Policy
+from ertacache.policy import Policy, Prediction
 from ertacache.runtime import identity
+from ertacache.runtime.branches import contrast
 from ertacache.runtime.history import History
 from ertacache.runtime.run import Driver, Report, Step
 from ertacache.runtime.samplers import retime, sampler_of
@@ -30,6 +31,7 @@ class PolicyDriver(Driver):
         self.position = {step: k for k, step in enumerate(policy.cached_steps)}
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
         self.history = History(MAX_ORDER + 1 if policy.method.predictor != "reuse" else 1)
+        self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
         self.residuals_kept = residuals_kept(policy.method)
         self.levels: list[float] = []
         self.pattern: tuple[Any, ...] = ()
@@ -52,7 +54,10 @@ class PolicyDriver(Driver):
         return step in self.cached and bool(self.history.steps)
 
     def model_output(self, step: Step) -> Tensor:
-        """A computed step's own output, or the prediction in its place, in the dtype of the output."""
+        """A computed step's output, corrected where the policy says so, or the prediction in its place.
+
+        In the dtype of the output.
+        """
         method = self.policy.method
         if step.pattern != self.pattern:  # another expert, or guidance that ends: what came before is no history
             self.history.clear()
@@ -61,14 +66,18 @@ class PolicyDriver(Driver):
             self.pattern = step.pattern
         output = step.model_output
         if step.computed:
-            self.history.push(step.index, to_cache(step.sample.float(), output.detach().float(), method.level))
-            return output
-        instead = predicted(step, self.history, self.factors(step.index), method)
+            entry = to_cache(step.sample.float(), output.detach().float(), method.level)
+            self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
+            correction = self._fitted(step.index)
+            if correction is None:
+                return output
+            return predicted(step, self.history, correction, method).to(output.dtype)
+        instead = predicted(step, self.history, self.prediction(step.index), method)
         return self._rectified(step.index, instead).to(output.dtype)
 
     def block_factors(self, step: int) -> tuple[float, ...]:
         """How the residual of the blocks is predicted at a cached step of level ``hidden``."""
-        return (1.0,) if self.policy.method.predictor == "aligned" else self.factors(step)
+        return (1.0,) if self.policy.method.predictor == "aligned" else self.prediction(step).factors
 
     def _check_first(self, step: Step) -> None:
         if self.policy.method.level == "output" and step.sample.shape != step.model_output.shape:
@@ -80,17 +89,25 @@ class PolicyDriver(Driver):
         identity.check_calls_per_step(self.policy, step.denoiser_calls)
         identity.check_latent_shape(self.policy, step.sample.shape[1:])
 
-    def factors(self, step: int) -> tuple[float, ...]:
-        """The policy's factors, or Taylor's where they were fitted on another history than this run has."""
-        method, history = self.policy.method, self.history.steps
-        if method.predictor == "reuse":
-            return (1.0,)
-        prediction = self.policy.predictions.get(step)
-        if prediction is not None and list(prediction.history) == history[: len(prediction.history)]:
-            return prediction.factors
-        if method.predictor == "aligned":
+    def prediction(self, step: int) -> Prediction:
+        """The policy's for a cached step, or Taylor's where that was fitted on another history than this run has."""
+        predictor = self.policy.method.predictor
+        if predictor == "reuse":
+            return reuse(self.history)
+        fitted = self._fitted(step)
+        if fitted is not None:
+            return fitted
+        if predictor == "aligned":
             self.report.note(f"step {step}: its history is not the calibrated one, so Taylor weights were used")
-        return coefficients(taylor_weights(self.levels, step, history))
+        return taylor(self.levels, step, self.history)
+
+    def _fitted(self, step: int) -> Prediction | None:
+        """The policy's own, if this run's history is the one it was fitted on."""
+        fitted = self.policy.predictions.get(step)
+        if fitted is None:
+            return None
+        same = list(fitted.history) == self.history.steps[: len(fitted.history)]
+        return fitted if same and len(fitted.contrast_factors) <= len(self.history.contrasts) else None
 
     def _rectified(self, step: int, predicted: Tensor) -> Tensor:
         model = self.policy.rectification
@@ -106,17 +123,30 @@ class PolicyDriver(Driver):
         return rectify(predicted, k, b)
 
 
-def predicted(step: Step, history: History, factors: Sequence[float], method: Method) -> Tensor:
-    """The model output of a cached step, float32.
+def reuse(history: History) -> Prediction:
+    """What the newest computed step left, as it is."""
+    return Prediction((history.steps[0],), (1.0,))
 
-    At level ``hidden`` the blocks were predicted on the way to the boundary, with the same factors; but ``aligned``
-    reuses their residual, and adds the differences of the outputs that the factors stand for.
+
+def taylor(levels: Sequence[float], step: int, history: History) -> Prediction:
+    """First-order Taylor over noise levels."""
+    factors = coefficients(taylor_weights(levels, step, history.steps))
+    return Prediction(tuple(history.steps[: len(factors)]), factors)
+
+
+def predicted(step: Step, history: History, prediction: Prediction, method: Method) -> Tensor:
+    """The model output that a step goes on with, float32.
+
+    At level ``hidden`` the blocks of a cached step were predicted on the way to the boundary, with the same factors;
+    but ``aligned`` reuses their residual, and adds what the factors have over plain reuse of the output.
     """
-    if method.level != "hidden":
-        return from_cache(step.sample.float(), combine(history.entries, factors), method.level)
-    if method.predictor != "aligned" or len(factors) == 1:
+    if method.level == "hidden" and (method.predictor != "aligned" or prediction == reuse(history)):
         return step.model_output.float()
-    return step.model_output.float() + combine(history.entries, factors) - history.entries[0]
+    terms = history.entries[: len(prediction.factors)] + history.contrasts[: len(prediction.contrast_factors)]
+    out = combine(terms, prediction.factors + prediction.contrast_factors)
+    if method.level == "hidden":
+        return out.add_(step.model_output).sub_(history.entries[0])
+    return from_cache(step.sample.float(), out, method.level)
 
 
 def residuals_kept(method: Method) -> int:

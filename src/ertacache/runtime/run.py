@@ -30,7 +30,8 @@ DENOISERS = ("transformer", "transformer_2", "unet")
 class Step:
     """One step at its boundary: the arguments of ``scheduler.step`` and how they came about.
 
-    ``residuals`` are those of the blocks, of every denoiser call of the last computed step, at level ``hidden``.
+    ``outputs`` are what the denoiser returned, call by call, at the last computed step (None at level ``hidden``), and
+    ``residuals`` those of the blocks, at level ``hidden``.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Step:
     computed: bool
     pattern: tuple[Any, ...]
     scheduler: Any
+    outputs: tuple[Any, ...] = ()
     residuals: tuple[Tensor, ...] = ()
 
     @property
@@ -266,7 +268,9 @@ class Run:
             )
         self.residuals = {key: self.residuals[key] for key in self.kept if key in self.residuals}
         residuals = tuple(history.entries[0] for history in self.residuals.values())
-        step = Step(index, arguments, not self.cached, tuple(self.kept), scheduler, residuals)
+        step = Step(
+            index, arguments, not self.cached, tuple(self.kept), scheduler, tuple(self.kept.values()), residuals
+        )
         output = self.driver.model_output(step)
         (self.report.computed_steps if step.computed else self.report.cached_steps).append(index)
         self.next_step = index + 1
