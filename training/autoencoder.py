@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,43 @@ from training.loop import train
 NOISE = 0.1
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of an autoencoder's training.
+
+    Single frames first: they teach colours, edges and shapes several times faster than clips do, since a batch of the
+    same cost holds many more scenes. Then short pieces of clips, for what changes in time.
+
+    Args:
+        name: of its checkpoint and of its loss curve.
+        steps: how many.
+        batch: how many pieces in a step.
+        side: pixels, of the square that is cut out at a random place.
+        frames: how many frames are cut out of a clip; None where the data are pictures.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    side: int
+    frames: int | None = None
+
+    def cut(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A batch of pieces: (batch, [frames,] side, side, 3)."""
+
+        def place(size: int, piece: int) -> slice:
+            start = rng.integers(size - piece + 1)
+            return slice(start, start + piece)
+
+        *clip, height, width, _ = pixels.shape[1:]
+        rows = np.sort(rng.integers(len(pixels), size=self.batch))
+        sizes = [(height, self.side), (width, self.side)]
+        if clip:
+            assert self.frames is not None
+            sizes = [(clip[0], self.frames), *sizes]
+        return np.stack([pixels[(row, *(place(*size) for size in sizes))] for row in rows])
+
+
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 (n, [frames,] h, w, 3) to float32 (n, 3, [frames,] h, w) in -1 .. 1."""
     return torch.from_numpy(np.array(pixels)).movedim(-1, 1).float() / 127.5 - 1
@@ -24,38 +63,56 @@ def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def fit(vae: Any, pixels: np.ndarray, folder: Path, *, num_steps: int, seconds: float, batch: int) -> None:
+def fit(
+    vae: Any,
+    decode: Callable[[Tensor, int], Tensor],
+    pixels: np.ndarray,
+    folder: Path,
+    stages: Sequence[Stage],
+    *,
+    steps: int | None,
+    seconds: float,
+) -> None:
     """Squared error on pixels, then also absolute error on pixels and on their differences, decoding noisy latents.
 
     The noise has one fixed size, to which the encoder's variance is pulled: simpler than a divergence, and it
     keeps the latents smooth just as well.
-    """
-    with torch.no_grad():
-        latent_shape = vae.encode(to_tensor(pixels[:1])).latent_dist.mean.shape[1:]
 
-    def losses(x: Tensor, noise: Tensor, sharpness: Tensor) -> Tensor:
+    Args:
+        vae: any autoencoder of diffusers' form.
+        decode: from latents, and the length of the third axis of what was encoded.
+        pixels: uint8, (n, [frames,] h, w, 3).
+        folder: for checkpoints and loss curves.
+        stages: in this order.
+        steps: of each stage, in place of its own.
+        seconds: a stage ends after so long.
+    """
+
+    def losses(x: Tensor, generator: torch.Generator, sharpness: float) -> Tensor:
         posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.mean + NOISE * noise).sample
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        y = decode(posterior.mean + NOISE * noise, x.shape[2])
         coarse = (y - x).square().mean()
         fine = (y - x).abs().mean()
         edges = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
         size = posterior.mean.square().mean() + (posterior.logvar - 2 * math.log(NOISE)).square().mean()
         return coarse + sharpness * (fine + edges) + 1e-3 * size
 
-    def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(pixels), (batch,), generator=generator).sort().values.numpy()
-        sharpness = torch.tensor(min(max(step - 200, 0) / 400, 0.5))
-        x = to_tensor(pixels[rows])
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return losses(x, torch.randn(batch, *latent_shape, generator=generator), sharpness)
+    for number, stage in enumerate(stages):
 
-    train(
-        "autoencoder",
-        loss_at,
-        list(vae.parameters()),
-        folder,
-        num_steps=num_steps,
-        learning_rate=2e-3,
-        seconds=seconds,
-    )
+        def loss_at(step: int, generator: torch.Generator, stage: Stage = stage, first: bool = number == 0) -> Tensor:
+            sharpness = min(max(step - 200, 0) / 400, 0.5) if first else 0.5
+            x = to_tensor(stage.cut(pixels, np.random.default_rng([step, stage.batch])))
+            if x.ndim == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            return losses(x, generator, sharpness)
+
+        train(
+            stage.name,
+            loss_at,
+            list(vae.parameters()),
+            folder,
+            num_steps=stage.steps if steps is None else steps,
+            learning_rate=2e-3 if number == 0 else 1e-3,
+            seconds=seconds,
+        )

@@ -53,8 +53,8 @@ def main(
     vae_from: Annotated[
         Path | None, typer.Option(help="a finished pipeline whose autoencoder to use, in place of training one")
     ] = None,
-    autoencoder_steps: int | None = None,
-    autoencoder_seconds: Annotated[float, typer.Option(help="stop the autoencoder after so long")] = math.inf,
+    autoencoder_steps: Annotated[int | None, typer.Option(help="of each stage of the autoencoder")] = None,
+    autoencoder_seconds: Annotated[float, typer.Option(help="stop each of these stages after so long")] = math.inf,
     transformer_steps: int | None = None,
     transformer_seconds: Annotated[float, typer.Option(help="stop the transformer after so long")] = math.inf,
 ) -> None:
@@ -72,13 +72,20 @@ def main(
     elif vae_from is not None or (folder / "vae").exists():
         vae = type(vae).from_pretrained((vae_from or folder) / "vae", torch_dtype=torch.float32)
     else:
-        steps = family.autoencoder_steps if autoencoder_steps is None else autoencoder_steps
-        batch = family.autoencoder_batch
-        autoencoder.fit(vae, drawn, folder, num_steps=steps, seconds=autoencoder_seconds, batch=batch)
+        stages = family.autoencoder_stages
+        autoencoder.fit(
+            vae,
+            lambda z, frames: family.decoded(vae, z, frames),
+            drawn,
+            folder,
+            stages,
+            steps=autoencoder_steps,
+            seconds=autoencoder_seconds,
+        )
         with torch.no_grad():
-            family.set_latent_scale(vae, to_tensor(drawn[: 32 * batch]))
+            family.set_latent_scale(vae, to_tensor(drawn[:64]))
         vae.save_pretrained(folder / "vae")
-    latents = encoded(family, vae.eval(), drawn, folder / f"latents-{samples}.pt", 6 * family.autoencoder_batch)
+    latents = encoded(family, vae.eval(), drawn, folder / f"latents-{samples}.pt", 24)
 
     torch.manual_seed(0)
     tokenizers = family.tokenizers(captions)

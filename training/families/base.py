@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.autoencoder import Stage
 from training.denoiser import Noising
 
 
@@ -21,15 +22,14 @@ class Family(Protocol):
         folder: where the trained pipeline goes.
         settings: what every call of the finished pipeline should be given.
         samples: how many pictures or clips are drawn ahead.
-        autoencoder_steps, autoencoder_batch, transformer_steps: how long it trains by default.
+        autoencoder_stages, transformer_steps: how long it trains by default.
     """
 
     name: str
     folder: Path
     settings: dict[str, Any]
     samples: int
-    autoencoder_steps: int
-    autoencoder_batch: int
+    autoencoder_stages: tuple[Stage, ...]
     transformer_steps: int
 
     def sample(self, rng: np.random.Generator, split: str) -> Any:
@@ -40,6 +40,9 @@ class Family(Protocol):
 
     def autoencoder(self) -> nn.Module:
         """A fresh autoencoder."""
+
+    def decoded(self, vae: Any, z: Tensor, num_frames: int) -> Tensor:
+        """The pixels of the encoder's own latents; ``num_frames`` matters to clips only."""
 
     def latents(self, vae: Any, pixels: Tensor) -> Tensor:
         """Latents as the denoiser sees them, for pixels -1 .. 1, (n, 3, h, w) or (n, 3, f, h, w)."""

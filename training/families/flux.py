@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from torch import Tensor, nn
 
 from training import scenes, text
+from training.autoencoder import Stage
 from training.denoiser import Noising, flow_matching
 
 
@@ -21,7 +22,8 @@ class Flux:
     name = "flux"
     folder = Path("src/ertacache/zoo/flux")
     samples = 40_000
-    autoencoder_steps, autoencoder_batch, transformer_steps = 1_350, 16, 20_000
+    autoencoder_stages = (Stage("autoencoder", 1_350, batch=16, side=96),)
+    transformer_steps = 20_000
     settings: dict[str, Any] = {  # noqa: RUF012
         "num_inference_steps": 30,
         "true_cfg_scale": 4.0,
@@ -51,6 +53,9 @@ class Flux:
             use_post_quant_conv=False,
             mid_block_add_attention=False,
         ).to(memory_format=torch.channels_last)
+
+    def decoded(self, vae: Any, z: Tensor, num_frames: int) -> Tensor:
+        return vae.decode(z).sample
 
     def latents(self, vae: Any, pixels: Tensor) -> Tensor:
         z = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist.mean

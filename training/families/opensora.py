@@ -53,6 +53,9 @@ class OpenSora(Wan):
             scale=(1.0,) * CHANNELS,
         )
 
+    def decoded(self, vae: Any, z: Tensor, num_frames: int) -> Tensor:
+        return vae.decode(z, num_frames=num_frames).sample
+
     def latents(self, vae: Any, pixels: Tensor) -> Tensor:
         return vae.encode(pixels, sample_posterior=False).latent_dist.mean.float()
 

@@ -9,13 +9,31 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample
 from torch import Tensor, nn
 
 from training import clips, text
+from training.autoencoder import Stage
 from training.denoiser import Noising, flow_matching
 from training.families.base import channel_scale
 
 CHANNELS = 8
+
+
+@torch.no_grad()
+def start_from_frames(vae: AutoencoderKLWan) -> None:
+    """Make its convolutions see one frame, the newest, and repeat frames where time is upsampled.
+
+    So what a first stage on single frames teaches holds for every frame of a clip.
+    """
+    for convolution in (m for m in vae.modules() if isinstance(m, WanCausalConv3d) and m.kernel_size[0] > 1):
+        newest = convolution.weight[:, :, -1].clone()
+        convolution.weight.zero_()
+        convolution.weight[:, :, -1] = newest * len(convolution.weight[0, 0]) ** 0.5
+    for convolution in (m.time_conv for m in vae.modules() if isinstance(m, WanResample) and m.mode.endswith("3d")):
+        out, into = convolution.weight.shape[:2]
+        convolution.weight[:, :, -1, 0, 0] = torch.eye(into).repeat(out // into, 1)
+        convolution.bias.zero_()
 
 
 class Wan:
@@ -23,8 +41,12 @@ class Wan:
 
     name = "wan"
     folder = Path("training/pipelines/wan")
-    samples = 8_000
-    autoencoder_steps, autoencoder_batch, transformer_steps = 1_000, 2, 20_000
+    samples = 6_000
+    autoencoder_stages = (
+        Stage("autoencoder-frames", 1_200, batch=64, side=24, frames=1),
+        Stage("autoencoder", 800, batch=16, side=24, frames=9),
+    )
+    transformer_steps = 20_000
     settings: dict[str, Any] = {  # noqa: RUF012
         "num_inference_steps": 30,
         "guidance_scale": 4.0,
@@ -43,7 +65,7 @@ class Wan:
 
     def autoencoder(self) -> nn.Module:
         """4x downsampling in space and time: 17 frames of 48 pixels become 5 x 12 x 12 latents."""
-        return AutoencoderKLWan(
+        vae = AutoencoderKLWan(
             base_dim=12,
             z_dim=CHANNELS,
             dim_mult=[1, 2, 4],
@@ -54,6 +76,11 @@ class Wan:
             scale_factor_temporal=4,
             scale_factor_spatial=4,
         )
+        start_from_frames(vae)
+        return vae
+
+    def decoded(self, vae: Any, z: Tensor, num_frames: int) -> Tensor:
+        return vae.decode(z).sample
 
     def latents(self, vae: Any, pixels: Tensor) -> Tensor:
         z = vae.encode(pixels).latent_dist.mean.float()

@@ -1,0 +1,51 @@
+"""What the autoencoders are trained on, and how Wan's begins."""
+
+import numpy as np
+import pytest
+import torch
+
+from training.autoencoder import Stage, to_tensor
+from training.families import FAMILIES
+
+
+def test_pieces_are_cut_at_random_places_of_random_clips():
+    pixels = np.arange(5 * 7 * 8 * 8 * 3).reshape(5, 7, 8, 8, 3)
+    stage = Stage("any", 1, batch=40, side=4, frames=3)
+    pieces = stage.cut(pixels, np.random.default_rng(0))
+    assert pieces.shape == (40, 3, 4, 4, 3)
+    firsts = np.unique(pieces[:, 0, 0, 0, 0])
+    assert len(firsts) > 20
+    clip, frame, row, column, _ = np.unravel_index(firsts, pixels.shape)
+    assert (set(clip), set(frame)) == (set(range(5)), set(range(5)))
+    assert (set(row), set(column)) == (set(range(5)), set(range(5)))
+    for piece in pieces:
+        n, f, i, j, _ = np.unravel_index(piece[0, 0, 0, 0], pixels.shape)
+        assert np.array_equal(piece, pixels[n, f : f + 3, i : i + 4, j : j + 4])
+
+
+def test_pieces_of_pictures_have_no_frames():
+    pixels = np.zeros((5, 8, 8, 3), np.uint8)
+    assert Stage("any", 1, batch=2, side=8).cut(pixels, np.random.default_rng(0)).shape == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox", "opensora"])
+def test_every_stage_of_a_video_autoencoder_gives_back_what_it_gets(name):
+    torch.manual_seed(0)
+    family = FAMILIES[name]
+    vae = family.autoencoder()
+    for stage in family.autoencoder_stages:
+        pixels = np.zeros((2, 17, 48, 48, 3), np.uint8)
+        x = to_tensor(stage.cut(pixels, np.random.default_rng(0))[:1])
+        with torch.no_grad():
+            z = vae.encode(x).latent_dist.mean
+            assert family.decoded(vae, z, stage.frames).shape == x.shape
+
+
+def test_wans_autoencoder_begins_by_seeing_every_frame_alone():
+    torch.manual_seed(0)
+    vae = FAMILIES["wan"].autoencoder()
+    frame = torch.rand(1, 3, 1, 24, 24) * 2 - 1
+    with torch.no_grad():
+        alone = vae.decode(vae.encode(frame).latent_dist.mean).sample
+        still = vae.decode(vae.encode(frame.expand(-1, -1, 9, -1, -1)).latent_dist.mean).sample
+    torch.testing.assert_close(still, alone.expand_as(still), rtol=1e-4, atol=1e-5)
