@@ -139,6 +139,7 @@ class ClosedLoops:
         replayed = earlier.shared_with(cached) - {0} if earlier and not kept else frozenset()
         chosen = list(prompts)
         size = 1 if predictor == "reuse" else 2 if predictor == "taylor" else MAX_ORDER + 1
+        contrasted = predictor == "aligned"
         histories = [History(size) for _ in chosen]
         predictions: dict[int, Prediction] = {}
         gains: dict[int, float] = {}
@@ -172,9 +173,13 @@ class ClosedLoops:
                         pattern = arrivals[0].step.pattern
                         for history in histories:
                             history.clear()
-                    seen = [(arrival.reply.detach().clone(), contrast(arrival.step)) for arrival in arrivals]
                     if earlier and index in replayed:
                         seen = earlier.outputs[index]
+                    else:
+                        seen = [
+                            (arrival.reply.detach().clone(), contrast(arrival.step) if contrasted else None)
+                            for arrival in arrivals
+                        ]
                     if trace is not None:
                         trace.outputs[index] = seen
                     for arrival, history, (output, between) in zip(arrivals, histories, seen, strict=True):
