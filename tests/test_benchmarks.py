@@ -26,3 +26,12 @@ def test_the_methods_table_in_its_quick_form(tmp_path):
     assert again.returncode == 0
     assert "calibrat" not in again.stderr  # every policy and every measurement was found
     assert json.loads(out.read_text())["budgets"]["2"] == rows
+
+
+def test_the_tables_that_the_pages_show_are_those_that_were_measured():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    texts = [page.read_text() for page in pages]
+    tables = sorted((ROOT / "benchmarks/results").glob("*.md"))
+    assert tables
+    for table in tables:
+        assert any(table.read_text().strip() in text for text in texts), f"no page shows {table.name} as it is"
