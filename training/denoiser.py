@@ -70,7 +70,7 @@ def fit(
     *,
     num_steps: int,
     seconds: float,
-    batch: int = 32,
+    batch: int,
 ) -> None:
     """Mean squared error of ``predict(noisy, timestep, *ids)``.
 

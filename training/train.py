@@ -106,6 +106,7 @@ def main(
         folder,
         num_steps=family.transformer_steps if transformer_steps is None else transformer_steps,
         seconds=transformer_seconds,
+        batch=family.transformer_batch,
     )
     family.pipeline(vae, networks, tokenizers).to(torch.bfloat16).save_pretrained(out)
     (out / "settings.json").write_text(json.dumps(family.settings, indent=1) + "\n")

@@ -29,6 +29,10 @@ class MethodError(ERTACacheError, ValueError):
     """A method that does not exist, or a combination of its parts that makes no sense."""
 
 
+class MetricError(ERTACacheError, ValueError):
+    """Pictures or clips that a metric cannot compare, or a metric that is not installed."""
+
+
 class PolicyFileError(ERTACacheError, ValueError):
     """A policy file that is damaged, foreign, or of an unknown schema."""
 

@@ -22,7 +22,7 @@ class Family(Protocol):
         folder: where the trained pipeline goes.
         settings: what every call of the finished pipeline should be given.
         samples: how many pictures or clips are drawn ahead.
-        autoencoder_stages, transformer_steps: how long it trains by default.
+        autoencoder_stages, transformer_steps, transformer_batch: how long it trains by default.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Family(Protocol):
     samples: int
     autoencoder_stages: tuple[Stage, ...]
     transformer_steps: int
+    transformer_batch: int
 
     def sample(self, rng: np.random.Generator, split: str) -> Any:
         """A random scene or clip, with a ``caption``."""

@@ -23,7 +23,7 @@ class Flux:
     folder = Path("src/ertacache/zoo/flux")
     samples = 40_000
     autoencoder_stages = (Stage("autoencoder", 1_350, batch=16, side=96),)
-    transformer_steps = 20_000
+    transformer_steps, transformer_batch = 20_000, 32
     settings: dict[str, Any] = {  # noqa: RUF012
         "num_inference_steps": 30,
         "true_cfg_scale": 4.0,

@@ -46,7 +46,7 @@ class Wan:
         Stage("autoencoder-frames", 1_200, batch=64, side=24, frames=1),
         Stage("autoencoder", 800, batch=16, side=24, frames=9),
     )
-    transformer_steps = 20_000
+    transformer_steps, transformer_batch = 10_000, 16
     settings: dict[str, Any] = {  # noqa: RUF012
         "num_inference_steps": 30,
         "guidance_scale": 4.0,
