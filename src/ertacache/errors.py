@@ -30,7 +30,7 @@ class MethodError(ERTACacheError, ValueError):
 
 
 class MetricError(ERTACacheError, ValueError):
-    """Pictures or clips that a metric cannot compare, or a metric that is not installed."""
+    """Pictures or clips that a metric cannot compare."""
 
 
 class PolicyFileError(ERTACacheError, ValueError):

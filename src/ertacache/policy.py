@@ -218,7 +218,7 @@ class Policy:
 
         Raises:
             FileNotFoundError: if there is none.
-            PolicyFileError: if it is damaged, was not written by this library, or has a newer schema.
+            PolicyFileError: if it is damaged, was not written by this library, or has another schema.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(

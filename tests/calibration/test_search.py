@@ -75,11 +75,11 @@ def test_a_climb_ends_where_no_move_is_better():
 def test_a_loop_that_starts_as_an_earlier_one_finds_the_same_with_fewer_calls(loops):
     base, other = (2, 4, 6, 7), (2, 4, 5, 7)
     trace = Trace(frozenset(base))
-    loops.attempt(base, ALIGNED, [0, 1], trace=trace)
+    loops.attempt(base, ALIGNED, trace=trace)
     before = loops.denoiser_calls
-    alone = loops.attempt(other, ALIGNED, [0, 1])
+    alone = loops.attempt(other, ALIGNED)
     cost_alone = loops.denoiser_calls - before
-    following = loops.attempt(other, ALIGNED, [0, 1], earlier=trace)
+    following = loops.attempt(other, ALIGNED, earlier=trace)
     cost_following = loops.denoiser_calls - before - cost_alone
     assert following.predictions == alone.predictions
     assert following.step_errors == alone.step_errors
@@ -92,7 +92,7 @@ def test_a_loop_can_be_given_up_and_leaves_no_thread_behind(loops):
 
     threads = threading.active_count()
     before = loops.denoiser_calls
-    assert loops.attempt((2, 4, 6), ALIGNED, [0, 1], give_up=lambda step, score: step == 3) is None
+    assert loops.attempt((2, 4, 6), ALIGNED, give_up=lambda step, score: step == 3) is None
     assert loops.denoiser_calls - before <= 4 * 2 * 2
     assert threading.active_count() == threads
 

@@ -17,7 +17,7 @@ def noise(*shape, seed=0):
 def test_psnr_is_ten_log_ten_of_one_over_the_squared_error():
     black, gray = torch.zeros(3, 16, 16), torch.full((3, 16, 16), 0.1)
     assert psnr(gray, black) == pytest.approx(20.0, abs=1e-4)
-    assert math.isinf(psnr(gray, gray))
+    assert psnr(gray, gray) == 100
 
 
 @pytest.mark.parametrize(("low", "high"), [(10, 200), (0, 255), (100, 240)])
@@ -26,8 +26,6 @@ def test_bytes_that_differ_by_more_than_half_the_range_do_not_wrap(low, high):
     right = -20 * math.log10((high - low) / 255)
     assert psnr(*pictures) == pytest.approx(right, abs=1e-4)
     assert psnr(*pictures[::-1]) == pytest.approx(right, abs=1e-4)
-    in_bytes = float(((pictures[0] - pictures[1]) ** 2).float().mean())
-    assert 10 * math.log10(255**2 / in_bytes) > right + 15
 
 
 def test_a_clip_is_measured_frame_by_frame():
@@ -65,6 +63,10 @@ def test_the_motion_error_tells_a_frozen_clip_and_one_that_flickers_from_one_tha
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(MetricError, match=r"\(3, 8, 8\) and \(3, 8, 9\)"):
         psnr(noise(3, 8, 8), noise(3, 8, 9))
+    with pytest.raises(MetricError, match=r"\(frames, channels"):
+        motion_error(noise(3, 8, 8), noise(3, 8, 8))
+    with pytest.raises(MetricError, match="none"):
+        interval([])
     with pytest.raises(MetricError, match="int64"):
         ssim(torch.zeros(3, 16, 16, dtype=torch.int64), torch.zeros(3, 16, 16, dtype=torch.int64))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import ertacache
+from ertacache.errors import PipelineError
 from ertacache.method.named import Method
 from ertacache.runtime.run import denoisers_of
 
@@ -89,6 +90,38 @@ def test_the_history_never_crosses_from_one_expert_to_the_other(make_family):
     assert second in policy.computed_steps
     for step, prediction in policy.predictions.items():
         assert all((i < second) == (step < second) for i in prediction.history)
+
+
+def test_guidance_that_ends_on_the_way_is_searched_and_followed(make_family):
+    """A trial that starts as the best schedule did still computes the step at which one of the two calls is gone."""
+    family = make_family("Wan, UniPC")
+
+    def end(pipe, i, t, kwargs):
+        if i == 2:
+            pipe._guidance_scale = 1.0
+        return {}
+
+    def call(seed):
+        return {**family.arguments(seed), "callback_on_step_end": end}
+
+    policy = ertacache.calibrate(
+        family.pipe, [call(1), call(2)], num_inference_steps=T, num_computed_steps=5, progress=False
+    )
+    assert 3 in policy.computed_steps
+    assert policy.calibration.full_runs <= 4
+    contrasted = {i for i, p in policy.predictions.items() if p.contrast_factors}
+    assert contrasted <= {1, 2}
+    with ertacache.accelerated(family.pipe, policy) as run:
+        family.pipe(**call(1), num_inference_steps=T, output_type="latent")
+    assert run.computed_steps == policy.computed_steps
+    assert run.report.notes == []
+
+
+def test_prompts_of_different_guidance_are_no_one_calibration(make_family):
+    family = make_family("CogVideoX, DDIM")
+    prompts = [{**family.arguments(seed), "guidance_scale": scale} for seed, scale in ((1, 4.0), (2, 1.0))]
+    with pytest.raises(PipelineError, match=r"do not share one setting .*guidance_scale"):
+        ertacache.calibrate(family.pipe, prompts, num_inference_steps=T, num_computed_steps=5, progress=False)
 
 
 def test_a_policy_of_one_expert_split_is_not_served_across_another(make_family, make_policy, counted):

@@ -29,7 +29,7 @@ def test_pieces_of_pictures_have_no_frames():
 
 
 @pytest.mark.parametrize("name", ["wan", "cogvideox", "opensora"])
-def test_every_stage_of_a_video_autoencoder_gives_back_what_it_gets(name):
+def test_every_stage_of_a_video_autoencoder_gives_back_the_shape_that_it_gets(name):
     torch.manual_seed(0)
     family = FAMILIES[name]
     vae = family.autoencoder()

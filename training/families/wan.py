@@ -44,7 +44,7 @@ class Wan:
     samples = 6_000
     autoencoder_stages = (
         Stage("autoencoder-frames", 1_200, batch=64, side=24, frames=1),
-        Stage("autoencoder", 800, batch=16, side=24, frames=9),
+        Stage("autoencoder-clips", 800, batch=16, side=24, frames=9),
     )
     transformer_steps, transformer_batch = 10_000, 16
     settings: dict[str, Any] = {  # noqa: RUF012

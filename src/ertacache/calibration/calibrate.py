@@ -79,6 +79,14 @@ def calibrate(
     sampler_of(pipe.scheduler)
     common = {**call_arguments, "num_inference_steps": num_inference_steps}
     calls = calls_for(pipe, prompts, common, seed)
+    guidance = [identity.guidance_of(pipe, (), call.arguments()) for call in calls]
+    for k, other in enumerate(guidance):
+        if other != guidance[0]:
+            raise PipelineError(
+                "the prompts do not share one setting",
+                given=f"prompt {k} has {other}, the first one {guidance[0]}",
+                cure="Calibrate with one guidance setting; make a policy for each.",
+            )
     hidden = chosen.level == "hidden"
     key = key_of(pipe, calls, num_inference_steps, hidden=hidden)
     shelf = Shelf(Path(checkpoint) if checkpoint else None, key, memory_limit)
@@ -96,13 +104,12 @@ def calibrate(
                     )
                 budget = parse_budget(setting.num_steps, chosen, speedup, num_computed_steps, threshold)
             policy = shifted(_solve(loops, chosen, budget, shown), setting.first_step)
-            guidance = identity.guidance_of(pipe, (), calls[0].arguments())
             policy = replace(
                 policy,
                 origin=identity.origin_of(
                     pipe,
                     noise_levels=setting.grid,
-                    guidance=guidance,
+                    guidance=guidance[0],
                     calls_per_step=setting.calls_per_step,
                     latent_shape=setting.latent_shape,
                 ),

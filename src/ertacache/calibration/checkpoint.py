@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -43,6 +44,10 @@ def _plain(value: Any) -> Any:
         return hashlib.sha256(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
     if hasattr(value, "tobytes"):
         return hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, FunctionType):  # a callback may change the latents
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        code = value.__code__
+        return [value.__module__, value.__qualname__, code.co_code.hex(), _plain(list(code.co_consts)), _plain(held)]
     return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
 
 

@@ -6,14 +6,15 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from math import log
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ertacache.calibration.lockstep import Arrival, Lockstep
 from ertacache.calibration.prompts import Call
 from ertacache.calibration.recording import Recording, Setting, check_finite
-from ertacache.method.alignment import MAX_ORDER, NormalEquations, expanded, features
+from ertacache.method.alignment import MAX_ORDER, NormalEquations, coefficients, features
 from ertacache.method.named import Method, Predictor
 from ertacache.method.residual import to_cache
 from ertacache.policy import Prediction
@@ -54,22 +55,34 @@ class Fit:
         return self.step_scores[-1]
 
 
+class Seen(NamedTuple):
+    """What one prompt's computed step returned, and how its guidance branches differed, if that is used."""
+
+    output: Tensor
+    contrast: Tensor | None
+
+    def copied_to(self, device: torch.device) -> Seen:
+        """A copy, which nothing else writes into."""
+        between = self.contrast
+        return Seen(self.output.to(device, copy=True), between if between is None else between.to(device, copy=True))
+
+
 @dataclass
 class Trace:
     """What a closed loop computed, so that another loop can start as it did.
 
     Args:
         cached_steps: the loop's schedule.
-        outputs: for each computed step, one output a prompt, and how its guidance branches differed.
+        seen: for each computed step, one row a prompt, in main memory.
     """
 
     cached_steps: frozenset[int]
-    outputs: dict[int, list[tuple[Tensor, Tensor | None]]] = field(default_factory=dict)
+    seen: dict[int, list[Seen]] = field(default_factory=dict)
 
     def shared_with(self, cached: Collection[int]) -> frozenset[int]:
         """The computed steps before the first step at which the two schedules differ."""
         differing = self.cached_steps ^ frozenset(cached)
-        return frozenset(i for i in self.outputs if i < min(differing, default=len(self.outputs) + len(cached)))
+        return frozenset(i for i in self.seen if i < min(differing, default=len(self.seen) + len(cached)))
 
 
 class ClosedLoops:
@@ -95,6 +108,17 @@ class ClosedLoops:
         self.on_denoiser_call = on_denoiser_call
         self.denoiser_calls = 0
 
+    def replayed(self, cached: Collection[int], method: Method, earlier: Trace | None) -> frozenset[int]:
+        """The steps that a loop need not compute, since an earlier one did.
+
+        Step 0 is computed, since a run must see it, and so are steps whose denoiser calls are others than the step
+        before's: only what the last computed step called can be left out. At level ``hidden`` a step that does not run
+        leaves no residual behind, so nothing is replayed there.
+        """
+        if earlier is None or residuals_kept(method):
+            return frozenset()
+        return earlier.shared_with(cached) - {0, *self.setting.forced}
+
     def predict(self, cached: Collection[int], method: Method, *, predictor: Predictor | None = None) -> Fit:
         """Skip the cached steps on all prompts and predict them, solving ``aligned`` weights on the way.
 
@@ -103,7 +127,7 @@ class ClosedLoops:
             method: its level, predictor and order are used.
             predictor: in place of the method's.
         """
-        fit = self.attempt(cached, method, range(len(self.calls)), predictor=predictor)
+        fit = self.attempt(cached, method, predictor=predictor)
         assert fit is not None  # nothing gives this loop up
         return fit
 
@@ -111,22 +135,19 @@ class ClosedLoops:
         self,
         cached: Collection[int],
         method: Method,
-        prompts: Sequence[int],
         *,
         predictor: Predictor | None = None,
         earlier: Trace | None = None,
         trace: Trace | None = None,
         give_up: Callable[[int, float], bool] = lambda step, score: False,
     ) -> Fit | None:
-        """The same on some of the prompts, starting as an earlier loop did, and ending early if it is given up.
+        """The same, starting as an earlier loop did, and ending early if it is given up.
 
         Args:
             cached: the schedule.
             method: its level, predictor and order are used.
-            prompts: which prompts to run.
             predictor: whose weights to use in place of the method's.
-            earlier: a loop of the same prompts; what it computed before the schedules differ is not computed again
-                (but for step 0, which the run must see).
+            earlier: a loop of the same method; what it computed before the schedules differ is not computed again.
             trace: is filled with what this loop computes.
             give_up: asked after every step with the score of the latent; the loop ends there if it says so.
 
@@ -134,118 +155,114 @@ class ClosedLoops:
             What the loop found, or None if it was given up.
         """
         predictor = predictor or method.predictor
-        kept = residuals_kept(method)
-        # At level hidden a step that does not run leaves no residual behind, so nothing is replayed there.
-        replayed = earlier.shared_with(cached) - {0} if earlier and not kept else frozenset()
-        chosen = list(prompts)
+        levels, skipped = self.setting.noise_levels, frozenset(cached)
+        replayed = self.replayed(cached, method, earlier)
         size = 1 if predictor == "reuse" else 2 if predictor == "taylor" else MAX_ORDER + 1
-        contrasted = predictor == "aligned"
-        histories = [History(size) for _ in chosen]
+        histories = [History(size) for _ in self.calls]
         predictions: dict[int, Prediction] = {}
         gains: dict[int, float] = {}
-        errors = Errors(self.recordings, chosen)
-        skipped = frozenset(cached)
-        silent = skipped | replayed
-        given_up = False
+        errors = Errors(self.recordings)
         pattern: tuple[Any, ...] = ()
 
-        def block_factors(step: int) -> tuple[float, ...]:
-            first = histories[0]
-            return (taylor(self.setting.noise_levels, step, first) if predictor == "taylor" else reuse(first)).factors
+        def prediction_at(arrivals: Sequence[Arrival]) -> Prediction:
+            if predictor == "aligned":
+                return self._solve(arrivals, histories, method)
+            newest = histories[0]
+            return taylor(levels, arrivals[0].index, newest) if predictor == "taylor" else reuse(newest)
+
+        def seen_by(arrival: Arrival) -> Seen:
+            if earlier and arrival.index in replayed:
+                return earlier.seen[arrival.index][arrival.prompt].copied_to(arrival.reply.device)
+            return Seen(arrival.reply, contrast(arrival.step) if predictor == "aligned" else None)
 
         with Lockstep(
             self.pipe,
-            [self.calls[k] for k in chosen],
-            silent.__contains__,
+            self.calls,
+            (skipped | replayed).__contains__,
             on_denoiser_call=self.on_denoiser_call,
             first_step=self.setting.first_step,
-            residuals_kept=kept,
-            block_factors=block_factors if method.predictor == "taylor" else lambda step: (1.0,),
+            residuals_kept=residuals_kept(method),
+            block_factors=lambda step: (
+                taylor(levels, step, histories[0]).factors if method.predictor == "taylor" else (1.0,)
+            ),
         ) as lockstep:
-            for arrivals in lockstep:
-                index = arrivals[0].index
-                errors.add(index, lockstep.outputs)
-                if index and give_up(index - 1, errors.scores[-1]):
-                    given_up = True
-                    break
-                if index not in skipped:
-                    if arrivals[0].step.pattern != pattern:  # another expert, or guidance that ends
-                        pattern = arrivals[0].step.pattern
-                        for history in histories:
-                            history.clear()
-                    if earlier and index in replayed:
-                        seen = earlier.outputs[index]
-                    else:
-                        seen = [
-                            (arrival.reply.detach().clone(), contrast(arrival.step) if contrasted else None)
-                            for arrival in arrivals
-                        ]
-                    if trace is not None:
-                        trace.outputs[index] = seen
-                    for arrival, history, (output, between) in zip(arrivals, histories, seen, strict=True):
-                        check_finite(output, chosen[arrival.prompt], index)
-                        arrival.reply = output
-                        entry = to_cache(arrival.step.sample.float(), output.float(), method.level)
-                        history.push(index, entry, between)
-                    gain = self._gain(arrivals, chosen) if self.setting.same_shape else None
-                    if gain is not None:
-                        gains[index] = gain
-                    if predictor != "aligned" or not predictions:  # before the first cached step all is exact
-                        continue
-                if predictor == "aligned":
-                    prediction = self._solve(arrivals, histories, chosen, method)
-                elif predictor == "taylor":
-                    prediction = taylor(self.setting.noise_levels, index, histories[0])
-                else:
-                    prediction = reuse(histories[0])
-                predictions[index] = prediction
-                for arrival, history in zip(arrivals, histories, strict=True):
-                    arrival.reply = predicted(arrival.step, history, prediction, method).to(arrival.reply.dtype)
-            errors.add(self.setting.num_steps, lockstep.outputs)
-            self.denoiser_calls += lockstep.denoiser_calls
-        if given_up:
-            return None
+            try:
+                for arrivals in lockstep:
+                    index = arrivals[0].index
+                    errors.add(index, lockstep.outputs)
+                    if index and give_up(index - 1, errors.scores[-1]):
+                        return None
+                    if index not in skipped:
+                        if arrivals[0].step.pattern != pattern:  # another expert, or guidance that ends
+                            pattern = arrivals[0].step.pattern
+                            for history in histories:
+                                history.clear()
+                        seen = [seen_by(arrival) for arrival in arrivals]
+                        self._take_in(arrivals, histories, seen, method)
+                        if trace is not None:
+                            trace.seen[index] = [row.copied_to(torch.device("cpu")) for row in seen]
+                        gain = self._gain(arrivals) if self.setting.same_shape else None
+                        if gain is not None:
+                            gains[index] = gain
+                    # A computed step is corrected after the first cached one; before it all is exact.
+                    if index in skipped or (predictor == "aligned" and predictions):
+                        prediction = predictions[index] = prediction_at(arrivals)
+                        for arrival, history in zip(arrivals, histories, strict=True):
+                            reply = predicted(arrival.step, history, prediction, method)
+                            arrival.reply = reply.to(arrival.reply.dtype)
+                errors.add(self.setting.num_steps, lockstep.outputs)
+            finally:
+                self.denoiser_calls += lockstep.denoiser_calls
         return Fit(tuple(sorted(skipped)), predictions, tuple(errors.relative), tuple(errors.scores), gains)
 
-    def _gain(self, arrivals: Sequence[Arrival], chosen: Sequence[int]) -> float | None:
+    def _take_in(
+        self, arrivals: Sequence[Arrival], histories: Sequence[History], seen: Sequence[Seen], method: Method
+    ) -> None:
+        """A computed step, on the way and into the histories."""
+        for arrival, history, (output, between) in zip(arrivals, histories, seen, strict=True):
+            check_finite(output, arrival.prompt, arrival.index)
+            arrival.reply = output
+            entry = to_cache(arrival.step.sample.float(), output.float(), method.level)
+            history.push(arrival.index, entry, between)
+
+    def _gain(self, arrivals: Sequence[Arrival]) -> float | None:
         common = size = 0.0
-        for arrival, k in zip(arrivals, chosen, strict=True):
-            step, recording = arrival.step, self.recordings[k]
+        for arrival in arrivals:
+            step, recording = arrival.step, self.recordings[arrival.prompt]
             drift = step.sample.double().cpu() - recording.sample(arrival.index).double()
             response = arrival.reply.double().cpu() - recording.model_output(arrival.index).double()
             common += float((drift * response).sum())
             size += float(drift.square().sum())
         return common / size if size else None
 
-    def _solve(
-        self, arrivals: Sequence[Arrival], histories: Sequence[History], chosen: Sequence[int], method: Method
-    ) -> Prediction:
+    def _solve(self, arrivals: Sequence[Arrival], histories: Sequence[History], method: Method) -> Prediction:
         """The factors that take all prompts nearest to their full run's next latent."""
-        newest = histories[0]
-        order = min(method.order, len(newest.steps) - 1)
-        step = arrivals[0].step
-        slope = output_coefficient(step.scheduler, step.arguments)
-        equations = NormalEquations((order + 1) * (2 if newest.contrasts else 1))
-        for arrival, history, k in zip(arrivals, histories, chosen, strict=True):
-            here = arrival.step
-            reused = predicted(here, history, reuse(history), method)
-            landed = plain_step(here.scheduler, here.arguments, reused)
-            goal = self.recordings[k].sample(arrival.index + 1).to(landed)
-            terms = features(history.entries, order)
-            if history.contrasts:
-                terms += features(history.contrasts, order)
+        steps = histories[0].steps
+        order = min(method.order, len(steps) - 1)
+        contrasted = all(history.contrasts for history in histories)
+        here = arrivals[0].step
+        slope = output_coefficient(here.scheduler, here.arguments)
+        equations = NormalEquations((order + 1) * (1 + contrasted))
+        for arrival, history in zip(arrivals, histories, strict=True):
+            step = arrival.step
+            landed = plain_step(step.scheduler, step.arguments, predicted(step, history, reuse(history), method))
+            goal = self.recordings[arrival.prompt].sample(arrival.index + 1).to(landed)
+            terms = features(history.entries, order) + (features(history.contrasts, order) if contrasted else [])
             equations.add([slope * term for term in terms], goal - landed)
-        weights = equations.solve()
-        first, *others = expanded(weights[: order + 1])
-        between = expanded(weights[order + 1 :]) if newest.contrasts else ()
-        return Prediction(tuple(newest.steps[: order + 1]), (1 + first, *others), between)
+        *weights, newest = equations.solve()
+        if not contrasted:
+            return Prediction(tuple(steps[: order + 1]), coefficients(weights, 1 + newest))
+        own, between = weights[:order], weights[order + 1 :]
+        return Prediction(
+            tuple(steps[: order + 1]), coefficients(own, 1 + weights[order]), coefficients(between, newest)
+        )
 
 
 class Errors:
     """Distances to the full runs, step by step."""
 
-    def __init__(self, recordings: Sequence[Recording], chosen: Sequence[int]) -> None:
-        self._recordings = [recordings[k] for k in chosen]
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        self._recordings = recordings
         self.relative: list[float] = []
         self.scores: list[float] = []
 

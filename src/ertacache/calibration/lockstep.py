@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -210,7 +210,8 @@ class _Worker(Driver):
         return self._block_factors(step)
 
     def model_output(self, step: Step) -> Tensor:
-        self._step = step
+        # A copy: the other prompts' denoiser calls come next, and may write into the same buffer.
+        self._step = replace(step, arguments={**step.arguments, "model_output": step.model_output.detach().clone()})
         self._arrived.release()
         self._go.acquire()
         if self._abandoned:

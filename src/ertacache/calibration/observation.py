@@ -127,7 +127,7 @@ def observe(
             last = fresh
         for _ in heads if hidden else ():
             raise AssertionError("the runs without blocks made another step")
-        errors = Errors(loops.recordings, range(len(loops.calls)))
+        errors = Errors(loops.recordings)
         errors.add(loops.setting.num_steps, full.outputs)
         loops.denoiser_calls += full.denoiser_calls + headed.denoiser_calls
     seen.refused = tuple(refused)

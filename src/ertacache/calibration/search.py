@@ -121,7 +121,6 @@ class Search:
 
     def __init__(self, loops: ClosedLoops, surrogate: Surrogate, method: Method, limit: int) -> None:
         self.loops, self.surrogate, self.method, self.limit = loops, surrogate, method, limit
-        self.prompts = list(range(len(loops.calls)))
         self.tried: set[Schedule] = set()
         self.fits: list[Fit] = []
         self.best: Fit | None = None
@@ -144,16 +143,13 @@ class Search:
     def _try(self, cached: Schedule) -> bool:
         """Run a closed loop if it can be afforded; whether it is the best so far."""
         computed = self.loops.setting.num_steps - len(cached)
-        replays = self.trace is not None and self.method.level != "hidden"  # there nothing is replayed
-        shared = len(self.trace.shared_with(cached) - {0}) if replays and self.trace else 0
-        cost = (computed - shared) * self.loops.setting.calls_per_step * len(self.prompts)
+        shared = self.loops.replayed(cached, self.method, self.trace)
+        cost = (computed - len(shared)) * self.loops.setting.calls_per_step * len(self.loops.calls)
         if cached in self.tried or self.loops.denoiser_calls + cost > self.limit:
             return False
         self.tried.add(cached)
         trace = Trace(frozenset(cached))
-        fit = self.loops.attempt(
-            cached, self.method, self.prompts, earlier=self.trace, trace=trace, give_up=self._rule(cached)
-        )
+        fit = self.loops.attempt(cached, self.method, earlier=self.trace, trace=trace, give_up=self._rule(cached))
         if fit is None or (self.best is not None and fit.score >= self.best.score):
             return False
         self.fits.append(fit)

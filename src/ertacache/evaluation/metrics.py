@@ -11,9 +11,13 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from ertacache.errors import MetricError
 
+MAX_PSNR = 100.0
+
 
 def psnr(picture: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, the mean over pictures or frames; infinite where one is equal to its reference.
+    """Peak signal-to-noise ratio in dB, the mean over pictures or frames, of which each counts 100 dB at most.
+
+    An equal frame has no finite ratio, and one such frame must not hide the others.
 
     Args:
         picture: (..., channels, height, width), float in 0 .. 1 or uint8.
@@ -24,7 +28,7 @@ def psnr(picture: Tensor, reference: Tensor) -> float:
     """
     ours, theirs = _pictures(picture, reference)
     ratios = peak_signal_noise_ratio(ours, theirs, data_range=1.0, dim=(1, 2, 3), reduction="none")
-    return float(ratios.mean())
+    return float(ratios.clamp(max=MAX_PSNR).mean())
 
 
 def ssim(picture: Tensor, reference: Tensor) -> float:
@@ -53,9 +57,9 @@ def motion_error(clip: Tensor, reference: Tensor) -> float:
         reference: likewise.
 
     Raises:
-        MetricError: if the two differ in shape or have fewer than two frames, or if the reference stands still.
+        MetricError: if the two differ in shape or are no clips, or if the reference stands still.
     """
-    _pictures(clip, reference)
+    _pictures(clip, reference, least=4)
     changes, wanted = (_floats(frames).double().diff(dim=-4) for frames in (clip, reference))
     size = float(wanted.norm())
     if not size:
@@ -74,7 +78,12 @@ def interval(values: Sequence[float], *, confidence: float = 0.95, resamples: in
         values: one number a prompt.
         confidence: of the interval, 0 .. 1.
         resamples: how many.
+
+    Raises:
+        MetricError: without values.
     """
+    if not len(values):
+        raise MetricError("an interval needs values", given="none", cure="Measure one prompt or more.")
     rng = np.random.default_rng(0)
     picked = np.asarray(values, dtype=np.float64)[rng.integers(len(values), size=(resamples, len(values)))]
     low, high = np.quantile(picked.mean(1), [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -85,13 +94,13 @@ def _floats(picture: Tensor) -> Tensor:
     return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
 
 
-def _pictures(picture: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+def _pictures(picture: Tensor, reference: Tensor, least: int = 3) -> tuple[Tensor, Tensor]:
     """Both as float (n, channels, height, width)."""
-    if picture.shape != reference.shape or picture.ndim < 3:
+    if picture.shape != reference.shape or picture.ndim < least:
         raise MetricError(
             "two pictures or clips of one shape are needed",
             given=f"{tuple(picture.shape)} and {tuple(reference.shape)}",
-            cure="Give (..., channels, height, width), both the same.",
+            cure=f"Give ({'frames, ' if least > 3 else ''}channels, height, width), or batches of them, both the same.",
         )
     for tensor in (picture, reference):
         if tensor.dtype != torch.uint8 and not tensor.is_floating_point():

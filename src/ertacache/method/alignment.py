@@ -24,13 +24,17 @@ from torch import Tensor
 MAX_ORDER = 2
 
 
-def coefficients(weights: Sequence[float]) -> tuple[float, ...]:
-    """The factors ``c`` of ``h_1, h_2, ...`` for the weights ``w`` of their successive differences; they sum to 1.
+def coefficients(weights: Sequence[float], newest: float = 1.0) -> tuple[float, ...]:
+    """The factors of ``h_1, h_2, ...`` in ``newest h_1 + sum_k weights[k] (h_k - h_{k+1})``; they sum to ``newest``.
 
     >>> coefficients([0.5])
     (1.5, -0.5)
     """
-    return tuple(after - before for after, before in zip([*weights, 0.0], [-1.0, *weights], strict=True))
+    factors = [newest, *(0.0 for _ in weights)]
+    for k, w in enumerate(weights):
+        factors[k] += w
+        factors[k + 1] -= w
+    return tuple(factors)
 
 
 def taylor_weights(levels: Sequence[float], step: int, history: Sequence[int]) -> tuple[float, ...]:
@@ -58,20 +62,6 @@ def combine(history: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
 def features(history: Sequence[Tensor], order: int) -> list[Tensor]:
     """``h_k - h_{k+1}`` for k = 1 .. order, as many as the history gives, and ``h_1``."""
     return [history[k] - history[k + 1] for k in range(min(order, len(history) - 1))] + [history[0]]
-
-
-def expanded(weights: Sequence[float]) -> tuple[float, ...]:
-    """The factors of ``h_1, h_2, ...`` in the weighted sum of their `features`.
-
-    >>> expanded([0.5, 0.25])
-    (0.75, -0.5)
-    """
-    *weights, newest = weights
-    factors = [newest] + [0.0] * len(weights)
-    for k, w in enumerate(weights):
-        factors[k] += w
-        factors[k + 1] -= w
-    return tuple(factors)
 
 
 @dataclass

@@ -35,6 +35,7 @@ class PolicyDriver(Driver):
         self.residuals_kept = residuals_kept(policy.method)
         self.levels: list[float] = []
         self.pattern: tuple[Any, ...] = ()
+        self.skipped: list[int] = []
         self.error_model: tuple[Tensor, Tensor] | None = None
 
     def open_segment(self, scheduler: Any) -> list[float] | None:
@@ -43,6 +44,7 @@ class PolicyDriver(Driver):
         identity.check_noise_levels(self.policy, sampler.noise_levels(scheduler))
         self.levels = sampler.noise_levels(scheduler)
         self.history.clear()
+        self.skipped = []
         self.pattern = ()
         if self.policy.time_grid is None:
             return None
@@ -68,10 +70,9 @@ class PolicyDriver(Driver):
         if step.computed:
             entry = to_cache(step.sample.float(), output.detach().float(), method.level)
             self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
-            correction = self._fitted(step.index)
-            if correction is None:
-                return output
-            return predicted(step, self.history, correction, method).to(output.dtype)
+            correction = self._correction(step.index)
+            return output if correction is None else predicted(step, self.history, correction, method).to(output.dtype)
+        self.skipped.append(step.index)
         instead = predicted(step, self.history, self.prediction(step.index), method)
         return self._rectified(step.index, instead).to(output.dtype)
 
@@ -98,8 +99,20 @@ class PolicyDriver(Driver):
         if fitted is not None:
             return fitted
         if predictor == "aligned":
-            self.report.note(f"step {step}: its history is not the calibrated one, so Taylor weights were used")
+            self.report.note(
+                f"step {step}: its history or its guidance is not the calibrated one, so Taylor weights were used"
+            )
         return taylor(self.levels, step, self.history)
+
+    def _correction(self, step: int) -> Prediction | None:
+        """The policy's for a computed step, if this run has cached what the policy caches up to there."""
+        if self.policy.method.predictor != "aligned" or step in self.cached or step not in self.policy.predictions:
+            return None
+        alike = self.skipped == [i for i in self.policy.cached_steps if i < step]
+        correction = self._fitted(step) if alike else None
+        if correction is None:
+            self.report.note("computed steps were not corrected where the run had not cached the same steps before")
+        return correction
 
     def _fitted(self, step: int) -> Prediction | None:
         """The policy's own, if this run's history is the one it was fitted on."""
