@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import ertacache
+from ertacache.calibration.checkpoint import key_of
+from ertacache.calibration.prompts import calls_for
 
 
 class Interrupting:
@@ -70,3 +72,18 @@ def test_recordings_above_the_limit_go_to_files_and_change_nothing(embedded, set
     large = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="paper", **settings)
     assert small.cached_steps == large.cached_steps
     assert torch.equal(small.rectification.k, large.rectification.k)
+
+
+def test_another_callback_is_another_calibration(embedded, settings, prompts):
+    def make(amount):
+        def callback(pipe, i, t, kwargs):
+            return callback and {"latents": kwargs["latents"] + amount}  # it holds itself
+
+        return callback
+
+    def key(callback):
+        call = {**settings, "callback_on_step_end": callback}
+        return key_of(embedded.pipe, calls_for(embedded.pipe, prompts, call, seed=0), 10, hidden=False)
+
+    assert key(make(1)) == key(make(1))
+    assert len({key(make(1)), key(make(2)), key(lambda *_: {}), key(lambda *_: None), key(None)}) == 5

@@ -82,11 +82,7 @@ def calibrate(
     guidance = [identity.guidance_of(pipe, (), call.arguments()) for call in calls]
     for k, other in enumerate(guidance):
         if other != guidance[0]:
-            raise PipelineError(
-                "the prompts do not share one setting",
-                given=f"prompt {k} has {other}, the first one {guidance[0]}",
-                cure="Calibrate with one guidance setting; make a policy for each.",
-            )
+            raise _not_one_setting(k, other, guidance[0])
     hidden = chosen.level == "hidden"
     key = key_of(pipe, calls, num_inference_steps, hidden=hidden)
     shelf = Shelf(Path(checkpoint) if checkpoint else None, key, memory_limit)
@@ -151,18 +147,22 @@ def _full_runs(
             shown.advance(num_steps * kept[1].calls_per_step)
         recording, here = kept
         if setting is not None and here != setting:
-            raise PipelineError(
-                "the prompts do not share one setting",
-                given=f"prompt {k} has latents {here.latent_shape} and {here.calls_per_step} denoiser calls a step, "
-                f"the first one {setting.latent_shape} and {setting.calls_per_step}",
-                cure="Calibrate with one resolution, one noise schedule and one guidance setting.",
-            )
+            shown_of = "latents {0.latent_shape} and {0.calls_per_step} denoiser calls a step".format
+            raise _not_one_setting(k, shown_of(here), shown_of(setting))
         recordings.append(recording)
         setting = here
     assert setting is not None  # there is at least one prompt
     if found:
         shown.say(f"{found} of {len(calls)} full runs were found in the checkpoint")
     return recordings, setting, setting.num_steps * setting.calls_per_step * len(calls)
+
+
+def _not_one_setting(prompt: int, its: object, first: object) -> PipelineError:
+    return PipelineError(
+        "the prompts do not share one setting",
+        given=f"prompt {prompt} has {its}, the first one {first}",
+        cure="Calibrate with one resolution, one noise schedule and one guidance setting; make a policy for each.",
+    )
 
 
 def _solve(loops: ClosedLoops, method: Method, budget: Budget, shown: CalibrationProgress) -> Policy:

@@ -46,6 +46,7 @@ def _plain(value: Any) -> Any:
         return hashlib.sha256(value.tobytes()).hexdigest()
     if isinstance(value, FunctionType):  # a callback may change the latents
         held = [cell.cell_contents for cell in value.__closure__ or ()]
+        held = [h.__qualname__ if isinstance(h, FunctionType) else h for h in held]  # it may hold itself
         code = value.__code__
         return [value.__module__, value.__qualname__, code.co_code.hex(), _plain(list(code.co_consts)), _plain(held)]
     return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__

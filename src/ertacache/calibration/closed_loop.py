@@ -249,12 +249,11 @@ class ClosedLoops:
             goal = self.recordings[arrival.prompt].sample(arrival.index + 1).to(landed)
             terms = features(history.entries, order) + (features(history.contrasts, order) if contrasted else [])
             equations.add([slope * term for term in terms], goal - landed)
-        *weights, newest = equations.solve()
-        if not contrasted:
-            return Prediction(tuple(steps[: order + 1]), coefficients(weights, 1 + newest))
-        own, between = weights[:order], weights[order + 1 :]
+        weights = equations.solve()
+        own, between = weights[: order + 1], weights[order + 1 :]
+        factors = coefficients(own[:-1], 1 + own[-1])
         return Prediction(
-            tuple(steps[: order + 1]), coefficients(own, 1 + weights[order]), coefficients(between, newest)
+            tuple(steps[: order + 1]), factors, coefficients(between[:-1], between[-1]) if contrasted else ()
         )
 
 
