@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import ertacache
 from ertacache import Policy, __version__, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, compare, fewer_steps, fewer_steps_on_subgrid
 from ertacache.method.named import Method
@@ -49,10 +50,18 @@ LEVELS: dict[str, Method] = {
 SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
 
 
-def key_of(embedded: zoo.Embedded, *numbers: int) -> str:
-    """A name for what is measured, so that nothing of other weights or settings is taken for it."""
+def source_digest() -> str:
+    """Of the library's own code, which the figures follow from."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(ertacache.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def key_of(embedded: zoo.Embedded, *numbers: float) -> str:
+    """A name for what is measured, so that nothing of other code, weights or settings is taken for it."""
     models = [identify(module) for module in denoisers_of(embedded.pipe).values()]
-    return hashlib.sha256(repr((embedded.arguments, models, numbers, __version__)).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr((embedded.arguments, models, numbers, source_digest())).encode()).hexdigest()[:12]
 
 
 def policies_for(
@@ -142,21 +151,23 @@ def table_of(budgets: dict[str, dict[str, dict[str, Any]]]) -> Table:
     return table
 
 
-def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]], num_steps: int) -> str:
-    """The same for the README: PSNR and SSIM, the best of each column in bold."""
+def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]], num_steps: int, *, timed: bool) -> str:
+    """The same for the README and the docs, the best PSNR and SSIM of each column in bold; ``timed`` adds speedups."""
     steps = [rows["aligned"]["computed_steps"] for rows in budgets.values()]
-    lines = [
-        f"| steps computed, of {num_steps} | "
-        + " | ".join(f"{s} ({b}x)" for s, b in zip(steps, budgets, strict=True))
-        + " |"
-    ]
-    lines += ["|---" * (len(budgets) + 1) + "|"]
-    best = {b: max(rows, key=lambda label, rows=rows: np.mean(rows[label]["psnr"])) for b, rows in budgets.items()}
+    heads = [f"{s} ({b}x)" for s, b in zip(steps, budgets, strict=True)]
+    lines = [f"| steps computed, of {num_steps} | " + " | ".join(heads) + " |", "|---" * (len(budgets) + 1) + "|"]
+
+    def figures(rows: dict[str, dict[str, Any]], key: str, form: str) -> dict[str, str]:
+        texts = {label: format(np.mean(row[key]), form) for label, row in rows.items()}
+        best = max(texts.values(), key=float)
+        return {label: f"**{text}**" if text == best else text for label, text in texts.items()}
+
+    columns = [(rows, figures(rows, "psnr", ".1f"), figures(rows, "ssim", ".3f")) for rows in budgets.values()]
     for label in next(iter(budgets.values())):
         cells = []
-        for budget, rows in budgets.items():
-            text = f"{np.mean(rows[label]['psnr']):.1f} dB, {np.mean(rows[label]['ssim']):.3f}"
-            cells.append(f"**{text}**" if best[budget] == label else text)
+        for rows, psnr, ssim in columns:
+            time = f", {np.median(rows[label]['speedup']):.2f}x" if timed else ""
+            cells.append(f"{psnr[label]} dB, {ssim[label]}{time}")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -170,7 +181,8 @@ def main(
     suffix: Annotated[str, typer.Option(help="of the files' names, for other settings")] = "",
     work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-method"),
     prompts: Annotated[int, typer.Option(help="held-out prompts")] = 32,
-    calibration_prompts: Annotated[int, typer.Option(help="calibration prompts")] = 8,
+    calibration_prompts: Annotated[int, typer.Option(help="calibration prompts")] = 16,
+    speedup: Annotated[list[float] | None, typer.Option(help="a budget; by default 1.5, 2, 3 and 4")] = None,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
     levels: Annotated[bool, typer.Option("--levels", help="compare what is cached: output, velocity, hidden")] = False,
     quick: Annotated[
@@ -180,7 +192,8 @@ def main(
     """Calibrate, measure, print the table, write it as JSON and as Markdown, for one pipeline after the other."""
     changed = {name: json.loads(value) for name, value in (text.split("=", 1) for text in settings or [])}
     for model in models or zoo.available():
-        one(model, out, changed, suffix, work / model, prompts, calibration_prompts, seed, levels, quick)
+        budgets = tuple(speedup or SPEEDUPS)
+        one(model, out, changed, suffix, work / model, prompts, calibration_prompts, budgets, seed, levels, quick)
 
 
 def one(
@@ -191,6 +204,7 @@ def one(
     work: Path,
     prompts: int,
     calibration_prompts: int,
+    speedups: Sequence[float],
     seed: int,
     levels: bool,
     quick: bool,
@@ -199,11 +213,10 @@ def one(
     console = Console()
     embedded = zoo.load(model)
     embedded.arguments.update(changed)
-    speedups: Sequence[float] = SPEEDUPS
     if quick:
         prompts, calibration_prompts, speedups = 2, 2, (2.0,)
         embedded.arguments["num_inference_steps"] = 10
-    work = work / key_of(embedded, seed, prompts, calibration_prompts)
+    work = work / key_of(embedded, seed, prompts, calibration_prompts, *speedups)
     work.mkdir(parents=True, exist_ok=True)
     policies = policies_for(embedded, LEVELS if levels else METHODS, speedups, calibration_prompts, work)
     kind = "levels" if levels else "method"
@@ -233,7 +246,7 @@ def one(
     out.mkdir(parents=True, exist_ok=True)
     figures, table = (out / f"{kind}-{model}{suffix}{ending}" for ending in (".json", ".md"))
     figures.write_text(json.dumps(result, indent=1) + "\n")
-    table.write_text(markdown_of(budgets, embedded.arguments["num_inference_steps"]) + "\n")
+    table.write_text(markdown_of(budgets, embedded.arguments["num_inference_steps"], timed=levels) + "\n")
     console.print(f"wrote {figures} and {table}", highlight=False)
 
 

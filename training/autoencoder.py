@@ -30,6 +30,7 @@ class Stage:
         batch: how many pieces in a step.
         side: pixels, of the square that is cut out at a random place.
         frames: how many frames are cut out of a clip; None where the data are pictures.
+        part: the submodule of the autoencoder that is trained alone, itself one of pictures; "" is all of it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stage:
     batch: int
     side: int
     frames: int | None = None
+    part: str = ""
 
     def cut(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A batch of pieces: (batch, [frames,] side, side, 3)."""
@@ -88,10 +90,14 @@ def fit(
         seconds: a stage ends after so long.
     """
 
-    def losses(x: Tensor, generator: torch.Generator, sharpness: float) -> Tensor:
-        posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        y = decode(posterior.mean + NOISE * noise, x.shape[2])
+    def losses(part: str, x: Tensor, generator: torch.Generator, sharpness: float) -> Tensor:
+        if part:
+            x = x.transpose(1, 2).flatten(0, 1)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        posterior = vae.get_submodule(part).encode(x).latent_dist
+        noisy = posterior.mean + NOISE * torch.randn(posterior.mean.shape, generator=generator)
+        y = vae.get_submodule(part).decode(noisy).sample if part else decode(noisy, x.shape[2])
         coarse = (y - x).square().mean()
         fine = (y - x).abs().mean()
         edges = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
@@ -103,14 +109,12 @@ def fit(
         def loss_at(step: int, generator: torch.Generator, stage: Stage = stage, first: bool = number == 0) -> Tensor:
             sharpness = min(max(step - 200, 0) / 400, 0.5) if first else 0.5
             x = to_tensor(stage.cut(pixels, np.random.default_rng([step, stage.batch])))
-            if x.ndim == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
-            return losses(x, generator, sharpness)
+            return losses(stage.part, x, generator, sharpness)
 
         train(
             stage.name,
             loss_at,
-            list(vae.parameters()),
+            list(vae.get_submodule(stage.part).parameters()),
             folder,
             num_steps=stage.steps if steps is None else steps,
             learning_rate=2e-3 if number == 0 else 1e-3,

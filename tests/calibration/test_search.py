@@ -105,7 +105,15 @@ def test_the_search_stays_within_its_limit_and_never_ends_worse_than_evenly_spac
     best = search.run(4)
     assert loops.denoiser_calls <= limit
     assert len(search.tried) > 2
-    assert loops.predict(best, ALIGNED).score <= start.score
+    assert best.score <= start.score
+
+
+def test_the_fit_of_a_loop_that_took_steps_over_is_that_of_a_loop_of_its_own(loops):
+    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2)
+    best = Search(loops, surrogate, ALIGNED, loops.denoiser_calls + 200).run(4)
+    again = loops.predict(best.cached_steps, ALIGNED)
+    assert best.step_errors == again.step_errors
+    assert best.predictions == again.predictions
 
 
 def test_the_fitted_weights_land_nearer_than_others_at_the_first_fitted_step(loops):

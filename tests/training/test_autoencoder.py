@@ -1,10 +1,12 @@
 """What the autoencoders are trained on, and how Wan's begins."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from training.autoencoder import Stage, to_tensor
+from training.autoencoder import NOISE, Stage, fit, to_tensor
 from training.families import FAMILIES
 
 
@@ -49,3 +51,29 @@ def test_wans_autoencoder_begins_by_seeing_every_frame_alone():
         alone = vae.decode(vae.encode(frame).latent_dist.mean).sample
         still = vae.decode(vae.encode(frame.expand(-1, -1, 9, -1, -1)).latent_dist.mean).sample
     torch.testing.assert_close(still, alone.expand_as(still), rtol=1e-4, atol=1e-5)
+
+
+def test_a_stage_may_train_one_part_alone_on_single_frames(tmp_path):
+    family = FAMILIES["opensora"]
+    torch.manual_seed(0)
+    vae = family.autoencoder()
+    before = {name: value.clone() for name, value in vae.named_parameters()}
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 16, 16, 3), np.uint8)
+    stage = Stage("frames", 2, batch=3, side=8, frames=1, part="spatial")
+    fit(vae, lambda z, frames: family.decoded(vae, z, frames), pixels, tmp_path, [stage], steps=None, seconds=60)
+    moved = {name for name, value in vae.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if name.startswith("spatial.")}
+
+
+def test_open_soras_temporal_half_begins_by_repeating_the_newest_of_four_frames():
+    torch.manual_seed(0)
+    temporal = FAMILIES["opensora"].autoencoder().temporal
+    frames = torch.randn(2, 8, 17, 6, 6)
+    with torch.no_grad():
+        mean, log_variance = temporal.encode(frames).chunk(2, dim=1)
+        decoded = temporal.decode(mean, 17)
+    newest = frames[:, :, ::4]  # 3 frames are put in front of the 17
+    assert float(torch.corrcoef(torch.stack([newest.flatten(), mean.flatten()]))[0, 1]) > 0.99
+    torch.testing.assert_close(log_variance, torch.full_like(log_variance, 2 * math.log(NOISE)))
+    repeated = newest.repeat_interleave(4, dim=2)[:, :, 3:]
+    assert float(torch.corrcoef(torch.stack([repeated.flatten(), decoded.flatten()]))[0, 1]) > 0.99

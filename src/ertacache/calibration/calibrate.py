@@ -17,7 +17,7 @@ from ertacache.calibration.observation import Observation, observe
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import Call, calls_for
 from ertacache.calibration.recording import Recording, Setting, gram_of, pairwise, record
-from ertacache.calibration.search import Surrogate, evenly_spaced, search
+from ertacache.calibration.search import Search, Surrogate, evenly_spaced
 from ertacache.errors import MethodError, PipelineError
 from ertacache.method.named import Method
 from ertacache.method.residual import to_cache
@@ -250,7 +250,7 @@ def _searched(loops: ClosedLoops, method: Method, budget: Budget, computed: int)
     total = FULL_RUNS * steps * setting.calls_per_step * prompts
     reserve = computed * setting.calls_per_step * prompts  # the closed loop with Taylor weights, to compare with
     surrogate = Surrogate(gram_of(loops.recordings, steps), setting.slopes, method.order, setting.forced)
-    fit = search(loops, surrogate, method, computed, total - loops.denoiser_calls - reserve)
+    fit = Search(loops, surrogate, method, total - reserve).run(computed)
     return _predicting(loops, method, budget, fit, None)
 
 

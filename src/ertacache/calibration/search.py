@@ -123,52 +123,46 @@ class Search:
         self.loops, self.surrogate, self.method, self.limit = loops, surrogate, method, limit
         self.tried: set[Schedule] = set()
         self.fits: list[Fit] = []
-        self.best: Fit | None = None
         self.trace: Trace | None = None
 
-    def run(self, computed: int) -> Schedule:
-        """Search among schedules with so many computed steps."""
+    def run(self, computed: int) -> Fit:
+        """The best closed loop found among schedules with so many computed steps; the first is run at any cost."""
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         first = evenly_spaced(steps, computed, forced)
-        self._try(first)
-        self._try(climb(first, forced, steps, self.surrogate.error))
-        while self.best is not None:
-            best = self.best.cached_steps
-            left = [move for move in moves(best, steps, forced) if move not in self.tried]
+        self._attempt(first)
+        self._attempt_if_affordable(climb(first, forced, steps, self.surrogate.error))
+        while True:
+            best = self.fits[-1]
+            left = [move for move in moves(best.cached_steps, steps, forced) if move not in self.tried]
             left.sort(key=self.surrogate.error)
-            if not any(self._try(move) for move in left):
+            if not any(self._attempt_if_affordable(move) for move in left):
                 return best  # no move is better, or none can be afforded
-        return first
 
-    def _try(self, cached: Schedule) -> bool:
-        """Run a closed loop if it can be afforded; whether it is the best so far."""
+    def _attempt_if_affordable(self, cached: Schedule) -> bool:
         computed = self.loops.setting.num_steps - len(cached)
         shared = self.loops.replayed(cached, self.method, self.trace)
         cost = (computed - len(shared)) * self.loops.setting.calls_per_step * len(self.loops.calls)
         if cached in self.tried or self.loops.denoiser_calls + cost > self.limit:
             return False
+        return self._attempt(cached)
+
+    def _attempt(self, cached: Schedule) -> bool:
+        """Run a closed loop; whether it is the best so far, and so the last of ``fits``."""
         self.tried.add(cached)
         trace = Trace(frozenset(cached))
         fit = self.loops.attempt(cached, self.method, earlier=self.trace, trace=trace, give_up=self._rule(cached))
-        if fit is None or (self.best is not None and fit.score >= self.best.score):
+        if fit is None or (self.fits and fit.score >= self.fits[-1].score):
             return False
         self.fits.append(fit)
         self.surrogate.learn(self.fits)
-        self.best, self.trace = fit, trace
+        self.trace = trace
         return True
 
     def _rule(self, cached: Schedule) -> Callable[[int, float], bool]:
-        best = self.best
-        if best is None:
+        if not self.fits:
             return lambda step, score: False
+        best = self.fits[-1]
         differing = set(best.cached_steps) ^ set(cached)
         later = [i for i in range(max(differing), self.loops.setting.num_steps) if i not in cached]
         checkpoint = later[min(self.patience, len(later) - 1)]
         return lambda step, score: step == checkpoint and score > best.step_scores[step]
-
-
-def search(loops: ClosedLoops, surrogate: Surrogate, method: Method, computed: int, max_calls: int) -> Fit:
-    """The fit on all prompts of the best schedule found, with at most ``max_calls`` further denoiser calls in all."""
-    final = computed * loops.setting.calls_per_step * len(loops.calls)
-    schedule = Search(loops, surrogate, method, loops.denoiser_calls + max_calls - final).run(computed)
-    return loops.predict(schedule, method)
