@@ -73,6 +73,26 @@ def test_a_calibrated_policy_does_what_calibration_measured(family, method):
     assert not torch.equal(family.run(1), full)
 
 
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("FLUX", 16), ("Wan, UniPC", 4), ("CogVideoX, DDIM", 4), ("CogVideoX, DPM", 4), ("Open-Sora 1.2", 4)],
+)
+def test_the_error_model_per_channel_has_a_factor_for_each_channel(make_family, name, channels):
+    """Frames stand before the channels in CogVideoX's latents."""
+    family = make_family(name)
+    policy = ertacache.calibrate(
+        family.pipe,
+        [family.arguments(1)],
+        num_inference_steps=T,
+        num_computed_steps=5,
+        method=Method(schedule="offline", rectification="channel"),
+        progress=False,
+    )
+    shape = family.run().shape
+    assert shape[policy.rectification.axis] == channels
+    assert policy.rectification.k.shape == (len(policy.cached_steps), channels)
+
+
 def test_the_history_never_crosses_from_one_expert_to_the_other(make_family):
     family = make_family("Wan 2.2")
     policy = ertacache.calibrate(

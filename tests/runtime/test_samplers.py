@@ -75,6 +75,31 @@ def test_the_output_coefficient_is_the_change_of_sigma(scheduler):
         scheduler.step(torch.ones(1), t, torch.ones(1))
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that, as one on an accelerator, refuses to meet those in main memory that are more than a number."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if any(type(arg) is torch.Tensor and arg.ndim for arg in args):
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_the_output_coefficient_of_a_grid_on_an_accelerator(scheduler):
+    steps = list(scheduler.timesteps)
+    expected = [float(scheduler.sigmas[i + 1] - scheduler.sigmas[i]) for i in range(len(steps))]
+    scheduler.sigmas = scheduler.sigmas.as_subclass(Elsewhere)
+    scheduler.timesteps = scheduler.timesteps.as_subclass(Elsewhere)
+    with pytest.raises(RuntimeError, match="same device"):
+        scheduler.step(torch.ones(1, 1), steps[0], torch.ones(1, 1))
+    scheduler._step_index = None
+    arguments = {"timestep": scheduler.timesteps[0], "sample": torch.ones(1, 3).as_subclass(Elsewhere)}
+    assert output_coefficient(scheduler, arguments) == pytest.approx(expected[0], rel=1e-6)
+
+
 def test_a_plain_step_leaves_the_scheduler_untouched(scheduler):
     sample, output = torch.full((1, 2), 5.0), torch.full((1, 2), 3.0)
     for i, t in enumerate(scheduler.timesteps):

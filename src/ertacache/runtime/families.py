@@ -24,8 +24,3 @@ BLOCK_OUTPUTS: dict[str, tuple[int, int]] = {
 
 TEXT_FIRST = ("Flux2SingleTransformerBlock",)
 """Block classes that work on text and hidden states in one sequence, the text first."""
-
-
-def channel_axis(ndim: int) -> int:
-    """The channel axis of what the scheduler steps: last for packed tokens (batch, tokens, channels), else 1."""
-    return 2 if ndim == 3 else 1

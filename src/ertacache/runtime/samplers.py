@@ -34,6 +34,7 @@ class Sampler:
         warped_step: ``(scheduler, class, arguments, index, levels)``: how to step on a retimed grid where the
             scheduler's own ``step`` cannot; None where it can.
         draws_noise: whether every step adds noise from the call's generator.
+        frames_first: whether its latents are (batch, frames, channels, height, width).
     """
 
     noise_levels: Callable[[Any], list[float]]
@@ -41,6 +42,11 @@ class Sampler:
     refusal: Callable[[Any], str | None] = _never
     warped_step: Callable[[Any, Any, Mapping[str, Any], int, Sequence[float]], Any] | None = None
     draws_noise: bool = False
+    frames_first: bool = False
+
+    def channel_axis(self, ndim: int) -> int:
+        """The channel axis of what it steps: last for packed tokens (batch, tokens, channels)."""
+        return 2 if ndim == 3 or (self.frames_first and ndim == 5) else 1
 
 
 def _sigmas(scheduler: Any) -> list[float]:
@@ -75,9 +81,11 @@ SAMPLERS: dict[str, Sampler] = {
     "FlowMatchEulerDiscreteScheduler": Sampler(_sigmas, _retime_sigmas, _flow_euler_refusal),
     "UniPCMultistepScheduler": Sampler(_sigmas, _retime_sigmas, _unipc_refusal),
     "OpenSoraRectifiedFlowScheduler": Sampler(_sigmas, _retime_sigmas),
-    "CogVideoXDDIMScheduler": Sampler(discrete.angles, discrete.retime, discrete.refusal, discrete.warped_step),
+    "CogVideoXDDIMScheduler": Sampler(
+        discrete.angles, discrete.retime, discrete.refusal, discrete.warped_step, frames_first=True
+    ),
     "CogVideoXDPMScheduler": Sampler(
-        discrete.angles, discrete.retime, discrete.refusal, discrete.warped_step, draws_noise=True
+        discrete.angles, discrete.retime, discrete.refusal, discrete.warped_step, draws_noise=True, frames_first=True
     ),
 }
 

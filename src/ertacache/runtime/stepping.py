@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from ertacache.runtime.seams import own_class
 
@@ -52,8 +52,8 @@ def output_coefficient(scheduler: Any, arguments: Mapping[str, Any]) -> float:
     shape = arguments["sample"].shape
     zero = torch.zeros(1, 1, dtype=torch.float64)
 
-    def tiny(value: Any) -> Any:
-        return tree_map(lambda v: zero if isinstance(v, Tensor) and v.shape == shape else v, value)
+    def tiny(value: Any) -> Any:  # all on the CPU: a scheduler may hold its grid on the accelerator
+        return tree_map_only(Tensor, lambda v: zero if v.shape == shape else v.cpu(), value)
 
     fresh = copy.copy(scheduler)
     vars(fresh).update({name: tiny(value) for name, value in vars(scheduler).items()})
