@@ -92,6 +92,12 @@ def test_bad_input_is_one_line_with_the_cure_and_status_2(arguments, message):
     assert "Traceback" not in done.output
 
 
+def test_a_path_with_brackets_is_printed_as_it_is(tmp_path):
+    done = run("inspect", tmp_path / "runs [draft]" / "[/x].safetensors")
+    assert done.exit_code == 2
+    assert "runs [draft]/[/x].safetensors" in done.output.replace("\n", "")
+
+
 @pytest.mark.parametrize("command", ["demo", "calibrate", "generate", "inspect"])
 def test_every_command_has_help(command):
     done = run(command, "--help")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 try:
     import typer
     from rich.console import Console
+    from rich.markup import escape
 except ImportError as error:  # pragma: no cover - a plain install has no command line
     sys.exit(f"ertacache: the command line needs more packages ({error}). Install them: pip install 'ertacache[cli]'")
 
@@ -46,7 +47,7 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except (ERTACacheError, FileNotFoundError, typer.BadParameter) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 
@@ -91,7 +92,7 @@ def demo(
         )
     console.print(result.table)
     for path in result.files:
-        console.print(f"wrote {path}", highlight=False)
+        console.print(f"wrote {path}", highlight=False, markup=False)
 
 
 @app.command()
@@ -140,7 +141,7 @@ def calibrate(
             **arguments,
         )
         policy.save(out)
-    console.print(f"wrote {out}", highlight=False)
+    console.print(f"wrote {out}", highlight=False, markup=False)
 
 
 @app.command()
@@ -207,7 +208,7 @@ def generate(
                 f"{fast.computed_steps} of {steps} steps computed, {result.loop_seconds:.2f} s denoising",
                 highlight=False,
             )
-    console.print(f"wrote {out}", highlight=False)
+    console.print(f"wrote {out}", highlight=False, markup=False)
 
 
 @app.command()
@@ -225,7 +226,7 @@ def inspect(
 
         plot.parent.mkdir(parents=True, exist_ok=True)
         policy_plot(loaded, plot)
-        console.print(f"wrote {plot}", highlight=False)
+        console.print(f"wrote {plot}", highlight=False, markup=False)
 
 
 def _open(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ertacache._version import __version__
 from ertacache.errors import PolicyFileError
+from ertacache.files import written_whole
 from ertacache.method.named import Method
 from ertacache.method.rectification import Granularity
 
@@ -52,7 +52,7 @@ class Rectification:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What identifies one denoiser: class, configuration, a few weights, active adapters."""
+    """What identifies one denoiser: class, configuration, a few weights, active adapters with their scales."""
 
     model_class: str
     config_hash: str
@@ -187,21 +187,13 @@ class Policy:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""
-        target = Path(path)
         tensors = {"cached_steps": torch.tensor(self.cached_steps, dtype=torch.int64)}
         if self.rectification:
             # Clones: safetensors refuses tensors that share memory.
             tensors |= {"rectification.k": self.rectification.k.clone().contiguous()}
             tensors |= {"rectification.b": self.rectification.b.clone().contiguous()}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
-        os.close(handle)
-        try:
+        with written_whole(Path(path)) as partial:
             save_file(tensors, partial, metadata={"ertacache": json.dumps(self._metadata())})
-            os.chmod(partial, 0o644)
-            os.replace(partial, target)
-        finally:
-            Path(partial).unlink(missing_ok=True)
 
     def _metadata(self) -> dict[str, Any]:
         plain = asdict(replace(self, rectification=None))

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from accelerate import hooks
 
 import ertacache
-from ertacache import Method, Policy
+from ertacache import Method, Policy, zoo
 from ertacache.errors import BudgetError, CalibrationError, MethodError, PipelineError
 from ertacache.method.named import NAMED_METHODS
 
@@ -158,6 +159,47 @@ def test_bad_prompts_methods_and_schedulers_are_refused(embedded, settings, prom
             ertacache.calibrate(embedded.pipe, prompts, speedup=2, **settings)
     finally:
         embedded.pipe.scheduler = own
+
+
+def test_a_prompt_with_a_number_of_steps_of_its_own_is_refused(embedded, settings):
+    with pytest.raises(CalibrationError, match=r"prompt 1 brings a number of steps of its own.*8, and 10 for all"):
+        ertacache.calibrate(
+            embedded.pipe, ["a red star", {"prompt": "a ring", "num_inference_steps": 8}], speedup=2, **settings
+        )
+
+
+@pytest.mark.parametrize("setting", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode()], ids=str)
+def test_closed_loops_run_under_the_callers_settings_of_torch(embedded, settings, prompts, setting):
+    """Where nothing is cached the closed loop is the full run again, to the bit."""
+    with setting:
+        policy = ertacache.calibrate(embedded.pipe, prompts, num_computed_steps=10, method="reuse", **settings)
+    assert policy.calibration.error == 0
+
+
+def test_model_offloading_never_holds_a_text_encoder_beside_the_denoiser(settings, prompts, monkeypatch):
+    pipe = zoo.load("flux").pipe
+    names = {id(part): name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    here, together = set(), set()
+
+    load, unload = hooks.CpuOffload.pre_forward, hooks.CpuOffload.init_hook
+
+    def loading(hook, module, *args, **kwargs):
+        if hook.prev_module_hook is not None:
+            here.discard(names[id(hook.prev_module_hook.model)])
+        here.add(names[id(module)])
+        together.add(frozenset(here))
+        return load(hook, module, *args, **kwargs)
+
+    def unloading(hook, module):
+        here.discard(names[id(module)])
+        return unload(hook, module)
+
+    monkeypatch.setattr(hooks.CpuOffload, "pre_forward", loading)
+    monkeypatch.setattr(hooks.CpuOffload, "init_hook", unloading)
+    pipe.enable_model_cpu_offload(device="cpu")
+    ertacache.calibrate(pipe, prompts, speedup=2, **settings)
+    assert {frozenset({"transformer"}), frozenset({"text_encoder"})} <= together
+    assert not any("transformer" in group and len(group) > 1 for group in together)
 
 
 def test_nan_in_a_denoiser_output_names_the_prompt_and_the_step(embedded, settings, prompts):

@@ -1,11 +1,17 @@
 """An interrupted calibration goes on from what it had saved; large recordings go to files."""
 
+import functools
+
+import accelerate
 import pytest
 import torch
+from diffusers.callbacks import SDCFGCutoffCallback
+from PIL import Image
 
 import ertacache
 from ertacache.calibration.checkpoint import key_of
 from ertacache.calibration.prompts import calls_for
+from ertacache.errors import CalibrationError
 
 
 class Interrupting:
@@ -87,3 +93,78 @@ def test_another_callback_is_another_calibration(embedded, settings, prompts):
 
     assert key(make(1)) == key(make(1))
     assert len({key(make(1)), key(make(2)), key(lambda *_: {}), key(lambda *_: None), key(None)}) == 5
+
+
+def scaled(pipe, i, t, kwargs, by=1.0):
+    return {"latents": kwargs["latents"] * by}
+
+
+def with_default(value):
+    return lambda pipe, i, t, kwargs, by=value: {"latents": kwargs["latents"] * by}
+
+
+class Scale:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, pipe, i, t, kwargs):
+        return {"latents": kwargs["latents"] * self.by}
+
+    method = __call__
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (SDCFGCutoffCallback(0.2), SDCFGCutoffCallback(0.8)),
+        (functools.partial(scaled, by=1.0), functools.partial(scaled, by=2.0)),
+        (with_default(1.0), with_default(2.0)),
+        (Scale(1.0), Scale(2.0)),
+        (Scale(1.0).method, Scale(2.0).method),
+        (lambda p, i, t, k: {"latents": k["latents"].abs()}, lambda p, i, t, k: {"latents": k["latents"].neg()}),
+        (torch.ones(2, 8), torch.ones(4, 4)),
+        (torch.tensor(3.5), torch.tensor(4.5)),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.int32)),
+        (Image.new("L", (2, 8)), Image.new("L", (8, 2))),
+        ({"a": 1}, {"a": 2}),
+    ],
+    ids=str,
+)
+def test_what_an_argument_holds_is_part_of_the_key(embedded, settings, prompts, one, other):
+    def key(value):
+        return key_of(embedded.pipe, calls_for(embedded.pipe, prompts, {**settings, "argument": value}, seed=0), 10)
+
+    assert key(one) == key(one)
+    assert key(one) != key(other)
+
+
+def test_an_argument_that_cannot_be_told_apart_is_refused_for_a_checkpoint_only(embedded, settings, prompts):
+    odd = {**settings, "joint_attention_kwargs": {"odd": iter([1])}}
+    with pytest.raises(CalibrationError, match="list_iterator"):
+        key_of(embedded.pipe, calls_for(embedded.pipe, prompts, odd, seed=0), 10)
+
+
+def test_other_weights_of_any_part_are_another_calibration(make_flux, settings, prompts):
+    def key(pipe):
+        return key_of(pipe, calls_for(pipe, prompts, settings, seed=0), 10)
+
+    one, other = make_flux(seed=0), make_flux(seed=5)
+    keys = {key(one), key(other)}
+    with torch.no_grad():
+        for parameter in one.vae.parameters():  # it encodes the picture of image-to-image
+            parameter.mul_(3)
+    keys.add(key(one))
+    assert len(keys) == 3
+    for pipe in (one, other):
+        accelerate.cpu_offload(pipe.transformer, execution_device=torch.device("cpu"))
+        assert all(parameter.is_meta for parameter in pipe.transformer.parameters())
+    assert {key(one), key(other)} <= keys  # the weights are read where offloading keeps them
+
+
+def test_traces_above_the_limit_go_to_files_and_change_nothing(embedded, settings, prompts, capsys):
+    small = ertacache.calibrate(embedded.pipe, prompts, speedup=2, memory_limit=1000, **{**settings, "progress": True})
+    needs = capsys.readouterr().err.replace("\n", " ")
+    large = ertacache.calibrate(embedded.pipe, prompts, speedup=2, **settings)
+    assert "of recordings in" in needs
+    assert small.calibration.denoiser_calls == large.calibration.denoiser_calls
+    assert small.predictions == large.predictions

@@ -72,9 +72,10 @@ def test_a_climb_ends_where_no_move_is_better():
     assert best == (6, 7, 8, 9) or best == (5, 6, 7, 8)
 
 
-def test_a_loop_that_starts_as_an_earlier_one_finds_the_same_with_fewer_calls(loops):
+@pytest.mark.parametrize("in_files", [False, True])
+def test_a_loop_that_starts_as_an_earlier_one_finds_the_same_with_fewer_calls(loops, in_files):
     base, other = (2, 4, 6, 7), (2, 4, 5, 7)
-    trace = Trace(frozenset(base))
+    trace = Trace(base, in_files=in_files)
     loops.attempt(base, ALIGNED, trace=trace)
     before = loops.denoiser_calls
     alone = loops.attempt(other, ALIGNED)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
+from accelerate import cpu_offload
 
 import ertacache
-from ertacache.errors import PipelineError
+from ertacache.errors import PipelineError, PolicyMismatchError
 from ertacache.method.named import Method
 from ertacache.runtime.run import denoisers_of
 
@@ -110,6 +111,51 @@ def test_the_history_never_crosses_from_one_expert_to_the_other(make_family):
     assert second in policy.computed_steps
     for step, prediction in policy.predictions.items():
         assert all((i < second) == (step < second) for i in prediction.history)
+
+
+@pytest.mark.parametrize(
+    ("name", "made_for", "used_with"),
+    [
+        ("Wan 2.2", {"guidance_scale_2": 3.0}, {"guidance_scale_2": None}),
+        ("Wan 2.2", {"guidance_scale_2": None}, {"guidance_scale_2": 3.0}),
+        ("CogVideoX, DDIM", {}, {"use_dynamic_cfg": True}),
+        ("CogVideoX, DPM", {"use_dynamic_cfg": True}, {"use_dynamic_cfg": False}),
+    ],
+)
+def test_guidance_that_the_policy_was_not_made_for_is_refused(make_family, name, made_for, used_with):
+    family = make_family(name)
+    call = {**family.arguments(1), "output_type": "latent"}
+    policy = ertacache.calibrate(
+        family.pipe, [{**call, **made_for}], num_inference_steps=T, num_computed_steps=5, progress=False
+    )
+    with ertacache.accelerated(family.pipe, policy):
+        family.pipe(**call | made_for, num_inference_steps=T)
+        with pytest.raises(PolicyMismatchError, match=r"guidance_scale_2|use_dynamic_cfg"):
+            family.pipe(**call | used_with, num_inference_steps=T)
+
+
+def test_open_soras_null_caption_is_found_where_sequential_offloading_keeps_it(make_family):
+    family = make_family("Open-Sora 1.2")
+    call = family.arguments()
+    embeds = {name: call[name] for name in call if not name.startswith("negative_prompt")}
+
+    def run():
+        generator = torch.Generator().manual_seed(0)
+        return family.pipe(**embeds | {"generator": generator}, num_inference_steps=2, output_type="latent").frames
+
+    plain = run()
+    # As ``enable_sequential_cpu_offload`` does it for a model with weights of its own, here from the CPU to the CPU.
+    cpu_offload(family.pipe.transformer, execution_device=torch.device("cpu"), offload_buffers=True)
+    assert family.pipe.transformer.null_caption.is_meta
+    assert torch.equal(run(), plain)
+
+
+def test_the_second_experts_guidance_may_be_spelled_out(make_family):
+    family = make_family("Wan 2.2")
+    call = {**family.arguments(1), "output_type": "latent", "guidance_scale": 3.5, "guidance_scale_2": None}
+    policy = ertacache.calibrate(family.pipe, [call], num_inference_steps=T, num_computed_steps=5, progress=False)
+    with ertacache.accelerated(family.pipe, policy):
+        family.pipe(**call | {"guidance_scale_2": 3.5}, num_inference_steps=T)
 
 
 def test_guidance_that_ends_on_the_way_is_searched_and_followed(make_family):

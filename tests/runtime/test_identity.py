@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from peft import LoraConfig
 
 import ertacache
 from ertacache.errors import PolicyMismatchError
@@ -64,15 +65,59 @@ def test_another_set_of_denoisers_is_refused_at_once(make_toy, fitted):
     assert "denoisers was ['transformer']" in refusal(pipe, fitted)
 
 
+def add_adapter(model, name):
+    model.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), adapter_name=name)
+
+
 def test_other_adapters_are_refused_at_once_and_in_later_calls(flux, flux_call, fitted):
-    flux.transformer.peft_config = {"style": object()}
-    assert "adapters of transformer was [] when it was calibrated, and is ['style'] now" in refusal(flux, fitted)
-    del flux.transformer.peft_config
     with ertacache.accelerated(flux, fitted):
         flux(**flux_call(guided=True))
-        flux.transformer.peft_config = {"style": object()}
+        add_adapter(flux.transformer, "style")
         with pytest.raises(PolicyMismatchError, match="adapters of transformer"):
             flux(**flux_call(guided=True))
+        flux.transformer.disable_lora()  # loaded, and takes no part
+        flux(**flux_call(guided=True))
+    ertacache.enable(flux, fitted)
+    ertacache.disable(flux)
+    flux.transformer.enable_lora()
+    assert "adapters of transformer was [] when it was calibrated, and is ['style x 4'] now" in refusal(flux, fitted)
+
+
+def test_which_adapters_take_part_and_how_much_is_what_counts(flux, flux_call, make_policy, origin_for):
+    for name in ("a", "b"):
+        add_adapter(flux.transformer, name)
+    flux.transformer.set_adapters("a", 0.5)
+    policy = make_policy(8, CACHED, "aligned", origin=origin_for(flux, flux_call(guided=True), calls=2, shape=(16, 16)))
+    assert policy.origin.denoisers["transformer"].adapters == ("a x 2",)
+    ertacache.enable(flux, policy)
+    ertacache.disable(flux)
+    flux.transformer.set_adapters("a", 1.0)
+    assert "is ['a x 4'] now" in refusal(flux, policy)
+    flux.transformer.set_adapters(["a", "b"], [0.5, 0.5])
+    assert "is ['a x 2', 'b x 2'] now" in refusal(flux, policy)
+    flux.transformer.set_adapters("b", 0.5)
+    assert "is ['b x 2'] now" in refusal(flux, policy)
+    flux.transformer.set_adapters("a", 0.5)
+    with torch.no_grad():
+        for name, parameter in flux.transformer.named_parameters():
+            if "lora_A.a" in name:
+                parameter.neg_()
+    assert "weights of transformer" in refusal(flux, policy)  # another adapter of the same name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_the_same_weights_in_another_dtype_are_the_same(dtype, make_flux, fitted):
+    pipe = make_flux()
+    pipe.transformer.to(dtype)
+    ertacache.enable(pipe, fitted)
+    ertacache.disable(pipe)
+
+
+def test_weights_that_differ_by_more_than_rounding_are_others(flux, fitted):
+    with torch.no_grad():
+        for parameter in flux.transformer.parameters():
+            parameter.mul_(1.015)
+    assert "weights of transformer" in refusal(flux, fitted)
 
 
 def test_another_scheduler_class_is_refused_at_once_and_in_later_calls(flux, flux_call, fitted):

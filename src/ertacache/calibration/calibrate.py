@@ -83,12 +83,13 @@ def calibrate(
         if other != guidance[0]:
             raise _not_one_setting(k, other, guidance[0])
     hidden = chosen.level == "hidden"
-    key = key_of(pipe, calls, num_inference_steps, hidden=hidden)
+    key = key_of(pipe, calls, num_inference_steps, hidden=hidden) if checkpoint else ""
     shelf = Shelf(Path(checkpoint) if checkpoint else None, key, memory_limit)
     try:
         with CalibrationProgress(progress) as shown:
-            recordings, setting, spent = _full_runs(pipe, calls, num_inference_steps, shelf, shown, hidden)
-            loops = ClosedLoops(pipe, calls, recordings, setting, shown.advance)
+            traced = 2 * (budget.computed or 0) if chosen.schedule == "search" and not hidden else 0
+            recordings, setting, spent = _full_runs(pipe, calls, num_inference_steps, shelf, shown, hidden, traced)
+            loops = ClosedLoops(pipe, calls, recordings, setting, shown.advance, traces_in_files=shelf.in_files)
             loops.denoiser_calls = spent
             if setting.first_step:
                 if chosen.timestep_adjustment:
@@ -116,19 +117,34 @@ def calibrate(
 
 
 def _full_runs(
-    pipe: Any, calls: Sequence[Call], num_steps: int, shelf: Shelf, shown: CalibrationProgress, hidden: bool = False
+    pipe: Any,
+    calls: Sequence[Call],
+    num_steps: int,
+    shelf: Shelf,
+    shown: CalibrationProgress,
+    hidden: bool = False,
+    traced: int = 0,
 ) -> tuple[list[Recording], Setting, int]:
-    """Record every prompt's full run, or find it recorded. The calls spent count those of found runs too."""
+    """Record every prompt's full run, or find it recorded. The calls spent count those of found runs too.
+
+    ``traced``: how many computed steps of closed loops will be kept as well.
+    """
+
+    def announce(sample: Tensor, output: Tensor, calls_per_step: int, residuals: Sequence[Tensor] = ()) -> None:
+        kept = sample.nbytes * (num_steps + 1) + output.nbytes * num_steps
+        kept += traced * (output.nbytes + 4 * output.numel())  # with the branches' contrast in float32
+        live = 18 * sample.numel() * 4
+        live += 2 * sum(residual.nbytes for residual in residuals)  # of level hidden
+        one = output.nbytes * num_steps  # read at a time to compare the steps
+        shown.expect(FULL_RUNS * num_steps * calls_per_step * len(calls))
+        shown.say(
+            f"calibration needs {readable(live * len(calls) + one)} beside the pipeline, and keeps "
+            f"{readable(kept * len(calls))} of recordings in {shelf.expect(kept * len(calls))}; it makes at most "
+            f"{FULL_RUNS} full runs' denoiser calls per prompt"
+        )
 
     def on_first(step: Step) -> None:
-        latents = (step.sample.nbytes * (num_steps + 1) + step.model_output.nbytes * num_steps) * len(calls)
-        live = 18 * step.sample.numel() * 4 * len(calls)
-        live += 2 * sum(residual.nbytes for residual in step.residuals) * len(calls)  # of level hidden
-        shown.expect(FULL_RUNS * num_steps * step.denoiser_calls * len(calls))
-        shown.say(
-            f"calibration needs {readable(live)} beside the pipeline, and keeps {readable(latents)} of recordings in "
-            f"{shelf.expect(latents)}; it makes at most {FULL_RUNS} full runs' denoiser calls per prompt"
-        )
+        announce(step.sample, step.model_output, step.denoiser_calls, step.residuals)
 
     recordings: list[Recording] = []
     setting: Setting | None = None
@@ -137,12 +153,13 @@ def _full_runs(
         shown.phase(f"full run {k + 1} of {len(calls)}")
         kept = shelf.find(k)
         if kept is None:
-            first = on_first if len(recordings) == found else lambda step: None
+            first = on_first if not recordings else lambda step: None
             tensors, here = record(pipe, call, k, num_steps, first, shown.advance, hidden=hidden)
             kept = shelf.keep(k, tensors, here), here
         else:
+            if not recordings:
+                announce(kept[0].sample(0), kept[0].model_output(0), kept[1].calls_per_step)
             found += 1
-            shown.expect(FULL_RUNS * num_steps * kept[1].calls_per_step * len(calls))
             shown.advance(num_steps * kept[1].calls_per_step)
         recording, here = kept
         if setting is not None and here != setting:

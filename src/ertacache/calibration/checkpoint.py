@@ -5,26 +5,33 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ertacache.calibration.prompts import Call
 from ertacache.calibration.recording import Recording, Setting, read, write
+from ertacache.errors import CalibrationError
 from ertacache.runtime.identity import identify
 from ertacache.runtime.run import denoisers_of
 from ertacache.runtime.seams import own_class
 
 
 def key_of(pipe: Any, calls: Sequence[Call], num_inference_steps: int, *, hidden: bool = False) -> str:
-    """A name for a calibration's full runs: the same model, scheduler and calls give the same name."""
+    """A name for a calibration's full runs: the same models, scheduler and calls give the same name.
+
+    Raises:
+        CalibrationError: if an argument of a call cannot be told apart from others like it.
+    """
     digest = hashlib.sha256()
     parts: list[Any] = [num_inference_steps, own_class(pipe).__name__, own_class(pipe.scheduler).__name__]
     parts.append(sorted((name, value) for name, value in pipe.scheduler.config.items() if not name.startswith("_")))
-    parts += [(name, identify(module)) for name, module in denoisers_of(pipe).items()]
+    modules = {name: part for name, part in getattr(pipe, "components", {}).items() if isinstance(part, nn.Module)}
+    parts += [(name, identify(module)) for name, module in sorted((modules | denoisers_of(pipe)).items())]
     parts += [_plain(call.arguments()) for call in calls]
     parts += ["hidden"] if hidden else []
     for part in parts:
@@ -32,24 +39,56 @@ def key_of(pipe: Any, calls: Sequence[Call], num_inference_steps: int, *, hidden
     return digest.hexdigest()[:16]
 
 
-def _plain(value: Any) -> Any:
-    """Something whose ``repr`` tells two call arguments apart."""
+def _plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
+    """Something whose ``repr`` tells two call arguments apart.
+
+    ``within``: what the value is a part of; callbacks and their objects may hold themselves.
+    """
+    if any(value is outer for outer in within):
+        return "itself"
+
+    def plain(part: Any) -> Any:
+        return _plain(part, (*within, value))
+
+    if isinstance(value, (str, int, float, complex, bool, bytes, type(None), torch.dtype, torch.device)):
+        return value
     if isinstance(value, Mapping):
-        return sorted((str(key), _plain(item)) for key, item in value.items())
+        return sorted((str(key), plain(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(repr(plain(item)) for item in value)
     if isinstance(value, torch.Generator):
-        return _plain(value.get_state())
+        return plain(value.get_state())
     if isinstance(value, Tensor):
-        return hashlib.sha256(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-    if hasattr(value, "tobytes"):
-        return hashlib.sha256(value.tobytes()).hexdigest()
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return [tuple(value.shape), str(value.dtype), hashlib.sha256(data.tobytes()).hexdigest()]
+    if isinstance(value, nn.Module):
+        return identify(value)
+    if hasattr(value, "tobytes"):  # pictures and arrays
+        kind = [str(getattr(value, name, "")) for name in ("mode", "size", "shape", "dtype")]
+        return [type(value).__name__, kind, hashlib.sha256(value.tobytes()).hexdigest()]
     if isinstance(value, FunctionType):  # a callback may change the latents
         held = [cell.cell_contents for cell in value.__closure__ or ()]
-        held = [h.__qualname__ if isinstance(h, FunctionType) else h for h in held]  # it may hold itself
-        code = value.__code__
-        return [value.__module__, value.__qualname__, code.co_code.hex(), _plain(list(code.co_consts)), _plain(held)]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+        code, given = value.__code__, (value.__defaults__, value.__kwdefaults__)
+        return [value.__module__, value.__qualname__, plain(code), plain(given), plain(held)]
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), value.co_names, plain(value.co_consts)]
+    if isinstance(value, partial):
+        return ["partial", plain(value.func), plain(value.args), plain(value.keywords)]
+    if isinstance(value, MethodType):
+        return ["method", plain(value.__func__), plain(value.__self__)]
+    if isinstance(value, (type, BuiltinFunctionType, ModuleType)):
+        return repr(value) if isinstance(value, ModuleType) else [value.__module__, value.__qualname__]
+    if hasattr(value, "components"):  # a pipeline; its parts have names of their own
+        return type(value).__name__
+    if hasattr(value, "__dict__"):
+        return [type(value).__module__, type(value).__qualname__, plain(vars(value))]
+    raise CalibrationError(
+        "a checkpoint cannot tell this argument of the call from others like it",
+        given=type(value).__name__,
+        cure="Calibrate without checkpoint=, or give something made of numbers, texts, tensors, pictures, functions.",
+    )
 
 
 def readable(num_bytes: float) -> str:
@@ -73,16 +112,21 @@ class Shelf:
             the calibration lasts.
         key: the calibration's name within the folder.
         memory_limit: above so many bytes in all, recordings go to files even without a folder.
+
+    Attributes:
+        in_files: whether all recordings together are above it.
     """
 
     def __init__(self, folder: Path | None, key: str, memory_limit: int) -> None:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._folder = folder / key if folder else None
         self._memory_limit = memory_limit
+        self.in_files = False
 
     def expect(self, num_bytes: int) -> str:
-        """Be told how large all recordings will be; says where they go."""
-        if self._folder is None and num_bytes > self._memory_limit:
+        """Be told how large all recordings will be; says where they go, and sets ``in_files``."""
+        self.in_files = num_bytes > self._memory_limit
+        if self._folder is None and self.in_files:
             self._temporary = tempfile.TemporaryDirectory(prefix="ertacache-")
             self._folder = Path(self._temporary.name)
         where = "memory" if self._folder is None else str(self._folder)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import log
+from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ertacache.calibration.lockstep import Arrival, Lockstep
@@ -67,22 +71,48 @@ class Seen(NamedTuple):
         return Seen(self.output.to(device, copy=True), between if between is None else between.to(device, copy=True))
 
 
-@dataclass
 class Trace:
-    """What a closed loop computed, so that another loop can start as it did.
+    """What a closed loop computed, so that another loop can start as it did; in main memory, or in temporary files.
 
     Args:
         cached_steps: the loop's schedule.
-        seen: for each computed step, one row a prompt, in main memory.
+        in_files: whether to keep it in files, for as long as this object lives.
     """
 
-    cached_steps: frozenset[int]
-    seen: dict[int, list[Seen]] = field(default_factory=dict)
+    def __init__(self, cached_steps: Collection[int], *, in_files: bool = False) -> None:
+        self.cached_steps = frozenset(cached_steps)
+        self._folder = TemporaryDirectory(prefix="ertacache-") if in_files else None
+        self._seen: dict[int, list[Seen]] = {}
+        self._steps: list[int] = []
+
+    def keep(self, step: int, seen: Sequence[Seen]) -> None:
+        """Keep a computed step, one row a prompt."""
+        self._steps.append(step)
+        copies = [row.copied_to(torch.device("cpu")) for row in seen]
+        if self._folder is None:
+            self._seen[step] = copies
+            return
+        tensors = {f"output {k}": row.output.contiguous() for k, row in enumerate(copies)}
+        tensors |= {f"contrast {k}": r.contrast.contiguous() for k, r in enumerate(copies) if r.contrast is not None}
+        save_file(tensors, self._path(step))
+
+    def row(self, step: int, prompt: int) -> Seen:
+        """What was kept."""
+        if self._folder is None:
+            return self._seen[step][prompt]
+        with safe_open(self._path(step), "pt") as file:
+            names = set(file.keys())
+            between = f"contrast {prompt}"
+            return Seen(file.get_tensor(f"output {prompt}"), file.get_tensor(between) if between in names else None)
 
     def shared_with(self, cached: Collection[int]) -> frozenset[int]:
         """The computed steps before the first step at which the two schedules differ."""
         differing = self.cached_steps ^ frozenset(cached)
-        return frozenset(i for i in self.seen if i < min(differing, default=len(self.seen) + len(cached)))
+        return frozenset(i for i in self._steps if i < min(differing, default=len(self._steps) + len(cached)))
+
+    def _path(self, step: int) -> Path:
+        assert self._folder is not None  # seen to by the callers
+        return Path(self._folder.name) / f"{step}.safetensors"
 
 
 class ClosedLoops:
@@ -94,6 +124,7 @@ class ClosedLoops:
         recordings: the full run of each.
         setting: what the full runs showed of the setting.
         on_denoiser_call: for progress bars.
+        traces_in_files: whether traces are kept in files.
     """
 
     def __init__(
@@ -103,9 +134,11 @@ class ClosedLoops:
         recordings: Sequence[Recording],
         setting: Setting,
         on_denoiser_call: Callable[[int], None],
+        *,
+        traces_in_files: bool = False,
     ) -> None:
         self.pipe, self.calls, self.recordings, self.setting = pipe, calls, recordings, setting
-        self.on_denoiser_call = on_denoiser_call
+        self.on_denoiser_call, self.traces_in_files = on_denoiser_call, traces_in_files
         self.denoiser_calls = 0
 
     def replayed(self, cached: Collection[int], method: Method, earlier: Trace | None) -> frozenset[int]:
@@ -172,7 +205,7 @@ class ClosedLoops:
 
         def seen_by(arrival: Arrival) -> Seen:
             if earlier and arrival.index in replayed:
-                return earlier.seen[arrival.index][arrival.prompt].copied_to(arrival.reply.device)
+                return earlier.row(arrival.index, arrival.prompt).copied_to(arrival.reply.device)
             return Seen(arrival.reply, contrast(arrival.step) if predictor == "aligned" else None)
 
         with Lockstep(
@@ -200,7 +233,7 @@ class ClosedLoops:
                         seen = [seen_by(arrival) for arrival in arrivals]
                         self._take_in(arrivals, histories, seen, method)
                         if trace is not None:
-                            trace.seen[index] = [row.copied_to(torch.device("cpu")) for row in seen]
+                            trace.keep(index, seen)
                         gain = self._gain(arrivals) if self.setting.same_shape else None
                         if gain is not None:
                             gains[index] = gain

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -106,6 +107,7 @@ class Lockstep:
     ) -> None:
         for worker in self._workers:
             worker.abandon()
+        self._workers[0].unload()
 
     def __iter__(self) -> Iterator[list[Arrival]]:
         replies: list[Tensor | None] = [None] * len(self._workers)
@@ -127,6 +129,25 @@ class Lockstep:
                 )
             yield arrivals
             replies = [arrival.reply for arrival in arrivals]
+
+
+def _thread_settings() -> list[AbstractContextManager[Any]]:
+    """What torch keeps for each thread, as it is in this one: full runs are recorded here, closed loops elsewhere."""
+    kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    settings: list[AbstractContextManager[Any]] = [
+        torch.autocast(
+            kind,
+            dtype=torch.get_autocast_dtype(kind),
+            enabled=torch.is_autocast_enabled(kind),
+            cache_enabled=torch.is_autocast_cache_enabled(),
+        )
+        for kind in kinds
+    ]
+    if torch.is_inference_mode_enabled():
+        settings.append(torch.inference_mode())
+    if torch.cuda.is_available():
+        settings += [torch.cuda.device(torch.cuda.current_device()), torch.cuda.stream(torch.cuda.current_stream())]
+    return settings
 
 
 class _Worker(Driver):
@@ -152,7 +173,7 @@ class _Worker(Driver):
         self._reply: Tensor | None = None
         self._error: BaseException | None = None
         self._abandoned = False
-        self._device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        self._settings = _thread_settings()
         self._thread = threading.Thread(target=self._body, name=f"ertacache-prompt-{number}", daemon=True)
 
     @property
@@ -163,6 +184,7 @@ class _Worker(Driver):
         """Let the thread run to its next step boundary; None when its call has returned."""
         self._step, self._reply = None, reply
         if self._thread.ident is None:
+            self.unload()
             self._thread.start()
         else:
             self._go.release()
@@ -177,6 +199,15 @@ class _Worker(Driver):
         for history, residual in zip(self._run.residuals.values(), residuals, strict=True):
             history.entries[0] = residual
 
+    def unload(self) -> None:
+        """Let a pipeline with model offloading move all its models away, as it does itself when a call ends.
+
+        A call begins with the text encoders, and expects none of the later models beside them; the other prompts
+        stand in the middle of theirs.
+        """
+        if hasattr(self._twin, "maybe_free_model_hooks"):
+            self._twin.maybe_free_model_hooks()
+
     def abandon(self) -> None:
         """End the thread, in the middle of its call if need be."""
         if self._thread.is_alive():
@@ -186,10 +217,11 @@ class _Worker(Driver):
 
     def _body(self) -> None:
         try:
-            if self._device is not None:
-                torch.cuda.set_device(self._device)
-            with self._run:
-                self._twin(**self._call.arguments())
+            with ExitStack() as stack:
+                for setting in self._settings:
+                    stack.enter_context(setting)
+                with self._run:
+                    self._twin(**self._call.arguments())
         except _Abandoned:
             pass
         except BaseException as error:

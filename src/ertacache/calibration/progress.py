@@ -49,4 +49,4 @@ class CalibrationProgress:
     def say(self, line: str) -> None:
         """A line that stays."""
         if not self._bar.disable:
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(line, highlight=False, markup=False)

@@ -43,7 +43,7 @@ def calls_for(
     """One call for each prompt; prompt k gets generator ``seed + k`` unless it brings one of its own.
 
     Raises:
-        CalibrationError: if there are no prompts, or one is neither text nor a mapping.
+        CalibrationError: if there are no prompts, or one is neither text nor a mapping, or brings its own steps.
     """
     if isinstance(prompts, (str, Mapping)) or not prompts:
         raise CalibrationError(
@@ -67,6 +67,12 @@ def calls_for(
                 cure="Pass one of the two.",
             )
         arguments = dict(common) | ({"prompt": prompt} if isinstance(prompt, str) else dict(prompt))
+        if arguments.get("num_inference_steps") != common.get("num_inference_steps"):
+            raise CalibrationError(
+                f"prompt {k} brings a number of steps of its own",
+                given=f"{arguments['num_inference_steps']}, and {common.get('num_inference_steps')} for all",
+                cure="Give calibrate() the number of steps; a policy holds for one.",
+            )
         if "generator" in takes and arguments.get("generator") is None:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
         if "output_type" in takes:

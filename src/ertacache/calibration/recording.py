@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ertacache.calibration.prompts import Call, twin_of
 from ertacache.errors import CalibrationError, PipelineError
+from ertacache.files import written_whole
 from ertacache.runtime.hidden import sketch
 from ertacache.runtime.run import Driver, Run, Step
 from ertacache.runtime.samplers import sampler_of
@@ -181,14 +181,9 @@ def record(
 
 def write(tensors: dict[str, Tensor], setting: Setting, path: Path) -> None:
     """Keep a recording as a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        partial,
-        metadata={"setting": json.dumps(asdict(setting))},
-    )
-    os.replace(partial, path)
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with written_whole(path) as partial:
+        save_file(plain, partial, metadata={"setting": json.dumps(asdict(setting))})
 
 
 def read(path: Path) -> tuple[Recording, Setting] | None:
@@ -229,6 +224,11 @@ def gram_of(recordings: Sequence[Recording], num_steps: int) -> NDArray[np.float
     """``<v_i, v_j>`` for all pairs of steps, summed over prompts, (T, T)."""
     total = np.zeros((num_steps, num_steps))
     for recording in recordings:
-        rows = torch.stack([recording.model_output(i).flatten().double() for i in range(num_steps)])
-        total += (rows @ rows.T).numpy()
+        rows = torch.stack([recording.model_output(i).flatten() for i in range(num_steps)])
+        for part in torch.split(rows, _PART, dim=1):
+            wide = part.double()
+            total += (wide @ wide.T).numpy()
     return total
+
+
+_PART = 1 << 16  # elements of an output that are widened at a time

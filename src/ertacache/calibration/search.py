@@ -149,7 +149,7 @@ class Search:
     def _attempt(self, cached: Schedule) -> bool:
         """Run a closed loop; whether it is the best so far, and so the last of ``fits``."""
         self.tried.add(cached)
-        trace = Trace(frozenset(cached))
+        trace = Trace(cached, in_files=self.loops.traces_in_files)
         fit = self.loops.attempt(cached, self.method, earlier=self.trace, trace=trace, give_up=self._rule(cached))
         if fit is None or (self.fits and fit.score >= self.fits[-1].score):
             return False

@@ -9,6 +9,7 @@ import torch
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
 from torch import Tensor
 
+from ertacache.offloading import at_hand
 from ertacache.opensora.errors import OpenSoraError
 
 
@@ -94,7 +95,7 @@ class CaptionEncoder:
         batch, length, _ = states.shape
         if prompt is not None:
             return self.encode_text([prompt] * batch if isinstance(prompt, str) else prompt, **text)
-        null = self.transformer.null_caption
+        null = at_hand(self.transformer, "null_caption")  # sequential offloading fetches it for ``forward`` only
         if length > len(null):
             raise OpenSoraError(
                 "the null caption of this transformer is shorter than the prompts",

@@ -9,22 +9,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ertacache.errors import PolicyMismatchError
+from ertacache.offloading import at_hand
 from ertacache.policy import Denoiser, Origin, Policy
 from ertacache.runtime.run import denoisers_of
 from ertacache.runtime.seams import own_class
 
-GUIDANCE_ARGUMENTS = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
+GUIDANCE_ARGUMENTS = ("guidance_scale", "guidance_scale_2", "true_cfg_scale", "guidance_rescale", "use_dynamic_cfg")
 _PROBED_PARAMETERS = 8
 _PROBED_ELEMENTS = 4
 
 
 def identify(module: nn.Module) -> Denoiser:
-    """Class, configuration, a few weights and active adapters of a denoiser, compiled or not."""
+    """Class, configuration, a few weights and active adapters of a denoiser or text encoder, compiled or not."""
     model = _model(module)
-    config = {key: value for key, value in dict(getattr(model, "config", {})).items() if not key.startswith("_")}
+    config = getattr(model, "config", {})
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # of transformers, or of diffusers
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
     text = json.dumps(config, sort_keys=True, default=str)
     adapters = _adapters(model)
     return Denoiser(type(model).__name__, hashlib.sha256(text.encode()).hexdigest()[:16], _probe(model), adapters)
@@ -35,21 +38,45 @@ def _model(module: nn.Module) -> Any:
     return getattr(module, "_orig_mod", module)
 
 
-def _adapters(model: Any) -> tuple[str, ...]:
-    return tuple(sorted(getattr(model, "peft_config", {}) or {}))
+def _active_scales(model: nn.Module) -> dict[str, set[float]]:
+    """The adapters that take part, and with which scales; ``peft_config`` would list all that are loaded."""
+    scales: dict[str, set[float]] = {}
+    for layer in model.modules():
+        names, scaling = getattr(layer, "active_adapters", None), getattr(layer, "scaling", None)
+        if isinstance(scaling, Mapping) and not isinstance(names, (str, type(None))) and not callable(names):
+            for name in () if getattr(layer, "disable_adapters", False) else names:
+                if name in scaling:
+                    scales.setdefault(name, set()).add(float(scaling[name]))
+    return {name: found for name, found in scales.items() if found != {0.0}}
+
+
+def _adapters(model: nn.Module) -> tuple[str, ...]:
+    scales = _active_scales(model)
+    return tuple(f"{name} x {', '.join(f'{s:g}' for s in sorted(scales[name]))}" for name in sorted(scales))
 
 
 def _probe(model: nn.Module) -> tuple[float, ...]:
-    """A few elements of a few weight matrices; empty where the weights are away (offloaded) or quantised."""
-    matrices = [p for _, p in sorted(model.named_parameters()) if p.ndim >= 2 and p.is_floating_point()]
-    chosen = matrices[:: max(1, len(matrices) // _PROBED_PARAMETERS)][:_PROBED_PARAMETERS]
-    if any(p.is_meta for p in chosen):
-        return ()
+    """A few elements of a few weight matrices, of active adapters too; empty where they cannot be read or compared."""
+    own: list[tuple[str, Tensor]] = []
+    adapted: list[tuple[str, Tensor]] = []
+    active = _active_scales(model)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or not parameter.is_floating_point():
+            continue
+        parts = name.split(".")
+        if not any(part.startswith("lora_") for part in parts):
+            own.append((name.replace(".base_layer", ""), at_hand(model, name)))
+        elif active.keys() & set(parts):
+            adapted.append((name, at_hand(model, name)))
     values: list[float] = []
-    for p in chosen:
-        flat = p.detach().flatten()
-        places = torch.linspace(0, flat.numel() - 1, _PROBED_ELEMENTS).long()
-        values += flat[places.to(flat.device)].float().cpu().tolist()
+    for matrices in (own, adapted):
+        rows = [matrix for _, matrix in sorted(matrices, key=lambda row: row[0])]
+        for matrix in rows[:: max(1, len(rows) // _PROBED_PARAMETERS)][:_PROBED_PARAMETERS]:
+            if matrix.is_meta or matrix.dtype.itemsize == 1:  # away, or rounded too coarsely to be told apart
+                return ()
+            flat = matrix.detach().flatten()
+            places = torch.linspace(0, flat.numel() - 1, _PROBED_ELEMENTS).long()
+            values += flat[places.to(flat.device)].float().cpu().tolist()
     return tuple(values)
 
 
@@ -59,16 +86,22 @@ def _weights_agree(a: Sequence[float], b: Sequence[float]) -> bool:
     if len(a) != len(b):
         return False
     scale = max(map(abs, a))
-    return all(abs(p - q) <= 0.02 * abs(p) + 1e-3 * scale for p, q in zip(a, b, strict=True))  # any float dtype
+    # bfloat16 rounds by up to 0.4 %.
+    return all(abs(p - q) <= 0.008 * abs(p) + 1e-3 * scale for p, q in zip(a, b, strict=True))
 
 
 def guidance_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, float]:
-    """The guidance arguments that a call with these arguments has, defaults included."""
+    """The guidance arguments that a call with these arguments has, defaults included.
+
+    Wan 2.2 takes ``guidance_scale`` for its second expert where ``guidance_scale_2`` is not given.
+    """
     signature = inspect.signature(own_class(pipe).__call__)
     bound = signature.bind_partial(pipe, *args, **kwargs)
     bound.apply_defaults()
     values = {name: bound.arguments.get(name) for name in GUIDANCE_ARGUMENTS}
-    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
+    if "guidance_scale_2" in bound.arguments and values["guidance_scale_2"] is None:
+        values["guidance_scale_2"] = values["guidance_scale"]
+    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float, Tensor))}
 
 
 def check_pipeline(policy: Policy, pipe: Any, *, weights: bool = True) -> None:
@@ -98,8 +131,8 @@ def check_guidance(policy: Policy, guidance: Mapping[str, float]) -> None:
     """Raise `PolicyMismatchError` where a call's guidance is not the calibrated one, and that matters."""
     if policy.origin is None or not policy.method.depends_on_calibration:
         return
-    for name, expected in policy.origin.guidance.items():
-        _agree(name, expected, guidance.get(name, expected))
+    for name in sorted({*policy.origin.guidance, *guidance}):
+        _agree(name, policy.origin.guidance.get(name), guidance.get(name))
 
 
 def check_calls_per_step(policy: Policy, calls: int) -> None:
