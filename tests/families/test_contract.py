@@ -144,8 +144,9 @@ def test_open_soras_null_caption_is_found_where_sequential_offloading_keeps_it(m
         return family.pipe(**embeds | {"generator": generator}, num_inference_steps=2, output_type="latent").frames
 
     plain = run()
-    # As ``enable_sequential_cpu_offload`` does it for a model with weights of its own, here from the CPU to the CPU.
-    cpu_offload(family.pipe.transformer, execution_device=torch.device("cpu"), offload_buffers=True)
+    # As ``enable_sequential_cpu_offload`` does it for models with weights of their own, here from the CPU to the CPU.
+    for module in (family.pipe.transformer, family.pipe.vae):
+        cpu_offload(module, execution_device=torch.device("cpu"), offload_buffers=True)
     assert family.pipe.transformer.null_caption.is_meta
     assert torch.equal(run(), plain)
 
