@@ -191,8 +191,8 @@ def main(
 ) -> None:
     """Calibrate, measure, print the table, write it as JSON and as Markdown, for one pipeline after the other."""
     changed = {name: json.loads(value) for name, value in (text.split("=", 1) for text in settings or [])}
+    budgets = tuple(speedup or SPEEDUPS)
     for model in models or zoo.available():
-        budgets = tuple(speedup or SPEEDUPS)
         one(model, out, changed, suffix, work / model, prompts, calibration_prompts, budgets, seed, levels, quick)
 
 

@@ -15,6 +15,7 @@ def at_hand(module: nn.Module, name: str) -> Tensor:
     hook = getattr(owner, "_hf_hook", None)
     for each in getattr(hook, "hooks", (hook,)):
         kept = getattr(each, "weights_map", None)
-        if kept is not None and last in kept and isinstance(kept[last], Tensor):
-            return kept[last]  # type: ignore[no-any-return]
+        found = kept[last] if kept is not None and last in kept else None
+        if isinstance(found, Tensor):
+            return found
     return tensor

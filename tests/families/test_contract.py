@@ -19,6 +19,12 @@ def calls_of(family, counted):
     return [counted(module) for module in denoisers_of(family.pipe).values()]
 
 
+def calibrated(pipe, prompts, *, computed=5, method="aligned"):
+    return ertacache.calibrate(
+        pipe, prompts, num_inference_steps=T, num_computed_steps=computed, method=method, progress=False
+    )
+
+
 def test_with_nothing_cached_it_is_exact_and_removed_exactly(family, make_policy):
     plain = family.run()
     assert plain.isfinite().all()
@@ -57,9 +63,7 @@ def test_exactly_the_computed_steps_are_computed_call_after_call(family, make_po
 )
 def test_a_calibrated_policy_does_what_calibration_measured(family, method):
     prompts = [family.arguments(seed) for seed in (1, 2)]
-    policy = ertacache.calibrate(
-        family.pipe, prompts, num_inference_steps=T, num_computed_steps=5, method=method, progress=False
-    )
+    policy = calibrated(family.pipe, prompts, method=method)
     moved = [note for note in policy.calibration.notes if "on the adjusted grid" in note]
     assert len(policy.computed_steps) == 5 + len(moved)  # the switch of experts may move with the grid
     errors = sizes = 0.0
@@ -81,14 +85,7 @@ def test_a_calibrated_policy_does_what_calibration_measured(family, method):
 def test_the_error_model_per_channel_has_a_factor_for_each_channel(make_family, name, channels):
     """Frames stand before the channels in CogVideoX's latents."""
     family = make_family(name)
-    policy = ertacache.calibrate(
-        family.pipe,
-        [family.arguments(1)],
-        num_inference_steps=T,
-        num_computed_steps=5,
-        method=Method(schedule="offline", rectification="channel"),
-        progress=False,
-    )
+    policy = calibrated(family.pipe, [family.arguments(1)], method=Method(schedule="offline", rectification="channel"))
     shape = family.run().shape
     assert shape[policy.rectification.axis] == channels
     assert policy.rectification.k.shape == (len(policy.cached_steps), channels)
@@ -96,14 +93,7 @@ def test_the_error_model_per_channel_has_a_factor_for_each_channel(make_family, 
 
 def test_the_history_never_crosses_from_one_expert_to_the_other(make_family):
     family = make_family("Wan 2.2")
-    policy = ertacache.calibrate(
-        family.pipe,
-        [family.arguments(1)],
-        num_inference_steps=T,
-        num_computed_steps=5,
-        method=Method(schedule="uniform", predictor="aligned"),
-        progress=False,
-    )
+    policy = calibrated(family.pipe, [family.arguments(1)], method=Method(schedule="uniform", predictor="aligned"))
     family.run()
     boundary = 0.8 * family.pipe.scheduler.config.num_train_timesteps
     second = next(i for i, t in enumerate(family.pipe.scheduler.timesteps) if t < boundary)
@@ -125,9 +115,7 @@ def test_the_history_never_crosses_from_one_expert_to_the_other(make_family):
 def test_guidance_that_the_policy_was_not_made_for_is_refused(make_family, name, made_for, used_with):
     family = make_family(name)
     call = {**family.arguments(1), "output_type": "latent"}
-    policy = ertacache.calibrate(
-        family.pipe, [{**call, **made_for}], num_inference_steps=T, num_computed_steps=5, progress=False
-    )
+    policy = calibrated(family.pipe, [{**call, **made_for}])
     with ertacache.accelerated(family.pipe, policy):
         family.pipe(**call | made_for, num_inference_steps=T)
         with pytest.raises(PolicyMismatchError, match=r"guidance_scale_2|use_dynamic_cfg"):
@@ -154,7 +142,7 @@ def test_open_soras_null_caption_is_found_where_sequential_offloading_keeps_it(m
 def test_the_second_experts_guidance_may_be_spelled_out(make_family):
     family = make_family("Wan 2.2")
     call = {**family.arguments(1), "output_type": "latent", "guidance_scale": 3.5, "guidance_scale_2": None}
-    policy = ertacache.calibrate(family.pipe, [call], num_inference_steps=T, num_computed_steps=5, progress=False)
+    policy = calibrated(family.pipe, [call])
     with ertacache.accelerated(family.pipe, policy):
         family.pipe(**call | {"guidance_scale_2": 3.5}, num_inference_steps=T)
 
@@ -171,9 +159,7 @@ def test_guidance_that_ends_on_the_way_is_searched_and_followed(make_family):
     def call(seed):
         return {**family.arguments(seed), "callback_on_step_end": end}
 
-    policy = ertacache.calibrate(
-        family.pipe, [call(1), call(2)], num_inference_steps=T, num_computed_steps=5, progress=False
-    )
+    policy = calibrated(family.pipe, [call(1), call(2)])
     assert 3 in policy.computed_steps
     assert policy.calibration.full_runs <= 4
     contrasted = {i for i, p in policy.predictions.items() if p.contrast_factors}
@@ -188,7 +174,7 @@ def test_prompts_of_different_guidance_are_no_one_calibration(make_family):
     family = make_family("CogVideoX, DDIM")
     prompts = [{**family.arguments(seed), "guidance_scale": scale} for seed, scale in ((1, 4.0), (2, 1.0))]
     with pytest.raises(PipelineError, match=r"do not share one setting .*guidance_scale"):
-        ertacache.calibrate(family.pipe, prompts, num_inference_steps=T, num_computed_steps=5, progress=False)
+        calibrated(family.pipe, prompts)
 
 
 def test_a_policy_of_one_expert_split_is_not_served_across_another(make_family, make_policy, counted):
@@ -206,9 +192,7 @@ def test_a_policy_of_one_expert_split_is_not_served_across_another(make_family, 
 @pytest.mark.parametrize("name", ["FLUX", "Wan, UniPC", "CogVideoX, DPM"])
 def test_a_saved_policy_is_the_same_and_another_model_refuses_it(name, make_family, tmp_path):
     family = make_family(name)
-    policy = ertacache.calibrate(
-        family.pipe, [family.arguments(1)], num_inference_steps=T, num_computed_steps=5, progress=False
-    )
+    policy = calibrated(family.pipe, [family.arguments(1)])
     policy.save(tmp_path / "policy.safetensors")
     loaded = ertacache.Policy.load(tmp_path / "policy.safetensors")
     outputs = []
@@ -247,13 +231,11 @@ def generated(pipe, arguments):
 @pytest.mark.parametrize("schedule", ["uniform", "offline", "search"])
 def test_image_to_image_is_calibrated_from_where_it_begins(from_image, level, schedule):
     _, pipe, arguments = from_image
-    policy = ertacache.calibrate(
+    policy = calibrated(
         pipe,
         [arguments(seed) for seed in (1, 2)],
-        num_inference_steps=T,
-        num_computed_steps=3,
+        computed=3,
         method=Method(schedule=schedule, predictor="aligned", level=level),
-        progress=False,
     )
     assert (policy.first_step, policy.num_made_steps, len(policy.computed_steps)) == (START, T - START, 3)
     assert policy.computed_steps[0] == START
@@ -271,21 +253,17 @@ def test_image_to_image_is_calibrated_from_where_it_begins(from_image, level, sc
 def test_image_to_image_refuses_to_be_retimed(from_image):
     _, pipe, arguments = from_image
     with pytest.raises(ertacache.errors.MethodError, match="begins with step 2 of 8"):
-        ertacache.calibrate(
-            pipe, [arguments(1)], num_inference_steps=T, num_computed_steps=3, method="paper", progress=False
-        )
+        calibrated(pipe, [arguments(1)], computed=3, method="paper")
 
 
 def test_image_to_image_follows_a_policy_of_the_whole_grid(from_image):
     """It begins in the middle of the grid: its first step is computed, and fitted weights give way to Taylor's."""
     text, pipe, arguments = from_image
-    policy = ertacache.calibrate(
+    policy = calibrated(
         text.pipe,
         [text.arguments(seed) for seed in (1, 2)],
-        num_inference_steps=T,
-        num_computed_steps=4,
+        computed=4,
         method=Method(schedule="uniform", predictor="aligned"),
-        progress=False,
     )
     plain = generated(pipe, arguments(1))
     with ertacache.accelerated(pipe, policy) as run:

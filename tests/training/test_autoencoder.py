@@ -1,4 +1,4 @@
-"""What the autoencoders are trained on, and how Wan's begins."""
+"""What the autoencoders are trained on, and how Wan's and Open-Sora's begin."""
 
 import math
 

@@ -78,8 +78,10 @@ def _plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
         return ["partial", plain(value.func), plain(value.args), plain(value.keywords)]
     if isinstance(value, MethodType):
         return ["method", plain(value.__func__), plain(value.__self__)]
-    if isinstance(value, (type, BuiltinFunctionType, ModuleType)):
-        return repr(value) if isinstance(value, ModuleType) else [value.__module__, value.__qualname__]
+    if isinstance(value, (type, BuiltinFunctionType)):
+        return [value.__module__, value.__qualname__]
+    if isinstance(value, ModuleType):
+        return value.__name__
     if hasattr(value, "components"):  # a pipeline; its parts have names of their own
         return type(value).__name__
     if hasattr(value, "__dict__"):

@@ -57,21 +57,21 @@ def _adapters(model: nn.Module) -> tuple[str, ...]:
 
 def _probe(model: nn.Module) -> tuple[float, ...]:
     """A few elements of a few weight matrices, of active adapters too; empty where they cannot be read or compared."""
-    own: list[tuple[str, Tensor]] = []
-    adapted: list[tuple[str, Tensor]] = []
+    own: list[tuple[str, str]] = []  # what to sort by, and the parameter's name
+    adapted: list[tuple[str, str]] = []
     active = _active_scales(model)
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2 or not parameter.is_floating_point():
             continue
         parts = name.split(".")
         if not any(part.startswith("lora_") for part in parts):
-            own.append((name.replace(".base_layer", ""), at_hand(model, name)))
+            own.append((name.replace(".base_layer", ""), name))
         elif active.keys() & set(parts):
-            adapted.append((name, at_hand(model, name)))
+            adapted.append((name, name))
     values: list[float] = []
-    for matrices in (own, adapted):
-        rows = [matrix for _, matrix in sorted(matrices, key=lambda row: row[0])]
-        for matrix in rows[:: max(1, len(rows) // _PROBED_PARAMETERS)][:_PROBED_PARAMETERS]:
+    for rows in (sorted(own), sorted(adapted)):
+        for _, name in rows[:: max(1, len(rows) // _PROBED_PARAMETERS)][:_PROBED_PARAMETERS]:
+            matrix = at_hand(model, name)
             if matrix.is_meta or matrix.dtype.itemsize == 1:  # away, or rounded too coarsely to be told apart
                 return ()
             flat = matrix.detach().flatten()
