@@ -12,6 +12,10 @@ from pathlib import Path
 import torch
 
 
+LONGEST_STEP = 20.0
+"""Seconds; what is above it was not training: compilation, or the process was stopped for a while."""
+
+
 class Average:
     """Exponential moving average of parameters, with the warm-up that keeps early averages honest."""
 
@@ -50,7 +54,8 @@ def train(
 
     The checkpoint ``<name>.pt`` and the loss curve ``<name>.csv`` stand in ``folder``; a second call goes on
     where the first stopped. When ``seconds`` run out before ``num_steps``, the decay is what is cut short:
-    the schedule follows whichever of the two clocks is further along. Leaves the averaged weights in place.
+    the schedule follows whichever of the two clocks is further along; a second call with more seconds begins
+    at the rate that is due at its share of them. Leaves the averaged weights in place.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, curve = folder / f"{name}.pt", folder / f"{name}.csv"
@@ -107,7 +112,7 @@ def train(
         step += 1
         losses.append(loss.item())
         now = time.monotonic()
-        spent, last = spent + now - last, now
+        spent, last = spent + min(now - last, LONGEST_STEP), now
         if step % 50 == 0:
             with curve.open("a", newline="") as file:
                 csv.writer(file).writerow([step, round(spent, 1), f"{rate:.2e}", f"{sum(losses) / len(losses):.5f}"])

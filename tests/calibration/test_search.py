@@ -6,11 +6,11 @@ import torch
 
 from ertacache.calibration.calibrate import _full_runs
 from ertacache.calibration.checkpoint import Shelf
-from ertacache.calibration.closed_loop import ClosedLoops, Trace
+from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording import gram_of
-from ertacache.calibration.search import Search, Surrogate, climb, evenly_spaced, moves
+from ertacache.calibration.search import Search, Surrogate, clearly_better, climb, evenly_spaced, moves
 from ertacache.method.named import Method
 from ertacache.method.schedule import uniform
 
@@ -96,6 +96,18 @@ def test_a_loop_can_be_given_up_and_leaves_no_thread_behind(loops):
     assert loops.attempt((2, 4, 6), ALIGNED, give_up=lambda step, score: step == 3) is None
     assert loops.denoiser_calls - before <= 4 * 2 * 2
     assert threading.active_count() == threads
+
+
+def test_a_schedule_is_better_only_if_its_gain_exceeds_the_standard_error_over_prompts():
+    def fit(*prompt_scores):
+        return Fit((1,), {}, (), (float(np.mean(prompt_scores)),), prompt_scores, {})
+
+    best = fit(-2.0, -3.0, -4.0, -5.0)
+    assert clearly_better(fit(-2.1, -3.1, -4.1, -5.1), best)  # a little, on every prompt
+    assert not clearly_better(fit(-2.0, -3.0, -4.0, -7.0), best)  # much, on one: as large as its standard error
+    assert not clearly_better(fit(-2.6, -2.7, -4.5, -4.8), best)  # now better, now worse
+    assert not clearly_better(best, best)
+    assert clearly_better(fit(-2.1), fit(-2.0))  # one prompt tells nothing of luck
 
 
 def test_the_search_stays_within_its_limit_and_never_ends_worse_than_evenly_spaced(loops):

@@ -38,6 +38,7 @@ class Fit:
         step_errors: ``||x - x_gt|| / ||x_gt||`` after each step, over the prompts of the loop.
         step_scores: the logarithm of the same, averaged over prompts: what a mean PSNR follows, and what no single
             prompt of a large error can dominate.
+        prompt_scores: the logarithm of the final error of each prompt.
         gains: at each computed step after the first cached one, how much of an
             error of the latent turns up in the output.
     """
@@ -46,6 +47,7 @@ class Fit:
     predictions: dict[int, Prediction]
     step_errors: tuple[float, ...]
     step_scores: tuple[float, ...]
+    prompt_scores: tuple[float, ...]
     gains: dict[int, float]
 
     @property
@@ -246,7 +248,14 @@ class ClosedLoops:
                 errors.add(self.setting.num_steps, lockstep.outputs)
             finally:
                 self.denoiser_calls += lockstep.denoiser_calls
-        return Fit(tuple(sorted(skipped)), predictions, tuple(errors.relative), tuple(errors.scores), gains)
+        return Fit(
+            tuple(sorted(skipped)),
+            predictions,
+            tuple(errors.relative),
+            tuple(errors.scores),
+            tuple(errors.prompt_scores),
+            gains,
+        )
 
     def _take_in(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], seen: Sequence[Seen], method: Method
@@ -297,6 +306,7 @@ class Errors:
         self._recordings = recordings
         self.relative: list[float] = []
         self.scores: list[float] = []
+        self.prompt_scores: list[float] = []
 
     def add(self, index: int, samples: Sequence[Tensor | None]) -> None:
         """``samples``: for each prompt the latent that step ``index`` starts from; nothing at step 0."""
@@ -308,7 +318,8 @@ class Errors:
             errors.append(float((sample.detach().cpu().double() - full).square().sum()))
             sizes.append(max(float(full.square().sum()), _TINY))
         self.relative.append((sum(errors) / sum(sizes)) ** 0.5)
-        self.scores.append(fmean(0.5 * log(max(e / n, _TINY)) for e, n in zip(errors, sizes, strict=True)))
+        self.prompt_scores = [0.5 * log(max(e / n, _TINY)) for e, n in zip(errors, sizes, strict=True)]
+        self.scores.append(fmean(self.prompt_scores))
 
 
 _TINY = 1e-24  # keeps the logarithm finite where a latent is exact

@@ -100,10 +100,22 @@ def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int]) -> Sched
     return tuple(sorted(skipped))
 
 
+def clearly_better(fit: Fit, best: Fit) -> bool:
+    """Whether the mean over prompts of the score falls by more than its standard error.
+
+    Where a few prompts turn into other pictures, they decide which of two schedules has the smaller mean, and other
+    prompts would decide otherwise: the best of many trials is then the luckiest one. A single prompt has no standard
+    error; any gain counts.
+    """
+    gains = np.subtract(best.prompt_scores, fit.prompt_scores)
+    noise = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    return bool(gains.mean() > noise)
+
+
 class Search:
     """The best schedule that closed loops find within a number of denoiser calls.
 
-    Best is the mean logarithm of the prompts' final errors. All prompts take part in every trial: on half of them the
+    Best is the mean logarithm of the prompts' final errors, and better what is :func:`clearly_better`. All prompts take part in every trial: on half of them the
     search finds schedules that are good for that half only. Evenly spaced steps come first, then the surrogate's own
     best, then single moves of the best so far, in the order in which the surrogate ranks them. A move's loop starts
     where the schedules part, and is given up where its latents are farther from the full runs' than the best
@@ -151,7 +163,7 @@ class Search:
         self.tried.add(cached)
         trace = Trace(cached, in_files=self.loops.traces_in_files)
         fit = self.loops.attempt(cached, self.method, earlier=self.trace, trace=trace, give_up=self._rule(cached))
-        if fit is None or (self.fits and fit.score >= self.fits[-1].score):
+        if fit is None or (self.fits and not clearly_better(fit, self.fits[-1])):
             return False
         self.fits.append(fit)
         self.surrogate.learn(self.fits)
