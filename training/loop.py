@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-
 LONGEST_STEP = 20.0
 """Seconds; what is above it was not training: compilation, or the process was stopped for a while."""
 
