@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -29,12 +29,15 @@ class Variant:
         num_inference_steps: what the pipeline is asked for.
         policy: the policy it follows, if any.
         noise_levels: a grid of its own, ``num_inference_steps`` + 1 levels, if any.
+        around: given the pipeline, a context to generate in, such as another library's cache; entered anew for each
+            generation.
     """
 
     name: str
     num_inference_steps: int
     policy: Policy | None = None
     noise_levels: tuple[float, ...] | None = None
+    around: Callable[[Any], AbstractContextManager[Any]] = nullcontext
 
     @property
     def computed_steps(self) -> int:
@@ -123,7 +126,7 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
         context = Run(pipe, _OwnGrid(variant.noise_levels))
     else:
         context = nullcontext()
-    with clock.watching(pipe), context:
+    with variant.around(pipe), clock.watching(pipe), context:
         start = _now()
         output = pipe(**settings, **clock.callback_for(pipe))
         end = _now()

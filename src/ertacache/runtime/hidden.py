@@ -105,7 +105,7 @@ class Stack:
             if self.predicted is not None:
                 hidden = (hidden.float() + self.predicted).to(hidden.dtype)
                 self.predicted = None
-            return _returned(module, hidden, given.get("encoder_hidden_states"))
+            return handed_on(module, hidden, given.get("encoder_hidden_states"))
         if self.entering is None:
             self.entering = hidden.detach().clone()
         elif not _joint(module) and hidden.data_ptr() != self.leaving[0].data_ptr():
@@ -115,7 +115,7 @@ class Stack:
                 f"before a {type(module).__name__}, as a ControlNet or a second device does",
             )
         output = call(*args, **kwargs)
-        self.leaving[:] = [_hidden_of(module, output, self.entering.shape[1]).detach()]
+        self.leaving[:] = [hidden_of(module, output, self.entering.shape[1]).detach()]
         return output
 
     def _refused(self, reason: str, given: str, instead: str = "") -> PipelineError:
@@ -141,7 +141,8 @@ def _places(block: nn.Module) -> tuple[int, int] | None:
     return next((BLOCK_OUTPUTS[name] for name in _bases(block) if name in BLOCK_OUTPUTS), None)
 
 
-def _hidden_of(block: nn.Module, output: Any, tokens: int) -> Tensor:
+def hidden_of(block: nn.Module, output: Any, tokens: int) -> Tensor:
+    """The hidden states in what a block returned, ``tokens`` of them."""
     places = _places(block)
     if isinstance(output, Tensor):
         return output[:, -tokens:] if _joint(block) else output
@@ -155,8 +156,8 @@ def _hidden_of(block: nn.Module, output: Any, tokens: int) -> Tensor:
     return hidden
 
 
-def _returned(block: nn.Module, hidden: Tensor, text: Tensor | None) -> Any:
-    """What a block hands on that changes nothing."""
+def handed_on(block: nn.Module, hidden: Tensor, text: Tensor | None) -> Any:
+    """What a block that changes nothing returns."""
     places = _places(block)
     if places is None:
         return hidden

@@ -1,0 +1,1 @@
+"""What ERTACache is compared with: other caches, and fewer steps by other solvers."""

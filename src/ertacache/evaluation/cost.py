@@ -1,0 +1,84 @@
+"""What a generation costs besides time: operations of the denoiser, and memory at its peak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from ertacache.runtime.run import denoisers_of
+
+
+@dataclass
+class Cost:
+    """Filled in when the measurement ends.
+
+    Args:
+        flops: floating-point operations of the denoisers, by torch's own counter: matrix products, convolutions and
+            attention.
+        peak_bytes: the most memory that tensors held at once above what they held at the start; on a GPU what its
+            allocator handed out there, else what torch allocated in main memory.
+    """
+
+    flops: int = 0
+    peak_bytes: int = 0
+
+
+@contextmanager
+def counting_flops(pipe: Any) -> Iterator[Cost]:
+    """Count what the pipeline's denoisers do; what a gate skips is not counted. Slow: not while time is measured."""
+    cost = Cost()
+    counters: list[Any] = []
+
+    def begin(module: Any, args: Any) -> None:
+        counters.append(FlopCounterMode(display=False, custom_mapping=_MAIN_MEMORY_ATTENTION))
+        counters[-1].__enter__()
+
+    def end(module: Any, args: Any, output: Any) -> None:
+        counters[-1].__exit__(None, None, None)
+        cost.flops += counters[-1].get_total_flops()
+
+    hooks: list[Any] = []
+    for module in denoisers_of(pipe).values():
+        hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end, always_call=True)]
+    try:
+        yield cost
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def watching_memory(device: torch.device | str) -> Iterator[Cost]:
+    """Find the peak of the memory that tensors hold on ``device``. Slow in main memory."""
+    cost, device = Cost(), torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield cost
+        torch.cuda.synchronize(device)
+        cost.peak_bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        yield cost
+    held = 0
+    profiler: Any = seen.profiler
+    for event in profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            cost.peak_bytes = max(cost.peak_bytes, held)
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    count: Any = sdpa_flop_count
+    return int(count(query, key, value))
+
+
+# The counter knows the kernels of GPUs only.
+_MAIN_MEMORY_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
