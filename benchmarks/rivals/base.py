@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class Subject:
         arguments: of every call but the prompt and the seed; ``num_inference_steps`` is the full run's.
         calibration_prompts: what a rival may fit itself on.
         calls_per_step: denoiser calls in a step: 2 where guidance calls twice, 1 where it calls once with both.
+        work: a folder for what is prepared, so that it need not be prepared twice.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Subject:
     arguments: Mapping[str, Any]
     calibration_prompts: Sequence[str]
     calls_per_step: int
+    work: Path
 
     @property
     def num_steps(self) -> int:
@@ -89,6 +92,19 @@ def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         del module.forward
+
+
+@contextmanager
+def left_as_found(network: nn.Module) -> Iterator[None]:
+    """Take every attribute that is set meanwhile from ``network`` and all its parts again, and undo every change."""
+    before = [(module, dict(vars(module))) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for name in [name for name in vars(module) if name not in attributes]:
+                del vars(module)[name]
+            vars(module).update(attributes)
 
 
 @dataclass

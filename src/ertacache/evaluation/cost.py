@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from ertacache.runtime.run import denoisers_of
 
@@ -19,7 +20,7 @@ class Cost:
     """Filled in when the measurement ends.
 
     Args:
-        flops: floating-point operations of the denoisers, by torch's own counter: matrix products, convolutions and
+        flops: floating-point operations of the denoisers, by torch's own formulas: matrix products, convolutions and
             attention.
         peak_bytes: the most memory that tensors held at once above what they held at the start; on a GPU what its
             allocator handed out there, else what torch allocated in main memory.
@@ -33,15 +34,14 @@ class Cost:
 def counting_flops(pipe: Any) -> Iterator[Cost]:
     """Count what the pipeline's denoisers do; what a gate skips is not counted. Slow: not while time is measured."""
     cost = Cost()
-    counters: list[Any] = []
+    counter: Any = _Counter()
 
     def begin(module: Any, args: Any) -> None:
-        counters.append(FlopCounterMode(display=False, custom_mapping=_MAIN_MEMORY_ATTENTION))
-        counters[-1].__enter__()
+        counter.__enter__()
 
     def end(module: Any, args: Any, output: Any) -> None:
-        counters[-1].__exit__(None, None, None)
-        cost.flops += counters[-1].get_total_flops()
+        counter.__exit__(None, None, None)
+        cost.flops = counter.flops
 
     hooks: list[Any] = []
     for module in denoisers_of(pipe).values():
@@ -75,10 +75,33 @@ def watching_memory(device: torch.device | str) -> Iterator[Cost]:
             cost.peak_bytes = max(cost.peak_bytes, held)
 
 
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts by torch's formulas. Its own counter also says which module did what, and fails where one holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, operation = kwargs or {}, func._overloadpacket
+        if operation not in _FORMULAS and operation is not torch.ops.prim.device:
+            with self:  # an operation made of others is counted by them
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        output = func(*args, **kwargs)
+        if operation in _FORMULAS:
+            self.flops += _FORMULAS[operation](*args, **kwargs, out_val=output)
+        return output
+
+
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
     count: Any = sdpa_flop_count
-    return int(count(query, key, value))
+    return int(count(query.shape, key.shape, value.shape))
 
 
-# The counter knows the kernels of GPUs only.
-_MAIN_MEMORY_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+# The registry knows the attention kernels of GPUs only.
+_FORMULAS: dict[Any, Any] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}

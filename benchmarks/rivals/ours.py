@@ -1,0 +1,65 @@
+"""ERTACache's own methods, as entries of the comparison."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from benchmarks.rivals.base import Knobs, Rival, Subject
+from ertacache import Policy, accelerated, calibrate
+
+CALIBRATION_PROMPTS = 16
+
+
+def _budgets(subject: Subject) -> list[Knobs]:
+    found = {round(subject.num_steps / ratio) for ratio in (1.15, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5)}
+    return [{"num_computed_steps": steps} for steps in sorted(found, reverse=True)]
+
+
+def _calibrated(method: str) -> Any:
+    def prepare(subject: Subject) -> dict[int, Policy]:
+        policies = {}
+        for knobs in _budgets(subject):
+            steps = knobs["num_computed_steps"]
+            path = subject.work / f"{method}-{steps}.safetensors"
+            if not path.exists():
+                calibrate(
+                    subject.pipe,
+                    subject.calibration_prompts[:CALIBRATION_PROMPTS],
+                    num_computed_steps=steps,
+                    method=method,
+                    checkpoint=subject.work / "full-runs",
+                    progress=False,
+                    **subject.arguments,
+                ).save(path)
+            policies[steps] = Policy.load(path)
+        return policies
+
+    return prepare
+
+
+def _attach(subject: Subject, knobs: Knobs, prepared: Any) -> AbstractContextManager[Any]:
+    return accelerated(subject.pipe, prepared[knobs["num_computed_steps"]])
+
+
+ALIGNED = Rival(
+    name="ERTACache, aligned",
+    source="this library's default",
+    knobs=_budgets,
+    attach=_attach,
+    prepare=_calibrated("aligned"),
+)
+PAPER = Rival(
+    name="ERTACache, as published",
+    source="arXiv 2508.21091 with its errata mended: method `paper`",
+    knobs=_budgets,
+    attach=_attach,
+    prepare=_calibrated("paper"),
+)
+UNIFORM = Rival(
+    name="Uniform cache",
+    source="the paper's baseline: evenly spaced steps, the last output reused",
+    knobs=_budgets,
+    attach=_attach,
+    prepare=_calibrated("uniform"),
+)

@@ -1,0 +1,125 @@
+"""Delta-DiT: its arithmetic on numbers, its schedule by hand, and what it does to pipelines."""
+
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.rivals.base import Subject, ordered_blocks
+from benchmarks.rivals.delta_dit import DELTA_DIT, skipped_blocks
+from ertacache import zoo
+from ertacache.evaluation.cost import counting_flops
+
+CALLS_PER_STEP = {"flux": 2, "wan": 2, "cogvideox": 1, "opensora": 1}
+STRONG = {"b": 4, "N": 4, "N_c": 4}
+
+
+def subject_of(name: str) -> Subject:
+    loaded = zoo.load(name)
+    arguments = {**loaded.arguments, "num_inference_steps": 8}
+    return Subject(name, loaded.pipe, arguments, loaded.calibration_prompts, CALLS_PER_STEP[name], Path("unused"))
+
+
+@pytest.fixture(scope="module")
+def wan() -> Subject:
+    return subject_of("wan")
+
+
+def generate(subject: Subject) -> torch.Tensor:
+    return subject.pipe(
+        prompt=subject.calibration_prompts[0],
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **subject.arguments,
+    )[0]
+
+
+def generate_with(subject: Subject, knobs: dict) -> torch.Tensor:
+    with DELTA_DIT.attach(subject, knobs, None):
+        return generate(subject)
+
+
+class Doubling(nn.Module):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return 2 * hidden_states
+
+
+class Doublings(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Doubling() for _ in range(4))
+
+    def forward(self, value: float) -> float:
+        hidden = torch.tensor(value)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden.item()
+
+
+def test_a_skipped_group_adds_what_it_added_when_it_last_ran():
+    toy = Doublings()
+    subject = Subject("toy", SimpleNamespace(transformer=toy), {"num_inference_steps": 4}, [], 1, Path("unused"))
+    with DELTA_DIT.attach(subject, {"b": 2, "N": 2, "N_c": 3}, None):
+        assert toy(1.0) == 16
+        assert toy(3.0) == 2 * 3 + (16 - 2)  # the last three blocks; computed, it would be 48
+        assert toy(1.0) == 16
+        assert toy(5.0) == 2 * (5 + (8 - 1))  # the first three; computed, 80
+    assert toy(5.0) == 80
+
+
+def test_rear_blocks_are_skipped_before_b_and_front_blocks_from_it_on():
+    schedule = [list(skipped_blocks(step, 6, b=3, N=2, N_c=2)) for step in range(6)]
+    assert schedule == [[], [4, 5], [], [0, 1], [], [0, 1]]
+
+
+def test_the_blocks_that_run_are_those_of_a_schedule_by_hand(wan):
+    step, ran, hooks = -1, defaultdict(set), []
+
+    def count(module: nn.Module, args: tuple) -> None:
+        nonlocal step
+        step += 0.5  # two calls a step
+
+    hooks.append(wan.denoiser.register_forward_pre_hook(count))
+    for number, block in enumerate(ordered_blocks(wan.denoiser)):
+        hook = block.ffn.register_forward_pre_hook(lambda *_, number=number: ran[int(step + 0.5)].add(number))
+        hooks.append(hook)
+    generate_with(wan, STRONG)
+    for hook in hooks:
+        hook.remove()
+    rear, front, every = {0, 1}, {4, 5}, set(range(6))
+    assert [ran[i] for i in range(8)] == [every, rear, rear, rear, every, front, front, front]
+
+
+def test_computing_every_step_changes_nothing(wan):
+    assert torch.equal(generate_with(wan, {"b": 4, "N": 1, "N_c": 4}), generate(wan))
+
+
+@pytest.mark.parametrize("name", ["flux", "wan", "cogvideox", "opensora"])
+def test_it_saves_work_and_leaves_nothing_behind(name):
+    subject = subject_of(name)
+    # The first call of a pipeline leaves something behind itself: a registry of hooks.
+    with counting_flops(subject.pipe) as full:
+        plain = generate(subject)
+    before = [dict(vars(module)) for module in subject.denoiser.modules()]
+    hooks = [len(module._forward_pre_hooks) for module in subject.denoiser.modules()]
+    with counting_flops(subject.pipe) as saved:
+        first = generate_with(subject, STRONG)
+    assert saved.flops < 0.75 * full.flops
+    assert torch.isfinite(first).all()
+    assert not torch.equal(first, plain)
+    assert torch.equal(generate_with(subject, STRONG), first)
+    assert [dict(vars(module)) for module in subject.denoiser.modules()] == before
+    assert [len(module._forward_pre_hooks) for module in subject.denoiser.modules()] == hooks
+    assert torch.equal(generate(subject), plain)
+
+
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_settings_always_leave_a_block_and_differ(name):
+    subject = subject_of(name)
+    settings = DELTA_DIT.knobs(subject)
+    assert len({tuple(knobs.values()) for knobs in settings}) == len(settings)
+    assert all(1 <= knobs["N_c"] < len(ordered_blocks(subject.denoiser)) for knobs in settings)
+    assert all(knobs["b"] % knobs["N"] == 0 for knobs in settings)
