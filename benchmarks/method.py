@@ -8,7 +8,6 @@ interrupted run goes on from what it had measured.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -24,12 +23,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-import ertacache
+from benchmarks.keys import key_of
 from ertacache import Policy, __version__, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, compare, fewer_steps, fewer_steps_on_subgrid
 from ertacache.method.named import Method
-from ertacache.runtime.identity import identify
-from ertacache.runtime.run import denoisers_of
 
 NAMES = ("uniform", "offline", "offline+time", "paper", "taylor", "aligned")
 METHODS: dict[str, Method] = {name: Method.named(name) for name in NAMES}
@@ -48,20 +45,6 @@ LEVELS: dict[str, Method] = {
 }
 """What can be cached, compared at equal computed steps: ``--levels``."""
 SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
-
-
-def source_digest() -> str:
-    """Of the library's own code, which the figures follow from."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(ertacache.__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def key_of(embedded: zoo.Embedded, *numbers: float) -> str:
-    """A name for what is measured, so that nothing of other code, weights or settings is taken for it."""
-    models = [identify(module) for module in denoisers_of(embedded.pipe).values()]
-    return hashlib.sha256(repr((embedded.arguments, models, numbers, source_digest())).encode()).hexdigest()[:12]
 
 
 def policies_for(

@@ -19,7 +19,8 @@ from benchmarks.rivals.base import Knobs, Rival, Subject, left_as_found
 def _db_cache(subject: Subject, knobs: Knobs, calibrated: bool) -> Iterator[None]:
     import cache_dit
 
-    logging.getLogger("CACHE_DIT").setLevel(logging.ERROR)  # it tells of every call
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("cache_dit")]:
+        logging.getLogger(name).setLevel(logging.ERROR)  # they tell of every call
     pipe = subject.pipe
     config = cache_dit.DBCacheConfig(
         Fn_compute_blocks=1,

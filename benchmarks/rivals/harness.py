@@ -87,16 +87,31 @@ class Entry:
     variant: Variant
 
 
-def entries_of(subject: Subject, rivals: Sequence[Rival], on_prepare: Callable[[str], None]) -> list[Entry]:
-    """Prepare each rival that runs on the subject, and list its settings."""
+def entries_of(
+    subject: Subject,
+    rivals: Sequence[Rival],
+    *,
+    on_prepare: Callable[[str], None] = lambda name: None,
+    choose: Callable[[Sequence[Knobs]], Sequence[Knobs]] = lambda knobs: knobs,
+) -> list[Entry]:
+    """Prepare each rival that runs on the subject, and attach it once at each of its settings.
+
+    Args:
+        subject: the pipeline.
+        rivals: some of them may refuse it, and are left out.
+        on_prepare: told each rival's name.
+        choose: which of a rival's settings to take.
+    """
     found = []
     for rival in rivals:
         if rival.refuses(subject):
             continue
         on_prepare(rival.name)
         prepared = rival.prepare(subject)
-        for knobs in rival.knobs(subject):
+        for knobs in choose(rival.knobs(subject)):
             around = partial(_attached, rival, subject, knobs, prepared)
+            with around(subject.pipe):  # what is fitted at the first use is fitted now, before anything is measured
+                pass
             found.append(Entry(rival, knobs, Variant(rival.name, rival.num_steps(subject, knobs), around=around)))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,50 +17,41 @@ def _budgets(subject: Subject) -> list[Knobs]:
     return [{"num_computed_steps": steps} for steps in sorted(found, reverse=True)]
 
 
-def _calibrated(method: str) -> Any:
-    def prepare(subject: Subject) -> dict[int, Policy]:
-        policies = {}
-        for knobs in _budgets(subject):
-            steps = knobs["num_computed_steps"]
-            path = subject.work / f"{method}-{steps}.safetensors"
-            if not path.exists():
-                calibrate(
-                    subject.pipe,
-                    subject.calibration_prompts[:CALIBRATION_PROMPTS],
-                    num_computed_steps=steps,
-                    method=method,
-                    checkpoint=subject.work / "full-runs",
-                    progress=False,
-                    **subject.arguments,
-                ).save(path)
-            policies[steps] = Policy.load(path)
-        return policies
+def _attach(method: str) -> Callable[[Subject, Knobs, Any], AbstractContextManager[Any]]:
+    """Calibrate at the first use of a setting, unless a policy for it is in the subject's folder."""
 
-    return prepare
+    def attach(subject: Subject, knobs: Knobs, prepared: Any) -> AbstractContextManager[Any]:
+        path = subject.work / f"{method}-{knobs['num_computed_steps']}.safetensors"
+        if not path.exists():
+            calibrate(
+                subject.pipe,
+                subject.calibration_prompts[:CALIBRATION_PROMPTS],
+                method=method,
+                checkpoint=subject.work / "full-runs",
+                progress=False,
+                **knobs,
+                **subject.arguments,
+            ).save(path)
+        return accelerated(subject.pipe, Policy.load(path))
 
-
-def _attach(subject: Subject, knobs: Knobs, prepared: Any) -> AbstractContextManager[Any]:
-    return accelerated(subject.pipe, prepared[knobs["num_computed_steps"]])
+    return attach
 
 
 ALIGNED = Rival(
     name="ERTACache, aligned",
     source="this library's default",
     knobs=_budgets,
-    attach=_attach,
-    prepare=_calibrated("aligned"),
+    attach=_attach("aligned"),
 )
 PAPER = Rival(
     name="ERTACache, as published",
     source="arXiv 2508.21091 with its errata mended: method `paper`",
     knobs=_budgets,
-    attach=_attach,
-    prepare=_calibrated("paper"),
+    attach=_attach("paper"),
 )
 UNIFORM = Rival(
     name="Uniform cache",
     source="the paper's baseline: evenly spaced steps, the last output reused",
     knobs=_budgets,
-    attach=_attach,
-    prepare=_calibrated("uniform"),
+    attach=_attach("uniform"),
 )

@@ -11,8 +11,8 @@ a9b21bc, and that repository's code.
 - Intervals, Eq. (15). The code has fixed ones: 6 of 50 steps for Wan2.1 (``Wan2.1/generate.py``), and for HunyuanVideo
   a list by hand, 6 18 26 32 38 42 46 48 (``HunyuanVideo/hyvideo/config.py``). `computed_steps` gives
   6 18 27 34 39 43 46 48 for T_max = 12 and T_min = 2.
-- Profiling is published as Eqs. (5) to (7) only. The code has the resulting lists: 28 of the 40 blocks are background in
-  Wan2.1-14B, and 24 of the 40 single blocks in HunyuanVideo, whose double blocks are not profiled.
+- Profiling is published as Eqs. (5) to (7) only. The code has the resulting lists: background are 28 of the 40 blocks
+  of Wan2.1-14B, and 24 of the 40 single blocks of HunyuanVideo, whose double blocks are not profiled.
 
 Decided here:
 

@@ -134,7 +134,8 @@ def fit(subject: Subject) -> np.ndarray:
         for branch in range(subject.calls_per_step):
             x, y = modulated[branch :: subject.calls_per_step], outputs[branch :: subject.calls_per_step]
             distances += [(relative_l1(x[i], x[i - 1]), relative_l1(y[i], y[i - 1])) for i in range(1, len(x))]
-    return np.polyfit(*np.array(distances).T, 4)
+    inputs, changes = zip(*distances, strict=True)
+    return np.polyfit(inputs, changes, 4)
 
 
 @contextmanager

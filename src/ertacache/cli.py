@@ -19,7 +19,7 @@ except ImportError as error:  # pragma: no cover - a plain install has no comman
 from ertacache import zoo
 from ertacache._version import __version__
 from ertacache.calibration import calibrate as calibrate_policy
-from ertacache.errors import ERTACacheError
+from ertacache.errors import ERTACacheError, PipelineError
 from ertacache.method.named import NAMED_METHODS
 from ertacache.policy import Policy
 from ertacache.tables import comparison_table, policy_facts, policy_steps
@@ -227,6 +227,48 @@ def inspect(
         plot.parent.mkdir(parents=True, exist_ok=True)
         policy_plot(loaded, plot)
         console.print(f"wrote {plot}", highlight=False, markup=False)
+
+
+@app.command()
+def benchmark(
+    models: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(zoo.NAMES)}; by default all here.")] = None,
+    rival: Annotated[
+        list[str] | None, typer.Option(help="Only this rival, by the name that tables show. Repeatable.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts.")] = 32,
+    out: Annotated[Path, typer.Option(help="Folder for the figures, as JSON.")] = Path("benchmarks/results"),
+    work: Annotated[Path, typer.Option(help="Folder for policies and unfinished measurements.")] = Path(
+        "out/benchmark"
+    ),
+    seed: Seed = 1000,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two prompts, twelve steps, one setting of each: a check, no figures.")
+    ] = False,
+) -> None:
+    """Compare with every rival on the small pipelines, in a checkout of the repository; hours, and resumable."""
+    with _clear_errors():
+        checkout = Path(__file__).parents[2]
+        if not (checkout / "benchmarks/rivals").is_dir():
+            raise PipelineError(
+                "the rivals do not travel with the package",
+                given=str(Path(__file__).parent),
+                cure="Clone the repository and install it from there: pip install -e '.[dev]'.",
+            )
+        sys.path.insert(0, str(checkout))
+        from benchmarks import compare
+
+        written = compare.run(
+            models or zoo.available(),
+            names=rival or (),
+            prompts=prompts,
+            seed=seed,
+            work=work,
+            out=out,
+            quick=quick,
+            console=console,
+        )
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, markup=False)
 
 
 def _open(

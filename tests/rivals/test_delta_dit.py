@@ -42,15 +42,19 @@ def generate_with(subject: Subject, knobs: dict) -> torch.Tensor:
         return generate(subject)
 
 
-class Doubling(nn.Module):
+class Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return 2 * hidden_states
+        return self.factor * hidden_states
 
 
-class Doublings(nn.Module):
+class Toy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Doubling() for _ in range(4))
+        self.blocks = nn.ModuleList(Times(factor) for factor in (2, 3, 5, 7))
 
     def forward(self, value: float) -> float:
         hidden = torch.tensor(value)
@@ -60,14 +64,14 @@ class Doublings(nn.Module):
 
 
 def test_a_skipped_group_adds_what_it_added_when_it_last_ran():
-    toy = Doublings()
+    toy = Toy()
     subject = Subject("toy", SimpleNamespace(transformer=toy), {"num_inference_steps": 4}, [], 1, Path("unused"))
     with DELTA_DIT.attach(subject, {"b": 2, "N": 2, "N_c": 3}, None):
-        assert toy(1.0) == 16
-        assert toy(3.0) == 2 * 3 + (16 - 2)  # the last three blocks; computed, it would be 48
-        assert toy(1.0) == 16
-        assert toy(5.0) == 2 * (5 + (8 - 1))  # the first three; computed, 80
-    assert toy(5.0) == 80
+        assert toy(1.0) == 2 * 3 * 5 * 7
+        assert toy(3.0) == 3 * 2 + (210 - 2)  # the last three blocks
+        assert toy(1.0) == 210
+        assert toy(5.0) == (5 + (30 - 1)) * 7  # the first three
+    assert toy(5.0) == 5 * 210
 
 
 def test_rear_blocks_are_skipped_before_b_and_front_blocks_from_it_on():

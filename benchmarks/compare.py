@@ -1,0 +1,114 @@
+"""Every rival on the small trained pipelines, side by side in one run, and the page that shows it.
+
+    ertacache benchmark                  # all rivals on all pipelines; hours
+    ertacache benchmark flux --quick     # a check that all of it runs: two prompts, one setting of each; no figures
+
+Held-out prompts and seeds that neither training nor calibration saw; quality against the full run. An interrupted run
+goes on from what it had measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import diffusers
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.keys import key_of, source_digest
+from benchmarks.rivals.base import Knobs
+from benchmarks.rivals.harness import as_json, entries_of, measure, subject_of
+from benchmarks.rivals.roster import OURS, RIVALS
+from ertacache import __version__, zoo
+from ertacache.errors import ERTACacheError
+from ertacache.files import written_whole
+
+
+class RivalError(ERTACacheError, ValueError):
+    """A rival that does not exist."""
+
+
+def run(
+    models: Sequence[str],
+    *,
+    names: Sequence[str],
+    prompts: int,
+    seed: int,
+    work: Path,
+    out: Path,
+    quick: bool,
+    console: Console,
+) -> list[Path]:
+    """Measure each pipeline and write its figures.
+
+    Args:
+        models: names of embedded pipelines.
+        names: of rivals, or none for all; ours always takes part.
+        prompts: how many held-out ones.
+        seed: of the first.
+        work: for policies and unfinished measurements.
+        out: for the figures, as JSON.
+        quick: two prompts, twelve steps, one setting of each rival: a check, no figures.
+        console: where to show progress.
+
+    Returns:
+        What was written.
+
+    Raises:
+        RivalError: if a rival's name is unknown.
+    """
+    known = [rival.name for rival in RIVALS]
+    for name in names:
+        if name not in known:
+            raise RivalError("there is no such rival", given=name, cure=f"Choose among {', '.join(known)}.")
+    rivals = [rival for rival in RIVALS if not names or rival.name in (OURS, *names)]
+    if quick:
+        prompts = 2
+    written = []
+    for model in models:
+        embedded = zoo.load(model)
+        if quick:
+            embedded = replace(embedded, calibration_prompts=embedded.calibration_prompts[:2])
+            embedded.arguments["num_inference_steps"] = 12
+        code = source_digest(Path(__file__).parent)
+        key = key_of(embedded, seed, [rival.name for rival in rivals], quick, code)
+        subject = subject_of(embedded, model, work / model / key)
+        entries = entries_of(
+            subject,
+            rivals,
+            on_prepare=lambda name: console.print(f"preparing {name}", style="dim"),
+            choose=_middle if quick else list,
+        )
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(f"{model}: generating", total=prompts * len(entries))
+            told = partial(progress.advance, task)
+            rows = measure(subject, entries, embedded.held_out_prompts[:prompts], seed, told)
+        result = {
+            "ertacache": __version__,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "model": model,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+            "settings": embedded.arguments,
+            "prompts": prompts,
+            "seed": seed,
+            "rows": as_json(rows),
+            "sources": {rival.name: rival.source for rival in rivals},
+            "refused": {rival.name: why for rival in rivals if (why := rival.refuses(subject))},
+        }
+        path = out / f"rivals-{model}.json"
+        with written_whole(path) as unfinished:
+            Path(unfinished).write_text(json.dumps(result, indent=1) + "\n")
+        written.append(path)
+    return written
+
+
+def _middle(knobs: Sequence[Knobs]) -> Sequence[Knobs]:
+    return [knobs[len(knobs) // 2]]

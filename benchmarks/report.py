@@ -1,0 +1,165 @@
+"""docs/results.md, written from the figures in benchmarks/results: ``python -m benchmarks.report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.rivals.curves import Cost, by_operations, by_time, frontier, quality_at
+from benchmarks.rivals.harness import Measured, from_json
+from benchmarks.rivals.roster import OURS
+from ertacache.evaluation.metrics import interval
+from ertacache.files import written_whole
+
+SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
+COSTS: Mapping[str, tuple[Cost, str]] = {
+    "time": (by_time, "measured speedup of denoising (median over prompts)"),
+    "operations": (by_operations, "operations of the full run's denoiser over this one's"),
+}
+
+
+def by_rival(rows: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """The settings of each rival, in order."""
+    found: dict[str, list[Measured]] = {}
+    for row in rows:
+        found.setdefault(row.rival, []).append(row)
+    return found
+
+
+def table(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> str:
+    """Mean PSNR of each rival at each speedup, the best in bold; "-" where a rival is never that fast."""
+    cells = {name: [quality_at(rows, s, cost) for s in SPEEDUPS] for name, rows in rivals.items()}
+    best = [max((v for row in cells.values() if (v := row[k]) is not None), default=None) for k in range(len(SPEEDUPS))]
+    lines = ["| | " + " | ".join(f"{s:g}x" for s in SPEEDUPS) + " |", "|---" * (len(SPEEDUPS) + 1) + "|"]
+    for name, row in cells.items():
+        shown = []
+        for value, top in zip(row, best, strict=True):
+            text = "-" if value is None else f"{value:.1f}"
+            shown.append(f"**{text}**" if value is not None and value == top else text)
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def costs_table(rivals: Mapping[str, Sequence[Measured]]) -> str:
+    """What each rival costs at its setting nearest to 2x: time, the whole call, operations, memory, and quality."""
+    lines = [
+        "| nearest to 2x | setting | denoising | whole call | operations | extra memory | PSNR, 95 % | SSIM |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, rows in rivals.items():
+        row = min(rows, key=lambda row: abs(row.median_speedup - 2))
+        low, high = interval(row.psnr)
+        knobs = ", ".join(f"{k} {v}" for k, v in row.knobs.items())
+        ssim = sum(row.ssim) / len(row.ssim)
+        lines.append(
+            f"| {name} | {knobs} | {row.median_speedup:.2f}x | {median(row.call_speedup):.2f}x "
+            f"| {1 / row.flops:.2f}x | {row.peak_bytes / 1e6:+.1f} MB "
+            f"| {row.mean_psnr:.1f} ({low:.1f} to {high:.1f}) | {ssim:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rivals: Mapping[str, Sequence[Measured]], title: str, path: Path) -> None:
+    """Two panels, quality against time and against operations; ours thick, with intervals on every point."""
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5.6), sharey=True, layout="constrained")
+    colours = plt.get_cmap("tab20")
+    for axis, (cost, label) in zip(axes, COSTS.values(), strict=True):
+        for number, (name, rows) in enumerate(rivals.items()):
+            edge = [row for row in frontier(rows, cost) if cost(row) > 1]
+            if not edge:
+                continue
+            ours = name == OURS
+            means = [row.mean_psnr for row in edge]
+            bounds = [interval(row.psnr) for row in edge]
+            below = [mean - low for mean, (low, _) in zip(means, bounds, strict=True)]
+            above = [high - mean for mean, (_, high) in zip(means, bounds, strict=True)]
+            axis.errorbar(
+                [cost(row) for row in edge],
+                means,
+                yerr=[below, above],
+                label=name,
+                color="black" if ours else colours(number % 20),
+                linewidth=2.8 if ours else 1.2,
+                linestyle="-" if ours or number < 10 else "--",
+                marker="o" if ours else ".",
+                elinewidth=0.6,
+                zorder=3 if ours else 2,
+            )
+        axis.set(xscale="log", xlim=(1.05, 6.5), ylim=(15, 80), xlabel=label)
+        axis.set_xticks([1.5, 2, 3, 4, 5, 6], ["1.5x", "2x", "3x", "4x", "5x", "6x"], minor=False)
+        axis.xaxis.set_minor_locator(plt.NullLocator())
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("PSNR against the full run, dB")
+    figure.suptitle(title)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def section(result: Mapping[str, Any], folder: Path) -> str:
+    """One pipeline's part of the page; writes its plot."""
+    rivals = by_rival(from_json(result["rows"]))
+    model = result["model"]
+    picture = folder / "images" / f"results-{model}.png"
+    steps = result["settings"]["num_inference_steps"]
+    plot(rivals, f"{model}: {result['prompts']} held-out prompts, {steps} steps", picture)
+    refused = "".join(f"- {name}: {why}.\n" for name, why in result["refused"].items())
+    return f"""## {model}
+
+{result["prompts"]} held-out prompts, {steps} steps in full; {result["machine"]}, torch {result["torch"]}, diffusers \
+{result["diffusers"]}.
+
+![quality against cost](images/{picture.name})
+
+Mean PSNR in dB at equal measured speedup of denoising:
+
+{table(rivals, by_time)}
+
+At equal operations of the denoiser:
+
+{table(rivals, by_operations)}
+
+{costs_table(rivals)}
+{
+        f'''
+Not on this pipeline:
+
+{refused}'''
+        if refused
+        else ""
+    }"""
+
+
+HEAD = """# Results: every rival in one harness
+
+Written by `python -m benchmarks.report` from the figures in `benchmarks/results`, which `ertacache benchmark`
+measures: all rivals on the same small trained pipelines, held-out prompts, seeds and latents, in one run. Quality is
+against the full run. Each rival's knob is swept; between two settings of its frontier the PSNR is interpolated over
+the logarithm of the speedup. "-" means that no setting is that fast. Small pipelines make each denoiser call cheap,
+so a cache that intervenes in every block pays more for that in time here than it would in a large one: the second
+table leaves time out.
+
+"""
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page and its plots, one section for each pipeline that has figures."""
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("rivals-*.json"))]
+    sources = {name: source for result in found for name, source in result["sources"].items()}
+    notes = "## What each one is\n\n" + "".join(f"- {name}: {source}.\n" for name, source in sources.items())
+    (page.parent / "images").mkdir(parents=True, exist_ok=True)
+    body = HEAD + "\n".join(section(result, page.parent) for result in found) + "\n" + notes
+    with written_whole(page) as partial:
+        Path(partial).write_text(body)
+
+
+if __name__ == "__main__":
+    write_page(Path("benchmarks/results"), Path("docs/results.md"))
