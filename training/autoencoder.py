@@ -108,7 +108,8 @@ def fit(
 
     channels_last(vae)
 
-    def loss_of(part: str, x: Tensor, noise: Tensor, sharpness: Tensor) -> Tensor:
+    # Not compiled: on a CPU, torch 2.13 then gives gradients of Open-Sora's autoencoder that point elsewhere.
+    def loss_of(part: str, x: Tensor, noise: Tensor, sharpness: float) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.get_submodule(part).encode(x).latent_dist
             noisy = posterior.mean + NOISE * noise
@@ -120,8 +121,6 @@ def fit(
         size = mean.square().mean() + (logvar - 2 * math.log(NOISE)).square().mean()
         return coarse + sharpness * (fine + edges) + 1e-3 * size
 
-    compiled = torch.compile(loss_of)
-
     for number, stage in enumerate(stages):
 
         def loss_at(step: int, generator: torch.Generator, stage: Stage = stage, first: bool = number == 0) -> Tensor:
@@ -131,7 +130,7 @@ def fit(
                 x = x.transpose(1, 2).flatten(0, 1)
             x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
             noise = torch.randn(latent_shape(vae.get_submodule(stage.part), x), generator=generator)
-            return compiled(stage.part, x, noise, torch.tensor(sharpness))
+            return loss_of(stage.part, x, noise, sharpness)
 
         train(
             stage.name,

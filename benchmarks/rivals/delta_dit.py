@@ -5,11 +5,12 @@ front blocks draw the outline and its rear blocks the details, so what is skippe
 steps 0 .. b - 1, and the front in the detail stage. Every N-th step computes all; the others add the group's change,
 output minus input, to what now enters it.
 
-The authors announce code and have not published it. Read were the paper's abstract, summaries of the paper, and what
-other authors wrote to compare with it: ``deltadit/core/delta_mgr.py`` and ``deltadit/models/opensora/stdit3.py`` of
-NUS-HPC-AI-Lab/VideoSys at commit d6974cd. For N = 2 and five sizes of problem, 4008 pairs of a step and a block, the
-blocks skipped here are those that its manager skips. It departs from the paper in two ways not followed here: for N > 2
-it skips one step in N instead of computing one, and it adds the cached change with the sign reversed.
+The authors announce code and have not published it; the paper's text could not be had either. Read were the paper's
+abstract, summaries of the paper, and what other authors wrote to compare with it: ``deltadit/core/delta_mgr.py`` and
+``deltadit/models/opensora/stdit3.py`` of NUS-HPC-AI-Lab/VideoSys at commit d6974cd. For N = 2 and five sizes of
+problem, 4008 pairs of a step and a block, the blocks skipped here are those that its manager skips. It departs from
+the paper in two ways not followed here: for N > 2 it skips one step in N instead of computing one, and it adds the
+cached change with the sign reversed. The paper's own settings are known here as others report them.
 
 Decided here:
 

@@ -104,7 +104,7 @@ def foreground(features: Tensor) -> Tensor:
     colours = (centred @ axes[:3].T).unflatten(0, features.shape[:3])
     inner = torch.zeros(features.shape[1:3], dtype=torch.bool)
     inner[1:-1, 1:-1] = True
-    distances = (colours - colours[:, ~inner].mean(dim=(0, 1))).norm(dim=-1)
+    distances: Tensor = (colours - colours[:, ~inner].mean(dim=(0, 1))).norm(dim=-1)
     return distances > _otsu(distances)
 
 
@@ -172,20 +172,20 @@ def _looked_at(query: Tensor, key: Tensor, hidden: Tensor, temporal: bool) -> Te
     visual = query.shape[2] if hidden.ndim == 4 else hidden.shape[1]
     weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(dim=-1)
     received = weights[..., -visual:, -visual:].mean(dim=(1, 2))
-    seen = (received > received.mean(dim=-1, keepdim=True)).double()
+    seen: Tensor = (received > received.mean(dim=-1, keepdim=True)).double()
     if hidden.ndim == 4:
-        seen = seen.unflatten(0, (len(hidden), -1))
+        seen = seen.reshape(len(hidden), -1, seen.shape[-1])
         seen = (seen.transpose(1, 2) if temporal else seen).flatten(1)
-    return seen.mean(dim=0)
+    return torch.mean(seen, dim=0)
 
 
 def _features(subject: Subject, latents: Tensor) -> Tensor:
     """A pipeline's latents as (frames, rows, columns, channels), one for each token of the denoiser."""
     if latents.ndim == 3:  # FLUX packs them into tokens itself
         rows = subject.arguments["height"] // (2 * subject.pipe.vae_scale_factor)
-        return latents.unflatten(1, (rows, -1))
+        return latents.reshape(len(latents), rows, -1, latents.shape[-1])
     frames_first = latents[0] if type(subject.pipe).__name__.startswith("CogVideoX") else latents[0].transpose(0, 1)
-    patch = subject.denoiser.config.patch_size
+    patch: Any = subject.pipe.transformer.config.patch_size
     pooled = F.avg_pool2d(frames_first, patch if isinstance(patch, int) else patch[-1], ceil_mode=True)
     return pooled.permute(0, 2, 3, 1)
 

@@ -92,12 +92,12 @@ class _Gate:
     @property
     def closing(self) -> bool:
         """Whether this is the last guided step."""
-        return self.calls.step == self.knobs["gate_step"] - 1
+        return bool(self.calls.step == self.knobs["gate_step"] - 1)
 
     @property
     def closed(self) -> bool:
         """Whether guidance has ended."""
-        return self.calls.step >= self.knobs["gate_step"]
+        return bool(self.calls.step >= self.knobs["gate_step"])
 
     @property
     def batched(self) -> bool:
@@ -128,7 +128,7 @@ class _Attention:
     """
 
     gate: _Gate
-    kind: Literal[0, 1]
+    kind: int
     kept: dict[int, Tensor] = field(default_factory=dict)
 
     def attend(self, original: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -141,7 +141,7 @@ class _Attention:
         if action == "keep":
             self.kept[branch] = output
             if gate.closing and gate.batched:
-                self.kept[0] = sum(output.chunk(2)) / 2
+                self.kept[0] = (output.chunk(2)[0] + output.chunk(2)[1]) / 2
             elif gate.closing and branch == 1:
                 self.kept[0] = (self.kept[0] + output) / 2
         return output
