@@ -23,11 +23,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.keys import key_of, source_digest
+from benchmarks.rivals import harness
 from benchmarks.rivals.base import Knobs
-from benchmarks.rivals.harness import as_json, entries_of, measure, subject_of
 from benchmarks.rivals.roster import OURS, RIVALS
 from ertacache import __version__, zoo
 from ertacache.errors import ERTACacheError
+from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.files import written_whole
 
 
@@ -72,6 +73,7 @@ def run(
     if quick:
         prompts = 2
     written = []
+    metrics = perceptual_metrics()
     for model in models:
         embedded = zoo.load(model)
         if quick:
@@ -79,8 +81,8 @@ def run(
             embedded.arguments["num_inference_steps"] = 12
         code = source_digest(Path(__file__).parent)
         key = key_of(embedded, seed, [rival.name for rival in rivals], quick, code)
-        subject = subject_of(embedded, model, work / model / key)
-        entries = entries_of(
+        subject = harness.subject_of(embedded, model, work / model / key)
+        entries = harness.entries_of(
             subject,
             rivals,
             on_prepare=lambda name: console.print(f"preparing {name}", style="dim"),
@@ -89,17 +91,18 @@ def run(
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task(f"{model}: generating", total=prompts * len(entries))
             told = partial(progress.advance, task)
-            rows = measure(subject, entries, embedded.held_out_prompts[:prompts], seed, told)
+            held_out = embedded.held_out_prompts[:prompts]
+            rows = harness.run(subject, entries, held_out, seed, metrics=metrics, on_generation=told)
         result = {
             "ertacache": __version__,
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "model": model,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-            "settings": embedded.arguments,
+            "arguments": embedded.arguments,
             "prompts": prompts,
             "seed": seed,
-            "rows": as_json(rows),
+            "settings": harness.as_json(rows),
             "sources": {rival.name: rival.source for rival in rivals},
             "refused": {rival.name: why for rival in rivals if (why := rival.refuses(subject))},
         }

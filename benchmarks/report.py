@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,8 +15,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.rivals.curves import Cost, by_operations, by_time, frontier, quality_at
-from benchmarks.rivals.harness import Measured, from_json
+from benchmarks.rivals.harness import Setting, from_json
 from benchmarks.rivals.roster import OURS
+from ertacache.evaluation.measuring import Measured
 from ertacache.evaluation.metrics import interval
 from ertacache.files import written_whole
 
@@ -26,11 +28,12 @@ COSTS: Mapping[str, tuple[Cost, str]] = {
 }
 
 
-def by_rival(rows: Sequence[Measured]) -> dict[str, list[Measured]]:
-    """The settings of each rival, in order."""
+def by_rival(settings: Sequence[Setting]) -> dict[str, list[Measured]]:
+    """What each rival's settings measured, in order; the knobs as names."""
     found: dict[str, list[Measured]] = {}
-    for row in rows:
-        found.setdefault(row.rival, []).append(row)
+    for setting in settings:
+        knobs = ", ".join(f"{name} {value}" for name, value in setting.knobs.items())
+        found.setdefault(setting.rival, []).append(replace(setting.measured, name=knobs))
     return found
 
 
@@ -57,10 +60,9 @@ def costs_table(rivals: Mapping[str, Sequence[Measured]]) -> str:
     for name, rows in rivals.items():
         row = min(rows, key=lambda row: abs(row.median_speedup - 2))
         low, high = interval(row.psnr)
-        knobs = ", ".join(f"{k} {v}" for k, v in row.knobs.items())
         ssim = sum(row.ssim) / len(row.ssim)
         lines.append(
-            f"| {name} | {knobs} | {row.median_speedup:.2f}x | {median(row.call_speedup):.2f}x "
+            f"| {name} | {row.name} | {row.median_speedup:.2f}x | {median(row.call_speedup):.2f}x "
             f"| {1 / row.flops:.2f}x | {row.peak_bytes / 1e6:+.1f} MB "
             f"| {row.mean_psnr:.1f} ({low:.1f} to {high:.1f}) | {ssim:.4f} |"
         )
@@ -106,10 +108,10 @@ def plot(rivals: Mapping[str, Sequence[Measured]], title: str, path: Path) -> No
 
 def section(result: Mapping[str, Any], folder: Path) -> str:
     """One pipeline's part of the page; writes its plot."""
-    rivals = by_rival(from_json(result["rows"]))
+    rivals = by_rival(from_json(result["settings"]))
     model = result["model"]
     picture = folder / "images" / f"results-{model}.png"
-    steps = result["settings"]["num_inference_steps"]
+    steps = result["arguments"]["num_inference_steps"]
     plot(rivals, f"{model}: {result['prompts']} held-out prompts, {steps} steps", picture)
     refused = "".join(f"- {name}: {why}.\n" for name, why in result["refused"].items())
     return f"""## {model}

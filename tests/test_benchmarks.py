@@ -5,7 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from benchmarks.method import METHODS
+from benchmarks.report import write_page
+from benchmarks.rivals.roster import RIVALS
+from ertacache import zoo
+from ertacache.cli import app
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +32,36 @@ def test_the_methods_table_in_its_quick_form(tmp_path):
     assert again.returncode == 0
     assert "calibrat" not in again.stderr  # every policy and every measurement was found
     assert json.loads(out.read_text())["budgets"]["2"] == rows
+
+
+def test_every_rival_on_every_pipeline_in_the_quick_form_and_the_page_of_it(tmp_path):
+    out = tmp_path / "results"
+    command = [sys.executable, "-m", "ertacache", "benchmark", "--quick", "--out", out, "--work", tmp_path / "work"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    write_page(out, tmp_path / "docs" / "results.md")
+    page = (tmp_path / "docs" / "results.md").read_text()
+    for name in zoo.NAMES:
+        result = json.loads((out / f"rivals-{name}.json").read_text())
+        ran = {setting["rival"] for setting in result["settings"]}
+        assert ran | set(result["refused"]) == {rival.name for rival in RIVALS}
+        assert not ran & set(result["refused"])
+        assert len(ran) >= 17
+        for setting in result["settings"]:
+            measured = setting["measured"]
+            assert 0 < measured["flops"] < 1.001, setting["rival"]
+            assert len(measured["psnr"]) == len(measured["speedup"]) == 2
+            assert len(measured["motion"]) == (0 if name == "flux" else 2)
+        assert (tmp_path / f"docs/images/results-{name}.png").stat().st_size > 10_000
+        assert f"## {name}" in page
+    assert page.count("| ERTACache, aligned |") == 3 * len(zoo.NAMES)
+
+
+def test_a_rival_that_does_not_exist_is_named_with_those_that_do():
+    done = CliRunner().invoke(app, ["benchmark", "flux", "--rival", "NoCache"], env={"COLUMNS": "400"})
+    assert done.exit_code == 2
+    assert "NoCache" in done.output
+    assert "TeaCache" in done.output
 
 
 def test_the_tables_that_the_pages_show_are_those_that_were_measured():

@@ -1,5 +1,6 @@
 """The commands as a user types them, on the embedded pipeline with few steps."""
 
+import json
 import re
 
 import pytest
@@ -70,6 +71,39 @@ def test_demo_prints_the_table_and_leaves_the_pictures(tmp_path):
     assert done.exit_code == 0, done.output
     assert all(name in done.output for name in ("full", "taylor", "fewer steps", "PSNR", "SSIM", "speedup"))
     assert {p.name for p in tmp_path.iterdir()} == {"pictures.png", "policy.png", "policy.safetensors"}
+
+
+def test_evaluate_measures_a_policy_beside_fewer_steps_and_goes_on_where_it_was(policy_file, tmp_path):
+    out, work = tmp_path / "evaluation.json", tmp_path / "work"
+    command = ["evaluate", "zoo:flux", policy_file, "--quick", "--out", out, "--work", work]
+    done = run(*command)
+    assert done.exit_code == 0, done.output
+    figures = json.loads(out.read_text())
+    policy, fewer, sub_grid = figures["rows"]
+    assert policy["name"] == "policy"
+    assert fewer["name"].startswith("fewer steps (4")
+    assert sub_grid["name"].startswith("fewer steps, sub-grid")
+    assert policy["flops"] == pytest.approx(0.5)
+    assert fewer["flops"] == pytest.approx(0.5)
+    assert all(len(row["psnr"]) == len(row["ssim"]) == 2 for row in figures["rows"])
+    assert re.search(r"policy.*2\.00x.*\d\d\.\d \(", done.output)
+
+    next(work.rglob("prompt-1.json")).unlink()  # as if it had been interrupted there
+    kept = next(work.rglob("prompt-0.json")).read_text()
+    assert run(*command).exit_code == 0
+    again = json.loads(out.read_text())
+    assert next(work.rglob("prompt-0.json")).read_text() == kept
+    assert [row["psnr"] for row in again["rows"]] == [row["psnr"] for row in figures["rows"]]
+    assert again["rows"][0]["speedup"][0] == policy["speedup"][0]
+
+
+def test_evaluate_refuses_policies_for_different_numbers_of_steps(policy_file, tmp_path):
+    other = tmp_path / "other.safetensors"
+    assert run("calibrate", "zoo:flux", "--steps", 6, "--limit", 1, "--method", "taylor", "--out", other).exit_code == 0
+    done = run("evaluate", "zoo:flux", policy_file, other, "--quick", "--out", tmp_path / "evaluation.json")
+    assert done.exit_code == 2
+    assert "6, 8 steps" in done.output
+    assert not (tmp_path / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize(

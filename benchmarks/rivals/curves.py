@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import log
 
-from benchmarks.rivals.harness import Measured
+from ertacache.evaluation.measuring import Measured
 
 Cost = Callable[[Measured], float]
 """How many times cheaper than the full run a setting is."""

@@ -121,12 +121,7 @@ def calibrate(
     """Make a policy for a model from a few prompts."""
     with _clear_errors():
         pipe, arguments, embedded = _open(model, device, dtype, settings, steps)
-        if prompts is not None:
-            lines = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
-        elif embedded is not None:
-            lines = embedded.calibration_prompts
-        else:
-            raise typer.BadParameter("no prompts are given; pass --prompts FILE with one prompt a line")
+        lines = _prompts(prompts, embedded.calibration_prompts if embedded else None)
         if speedup is None and computed_steps is None and threshold is None:
             speedup = 2.0
         policy = calibrate_policy(
@@ -230,6 +225,49 @@ def inspect(
 
 
 @app.command()
+def evaluate(
+    model: Model,
+    policies: Annotated[list[Path], typer.Argument(help="Policy files, all for one number of steps.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A text file, one prompt a line, none that calibration saw. Embedded pipelines have some."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The figures, prompt by prompt, as JSON.")] = Path("evaluation.json"),
+    limit: Annotated[int, typer.Option(min=1, help="Use at most so many of the prompts.")] = 32,
+    work: Annotated[Path, typer.Option(help="Keep what was measured here, so that an interrupted run goes on.")] = Path(
+        "out/evaluate"
+    ),
+    settings: Settings = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    seed: Seed = 1000,
+    quick: Annotated[bool, typer.Option("--quick", help="Two prompts: a check, no figures.")] = False,
+) -> None:
+    """Measure what policies cost: quality and time against the full run, beside fewer steps."""
+    from rich.progress import Progress
+
+    from ertacache.evaluation.evaluate import as_json, evaluation_table
+    from ertacache.evaluation.evaluate import evaluate as run_evaluation
+    from ertacache.files import written_whole
+
+    with _clear_errors():
+        loaded = {path.stem: Policy.load(path) for path in policies}
+        steps = next(iter(loaded.values())).num_inference_steps
+        pipe, arguments, embedded = _open(model, device, dtype, settings, steps)
+        del arguments["num_inference_steps"]
+        lines = _prompts(prompts, embedded.held_out_prompts if embedded else None)[: 2 if quick else limit]
+        calls = [{**arguments, "prompt": line, "seed": seed + k} for k, line in enumerate(lines)]
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("generating", total=3 * len(loaded) * len(calls))
+            rows = run_evaluation(pipe, loaded, calls, work, on_generation=lambda n: progress.advance(task, n))
+        about = {"model": model, "policies": [str(path) for path in policies], "arguments": arguments, "prompts": lines}
+        with written_whole(out) as unfinished:
+            Path(unfinished).write_text(json.dumps(as_json(rows, **about, seed=seed), indent=1) + "\n")
+    console.print(evaluation_table(rows))
+    console.print(f"wrote {out}", highlight=False, markup=False)
+
+
+@app.command()
 def benchmark(
     models: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(zoo.NAMES)}; by default all here.")] = None,
     rival: Annotated[
@@ -295,6 +333,15 @@ def _open(
         raise typer.BadParameter(f"the model {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device), given, None
+
+
+def _prompts(file: Path | None, own: list[str] | None) -> list[str]:
+    """Those of a file, or a pipeline's own."""
+    if file is not None:
+        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    if own is None:
+        raise typer.BadParameter("no prompts are given; pass --prompts FILE with one prompt a line")
+    return own
 
 
 def _setting(text: str) -> tuple[str, Any]:

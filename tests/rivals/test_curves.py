@@ -1,16 +1,17 @@
 """Frontiers and interpolation on hand-made measurements."""
 
+import json
 import math
 
 from benchmarks.report import costs_table, table
 from benchmarks.rivals.curves import by_operations, by_time, frontier, quality_at
-from benchmarks.rivals.harness import Measured, as_json, from_json
+from benchmarks.rivals.harness import Setting, as_json, from_json
+from ertacache.evaluation.measuring import Measured
 
 
-def row(speedup, psnr, name="a", flops=None):
+def row(speedup, psnr, flops=None):
     return Measured(
-        name,
-        {"threshold": speedup},
+        f"threshold {speedup}",
         flops or 1 / speedup,
         1000,
         psnr=[psnr - 1, psnr + 1],
@@ -49,5 +50,5 @@ def test_the_table_of_costs_shows_the_setting_nearest_to_twice_as_fast():
 
 
 def test_rows_survive_a_results_file():
-    rows = [row(1.5, 50), row(2, 40)]
-    assert from_json(as_json(rows)) == rows
+    settings = [Setting("a", {"threshold": s}, row(s, 50 - s)) for s in (1.5, 2)]
+    assert from_json(json.loads(json.dumps(as_json(settings)))) == settings

@@ -26,7 +26,7 @@ def psnr(picture: Tensor, reference: Tensor) -> float:
     Raises:
         MetricError: if the two differ in shape, or are of another dtype.
     """
-    ours, theirs = _pictures(picture, reference)
+    ours, theirs = frames_of(picture, reference)
     ratios = peak_signal_noise_ratio(ours, theirs, data_range=1.0, dim=(1, 2, 3), reduction="none")
     return float(ratios.clamp(max=MAX_PSNR).mean())
 
@@ -41,7 +41,7 @@ def ssim(picture: Tensor, reference: Tensor) -> float:
     Raises:
         MetricError: if the two differ in shape, or are of another dtype.
     """
-    ours, theirs = _pictures(picture, reference)
+    ours, theirs = frames_of(picture, reference)
     value = structural_similarity_index_measure(ours, theirs, data_range=1.0)
     assert isinstance(value, Tensor)  # a tuple only if the whole map is asked for
     return float(value)
@@ -59,7 +59,7 @@ def motion_error(clip: Tensor, reference: Tensor) -> float:
     Raises:
         MetricError: if the two differ in shape or are no clips, or if the reference stands still.
     """
-    _pictures(clip, reference, least=4)
+    frames_of(clip, reference, least=4)
     changes, wanted = (_floats(frames).double().diff(dim=-4) for frames in (clip, reference))
     size = float(wanted.norm())
     if not size:
@@ -94,8 +94,8 @@ def _floats(picture: Tensor) -> Tensor:
     return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
 
 
-def _pictures(picture: Tensor, reference: Tensor, least: int = 3) -> tuple[Tensor, Tensor]:
-    """Both as float (n, channels, height, width)."""
+def frames_of(picture: Tensor, reference: Tensor, least: int = 3) -> tuple[Tensor, Tensor]:
+    """Both as float (n, channels, height, width); refuses what cannot be compared."""
     if picture.shape != reference.shape or picture.ndim < least:
         raise MetricError(
             "two pictures or clips of one shape are needed",

@@ -1,0 +1,5 @@
+"""``python -m ertacache``: the command line."""
+
+from ertacache.cli import app
+
+app()

@@ -1,0 +1,105 @@
+"""What policies cost on a user's own pipeline and prompts, against the full run and against fewer steps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from rich.table import Table
+
+from ertacache._version import __version__
+from ertacache.errors import PolicyMismatchError
+from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
+from ertacache.evaluation.measuring import Measured, measure
+from ertacache.evaluation.metrics import interval
+from ertacache.evaluation.perceptual import perceptual_metrics
+from ertacache.policy import Policy
+from ertacache.runtime.identity import identify
+from ertacache.runtime.run import denoisers_of
+
+
+def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
+    """Each policy, and fewer steps on both grids beside it."""
+    found = []
+    for name, policy in policies.items():
+        plain, sub_grid = fewer_steps(len(policy.computed_steps)), fewer_steps_on_subgrid(policy)
+        beside = f" ({plain.num_inference_steps}, as {name})"
+        found += [
+            Variant(name, policy.num_inference_steps, policy=policy),
+            Variant(plain.name + beside, plain.num_inference_steps),
+            Variant(sub_grid.name + beside, sub_grid.num_inference_steps, noise_levels=sub_grid.noise_levels),
+        ]
+    return found
+
+
+def evaluate(
+    pipe: Any,
+    policies: Mapping[str, Policy],
+    calls: Sequence[Mapping[str, Any]],
+    work: Path,
+    *,
+    on_generation: Callable[[int], None] = lambda count: None,
+) -> list[Measured]:
+    """Measure policies on calls that calibration did not see.
+
+    Args:
+        pipe: a diffusers pipeline.
+        policies: by name; all for one number of steps.
+        calls: the arguments of each call but ``num_inference_steps`` and the generator; ``seed`` gives the generator's.
+        work: what was measured is kept in a folder of its own in here, so that an interrupted evaluation goes on.
+        on_generation: told how many variants were generated, or found.
+
+    Returns:
+        Three for each policy: itself, fewer steps, and fewer steps on the policy's sub-grid. LPIPS and the CLIP score
+        are among their metrics where the weights are on this machine.
+
+    Raises:
+        PolicyMismatchError: if the policies are for different numbers of steps, or for another pipeline.
+    """
+    steps = {policy.num_inference_steps for policy in policies.values()}
+    if len(steps) != 1:
+        raise PolicyMismatchError(
+            "policies are compared against one full run, of one number of steps",
+            given=f"policies for {', '.join(map(str, sorted(steps)))} steps",
+            cure="Evaluate them one number of steps at a time.",
+        )
+    models = [identify(module) for module in denoisers_of(pipe).values()]
+    given = repr((__version__, models, list(policies.items()), list(calls)))
+    folder = work / hashlib.sha256(given.encode()).hexdigest()[:12]
+    full = Variant("full", steps.pop())
+    variants = variants_of(policies)
+    return measure(pipe, full, variants, calls, folder, metrics=perceptual_metrics(), on_generation=on_generation)
+
+
+def evaluation_table(rows: Sequence[Measured]) -> Table:
+    """One row for each variant, the 95 % interval of the mean PSNR with it."""
+    clips, more = any(row.motion for row in rows), list(rows[0].more)
+    table = Table(title=f"{len(rows[0].psnr)} prompts")
+    table.add_column("")
+    for name in ("speedup, denoising", "whole call", "operations", "memory", "PSNR, dB (95 %)", "SSIM"):
+        table.add_column(name, justify="right")
+    for name in [*(["motion error"] if clips else []), *more]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        low, high = interval(row.psnr)
+        cells = [
+            f"{row.median_speedup:.2f}x",
+            f"{median(row.call_speedup):.2f}x",
+            f"{1 / row.flops:.2f}x",
+            f"{row.peak_bytes / 1e6:+.1f} MB",
+            f"{row.mean_psnr:.1f} ({low:.1f} to {high:.1f})",
+            f"{fmean(row.ssim):.4f}",
+            *([f"{fmean(row.motion):.3f}"] if clips else []),
+            *[f"{fmean(row.more[name]):.3f}" for name in more],
+        ]
+        table.add_row(row.name, *cells)
+    return table
+
+
+def as_json(rows: Sequence[Measured], **about: Any) -> dict[str, Any]:
+    """All figures, prompt by prompt."""
+    return {"ertacache": __version__, **about, "rows": [asdict(row) for row in rows]}

@@ -1,0 +1,156 @@
+"""Measure ways to generate against the full run: quality, time, operations and memory, resumable.
+
+For every prompt the full run comes first, then each way, with the full run timed again in between; a speedup is the
+ratio to the full run timed last. Operations and memory are counted on the first prompt alone and apart, since counting
+slows a run down. What was measured is kept prompt by prompt, and an interrupted measurement goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ertacache.evaluation.comparison import Result, Variant, generate
+from ertacache.evaluation.cost import counting_flops, watching_memory
+from ertacache.evaluation.metrics import motion_error, psnr, ssim
+from ertacache.files import written_whole
+
+Metric = Callable[[Tensor, Tensor, str], float]
+"""Of generated pictures, the full run's, and the prompt."""
+
+FULL_RUN_EVERY = 8
+"""Variants between two timings of the full run."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One variant; each list holds a number for each prompt.
+
+    Args:
+        name: of the variant.
+        flops: operations of the denoiser, over those of the full run.
+        peak_bytes: memory at the call's peak, above the full run's peak.
+        speedup: denoising time of the full run over this one's.
+        call_speedup: the same of the whole call, text encoders and decoder included.
+        psnr: in dB, against the full run.
+        ssim: likewise.
+        motion: of clips, the relative error of the change between frames; empty for pictures.
+        more: further metrics by name.
+    """
+
+    name: str
+    flops: float
+    peak_bytes: int
+    speedup: list[float] = field(default_factory=list)
+    call_speedup: list[float] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
+    motion: list[float] = field(default_factory=list)
+    more: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def mean_psnr(self) -> float:
+        """Mean over prompts, in dB."""
+        return fmean(self.psnr)
+
+    @property
+    def median_speedup(self) -> float:
+        """Median over prompts, of denoising alone."""
+        return median(self.speedup)
+
+
+def measure(
+    pipe: Any,
+    full: Variant,
+    variants: Sequence[Variant],
+    calls: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    metrics: Mapping[str, Metric] | None = None,
+    on_generation: Callable[[int], None] = lambda count: None,
+) -> list[Measured]:
+    """Generate every call in full and in every variant.
+
+    Args:
+        pipe: a diffusers pipeline.
+        full: the reference.
+        variants: what to compare with it.
+        calls: the arguments of each call but the generator; ``seed`` gives the generator's.
+        folder: where to keep what was measured; of these variants and calls alone.
+        metrics: further ones, by name.
+        on_generation: told how many variants were generated, or found.
+
+    Returns:
+        One for each variant.
+    """
+
+    def run(variant: Variant, number: int) -> Result:
+        arguments = dict(calls[number])
+        generator = torch.Generator("cpu").manual_seed(arguments.pop("seed"))
+        return generate(pipe, variant, {**arguments, "generator": generator})
+
+    def costs() -> list[tuple[float, int]]:
+        found = [_cost(pipe, run, variant) for variant in (full, *variants)]
+        flops, peak = found[0]
+        return [(ours / flops, most - peak) for ours, most in found[1:]]
+
+    def figures(number: int) -> list[dict[str, Any]]:
+        found = []
+        reference = timed = run(full, number)
+        for count, variant in enumerate(variants):
+            if count and count % FULL_RUN_EVERY == 0:
+                timed = run(full, number)
+            result = run(variant, number)
+            pictures = result.pictures, reference.pictures
+            row: dict[str, Any] = {
+                "psnr": psnr(*pictures),
+                "ssim": ssim(*pictures),
+                "speedup": timed.loop_seconds / result.loop_seconds,
+                "call_speedup": timed.call_seconds / result.call_seconds,
+            }
+            if result.pictures.ndim == 5:
+                row["motion"] = motion_error(*pictures)
+            row["more"] = {name: of(*pictures, calls[number]["prompt"]) for name, of in (metrics or {}).items()}
+            found.append(row)
+            on_generation(1)
+        return found
+
+    kept = _kept(folder / "costs.json", costs)
+    rows = [Measured(variant.name, *cost) for variant, cost in zip(variants, kept, strict=True)]
+    run(full, 0)  # a warm-up: the first call allocates, compiles, reads weights
+    for number in range(len(calls)):
+        path = folder / f"prompt-{number}.json"
+        if path.exists():
+            on_generation(len(variants))
+        found = _kept(path, partial(figures, number))
+        for row, values in zip(rows, found, strict=True):
+            more = values.pop("more")
+            for name, value in values.items():
+                getattr(row, name).append(value)
+            for name, value in more.items():
+                row.more.setdefault(name, []).append(value)
+    return rows
+
+
+def _cost(pipe: Any, run: Callable[[Variant, int], Result], variant: Variant) -> tuple[int, int]:
+    with counting_flops(pipe) as counted:
+        run(variant, 0)
+    with watching_memory(pipe.device) as watched:
+        run(variant, 0)
+    return counted.flops, watched.peak_bytes
+
+
+def _kept(path: Path, make: Callable[[], list[Any]]) -> list[Any]:
+    if not path.exists():
+        found = make()
+        with written_whole(path) as unfinished:
+            Path(unfinished).write_text(json.dumps(found))
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
