@@ -25,6 +25,7 @@ PARTS = [
     "tables",
     "demonstration",
     "cli",
+    "__main__",
 ]
 
 

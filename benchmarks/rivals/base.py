@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -96,8 +97,13 @@ def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def left_as_found(network: nn.Module) -> Iterator[None]:
-    """Take every attribute that is set meanwhile from ``network`` and all its parts again, and undo every change."""
+    """Take every attribute that is set meanwhile from ``network`` and all its parts again, and undo every change.
+
+    What its dictionaries hold is restored too, in its order: a block list that is taken out and put back stands last
+    among the children, and whoever looks for blocks by their order finds another one first.
+    """
     before = [(module, dict(vars(module))) for module in network.modules()]
+    held = [(v, dict(v)) for _, attributes in before for v in attributes.values() if type(v) in (dict, OrderedDict)]
     try:
         yield
     finally:
@@ -105,6 +111,9 @@ def left_as_found(network: nn.Module) -> Iterator[None]:
             for name in [name for name in vars(module) if name not in attributes]:
                 del vars(module)[name]
             vars(module).update(attributes)
+        for dictionary, contents in held:
+            dictionary.clear()
+            dictionary.update(contents)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from ertacache.calibration import calibrate as calibrate_policy
 from ertacache.errors import ERTACacheError, PipelineError
 from ertacache.method.named import NAMED_METHODS
 from ertacache.policy import Policy
-from ertacache.tables import comparison_table, policy_facts, policy_steps
+from ertacache.tables import comparison_table, evaluation_table, policy_facts, policy_steps
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Make a diffusion pipeline faster, and see what it costs."
@@ -246,7 +246,7 @@ def evaluate(
     """Measure what policies cost: quality and time against the full run, beside fewer steps."""
     from rich.progress import Progress
 
-    from ertacache.evaluation.evaluate import as_json, evaluation_table
+    from ertacache.evaluation.evaluate import as_json
     from ertacache.evaluation.evaluate import evaluate as run_evaluation
     from ertacache.files import written_whole
 

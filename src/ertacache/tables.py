@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -11,6 +12,7 @@ from ertacache.policy import Policy
 
 if TYPE_CHECKING:  # a plain install has no metrics, but can show a policy
     from ertacache.evaluation.comparison import Row
+    from ertacache.evaluation.measuring import Measured
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:
@@ -22,6 +24,33 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     for number, row in enumerate(rows):
         quality = ("", "") if number == 0 else (f"{row.mean_psnr():.1f}", f"{row.mean_ssim():.3f}")
         table.add_row(row.name, str(row.computed_steps), f"{row.median_speedup():.2f}x", *quality)
+    return table
+
+
+def evaluation_table(rows: Sequence[Measured]) -> Table:
+    """One row for each variant, the 95 % interval of the mean PSNR with it."""
+    from ertacache.evaluation.metrics import interval
+
+    clips, more = any(row.motion for row in rows), list(rows[0].more)
+    table = Table(title=f"{len(rows[0].psnr)} prompts")
+    table.add_column("")
+    for name in ("speedup, denoising", "whole call", "operations", "memory", "PSNR, dB (95 %)", "SSIM"):
+        table.add_column(name, justify="right")
+    for name in [*(["motion error"] if clips else []), *more]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        low, high = interval(row.psnr)
+        cells = [
+            f"{row.median_speedup:.2f}x",
+            f"{median(row.call_speedup):.2f}x",
+            f"{1 / row.flops:.2f}x",
+            f"{row.peak_bytes / 1e6:+.1f} MB",
+            f"{row.mean_psnr:.1f} ({low:.1f} to {high:.1f})",
+            f"{fmean(row.ssim):.4f}",
+            *([f"{fmean(row.motion):.3f}"] if clips else []),
+            *[f"{fmean(row.more[name]):.3f}" for name in more],
+        ]
+        table.add_row(row.name, *cells)
     return table
 
 

@@ -45,8 +45,9 @@ def attributes(subject):
     for name, part in subject.denoiser.named_modules():
         parts[name] = {key: id(value) for key, value in vars(part).items()}
         hooks[name] = (list(part._forward_hooks), list(part._forward_pre_hooks))
+    order = [name for name, _ in subject.denoiser.named_modules()]
     own = type(pipe), type(pipe).__call__, id(pipe.scheduler)
-    return parts, hooks, own, set(vars(pipe)), set(vars(pipe.scheduler))
+    return parts, hooks, order, own, set(vars(pipe)), set(vars(pipe.scheduler))
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
-
-from rich.table import Table
 
 from ertacache._version import __version__
 from ertacache.errors import PolicyMismatchError
 from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
 from ertacache.evaluation.measuring import Measured, measure
-from ertacache.evaluation.metrics import interval
 from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.policy import Policy
 from ertacache.runtime.identity import identify
@@ -73,31 +69,6 @@ def evaluate(
     full = Variant("full", steps.pop())
     variants = variants_of(policies)
     return measure(pipe, full, variants, calls, folder, metrics=perceptual_metrics(), on_generation=on_generation)
-
-
-def evaluation_table(rows: Sequence[Measured]) -> Table:
-    """One row for each variant, the 95 % interval of the mean PSNR with it."""
-    clips, more = any(row.motion for row in rows), list(rows[0].more)
-    table = Table(title=f"{len(rows[0].psnr)} prompts")
-    table.add_column("")
-    for name in ("speedup, denoising", "whole call", "operations", "memory", "PSNR, dB (95 %)", "SSIM"):
-        table.add_column(name, justify="right")
-    for name in [*(["motion error"] if clips else []), *more]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        low, high = interval(row.psnr)
-        cells = [
-            f"{row.median_speedup:.2f}x",
-            f"{median(row.call_speedup):.2f}x",
-            f"{1 / row.flops:.2f}x",
-            f"{row.peak_bytes / 1e6:+.1f} MB",
-            f"{row.mean_psnr:.1f} ({low:.1f} to {high:.1f})",
-            f"{fmean(row.ssim):.4f}",
-            *([f"{fmean(row.motion):.3f}"] if clips else []),
-            *[f"{fmean(row.more[name]):.3f}" for name in more],
-        ]
-        table.add_row(row.name, *cells)
-    return table
 
 
 def as_json(rows: Sequence[Measured], **about: Any) -> dict[str, Any]:
