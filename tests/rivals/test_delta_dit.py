@@ -10,36 +10,14 @@ from torch import nn
 
 from benchmarks.rivals.base import Subject, ordered_blocks
 from benchmarks.rivals.delta_dit import DELTA_DIT, skipped_blocks
-from ertacache import zoo
-from ertacache.evaluation.cost import counting_flops
+from tests.rivals.subjects import generate, generate_with, subject_of
 
-CALLS_PER_STEP = {"flux": 2, "wan": 2, "cogvideox": 1, "opensora": 1}
 STRONG = {"b": 4, "N": 4, "N_c": 4}
-
-
-def subject_of(name: str) -> Subject:
-    loaded = zoo.load(name)
-    arguments = {**loaded.arguments, "num_inference_steps": 8}
-    return Subject(name, loaded.pipe, arguments, loaded.calibration_prompts, CALLS_PER_STEP[name], Path("unused"))
 
 
 @pytest.fixture(scope="module")
 def wan() -> Subject:
     return subject_of("wan")
-
-
-def generate(subject: Subject) -> torch.Tensor:
-    return subject.pipe(
-        prompt=subject.calibration_prompts[0],
-        generator=torch.Generator().manual_seed(0),
-        output_type="latent",
-        **subject.arguments,
-    )[0]
-
-
-def generate_with(subject: Subject, knobs: dict) -> torch.Tensor:
-    with DELTA_DIT.attach(subject, knobs, None):
-        return generate(subject)
 
 
 class Times(nn.Module):
@@ -90,7 +68,7 @@ def test_the_blocks_that_run_are_those_of_a_schedule_by_hand(wan):
     for number, block in enumerate(ordered_blocks(wan.denoiser)):
         hook = block.ffn.register_forward_pre_hook(lambda *_, number=number: ran[int(step + 0.5)].add(number))
         hooks.append(hook)
-    generate_with(wan, STRONG)
+    generate_with(DELTA_DIT, wan, STRONG)
     for hook in hooks:
         hook.remove()
     rear, front, every = {0, 1}, {4, 5}, set(range(6))
@@ -98,26 +76,7 @@ def test_the_blocks_that_run_are_those_of_a_schedule_by_hand(wan):
 
 
 def test_computing_every_step_changes_nothing(wan):
-    assert torch.equal(generate_with(wan, {"b": 4, "N": 1, "N_c": 4}), generate(wan))
-
-
-@pytest.mark.parametrize("name", ["flux", "wan", "cogvideox", "opensora"])
-def test_it_saves_work_and_leaves_nothing_behind(name):
-    subject = subject_of(name)
-    # The first call of a pipeline leaves something behind itself: a registry of hooks.
-    with counting_flops(subject.pipe) as full:
-        plain = generate(subject)
-    before = [dict(vars(module)) for module in subject.denoiser.modules()]
-    hooks = [len(module._forward_pre_hooks) for module in subject.denoiser.modules()]
-    with counting_flops(subject.pipe) as saved:
-        first = generate_with(subject, STRONG)
-    assert saved.flops < 0.75 * full.flops
-    assert torch.isfinite(first).all()
-    assert not torch.equal(first, plain)
-    assert torch.equal(generate_with(subject, STRONG), first)
-    assert [dict(vars(module)) for module in subject.denoiser.modules()] == before
-    assert [len(module._forward_pre_hooks) for module in subject.denoiser.modules()] == hooks
-    assert torch.equal(generate(subject), plain)
+    assert torch.equal(generate_with(DELTA_DIT, wan, {"b": 4, "N": 1, "N_c": 4}), generate(wan))
 
 
 @pytest.mark.parametrize("name", ["flux", "wan"])

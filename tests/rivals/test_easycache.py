@@ -1,43 +1,17 @@
 """EasyCache: its rule by hand, and what it does to pipelines."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from benchmarks.rivals.base import Subject
 from benchmarks.rivals.easycache import EASYCACHE, Controller
-from ertacache import zoo
 from ertacache.evaluation.cost import counting_flops
-
-CALLS_PER_STEP = {"flux": 2, "wan": 2, "cogvideox": 1, "opensora": 1}
-
-
-def subject_of(name: str) -> Subject:
-    loaded = zoo.load(name)
-    arguments = {**loaded.arguments, "num_inference_steps": 8}
-    return Subject(name, loaded.pipe, arguments, loaded.calibration_prompts[:1], CALLS_PER_STEP[name], work=Path())
+from tests.rivals.subjects import CALLS_PER_STEP, found, generate, subject_of
 
 
 @pytest.fixture(scope="module")
 def flux() -> Subject:
     return subject_of("flux")
-
-
-def generate(subject: Subject) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    made = subject.pipe(
-        prompt=subject.calibration_prompts[0], generator=generator, output_type="latent", **subject.arguments
-    )
-    return made.images if hasattr(made, "images") else made.frames
-
-
-def parts(subject: Subject) -> list[dict]:
-    """Everything that a rival may leave behind: attributes, and entries of the dictionaries of hooks."""
-    return [
-        {name: list(value) if isinstance(value, dict) else id(value) for name, value in vars(module).items()}
-        for module in subject.denoiser.modules()
-    ]
 
 
 def decisions(rule: Controller, inputs: list[float], outputs: list[float]) -> list[bool]:
@@ -79,7 +53,7 @@ def test_at_threshold_zero_nothing_changes_and_at_a_strong_one_work_is_saved(nam
     subject = subject_of(name)
     with counting_flops(subject.pipe) as full:
         plain = generate(subject)
-    before = parts(subject)
+    before = found(subject)
     with EASYCACHE.attach(subject, {"thresh": 0.0, "ret_steps": 1}, None):
         assert torch.equal(generate(subject), plain)
 
@@ -91,7 +65,7 @@ def test_at_threshold_zero_nothing_changes_and_at_a_strong_one_work_is_saved(nam
     assert torch.equal(*made)
     assert made[0].isfinite().all()
     assert not torch.equal(made[0], plain)
-    assert parts(subject) == before
+    assert found(subject) == before
 
 
 def test_a_skipped_call_adds_the_last_change_of_its_own_branch(flux):

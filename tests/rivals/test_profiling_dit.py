@@ -1,26 +1,17 @@
 """ProfilingDiT: profiling on attention made by hand, its schedule by hand, and what it does to pipelines."""
 
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.rivals import profiling_dit
 from benchmarks.rivals.base import Subject, ordered_blocks
 from benchmarks.rivals.profiling_dit import PROFILING_DIT, background_runs, computed_steps, foreground
-from ertacache import zoo
-from ertacache.evaluation.cost import counting_flops
+from tests.rivals.subjects import generate, generate_with, subject_of
 
-CALLS_PER_STEP = {"flux": 2, "wan": 2, "cogvideox": 1, "opensora": 1}
 STRONG = {"step_start": 2, "T_max": 3, "T_min": 3, "background": 3}
-
-
-def subject_of(name: str) -> Subject:
-    loaded = zoo.load(name)
-    arguments = {**loaded.arguments, "num_inference_steps": 8}
-    return Subject(name, loaded.pipe, arguments, loaded.calibration_prompts, CALLS_PER_STEP[name], Path("unused"))
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +19,9 @@ def wan() -> Subject:
     return subject_of("wan")
 
 
-def generate(subject: Subject) -> Tensor:
-    return subject.pipe(
-        prompt=subject.calibration_prompts[0],
-        generator=torch.Generator().manual_seed(0),
-        output_type="latent",
-        **subject.arguments,
-    )[0]
-
-
-def generate_with(subject: Subject, knobs: dict) -> Tensor:
-    scores = (0.1, 0.9, 0.2, 0.3, 0.8, 0.7, 0.6, 0.5)[: len(ordered_blocks(subject.denoiser))]
-    with PROFILING_DIT.attach(subject, knobs, scores):
-        return generate(subject)
+def scores_of(subject: Subject) -> tuple[float, ...]:
+    """As if it had been profiled."""
+    return (0.1, 0.9, 0.2, 0.3, 0.8, 0.7, 0.6, 0.5)[: len(ordered_blocks(subject.denoiser))]
 
 
 def test_intervals_shrink_from_the_longest_to_the_shortest():
@@ -113,7 +94,7 @@ def test_the_blocks_that_run_are_those_of_a_schedule_by_hand(wan):
     hooks.append(wan.denoiser.register_forward_pre_hook(count))
     for number, block in enumerate(ordered_blocks(wan.denoiser)):
         hooks.append(block.ffn.register_forward_pre_hook(lambda *_, number=number: ran[made].add(number)))
-    generate_with(wan, STRONG)
+    generate_with(PROFILING_DIT, wan, STRONG, scores_of(wan))
     for hook in hooks:
         hook.remove()
     every, fore = set(range(6)), {1, 4, 5}
@@ -122,25 +103,9 @@ def test_the_blocks_that_run_are_those_of_a_schedule_by_hand(wan):
 
 
 def test_an_interval_of_one_changes_nothing(wan):
-    assert torch.equal(generate_with(wan, {**STRONG, "T_max": 1, "T_min": 1}), generate(wan))
-
-
-def test_it_saves_work_and_leaves_nothing_behind(wan):
-    subject = wan
-    # The first call of a pipeline leaves something behind itself: a registry of hooks.
-    with counting_flops(subject.pipe) as full:
-        plain = generate(subject)
-    before = [dict(vars(module)) for module in subject.denoiser.modules()]
-    hooks = [len(module._forward_pre_hooks) for module in subject.denoiser.modules()]
-    with counting_flops(subject.pipe) as saved:
-        first = generate_with(subject, STRONG)
-    assert saved.flops < 0.85 * full.flops
-    assert torch.isfinite(first).all()
-    assert not torch.equal(first, plain)
-    assert torch.equal(generate_with(subject, STRONG), first)
-    assert [dict(vars(module)) for module in subject.denoiser.modules()] == before
-    assert [len(module._forward_pre_hooks) for module in subject.denoiser.modules()] == hooks
-    assert torch.equal(generate(subject), plain)
+    assert torch.equal(
+        generate_with(PROFILING_DIT, wan, {**STRONG, "T_max": 1, "T_min": 1}, scores_of(wan)), generate(wan)
+    )
 
 
 @pytest.mark.parametrize("name", ["flux", "wan"])

@@ -1,5 +1,6 @@
 """TeaCache: its rule by hand, and what it does to pipelines."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,40 +9,16 @@ import torch
 
 from benchmarks.rivals.base import Subject, ordered_blocks
 from benchmarks.rivals.teacache import TEACACHE, Indicator, watching
-from ertacache import zoo
 from ertacache.evaluation.cost import counting_flops
+from tests.rivals.subjects import CALLS_PER_STEP, found, generate, subject_of
 
 IDENTITY = np.array([0.0, 0.0, 0.0, 1.0, 0.0])
 """The polynomial that rescales nothing."""
-
-CALLS_PER_STEP = {"flux": 2, "wan": 2, "cogvideox": 1, "opensora": 1}
-
-
-def subject_of(name: str) -> Subject:
-    loaded = zoo.load(name)
-    arguments = {**loaded.arguments, "num_inference_steps": 8}
-    return Subject(name, loaded.pipe, arguments, loaded.calibration_prompts[:1], CALLS_PER_STEP[name], work=Path())
 
 
 @pytest.fixture(scope="module")
 def flux() -> Subject:
     return subject_of("flux")
-
-
-def generate(subject: Subject) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    made = subject.pipe(
-        prompt=subject.calibration_prompts[0], generator=generator, output_type="latent", **subject.arguments
-    )
-    return made.images if hasattr(made, "images") else made.frames
-
-
-def parts(subject: Subject) -> list[dict]:
-    """Everything that a rival may leave behind: attributes, and entries of the dictionaries of hooks."""
-    return [
-        {name: list(value) if isinstance(value, dict) else id(value) for name, value in vars(module).items()}
-        for module in subject.denoiser.modules()
-    ]
 
 
 def decisions(rule: Indicator, inputs: list[float]) -> list[bool]:
@@ -75,7 +52,7 @@ def test_at_threshold_zero_nothing_changes_and_at_a_strong_one_work_is_saved(nam
     subject = subject_of(name)
     with counting_flops(subject.pipe) as full:
         plain = generate(subject)
-    before = parts(subject)
+    before = found(subject)
     with TEACACHE.attach(subject, {"rel_l1_thresh": 0.0}, IDENTITY):
         assert torch.equal(generate(subject), plain)
 
@@ -87,7 +64,7 @@ def test_at_threshold_zero_nothing_changes_and_at_a_strong_one_work_is_saved(nam
     assert torch.equal(*made)
     assert made[0].isfinite().all()
     assert not torch.equal(made[0], plain)
-    assert parts(subject) == before
+    assert found(subject) == before
 
 
 def test_each_branch_decides_for_itself(flux):
@@ -126,7 +103,7 @@ def test_what_is_compared_is_what_the_first_block_attends_to(flux):
 
 
 def test_the_polynomial_predicts_the_change_of_the_output(flux):
-    coefficients = TEACACHE.prepare(flux)
+    coefficients = TEACACHE.prepare(replace(flux, calibration_prompts=flux.calibration_prompts[:1]))
     assert coefficients.shape == (5,)
     outputs, inputs = [], []
     hook = flux.denoiser.register_forward_hook(lambda module, args, output: outputs.append(output[0]))

@@ -9,37 +9,15 @@ from torch import Tensor, nn
 
 from benchmarks.rivals.base import Subject, ordered_blocks
 from benchmarks.rivals.tgate import TGATE, plan
-from ertacache import zoo
-from ertacache.evaluation.cost import counting_flops
+from tests.rivals.subjects import generate, generate_with, subject_of
 
-CALLS_PER_STEP = {"flux": 2, "wan": 2, "cogvideox": 1, "opensora": 1}
 OPEN = {"gate_step": 8, "sp_interval": 1, "fi_interval": 1, "warm_up": 2}
 STRONG = {"gate_step": 6, "sp_interval": 3, "fi_interval": 2, "warm_up": 2}
-
-
-def subject_of(name: str) -> Subject:
-    loaded = zoo.load(name)
-    arguments = {**loaded.arguments, "num_inference_steps": 8}
-    return Subject(name, loaded.pipe, arguments, loaded.calibration_prompts, CALLS_PER_STEP[name], Path("unused"))
 
 
 @pytest.fixture(scope="module", params=["wan", "opensora"])
 def subject(request) -> Subject:
     return subject_of(request.param)
-
-
-def generate(subject: Subject) -> Tensor:
-    return subject.pipe(
-        prompt=subject.calibration_prompts[0],
-        generator=torch.Generator().manual_seed(0),
-        output_type="latent",
-        **subject.arguments,
-    )[0]
-
-
-def generate_with(subject: Subject, knobs: dict) -> Tensor:
-    with TGATE.attach(subject, knobs, None):
-        return generate(subject)
 
 
 def test_the_plan_by_hand():
@@ -106,7 +84,7 @@ def test_the_layers_that_run_are_those_of_a_schedule_by_hand(subject):
     for name in names:
         layer = getattr(last, name).to_q
         hooks.append(layer.register_forward_pre_hook(lambda *_, name=name: ran.append((made, name))))
-    generate_with(subject, STRONG)
+    generate_with(TGATE, subject, STRONG)
     for hook in hooks:
         hook.remove()
 
@@ -124,30 +102,13 @@ def test_the_unconditional_branch_ends_at_the_gate(subject):
     batches: list[int] = []
     embedding = subject.denoiser.patch_embed if subject.name == "opensora" else subject.denoiser.patch_embedding
     hook = embedding.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
-    generate_with(subject, STRONG)
+    generate_with(TGATE, subject, STRONG)
     hook.remove()
     assert batches == ([2] * 6 + [1] * 2 if subject.name == "opensora" else [1] * (2 * 6 + 2))
 
 
 def test_a_gate_after_the_last_step_changes_nothing(subject):
-    assert torch.equal(generate_with(subject, OPEN), generate(subject))
-
-
-def test_it_saves_work_and_leaves_nothing_behind(subject):
-    # The first call of a pipeline leaves something behind itself: a registry of hooks.
-    with counting_flops(subject.pipe) as full:
-        plain = generate(subject)
-    before = [dict(vars(module)) for module in subject.denoiser.modules()]
-    hooks = [len(module._forward_pre_hooks) for module in subject.denoiser.modules()]
-    with counting_flops(subject.pipe) as saved:
-        first = generate_with(subject, STRONG)
-    assert saved.flops < 0.85 * full.flops
-    assert torch.isfinite(first).all()
-    assert not torch.equal(first, plain)
-    assert torch.equal(generate_with(subject, STRONG), first)
-    assert [dict(vars(module)) for module in subject.denoiser.modules()] == before
-    assert [len(module._forward_pre_hooks) for module in subject.denoiser.modules()] == hooks
-    assert torch.equal(generate(subject), plain)
+    assert torch.equal(generate_with(TGATE, subject, OPEN), generate(subject))
 
 
 @pytest.mark.parametrize("name", ["flux", "cogvideox"])
