@@ -56,7 +56,7 @@ def run(
         seed: of the first.
         work: for policies and unfinished measurements.
         out: for the figures, as JSON.
-        quick: two prompts, twelve steps, one setting of each rival: a check, no figures.
+        quick: two prompts, eight steps, one setting of each rival: a check, no figures.
         console: where to show progress.
 
     Returns:
@@ -78,7 +78,7 @@ def run(
         embedded = zoo.load(model)
         if quick:
             embedded = replace(embedded, calibration_prompts=embedded.calibration_prompts[:2])
-            embedded.arguments["num_inference_steps"] = 12
+            embedded.arguments["num_inference_steps"] = 8
         code = source_digest(Path(__file__).parent)
         key = key_of(embedded, seed, [rival.name for rival in rivals], quick, code)
         subject = harness.subject_of(embedded, model, work / model / key)

@@ -280,7 +280,7 @@ def benchmark(
     ),
     seed: Seed = 1000,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two prompts, twelve steps, one setting of each: a check, no figures.")
+        bool, typer.Option("--quick", help="Two prompts, eight steps, one setting of each: a check, no figures.")
     ] = False,
 ) -> None:
     """Compare with every rival on the small pipelines, in a checkout of the repository; hours, and resumable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ def watching_memory(device: torch.device | str) -> Iterator[Cost]:
         torch.cuda.synchronize(device)
         cost.peak_bytes = torch.cuda.max_memory_allocated(device) - before
         return
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells of its start and its end
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         yield cost
     held = 0
