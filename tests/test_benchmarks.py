@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from benchmarks.method import METHODS
@@ -55,6 +56,21 @@ def test_every_rival_on_every_pipeline_in_the_quick_form_and_the_page_of_it(tmp_
         assert (tmp_path / f"docs/images/results-{name}.png").stat().st_size > 10_000
         assert f"## {name}" in page
     assert page.count("| ERTACache, aligned |") == 3 * len(zoo.NAMES)
+
+
+def test_time_and_memory_on_scaled_down_backbones(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.latency", "flux", "--size", "small"]
+    command += ["--steps", "8", "--repeats", "1", "--out", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "scaled down" in done.stdout
+    rows = {row["name"]: row for row in json.loads((tmp_path / "latency-small-flux.json").read_text())["rows"]}
+    assert rows["baseline"]["speedup"] == rows["baseline"]["operations"] == 1
+    assert rows["ERTACache, aligned, 2x"]["operations"] == pytest.approx(2, abs=0.01)
+    assert rows["MagCache"]["operations"] == pytest.approx(2, abs=0.02)  # every other step, as it was told
+    assert 1.4 < rows["TeaCache"]["operations"] < 1.7  # likewise, but for the first and the last
+    assert rows["ERTACache, aligned, 2x"]["speedup"] > 1.5
+    assert rows["ERTACache, aligned, 2x"]["peak_bytes"] < rows["TeaCache"]["peak_bytes"]
 
 
 def test_a_rival_that_does_not_exist_is_named_with_those_that_do():
