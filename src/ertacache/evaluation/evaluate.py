@@ -23,7 +23,7 @@ def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
     found = []
     for name, policy in policies.items():
         plain, sub_grid = fewer_steps(len(policy.computed_steps)), fewer_steps_on_subgrid(policy)
-        beside = f" ({plain.num_inference_steps}, as {name})"
+        beside = f" ({plain.num_inference_steps}, as {name})" if len(policies) > 1 else ""
         found += [
             Variant(name, policy.num_inference_steps, policy=policy),
             Variant(plain.name + beside, plain.num_inference_steps),
