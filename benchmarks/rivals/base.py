@@ -64,6 +64,7 @@ class Rival:
         prepare: whatever the rival fits in advance, on calibration prompts alone.
         refuses: why it cannot run on a subject, or "".
         num_steps: how many steps the pipeline is asked for at a setting; by default the full run's.
+        adaptive: whether what it skips depends on what it sees, and so on the prompt.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Rival:
     prepare: Callable[[Subject], Any] = lambda subject: None
     refuses: Callable[[Subject], str] = lambda subject: ""
     num_steps: Callable[[Subject, Knobs], int] = lambda subject, knobs: subject.num_steps
+    adaptive: bool = False
 
 
 def ordered_blocks(denoiser: nn.Module) -> list[nn.Module]:

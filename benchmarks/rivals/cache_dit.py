@@ -78,6 +78,7 @@ DB_CACHE = Rival(
     knobs=_knobs,
     attach=_attach(False),
     refuses=_refuses,
+    adaptive=True,
 )
 DB_CACHE_TAYLOR = Rival(
     name="DBCache + TaylorSeer",
@@ -85,4 +86,5 @@ DB_CACHE_TAYLOR = Rival(
     knobs=_knobs,
     attach=_attach(True),
     refuses=_refuses,
+    adaptive=True,
 )

@@ -1,50 +1,62 @@
-"""Quality against cost: what a rival reaches at a given speedup, its knob turned as well as can be."""
+"""Quality against cost: what a rival reaches at a given speedup, its knob turned as well as can be.
+
+Prompt by prompt, since a cache that decides by what it sees skips much on one prompt and nothing on another: a mean
+over prompts of one setting would credit it with the perfect pictures of the latter at the cost of the former. For the
+same reason a setting that skips nothing on a prompt is no point of that prompt's curve.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import log
+from statistics import median
 
 from ertacache.evaluation.measuring import Measured
 
-Cost = Callable[[Measured], float]
-"""How many times cheaper than the full run a setting is."""
+Cost = Callable[[Measured, int], float]
+"""How many times cheaper than the full run a setting is, on a prompt."""
 
 
-def by_time(row: Measured) -> float:
-    """Median speedup of denoising."""
-    return row.median_speedup
+def by_time(row: Measured, prompt: int) -> float:
+    """Speedup of denoising."""
+    return row.speedup[prompt]
 
 
-def by_operations(row: Measured) -> float:
+def by_operations(row: Measured, prompt: int) -> float:
     """The full run's operations of the denoiser over this setting's."""
-    return 1 / row.flops
+    return 1 / row.flops[prompt]
 
 
-def frontier(rows: Sequence[Measured], cost: Cost) -> list[Measured]:
-    """The settings that no other one beats in both speed and mean PSNR, from slow to fast."""
-    best: list[Measured] = []
-    for row in sorted(rows, key=lambda row: (-cost(row), -row.mean_psnr)):
-        if not best or row.mean_psnr > best[-1].mean_psnr:
-            best.append(row)
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (speedup, PSNR), those that no other one beats in both, from slow to fast."""
+    best: list[tuple[float, float]] = []
+    for point in sorted(points, reverse=True):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
     return best[::-1]
 
 
-def quality_at(rows: Sequence[Measured], speedup: float, cost: Cost) -> float | None:
-    """Mean PSNR in dB at a speedup, on the frontier, linear in the logarithm of the speedup between its settings.
+def interpolated(points: Sequence[tuple[float, float]], speedup: float) -> float:
+    """PSNR in dB at a speedup on the frontier, linear in the logarithm of the speedup; flat beyond its ends."""
+    edge = frontier(points)
+    slower = [point for point in edge if point[0] <= speedup] or edge[:1]
+    faster = [point for point in edge if point[0] >= speedup] or edge[-1:]
+    (left, low), (right, high) = slower[-1], faster[0]
+    if left >= right:
+        return low
+    return low + (high - low) * (log(speedup) - log(left)) / (log(right) - log(left))
 
-    A rival none of whose settings is as slow as asked has its slowest setting's quality; one that is never as fast has
-    none.
+
+def qualities_at(rows: Sequence[Measured], speedup: float, cost: Cost) -> list[float] | None:
+    """The PSNR of each prompt in dB at a speedup; none where no setting is as fast as that on most prompts.
+
+    A rival none of whose settings is as slow as asked has its slowest setting's quality.
     """
-    edge = frontier(rows, cost)
-    if not edge or speedup > cost(edge[-1]):
+    prompts = range(len(rows[0].psnr))
+    if speedup > max(median(cost(row, k) for k in prompts) for row in rows):
         return None
-    slower = [row for row in edge if cost(row) <= speedup]
-    faster = [row for row in edge if cost(row) >= speedup]
-    if not slower:
-        return faster[0].mean_psnr
-    left, right = slower[-1], faster[0]
-    if left is right:
-        return left.mean_psnr
-    share = (log(speedup) - log(cost(left))) / (log(cost(right)) - log(cost(left)))
-    return left.mean_psnr + share * (right.mean_psnr - left.mean_psnr)
+    skipping = [[row for row in rows if row.flops[k] < _ALL] or rows for k in prompts]
+    return [interpolated([(cost(row, k), row.psnr[k]) for row in skipping[k]], speedup) for k in prompts]
+
+
+_ALL = 0.995  # of the full run's operations; what is left is the gate of a cache that skips nothing

@@ -93,6 +93,7 @@ FIRST_BLOCK_CACHE = Rival(
     source="ParaAttention (chengzeyi/ParaAttention); diffusers' FirstBlockCacheConfig",
     knobs=thresholds("threshold", 0.01, 1.0),
     attach=_enabled(lambda subject, knobs, prepared: FirstBlockCacheConfig(threshold=knobs["threshold"])),
+    adaptive=True,
 )
 
 
@@ -241,6 +242,7 @@ SEA_CACHE = Rival(
         )
     ],
     attach=_sea_cache,
+    adaptive=True,
 )
 
 _ATTENTION: Mapping[str, dict[str, str]] = {

@@ -143,4 +143,5 @@ EASYCACHE = Rival(
     source="arXiv 2507.02860, https://github.com/H-EmbodVis/EasyCache",
     knobs=_knobs,
     attach=attach,
+    adaptive=True,
 )

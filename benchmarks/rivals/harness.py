@@ -103,6 +103,7 @@ def run(
         [entry.variant for entry in entries],
         [{**settings, "prompt": prompt, "seed": seed + k} for k, prompt in enumerate(prompts)],
         subject.work,
+        adaptive=[position for position, entry in enumerate(entries) if entry.rival.adaptive],
         metrics=metrics,
         on_generation=on_generation,
     )

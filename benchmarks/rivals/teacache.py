@@ -181,4 +181,5 @@ TEACACHE = Rival(
     attach=attach,
     prepare=fit,
     refuses=_refuses,
+    adaptive=True,
 )

@@ -4,35 +4,48 @@ import json
 import math
 
 from benchmarks.report import costs_table, table
-from benchmarks.rivals.curves import by_operations, by_time, frontier, quality_at
+from benchmarks.rivals.curves import by_operations, by_time, frontier, interpolated, qualities_at
 from benchmarks.rivals.harness import Setting, as_json, from_json
 from ertacache.evaluation.measuring import Measured
 
 
 def row(speedup, psnr, flops=None):
+    """A setting measured on two prompts; ``psnr`` and ``flops`` may differ between them."""
+    both = psnr if isinstance(psnr, tuple) else (psnr, psnr)
     return Measured(
         f"threshold {speedup}",
-        flops or 1 / speedup,
         1000,
-        psnr=[psnr - 1, psnr + 1],
-        ssim=[0.9, 0.8],
+        flops=list(flops or (1 / speedup, 1 / speedup)),
         speedup=[speedup, speedup],
         call_speedup=[speedup] * 2,
+        psnr=list(both),
+        ssim=[0.9, 0.8],
     )
 
 
 def test_the_frontier_drops_what_is_slower_and_no_better():
-    rows = [row(1.2, 50), row(2.0, 45), row(1.5, 44), row(3.0, 30)]
-    assert [r.median_speedup for r in frontier(rows, by_time)] == [1.2, 2.0, 3.0]
+    assert frontier([(1.2, 50), (2.0, 45), (1.5, 44), (3.0, 30)]) == [(1.2, 50), (2.0, 45), (3.0, 30)]
 
 
 def test_quality_is_linear_in_the_logarithm_of_the_speedup_between_settings():
-    rows = [row(1.0, 60), row(4.0, 20)]
-    assert math.isclose(quality_at(rows, 2.0, by_time), 40)
-    assert quality_at(rows, 4.0, by_time) == 20
-    assert quality_at(rows, 0.9, by_time) == 60
-    assert quality_at(rows, 4.1, by_time) is None
-    assert quality_at([row(2, 30, flops=0.25)], 3, by_operations) == 30
+    points = [(1.0, 60), (4.0, 20)]
+    assert math.isclose(interpolated(points, 2.0), 40)
+    assert interpolated(points, 4.0) == 20
+    assert interpolated(points, 0.9) == 60
+    assert interpolated(points, 9) == 20
+
+
+def test_each_prompt_has_a_curve_of_its_own():
+    rows = [row(1.5, (50, 60)), row(3, (30, 50))]
+    assert qualities_at(rows, 1.5, by_time) == [50, 60]
+    assert qualities_at(rows, 3, by_time) == [30, 50]
+    assert qualities_at(rows, 3.1, by_time) is None
+    assert qualities_at(rows, 1.2, by_time) == [50, 60]  # its slowest setting
+
+
+def test_a_setting_that_skips_nothing_on_a_prompt_lends_it_no_perfect_picture():
+    rows = [row(1.2, (100, 55), flops=(1.0, 0.8)), row(2, (40, 45), flops=(0.6, 0.5))]
+    assert qualities_at(rows, 1.25, by_operations) == [40, 55]
 
 
 def test_the_table_marks_the_best_and_what_is_never_reached():
@@ -43,7 +56,7 @@ def test_the_table_marks_the_best_and_what_is_never_reached():
 
 
 def test_the_table_of_costs_shows_the_setting_nearest_to_twice_as_fast():
-    text = costs_table({"a": [row(1.5, 50), row(2.1, 40)]})
+    text = costs_table({"a": [row(1.5, 50), row(2.1, (39, 41))]})
     assert "threshold 2.1" in text
     assert "2.10x" in text
     assert "40.0 (39.0 to 41.0)" in text

@@ -1,14 +1,15 @@
 """Measure ways to generate against the full run: quality, time, operations and memory, resumable.
 
 For every prompt the full run comes first, then each way, with the full run timed again in between; a speedup is the
-ratio to the full run timed last. Operations and memory are counted on the first prompt alone and apart, since counting
-slows a run down. What was measured is kept prompt by prompt, and an interrupted measurement goes on from there.
+ratio to the full run timed last. Operations and memory are counted apart, since counting slows a run down, and on the
+first prompt alone where they are the same for all. What was measured is kept prompt by prompt, and an interrupted
+measurement goes on from there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,8 +48,8 @@ class Measured:
     """
 
     name: str
-    flops: float
     peak_bytes: int
+    flops: list[float] = field(default_factory=list)
     speedup: list[float] = field(default_factory=list)
     call_speedup: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
@@ -74,6 +75,7 @@ def measure(
     calls: Sequence[Mapping[str, Any]],
     folder: Path,
     *,
+    adaptive: Collection[int] = (),
     metrics: Mapping[str, Metric] | None = None,
     on_generation: Callable[[int], None] = lambda count: None,
 ) -> list[Measured]:
@@ -85,6 +87,7 @@ def measure(
         variants: what to compare with it.
         calls: the arguments of each call but the generator; ``seed`` gives the generator's.
         folder: where to keep what was measured; of these variants and calls alone.
+        adaptive: positions of the variants whose work depends on the prompt, so that it is counted for each.
         metrics: further ones, by name.
         on_generation: told how many variants were generated, or found.
 
@@ -97,10 +100,19 @@ def measure(
         generator = torch.Generator("cpu").manual_seed(arguments.pop("seed"))
         return generate(pipe, variant, {**arguments, "generator": generator})
 
-    def costs() -> list[tuple[float, int]]:
-        found = [_cost(pipe, run, variant) for variant in (full, *variants)]
-        flops, peak = found[0]
-        return [(ours / flops, most - peak) for ours, most in found[1:]]
+    def operations(variant: Variant, number: int) -> int:
+        with counting_flops(pipe) as counted:
+            run(variant, number)
+        return counted.flops
+
+    def costs() -> list[tuple[int, int]]:
+        """Operations and memory on the first prompt, the full run's first."""
+        found = []
+        for variant in (full, *variants):
+            with watching_memory(pipe.device) as watched:
+                run(variant, 0)
+            found.append((operations(variant, 0), watched.peak_bytes))
+        return found
 
     def figures(number: int) -> list[dict[str, Any]]:
         found = []
@@ -110,7 +122,9 @@ def measure(
                 timed = run(full, number)
             result = run(variant, number)
             pictures = result.pictures, reference.pictures
+            flops = operations(variant, number) if count in adaptive and number else kept[count + 1][0]
             row: dict[str, Any] = {
+                "flops": flops / kept[0][0],
                 "psnr": psnr(*pictures),
                 "ssim": ssim(*pictures),
                 "speedup": timed.loop_seconds / result.loop_seconds,
@@ -124,7 +138,7 @@ def measure(
         return found
 
     kept = _kept(folder / "costs.json", costs)
-    rows = [Measured(variant.name, *cost) for variant, cost in zip(variants, kept, strict=True)]
+    rows = [Measured(variant.name, peak - kept[0][1]) for variant, (_, peak) in zip(variants, kept[1:], strict=True)]
     run(full, 0)  # a warm-up: the first call allocates, compiles, reads weights
     for number in range(len(calls)):
         path = folder / f"prompt-{number}.json"
@@ -138,14 +152,6 @@ def measure(
             for name, value in more.items():
                 row.more.setdefault(name, []).append(value)
     return rows
-
-
-def _cost(pipe: Any, run: Callable[[Variant, int], Result], variant: Variant) -> tuple[int, int]:
-    with counting_flops(pipe) as counted:
-        run(variant, 0)
-    with watching_memory(pipe.device) as watched:
-        run(variant, 0)
-    return counted.flops, watched.peak_bytes
 
 
 def _kept(path: Path, make: Callable[[], list[Any]]) -> list[Any]:
