@@ -1,4 +1,4 @@
-"""Every rival on the small trained pipelines, side by side in one run, and the page that shows it.
+"""Every rival on the small trained pipelines, side by side in one run; `benchmarks.report` shows it.
 
     ertacache benchmark                  # all rivals on all pipelines; hours
     ertacache benchmark flux --quick     # a check that all of it runs: two prompts, one setting of each; no figures
@@ -10,23 +10,19 @@ goes on from what it had measured.
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import diffusers
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.keys import key_of, source_digest
+from benchmarks.keys import environment, key_of, source_digest
 from benchmarks.rivals import harness
 from benchmarks.rivals.base import Knobs
 from benchmarks.rivals.roster import OURS, RIVALS
-from ertacache import __version__, zoo
+from ertacache import zoo
 from ertacache.errors import ERTACacheError
 from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.files import written_whole
@@ -73,13 +69,12 @@ def run(
     if quick:
         prompts = 2
     written = []
-    metrics = perceptual_metrics()
+    metrics, code = perceptual_metrics(), source_digest(Path(__file__).parent)
     for model in models:
         embedded = zoo.load(model)
         if quick:
             embedded = replace(embedded, calibration_prompts=embedded.calibration_prompts[:2])
             embedded.arguments["num_inference_steps"] = 8
-        code = source_digest(Path(__file__).parent)
         key = key_of(embedded, seed, [rival.name for rival in rivals], quick, code)
         subject = harness.subject_of(embedded, model, work / model / key)
         entries = harness.entries_of(
@@ -94,11 +89,8 @@ def run(
             held_out = embedded.held_out_prompts[:prompts]
             rows = harness.run(subject, entries, held_out, seed, metrics=metrics, on_generation=told)
         result = {
-            "ertacache": __version__,
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
+            **environment(),
             "model": model,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
             "arguments": embedded.arguments,
             "prompts": prompts,
             "seed": seed,

@@ -1,10 +1,15 @@
-"""Names for what was measured, so that nothing of other code, weights or settings is taken for it."""
+"""What figures belong to: names for what was measured, so that nothing else is taken for it, and where it was."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from pathlib import Path
 from typing import Any
+
+import diffusers
+import torch
 
 import ertacache
 from ertacache import zoo
@@ -25,3 +30,13 @@ def key_of(embedded: zoo.Embedded, *given: Any) -> str:
     models = [identify(module) for module in denoisers_of(embedded.pipe).values()]
     code = source_digest(Path(ertacache.__file__).parent)
     return hashlib.sha256(repr((embedded.arguments, models, given, code)).encode()).hexdigest()[:12]
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for a results file."""
+    return {
+        "ertacache": ertacache.__version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+    }

@@ -9,22 +9,18 @@ interrupted run goes on from what it had measured.
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import diffusers
 import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.keys import key_of
-from ertacache import Policy, __version__, calibrate, zoo
+from benchmarks.keys import environment, key_of
+from ertacache import Policy, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, compare, fewer_steps, fewer_steps_on_subgrid
 from ertacache.method.named import Method
 
@@ -206,11 +202,8 @@ def one(
     budgets = measure(embedded, policies, prompts, seed, work / f"measured-{kind}.json", console)
     console.print(table_of(budgets))
     result = {
-        "ertacache": __version__,
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
+        **environment(),
         "model": model,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "settings": embedded.arguments,
         "prompts": prompts,
         "calibration_prompts": calibration_prompts,

@@ -63,11 +63,10 @@ def costs_table(rivals: Mapping[str, Sequence[Measured]]) -> str:
     for name, rows in rivals.items():
         row = min(rows, key=lambda row: abs(row.median_speedup - 2))
         low, high = interval(row.psnr)
-        ssim = sum(row.ssim) / len(row.ssim)
         lines.append(
             f"| {name} | {row.name} | {row.median_speedup:.2f}x | {median(row.call_speedup):.2f}x "
             f"| {1 / median(row.flops):.2f}x | {row.peak_bytes / 1e6:+.1f} MB "
-            f"| {row.mean_psnr:.1f} ({low:.1f} to {high:.1f}) | {ssim:.4f} |"
+            f"| {row.mean_psnr:.1f} ({low:.1f} to {high:.1f}) | {fmean(row.ssim):.4f} |"
         )
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ertacache.opensora import STDiT3Transformer3DModel
 from ertacache.runtime.families import BLOCK_OUTPUTS
-from ertacache.runtime.hidden import blocks_of
+from ertacache.runtime.hidden import blocks_of, handed_on
 
 Knobs = Mapping[str, Any]
 """One setting of a rival, by the names of its authors."""
@@ -98,21 +98,21 @@ def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
-def left_as_found(network: nn.Module) -> Iterator[None]:
-    """Take every attribute that is set meanwhile from ``network`` and all its parts again, and undo every change.
+def left_as_found(network: nn.Module, *others: Any) -> Iterator[None]:
+    """Take all attributes set meanwhile from ``network``, its parts and ``others`` again, and undo every change.
 
     What its dictionaries hold is restored too, in its order: a block list that is taken out and put back stands last
     among the children, and whoever looks for blocks by their order finds another one first.
     """
-    before = [(module, dict(vars(module))) for module in network.modules()]
+    before = [(part, dict(vars(part))) for part in (*network.modules(), *others)]
     held = [(v, dict(v)) for _, attributes in before for v in attributes.values() if type(v) in (dict, OrderedDict)]
     try:
         yield
     finally:
-        for module, attributes in before:
-            for name in [name for name in vars(module) if name not in attributes]:
-                del vars(module)[name]
-            vars(module).update(attributes)
+        for part, attributes in before:
+            for name in [name for name in vars(part) if name not in attributes]:
+                del vars(part)[name]
+            vars(part).update(attributes)
         for dictionary, contents in held:
             dictionary.clear()
             dictionary.update(contents)
@@ -162,13 +162,11 @@ class Span:
         calls: whose branch says whose change to add.
         skip: asked when the first block is reached, with its arguments by name; True to skip. Never asked before the
             branch has something to add.
-        ran: told after the last block has run, with the span's input and output hidden states.
     """
 
     blocks: Sequence[nn.Module]
     calls: Calls
     skip: Callable[[Mapping[str, Any]], bool]
-    ran: Callable[[Tensor, Tensor], None] = lambda entered, left: None
     changes: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     _entered: dict[str, Tensor] = field(default_factory=dict)
     _skipping: bool = False
@@ -193,21 +191,15 @@ class Span:
                 self._entered = {name: given[name] for name in streams}
                 self._skipping = self.calls.branch in self.changes and self.skip(given)
             if self._skipping:
-                change = self.changes[self.calls.branch] if number == 0 else {}
-                states = {name: given[name] + change[name] if name in change else given[name] for name in streams}
-            else:
-                output = original(*args, **kwargs)
-                if number < len(self.blocks) - 1:
-                    return output
-                if places is None:
-                    states = {"hidden_states": output}
-                else:
-                    states = {name: output[place] for name, place in zip(streams, places, strict=True)}
-                self.changes[self.calls.branch] = {name: left - self._entered[name] for name, left in states.items()}
-                self.ran(self._entered["hidden_states"], states["hidden_states"])
-                return output
-            if places is None:
-                return states["hidden_states"]
-            return tuple(states[name] for _, name in sorted(zip(places, streams, strict=True)))
+                if number == 0:
+                    change = self.changes[self.calls.branch]
+                    given |= {name: given[name] + change[name] for name in streams}
+                return handed_on(block, given["hidden_states"], given.get("encoder_hidden_states"))
+            output = original(*args, **kwargs)
+            if number == len(self.blocks) - 1:
+                left = (output,) if places is None else (output[place] for place in places)
+                pairs = zip(streams, left, strict=True)
+                self.changes[self.calls.branch] = {name: state - self._entered[name] for name, state in pairs}
+            return output
 
         return forward

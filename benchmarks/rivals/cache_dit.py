@@ -10,6 +10,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.rivals.base import Knobs, Rival, Subject, left_as_found
@@ -30,18 +31,14 @@ def _db_cache(subject: Subject, knobs: Knobs, calibrated: bool) -> Iterator[None
         **knobs,
     )
     calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1) if calibrated else None
-    kind, attributes = type(pipe), dict(vars(pipe))
-    call = kind.__call__
-    with left_as_found(subject.denoiser):
+    kind, call = type(pipe), type(pipe).__call__
+    with left_as_found(subject.denoiser, pipe):
         try:
             cache_dit.enable_cache(pipe, cache_config=config, calibrator_config=calibrator)
             yield
         finally:
             cache_dit.disable_cache(pipe)
             pipe.__class__, kind.__call__ = kind, call
-            for name in [name for name in vars(pipe) if name not in attributes]:
-                del vars(pipe)[name]
-            vars(pipe).update(attributes)
 
 
 def _refuses(subject: Subject) -> str:
@@ -80,11 +77,9 @@ DB_CACHE = Rival(
     refuses=_refuses,
     adaptive=True,
 )
-DB_CACHE_TAYLOR = Rival(
+DB_CACHE_TAYLOR = replace(
+    DB_CACHE,
     name="DBCache + TaylorSeer",
     source="cache-dit 1.5, the package itself, with its TaylorSeer calibrator of order 1",
-    knobs=_knobs,
     attach=_attach(True),
-    refuses=_refuses,
-    adaptive=True,
 )

@@ -345,10 +345,7 @@ def _faster_cache(subject: Subject, knobs: Knobs, prepared: Any) -> Iterator[Non
             )
             HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, "faster_cache_block")
             hooks.append(hook)
-        if twice:
-            with _branches_apart(calls, subject.denoiser, hooks, FasterCacheBlockState):
-                yield
-        else:
+        with _branches_apart(calls, subject.denoiser, hooks, FasterCacheBlockState):
             yield
 
 

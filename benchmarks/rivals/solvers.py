@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,19 +98,17 @@ def _own_solver(subject: Subject) -> str:
     return ""
 
 
-DPM_SOLVER = Rival(
+DPM_SOLVER = replace(
+    FEWER_STEPS,
     name="fewer steps, DPM-Solver++ 2M",
     source="arXiv 2211.01095; diffusers' DPMSolverMultistepScheduler",
-    knobs=_steps,
     attach=_solver(StaticShiftDPMSolver),
-    num_steps=lambda subject, knobs: int(knobs["num_inference_steps"]),
 )
 
-UNIPC = Rival(
+UNIPC = replace(
+    FEWER_STEPS,
     name="fewer steps, UniPC",
     source="arXiv 2302.04867; diffusers' UniPCMultistepScheduler",
-    knobs=_steps,
     attach=_solver(UniPCMultistepScheduler),
     refuses=_own_solver,
-    num_steps=lambda subject, knobs: int(knobs["num_inference_steps"]),
 )

@@ -139,9 +139,10 @@ def measure(
 
     kept = _kept(folder / "costs.json", costs)
     rows = [Measured(variant.name, peak - kept[0][1]) for variant, (_, peak) in zip(variants, kept[1:], strict=True)]
-    run(full, 0)  # a warm-up: the first call allocates, compiles, reads weights
-    for number in range(len(calls)):
-        path = folder / f"prompt-{number}.json"
+    paths = [folder / f"prompt-{number}.json" for number in range(len(calls))]
+    if not all(path.exists() for path in paths):
+        run(full, 0)  # a warm-up: the first call allocates, compiles, reads weights
+    for number, path in enumerate(paths):
         if path.exists():
             on_generation(len(variants))
         found = _kept(path, partial(figures, number))

@@ -115,7 +115,7 @@ class Stack:
                 f"before a {type(module).__name__}, as a ControlNet or a second device does",
             )
         output = call(*args, **kwargs)
-        self.leaving[:] = [hidden_of(module, output, self.entering.shape[1]).detach()]
+        self.leaving[:] = [_hidden_of(module, output, self.entering.shape[1]).detach()]
         return output
 
     def _refused(self, reason: str, given: str, instead: str = "") -> PipelineError:
@@ -141,8 +141,7 @@ def _places(block: nn.Module) -> tuple[int, int] | None:
     return next((BLOCK_OUTPUTS[name] for name in _bases(block) if name in BLOCK_OUTPUTS), None)
 
 
-def hidden_of(block: nn.Module, output: Any, tokens: int) -> Tensor:
-    """The hidden states in what a block returned, ``tokens`` of them."""
+def _hidden_of(block: nn.Module, output: Any, tokens: int) -> Tensor:
     places = _places(block)
     if isinstance(output, Tensor):
         return output[:, -tokens:] if _joint(block) else output
