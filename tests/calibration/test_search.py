@@ -123,10 +123,31 @@ def test_the_search_stays_within_its_limit_and_never_ends_worse_than_evenly_spac
 
 def test_the_fit_of_a_loop_that_took_steps_over_is_that_of_a_loop_of_its_own(loops):
     surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2)
-    best = Search(loops, surrogate, ALIGNED, loops.denoiser_calls + 200).run(4)
-    again = loops.predict(best.cached_steps, ALIGNED)
+    search = Search(loops, surrogate, ALIGNED, loops.denoiser_calls + 200)
+    best = search.run(4)
+    again = loops.predict(best.cached_steps, search.method)
     assert best.step_errors == again.step_errors
     assert best.predictions == again.predictions
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_one_difference_more_is_tried_on_the_first_schedule_and_kept_if_it_is_better(loops, monkeypatch, better):
+    rows = []
+
+    def attempt(cached, method, **rest):
+        rows.append((cached, method.order))
+        return own(cached, method, **rest)
+
+    own = loops.attempt
+    monkeypatch.setattr(loops, "attempt", attempt)
+    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: better and len(rows) == 2)
+    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2), ALIGNED, 10**6)
+    best = search.run(6)
+    first = evenly_spaced(10, 6, ())
+    assert rows[:2] == [(first, 2), (first, 3)]
+    order = 3 if better else 2
+    assert {order for _, order in rows[2:]} == {order} == {search.surrogate.order}
+    assert max(len(p.history) for p in best.predictions.values()) == order + 1
 
 
 def test_the_fitted_weights_land_nearer_than_others_at_the_first_fitted_step(loops):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ertacache.method.rectification import Moments, predicted_error, rectify
 from ertacache.method.residual import from_cache, to_cache
-from ertacache.method.timesteps import correction_coefficient, step_lengths
+from ertacache.method.timesteps import SMALLEST_CORRECTION, correction_coefficient, step_lengths
 
 T = 30
 
@@ -176,7 +176,7 @@ def test_e5_a_positive_step_along_noise_minus_data_leads_away_from_the_data() ->
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.dictionaries(st.integers(1, T - 2), st.floats(0.01, 1)))
+@given(st.dictionaries(st.integers(1, T - 2), st.floats(SMALLEST_CORRECTION, 1)))
 def test_e5_with_the_right_count_an_update_after_cached_steps_only_is_no_error(corrections: dict[int, float]) -> None:
     inside_if = algorithm_1_lengths(T, corrections, "used", "left")
     assert inside_if == pytest.approx(step_lengths(T, corrections.keys(), corrections), abs=1e-12)
@@ -189,6 +189,6 @@ def test_e6_a_velocity_reused_right_after_a_computed_step_gets_correction_zero_a
     phi = correction_coefficient(float((reused - now).abs().sum()), float((now - before).abs().sum()))
     assert phi == 0
     lengths = step_lengths(T, {10}, {10: phi})
-    assert lengths[10] < 0.002 / T
+    assert lengths[10] == pytest.approx(SMALLEST_CORRECTION / T)
     assert lengths[11:] == pytest.approx([(1 - sum(lengths[:11])) / (T - 11)] * (T - 11))
     assert lengths[11] > 1 / T

@@ -10,12 +10,14 @@ closed loops made so far measure it, as one gain for each step: ``v(x + e) - v(x
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
+from ertacache.method.alignment import MAX_ORDER
 from ertacache.method.named import Method
 from ertacache.method.schedule import uniform
 
@@ -141,7 +143,8 @@ class Search:
         """The best closed loop found among schedules with so many computed steps; the first is run at any cost."""
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         first = evenly_spaced(steps, computed, forced)
-        self._attempt(first)
+        self._attempt(first, None)
+        self._raise_order(first)
         self._attempt_if_affordable(climb(first, forced, steps, self.surrogate.error))
         while True:
             best = self.fits[-1]
@@ -150,19 +153,32 @@ class Search:
             if not any(self._attempt_if_affordable(move) for move in left):
                 return best  # no move is better, or none can be afforded
 
-    def _attempt_if_affordable(self, cached: Schedule) -> bool:
-        computed = self.loops.setting.num_steps - len(cached)
-        shared = self.loops.replayed(cached, self.method, self.trace)
-        cost = (computed - len(shared)) * self.loops.setting.calls_per_step * len(self.loops.calls)
-        if cached in self.tried or self.loops.denoiser_calls + cost > self.limit:
-            return False
-        return self._attempt(cached)
+    def _raise_order(self, cached: Schedule) -> None:
+        """Go on with one more difference if that is better on this schedule; it is where outputs vary smoothly."""
+        lower = self.method
+        if lower.order < MAX_ORDER and self._affordable(cached, None):
+            self.method = replace(lower, order=lower.order + 1)
+            if self._attempt(cached, None):
+                self.surrogate.order = self.method.order
+            else:
+                self.method = lower
 
-    def _attempt(self, cached: Schedule) -> bool:
-        """Run a closed loop; whether it is the best so far, and so the last of ``fits``."""
+    def _affordable(self, cached: Schedule, earlier: Trace | None) -> bool:
+        computed = self.loops.setting.num_steps - len(cached)
+        shared = self.loops.replayed(cached, self.method, earlier)
+        cost = (computed - len(shared)) * self.loops.setting.calls_per_step * len(self.loops.calls)
+        return self.loops.denoiser_calls + cost <= self.limit
+
+    def _attempt_if_affordable(self, cached: Schedule) -> bool:
+        if cached in self.tried or not self._affordable(cached, self.trace):
+            return False
+        return self._attempt(cached, self.trace)
+
+    def _attempt(self, cached: Schedule, earlier: Trace | None) -> bool:
+        """Run a closed loop, from where an earlier one stood; whether it is the best so far, the last of ``fits``."""
         self.tried.add(cached)
         trace = Trace(cached, in_files=self.loops.traces_in_files)
-        fit = self.loops.attempt(cached, self.method, earlier=self.trace, trace=trace, give_up=self._rule(cached))
+        fit = self.loops.attempt(cached, self.method, earlier=earlier, trace=trace, give_up=self._rule(cached))
         if fit is None or (self.fits and not clearly_better(fit, self.fits[-1])):
             return False
         self.fits.append(fit)
@@ -175,6 +191,6 @@ class Search:
             return lambda step, score: False
         best = self.fits[-1]
         differing = set(best.cached_steps) ^ set(cached)
-        later = [i for i in range(max(differing), self.loops.setting.num_steps) if i not in cached]
+        later = [i for i in range(max(differing, default=0), self.loops.setting.num_steps) if i not in cached]
         checkpoint = later[min(self.patience, len(later) - 1)]
         return lambda step, score: step == checkpoint and score > best.step_scores[step]

@@ -1,16 +1,16 @@
 """Aligned rectification: predict a cached step from the last computed ones, with weights that land the trajectory.
 
-With ``h_1, h_2, h_3`` the last computed outputs, newest first, and ``d_1, d_2, d_3`` how the guidance branches differed
-there, a cached step uses
+With ``h_1, h_2, h_3, ...`` the last computed outputs, newest first, and ``d_1, d_2, ...`` how the guidance branches
+differed there, a cached step uses
 
-    v^_i = h_1 + w_1 (h_1 - h_2) + w_2 (h_2 - h_3) + w_0 h_1 + (the same terms of d, with weights of their own)
+    v^_i = h_1 + w_1 (h_1 - h_2) + w_2 (h_2 - h_3) + ... + w_0 h_1 + (the same terms of d, with weights of their own)
          = sum_k c_k h_k + sum_k e_k d_k.
 
 ``w = 0`` is reuse and ``w_1 = (s_i - s_1) / (s_1 - s_2)`` over noise levels s is first-order Taylor. A computed step
 after a cached one is corrected by the same formula, its own output being ``h_1``. The weights minimise the distance
 of the *next latent* to that of the full run, ``|| step_i(x~, v^_i(w)) - x_gt ||^2``, each prompt's relative to what
 reuse leaves of it. The samplers are affine in the model output, ``step_i(x, v) = c_i + b_i v``, so the minimum is a
-linear least-squares problem in at most six unknowns.
+linear least-squares problem in at most eight unknowns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-MAX_ORDER = 2
+MAX_ORDER = 3
 
 
 def coefficients(weights: Sequence[float], newest: float = 1.0) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ertacache.errors import MethodError
+from ertacache.method.alignment import MAX_ORDER
 from ertacache.method.rectification import GRANULARITIES, Granularity
 from ertacache.method.residual import LEVELS, Level
 
@@ -24,7 +25,7 @@ class Method:
         level: what is cached: ``output`` (Eq. 5), ``velocity``, or ``hidden``, the residual of the denoiser's block
             stack, whose patch embedding and output head then run at cached steps too.
         predictor: ``reuse``, ``taylor`` (first order over noise levels) or ``aligned``.
-        order: the highest difference that ``aligned`` uses, 1 or 2.
+        order: the highest difference that ``aligned`` uses, 1 to 3; a search uses one more where that is better.
         timestep_adjustment: shorten cached steps by Eq. (13).
         rectification: granularity of the error model of Eq. (15), or None for none.
 
@@ -47,7 +48,7 @@ class Method:
             "schedule": ("uniform", "offline", "search"),
             "level": LEVELS,
             "predictor": PREDICTORS,
-            "order": (1, 2),
+            "order": tuple(range(1, MAX_ORDER + 1)),
             "rectification": (None, *GRANULARITIES),
         }
         for name, values in allowed.items():

@@ -7,8 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST_CORRECTION = 1e-3
-"""The floor of ``phi``: a correction of 0 would repeat a noise level, and multistep solvers divide by their gap."""
+SMALLEST_CORRECTION = 0.1
+"""The floor of ``phi``: a correction of 0 would repeat a noise level, and multistep solvers divide by their gap.
+
+Much smaller, and what such a solver remembers is multiplied until a clip is noise.
+"""
 
 
 def correction_coefficient(prediction_error: float, output_change: float) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ertacache.errors import PipelineError
-from ertacache.method.alignment import MAX_ORDER, coefficients, combine, taylor_weights
+from ertacache.method.alignment import coefficients, combine, taylor_weights
 from ertacache.method.named import Method
 from ertacache.method.rectification import along, rectify
 from ertacache.method.residual import from_cache, to_cache
@@ -30,7 +30,8 @@ class PolicyDriver(Driver):
         self.cached = frozenset(policy.cached_steps)
         self.position = {step: k for k, step in enumerate(policy.cached_steps)}
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
-        self.history = History(MAX_ORDER + 1 if policy.method.predictor != "reuse" else 1)
+        fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
+        self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
         self.residuals_kept = residuals_kept(policy.method)
         self.levels: list[float] = []
