@@ -1,7 +1,6 @@
-"""Every rival on the small trained pipelines, side by side in one run; `benchmarks.report` shows it.
+"""Every rival on the small trained pipelines, side by side in one run, and docs/results.md about it.
 
-    ertacache benchmark                  # all rivals on all pipelines; hours
-    ertacache benchmark flux --quick     # a check that all of it runs: two prompts, one setting of each; no figures
+    ertacache benchmark     # all rivals on all pipelines; hours
 
 Held-out prompts and seeds that neither training nor calibration saw; quality against the full run. An interrupted run
 goes on from what it had measured.
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.keys import environment, key_of, source_digest
+from benchmarks.report import write_page
 from benchmarks.rivals import harness
 from benchmarks.rivals.base import Knobs
 from benchmarks.rivals.roster import OURS, RIVALS
@@ -40,6 +40,7 @@ def run(
     seed: int,
     work: Path,
     out: Path,
+    page: Path,
     quick: bool,
     console: Console,
 ) -> list[Path]:
@@ -52,11 +53,12 @@ def run(
         seed: of the first.
         work: for policies and unfinished measurements.
         out: for the figures, as JSON.
+        page: written anew after every pipeline, about all figures there are in ``out``.
         quick: two prompts, eight steps, one setting of each rival: a check, no figures.
         console: where to show progress.
 
     Returns:
-        What was written.
+        What was written, the page last.
 
     Raises:
         RivalError: if a rival's name is unknown.
@@ -102,7 +104,8 @@ def run(
         with written_whole(path) as unfinished:
             Path(unfinished).write_text(json.dumps(result, indent=1) + "\n")
         written.append(path)
-    return written
+        write_page(out, page)
+    return [*written, page]
 
 
 def _middle(knobs: Sequence[Knobs]) -> Sequence[Knobs]:

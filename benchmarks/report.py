@@ -1,4 +1,7 @@
-"""docs/results.md, written from the figures in benchmarks/results: ``python -m benchmarks.report``."""
+"""The page about the figures that `benchmarks.compare` measured; it writes the page itself when it is done.
+
+python -m benchmarks.report     # docs/results.md anew from benchmarks/results, nothing measured
+"""
 
 from __future__ import annotations
 
@@ -133,13 +136,13 @@ Not on this pipeline:
 
 HEAD = """# Results: every rival in one harness
 
-Written by `python -m benchmarks.report` from the figures in `benchmarks/results`, which `ertacache benchmark`
-measures: all rivals on the same small trained pipelines, held-out prompts, seeds and latents, in one run. Quality is
-against the full run. Each rival's knob is swept; on every prompt the PSNR is interpolated between the settings that
-no other one beats, over the logarithm of the speedup, and the mean over prompts is shown: so a cache that skips much
-on one prompt and nothing on the next is not credited with the latter's perfect picture. "-" means that no setting is
-that fast. Small pipelines make each denoiser call cheap, so a cache that intervenes in every block pays more for that
-in time here than it would in a large one: the second table leaves time out.
+Measured and written by `ertacache benchmark`: all rivals on the same small trained pipelines, held-out prompts, seeds
+and latents, in one run; the figures are in `benchmarks/results`. Quality is against the full run. Each rival's knob is
+swept; on every prompt the PSNR is interpolated between the settings that no other one beats, over the logarithm of the
+speedup, and the mean over prompts is shown: so a cache that skips much on one prompt and nothing on the next is not
+credited with the latter's perfect picture. "-" means that no setting is that fast. Small pipelines make each denoiser
+call cheap, so a cache that intervenes in every block pays more for that in time here than it would in a large one: the
+second table leaves time out.
 
 """
 

@@ -274,10 +274,15 @@ def benchmark(
         list[str] | None, typer.Option(help="Only this rival, by the name that tables show. Repeatable.")
     ] = None,
     prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts.")] = 32,
-    out: Annotated[Path, typer.Option(help="Folder for the figures, as JSON.")] = Path("benchmarks/results"),
-    work: Annotated[Path, typer.Option(help="Folder for policies and unfinished measurements.")] = Path(
-        "out/benchmark"
-    ),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the figures, as JSON; benchmarks/results, if not --quick.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="What to write about all figures there; docs/results.md, if not --quick.")
+    ] = None,
+    work: Annotated[
+        Path, typer.Option(help="Folder for policies and unfinished measurements, and for all that --quick writes.")
+    ] = Path("out/benchmark"),
     seed: Seed = 1000,
     quick: Annotated[
         bool, typer.Option("--quick", help="Two prompts, eight steps, one setting of each: a check, no figures.")
@@ -301,7 +306,8 @@ def benchmark(
             prompts=prompts,
             seed=seed,
             work=work,
-            out=out,
+            out=out or (work / "quick" if quick else Path("benchmarks/results")),
+            page=page or (work / "quick/results.md" if quick else Path("docs/results.md")),
             quick=quick,
             console=console,
         )
