@@ -54,6 +54,7 @@ def test_every_rival_on_every_pipeline_in_the_quick_form_and_the_page_of_it(tmp_
         assert (out / f"images/results-{name}.png").stat().st_size > 10_000
         assert f"## {name}" in page
     assert page.count("| ERTACache, aligned |") == 3 * len(zoo.NAMES)
+    assert page.count("| ours | the best other |") == 2 * len(zoo.NAMES)
 
 
 def test_time_and_memory_on_scaled_down_backbones(tmp_path):

@@ -46,6 +46,12 @@ class Subject:
         return int(self.arguments["num_inference_steps"])
 
     @property
+    def budgets(self) -> list[int]:
+        """Numbers of steps, falling: what a rival sweeps whose knob is how many of them are computed."""
+        ratios = (1.15, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6)
+        return sorted({round(self.num_steps / ratio) for ratio in ratios}, reverse=True)
+
+    @property
     def denoiser(self) -> nn.Module:
         """The network that rivals change."""
         return self.pipe.transformer  # type: ignore[no-any-return]

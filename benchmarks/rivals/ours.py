@@ -13,8 +13,7 @@ CALIBRATION_PROMPTS = 16
 
 
 def _budgets(subject: Subject) -> list[Knobs]:
-    found = {round(subject.num_steps / ratio) for ratio in (1.15, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5)}
-    return [{"num_computed_steps": steps} for steps in sorted(found, reverse=True)]
+    return [{"num_computed_steps": steps} for steps in subject.budgets]
 
 
 def _attach(method: str) -> Callable[[Subject, Knobs, Any], AbstractContextManager[Any]]:

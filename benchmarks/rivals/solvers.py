@@ -14,8 +14,7 @@ from benchmarks.rivals.base import Knobs, Rival, Subject
 
 
 def _steps(subject: Subject) -> Sequence[Knobs]:
-    found = sorted({round(subject.num_steps / ratio) for ratio in (1.15, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6)})
-    return [{"num_inference_steps": steps} for steps in reversed(found)]
+    return [{"num_inference_steps": steps} for steps in subject.budgets]
 
 
 FEWER_STEPS = Rival(

@@ -3,7 +3,7 @@
 import json
 import math
 
-from benchmarks.report import costs_table, table
+from benchmarks.report import costs_table, lead_table, table
 from benchmarks.rivals.curves import by_operations, by_time, frontier, interpolated, qualities_at
 from benchmarks.rivals.harness import Setting, as_json, from_json
 from ertacache.evaluation.measuring import Measured
@@ -60,6 +60,13 @@ def test_the_table_of_costs_shows_the_setting_nearest_to_twice_as_fast():
     assert "threshold 2.1" in text
     assert "2.10x" in text
     assert "40.0 (39.0 to 41.0)" in text
+
+
+def test_the_lead_is_over_the_best_of_the_others_prompt_by_prompt():
+    others = {"a": [row(3, (40, 42))], "b": [row(3, (41, 30))]}
+    lines = lead_table({"ERTACache, aligned": [row(3, (50, 46))], **others}, by_time).splitlines()
+    assert "| 3x | 48.0 | a: 41.0 | +7.0 (+4.0 to +10.0) |" in lines
+    assert "| 4x | - | - | - |" in lines
 
 
 def test_rows_survive_a_results_file():
