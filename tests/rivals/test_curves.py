@@ -3,7 +3,7 @@
 import json
 import math
 
-from benchmarks.report import costs_table, lead_table, table
+from benchmarks.report import against_uniform, costs_table, lead_table, table
 from benchmarks.rivals.curves import by_operations, by_time, frontier, interpolated, qualities_at
 from benchmarks.rivals.harness import Setting, as_json, from_json
 from ertacache.evaluation.measuring import Measured
@@ -67,6 +67,13 @@ def test_the_lead_is_over_the_best_of_the_others_prompt_by_prompt():
     lines = lead_table({"ERTACache, aligned": [row(3, (50, 46))], **others}, by_time).splitlines()
     assert "| 3x | 48.0 | a: 41.0 | +7.0 (+4.0 to +10.0) |" in lines
     assert "| 4x | - | - | - |" in lines
+
+
+def test_each_rival_is_held_against_the_uniform_cache_where_it_does_best():
+    uniform = [row(2, (40, 40)), row(4, (30, 30))]
+    one = {"Uniform cache": uniform, "a": [row(2, (43, 45)), row(4, (30, 20))], "b": [row(2, (50, 20))]}
+    lines = against_uniform({"one": one, "two": {"Uniform cache": uniform}}).splitlines()
+    assert lines[2:] == ["| a | **+4.0 dB at 2x** | - |", "| b | -5.0 dB at 2x | - |"]
 
 
 def test_rows_survive_a_results_file():
