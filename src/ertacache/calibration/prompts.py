@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ertacache.errors import CalibrationError
-from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.seams import own_class
 from ertacache.runtime.stepping import copied_generators
 
@@ -52,12 +51,6 @@ def calls_for(
             cure="Pass a list of texts or of dicts of call arguments; 8 or so are enough.",
         )
     takes = inspect.signature(own_class(pipe).__call__).parameters
-    if sampler_of(pipe.scheduler).draws_noise and "generator" not in takes:
-        raise CalibrationError(
-            "this sampler adds noise at every step, and the pipeline takes no generator that could repeat it",
-            given=type(pipe.scheduler).__name__,
-            cure="Use a sampler that adds no noise.",
-        )
     calls = []
     for k, prompt in enumerate(prompts):
         if not isinstance(prompt, (str, Mapping)):

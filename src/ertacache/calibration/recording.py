@@ -21,7 +21,7 @@ from ertacache.files import written_whole
 from ertacache.runtime.hidden import sketch
 from ertacache.runtime.run import Driver, Run, Step
 from ertacache.runtime.samplers import sampler_of
-from ertacache.runtime.stepping import output_coefficient
+from ertacache.runtime.stepping import draws_noise, is_affine, output_coefficient
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ class Recorder(Driver):
         if not self.patterns:
             self.shapes = step.sample.shape, step.model_output.shape
             self.first_step = step.index
+            check_sampler(step)
             self._on_first(step)
             self.tensors["x0"] = step.sample.detach().cpu().clone()
         index = step.index - self.first_step
@@ -127,6 +128,31 @@ class Recorder(Driver):
 
     def stepped(self, index: int, sample: Tensor) -> None:
         self.tensors[f"x{index - self.first_step + 1}"] = sample.detach().cpu().clone()
+
+
+def check_sampler(step: Step) -> None:
+    """Raise `CalibrationError` where nothing can be fitted to a step of this sampler, or nothing can repeat it."""
+    scheduler, arguments = step.scheduler, step.arguments
+    name = type(scheduler).__name__
+    timestep = arguments["timestep"]
+    if (getattr(timestep, "ndim", 0) and timestep.numel() > 1) or arguments.get("per_token_timesteps") is not None:
+        raise CalibrationError(
+            "the parts of a sample stand at different noise levels, and calibration needs one for all",
+            given=f"{name}, timesteps of shape {tuple(getattr(timestep, 'shape', ()))}",
+            cure="Use the pipeline without conditioning frames or tokens of their own noise level.",
+        )
+    if draws_noise(scheduler, arguments) and arguments.get("generator") is None:
+        raise CalibrationError(
+            "this sampler adds noise, and gets no generator that could repeat it",
+            given=name,
+            cure="Use a sampler that adds no noise, or a pipeline that hands its generator to the sampler.",
+        )
+    if not is_affine(scheduler, arguments):
+        raise CalibrationError(
+            "this sampler's step is no affine function of the model output",
+            given=name,
+            cure="Switch off what clips or bends its prediction, or use another sampler.",
+        )
 
 
 def check_finite(output: Tensor, prompt: int, step: int) -> None:

@@ -17,7 +17,7 @@ from ertacache.acceleration import accelerated
 from ertacache.evaluation.metrics import psnr, ssim
 from ertacache.policy import Policy
 from ertacache.runtime.run import Driver, Run, denoisers_of
-from ertacache.runtime.samplers import sampler_of
+from ertacache.runtime.samplers import lay
 
 
 @dataclass(frozen=True)
@@ -222,5 +222,5 @@ class _OwnGrid(Driver):
         self.noise_levels = noise_levels
 
     def open_segment(self, scheduler: Any) -> tuple[float, ...]:
-        sampler_of(scheduler).retime(scheduler, self.noise_levels)
+        lay(scheduler, self.noise_levels)
         return self.noise_levels

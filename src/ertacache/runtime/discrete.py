@@ -1,6 +1,7 @@
-"""Schedulers that step between integer timesteps of a table of alphas: CogVideoX's DDIM and DPM.
+"""Schedulers that step between integer timesteps of a table of alphas: DDIM, and CogVideoX's DDIM and DPM.
 
-Their noise level is the angle ``phi`` of ``x = cos(phi) x_0 + sin(phi) noise``: v-prediction is ``dx / dphi``.
+With ``x = cos(phi) x_0 + sin(phi) noise``, their noise level is the angle ``phi`` where the denoiser predicts
+``v = dx / dphi``, and ``tan(phi)`` where it predicts the noise, which is the slope of ``x / cos(phi)`` over it.
 A retimed grid has fractional timesteps, whose alphas are interpolated over ``phi``; the scheduler then steps
 between neighbours of a table that holds just the alphas of this step, with its own ``step``.
 """
@@ -37,19 +38,30 @@ def _stride(scheduler: Any) -> int:
     return int(scheduler.config.num_train_timesteps // scheduler.num_inference_steps)
 
 
-def angles(scheduler: Any) -> list[float]:
-    """The T + 1 angles of the grid, from near pi/2 (noise) down to where the last step leads (0 for a clean end)."""
+def _predicts_noise(scheduler: Any) -> bool:
+    return bool(scheduler.config.prediction_type == "epsilon")
+
+
+def noise_levels(scheduler: Any) -> list[float]:
+    """The T + 1 levels of the grid, from near pure noise down to where the last step leads (0 for a clean end)."""
     table, _ = _tables(scheduler)
     steps = scheduler.timesteps.double().cpu().numpy()
     end = _plain_timesteps(scheduler)[-1]
     final = np.arccos(np.sqrt(float(scheduler.final_alpha_cumprod))) if end < 0 else table[int(end)]
-    return [*(float(phi) for phi in np.interp(steps, np.arange(len(table)), table)), float(final)]
+    angles = np.append(np.interp(steps, np.arange(len(table)), table), final)
+    return [float(level) for level in (np.tan(angles) if _predicts_noise(scheduler) else angles)]
+
+
+def _timesteps_of(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
+    """The fractional timesteps that have these levels."""
+    table, _ = _tables(scheduler)
+    angles = np.arctan(levels) if _predicts_noise(scheduler) else np.asarray(levels)
+    return np.interp(angles, table, np.arange(len(table)))
 
 
 def retime(scheduler: Any, levels: Sequence[float]) -> None:
-    """Tell the denoiser the fractional timesteps that have these angles."""
-    table, _ = _tables(scheduler)
-    steps = np.interp(np.asarray(levels[:-1]), table, np.arange(len(table)))
+    """Tell the denoiser the fractional timesteps that have these levels."""
+    steps = _timesteps_of(scheduler, levels[:-1])
     scheduler.timesteps = torch.from_numpy(steps).to(dtype=torch.float32, device=scheduler.timesteps.device)
 
 
@@ -64,11 +76,11 @@ def warped_step(scheduler: Any, own: Any, arguments: Mapping[str, Any], index: i
         own: its class, whose ``step`` is used.
         arguments: those of ``step``.
         index: of the step.
-        levels: the T + 1 angles of the retimed grid.
+        levels: the T + 1 levels of the retimed grid.
     """
-    table, alphas = _tables(scheduler)
-    plain, places = _plain_timesteps(scheduler), np.arange(len(table))
-    steps = np.interp(np.asarray(levels[:-1]), table, places)
+    _, alphas = _tables(scheduler)
+    plain, places = _plain_timesteps(scheduler), np.arange(len(alphas))
+    steps = _timesteps_of(scheduler, levels[:-1])
     last = index == len(steps) - 1
     landing = plain[-1] if last else steps[index + 1] + (plain[index] - _stride(scheduler) - plain[index + 1])
     neighbours = [steps[index]] if landing < 0 else [landing, steps[index]]
@@ -85,8 +97,7 @@ def warped_step(scheduler: Any, own: Any, arguments: Mapping[str, Any], index: i
 
 def refusal(scheduler: Any) -> str | None:
     """Why a configuration of these schedulers cannot be served, or None."""
-    if scheduler.config.prediction_type != "v_prediction":
-        return (
-            f"prediction_type={scheduler.config.prediction_type!r}, where the angle is not what the output is linear in"
-        )
+    kind = scheduler.config.prediction_type
+    if kind not in ("v_prediction", "epsilon"):
+        return f"prediction_type={kind!r}, where the output is the slope of nothing"
     return None

@@ -1,12 +1,15 @@
 """What the runtime must know of a scheduler: its noise levels, how to retime it, what it cannot be used for.
 
-One row of `SAMPLERS` for each scheduler class; a subclass is served by its base's row.
+Any scheduler is served that evaluates the denoiser once a step. One row of `SAMPLERS` for each class that can be
+retimed too; a subclass is served by its base's row, and what has no row by `PLAIN`. What no configuration tells, such
+as noise that cannot be repeated, the full runs of calibration find out (`ertacache.calibration.recording`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import atan
 from typing import Any
 
 import numpy as np
@@ -28,25 +31,55 @@ class Sampler:
     Args:
         noise_levels: the T + 1 levels of the grid that ``set_timesteps`` has just laid, the terminal one included.
             The level is the variable in which the model output is the slope of the trajectory, so that it is what
-            a Taylor prediction expands in: sigma for flow matching, the angle of `discrete` for v-prediction.
-        retime: put T + 1 other levels in their place, keeping length and device.
+            a Taylor prediction expands in: sigma for flow matching, sigma over alpha for noise prediction, the angle
+            of `discrete` for v-prediction.
+        retime: put T + 1 other levels in their place, keeping length and device; None where that cannot be done.
         refusal: why a configuration of this scheduler cannot be served, or None.
         warped_step: ``(scheduler, class, arguments, index, levels)``: how to step on a retimed grid where the
             scheduler's own ``step`` cannot; None where it can.
-        draws_noise: whether every step adds noise from the call's generator.
         frames_first: whether its latents are (batch, frames, channels, height, width).
     """
 
     noise_levels: Callable[[Any], list[float]]
-    retime: Callable[[Any, Sequence[float]], None]
+    retime: Callable[[Any, Sequence[float]], None] | None = None
     refusal: Callable[[Any], str | None] = _never
     warped_step: Callable[[Any, Any, Mapping[str, Any], int, Sequence[float]], Any] | None = None
-    draws_noise: bool = False
     frames_first: bool = False
 
     def channel_axis(self, ndim: int) -> int:
         """The channel axis of what it steps: last for packed tokens (batch, tokens, channels)."""
         return 2 if ndim == 3 or (self.frames_first and ndim == 5) else 1
+
+
+def _of(scheduler: Any, name: str) -> Any:
+    return getattr(scheduler, "config", {}).get(name)
+
+
+def _predicts_velocity_on_the_circle(scheduler: Any) -> bool:
+    return bool(_of(scheduler, "prediction_type") == "v_prediction")
+
+
+def _diffusion_levels(scheduler: Any) -> list[float]:
+    """Of grids of sigma, or of sigma over alpha."""
+    sigmas = [float(sigma) for sigma in scheduler.sigmas]
+    return [atan(sigma) for sigma in sigmas] if _predicts_velocity_on_the_circle(scheduler) else sigmas
+
+
+def _retime_diffusion(scheduler: Any, levels: Sequence[float]) -> None:
+    if _of(scheduler, "use_flow_sigmas"):
+        _retime_sigmas(scheduler, levels)
+        return
+    circle = _predicts_velocity_on_the_circle(scheduler)
+    sigmas = np.tan(levels) if circle else np.asarray(levels, dtype=np.float64)
+    if circle and _of(scheduler, "timestep_type") == "continuous":
+        steps = 0.25 * np.log(sigmas[:-1])
+    else:
+        alphas = scheduler.alphas_cumprod.double().cpu().numpy()
+        table = np.log((1 - alphas) / alphas) / 2
+        steps = np.interp(np.log(sigmas[:-1]), table, np.arange(len(table)))
+    old = scheduler.timesteps
+    scheduler.sigmas = torch.from_numpy(sigmas).to(dtype=scheduler.sigmas.dtype, device=scheduler.sigmas.device)
+    scheduler.timesteps = torch.from_numpy(steps).to(dtype=torch.float32, device=old.device)
 
 
 def _sigmas(scheduler: Any) -> list[float]:
@@ -61,61 +94,104 @@ def _retime_sigmas(scheduler: Any, levels: Sequence[float]) -> None:
     scheduler.timesteps = (new[:-1] * scheduler.config.num_train_timesteps).to(dtype=steps.dtype, device=steps.device)
 
 
+def _plain_levels(scheduler: Any) -> list[float]:
+    """The sigmas, where there are T + 1 of them, else the share of the training timesteps."""
+    steps = [float(t) for t in scheduler.timesteps]
+    asked = getattr(scheduler, "num_inference_steps", None) or len(steps)
+    if len(steps) != asked:
+        raise PipelineError(
+            "this scheduler cannot be served: it does not evaluate the denoiser once a step",
+            given=f"{type(scheduler).__name__}, {len(steps)} timesteps for {asked} steps",
+            cure=f"Use another scheduler: {', '.join(SAMPLERS)}.",
+        )
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is not None and len(sigmas) == len(steps) + 1:
+        return [float(sigma) for sigma in sigmas]
+    whole = float(_of(scheduler, "num_train_timesteps") or max(steps) or 1)
+    return [*(t / whole for t in steps), 0.0]
+
+
 def _flow_euler_refusal(scheduler: Any) -> str | None:
     if scheduler.config.get("stochastic_sampling"):
         return "stochastic_sampling=True draws new noise at every step"
     return None
 
 
-def _unipc_refusal(scheduler: Any) -> str | None:
-    if not scheduler.config.use_flow_sigmas:
-        return "use_flow_sigmas=False"
-    if scheduler.config.thresholding:
-        return "thresholding=True makes the step no affine function of the model output"
-    if scheduler.solver_p is not None:
+def _diffusion_refusal(scheduler: Any) -> str | None:
+    if getattr(scheduler, "solver_p", None) is not None:
         return "solver_p hands the step to a second scheduler"
     return None
 
 
+def _general_refusal(scheduler: Any) -> str | None:
+    """What no scheduler may be configured to, and what no scheduler may be."""
+    if not all(hasattr(scheduler, name) for name in ("step", "set_timesteps", "config")):
+        return "it has no set_timesteps() and step()"
+    if getattr(scheduler, "order", 1) != 1:
+        return f"it evaluates the denoiser {scheduler.order} times a step"
+    if _of(scheduler, "thresholding"):
+        return "thresholding=True makes the step no affine function of the model output"
+    return None
+
+
+DIFFUSION = Sampler(_diffusion_levels, _retime_diffusion, _diffusion_refusal)
+PLAIN = Sampler(_plain_levels)
 SAMPLERS: dict[str, Sampler] = {
     "FlowMatchEulerDiscreteScheduler": Sampler(_sigmas, _retime_sigmas, _flow_euler_refusal),
-    "UniPCMultistepScheduler": Sampler(_sigmas, _retime_sigmas, _unipc_refusal),
     "OpenSoraRectifiedFlowScheduler": Sampler(_sigmas, _retime_sigmas),
+    "UniPCMultistepScheduler": DIFFUSION,
+    "DPMSolverMultistepScheduler": DIFFUSION,
+    "DPMSolverSinglestepScheduler": DIFFUSION,
+    "DEISMultistepScheduler": DIFFUSION,
+    "EulerDiscreteScheduler": DIFFUSION,
+    "EulerAncestralDiscreteScheduler": DIFFUSION,
+    "DDIMScheduler": Sampler(discrete.noise_levels, discrete.retime, discrete.refusal, discrete.warped_step),
     "CogVideoXDDIMScheduler": Sampler(
-        discrete.angles, discrete.retime, discrete.refusal, discrete.warped_step, frames_first=True
+        discrete.noise_levels, discrete.retime, discrete.refusal, discrete.warped_step, frames_first=True
     ),
     "CogVideoXDPMScheduler": Sampler(
-        discrete.angles, discrete.retime, discrete.refusal, discrete.warped_step, draws_noise=True, frames_first=True
+        discrete.noise_levels, discrete.retime, discrete.refusal, discrete.warped_step, frames_first=True
     ),
 }
 
 
 def sampler_of(scheduler: Any) -> Sampler:
-    """The row of `SAMPLERS` for this scheduler.
+    """The row of `SAMPLERS` for this scheduler, or `PLAIN`.
 
     Raises:
-        PipelineError: if there is none, or its configuration is refused.
+        PipelineError: if it cannot be served, or its configuration cannot.
     """
     name = type(scheduler).__name__
-    row = next((SAMPLERS[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in SAMPLERS), None)
-    if row is None:
-        raise PipelineError(
-            "this scheduler is not supported",
-            given=name,
-            cure=f"Use one of: {', '.join(SAMPLERS)}, e.g. pipe.scheduler = "
-            f"{next(iter(SAMPLERS))}.from_config(pipe.scheduler.config).",
-        )
-    reason = row.refusal(scheduler)
+    row = next((SAMPLERS[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in SAMPLERS), PLAIN)
+    reason = _general_refusal(scheduler) or row.refusal(scheduler)
     if reason:
         raise PipelineError(
-            f"this configuration of {name} is not supported: {reason}", given=name, cure="Change this setting."
+            f"this scheduler cannot be served: {reason}",
+            given=name,
+            cure="Change this setting, or use another scheduler: "
+            f"{', '.join(SAMPLERS)}, e.g. pipe.scheduler = {next(iter(SAMPLERS))}.from_config(pipe.scheduler.config).",
         )
     return row
 
 
 def retime(scheduler: Any, grid: Sequence[float]) -> list[float]:
     """Warp the grid that ``set_timesteps`` has just laid to the points ``tau`` of Eq. (14); the new noise levels."""
-    sampler = sampler_of(scheduler)
-    levels = [float(level) for level in warp(sampler.noise_levels(scheduler), grid)]
-    sampler.retime(scheduler, levels)
+    levels = [float(level) for level in warp(sampler_of(scheduler).noise_levels(scheduler), grid)]
+    lay(scheduler, levels)
     return levels
+
+
+def lay(scheduler: Any, levels: Sequence[float]) -> None:
+    """Put other noise levels in place of those that ``set_timesteps`` has just laid.
+
+    Raises:
+        PipelineError: if this scheduler takes none but its own.
+    """
+    own_way = sampler_of(scheduler).retime
+    if own_way is None:
+        raise PipelineError(
+            "this scheduler cannot be given other noise levels than its own",
+            given=type(scheduler).__name__,
+            cure="Use a method without timestep adjustment, such as 'aligned'.",
+        )
+    own_way(scheduler, levels)

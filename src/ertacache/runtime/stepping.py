@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -49,6 +49,31 @@ def output_coefficient(scheduler: Any, arguments: Mapping[str, Any]) -> float:
     Live latents would not do: in bfloat16 the difference of two steps is rounding noise. Whatever a multistep
     solver remembers, and whatever noise is added, is the same in both steps and cancels.
     """
+    step = _tiny_step(scheduler, arguments)
+    return step(1.0) - step(0.0)
+
+
+def is_affine(scheduler: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether the step is an affine function of the model output; of a large one too, which some would clip."""
+    step = _tiny_step(scheduler, arguments)
+    none = step(0.0)
+    for size in _SIZES:
+        once, twice = step(size), step(2 * size)
+        if abs(twice - 2 * once + none) > 1e-4 * max(abs(once), abs(twice)):
+            return False
+    return True
+
+
+def draws_noise(scheduler: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether the step adds noise: whether it ends elsewhere with another seed."""
+    return _tiny_step(scheduler, arguments, seed=0)(1.0) != _tiny_step(scheduler, arguments, seed=1)(1.0)
+
+
+_SIZES = (1.0, 30.0, 1000.0)  # of model outputs; one of them is where clipping sets in
+
+
+def _tiny_step(scheduler: Any, arguments: Mapping[str, Any], seed: int = 0) -> Callable[[float], float]:
+    """The step of one number, as a function of the model output, all else as in ``arguments``."""
     shape = arguments["sample"].shape
     zero = torch.zeros(1, 1, dtype=torch.float64)
 
@@ -58,6 +83,12 @@ def output_coefficient(scheduler: Any, arguments: Mapping[str, Any]) -> float:
     fresh = copy.copy(scheduler)
     vars(fresh).update({name: tiny(value) for name, value in vars(scheduler).items()})
     small = {name: tiny(value) for name, value in arguments.items()}
-    if "generator" in small:
-        small["generator"] = torch.Generator().manual_seed(0)
-    return float(plain_step(fresh, small, zero + 1) - plain_step(fresh, small, zero))
+
+    def step(output: float) -> float:
+        if "generator" in small:
+            small["generator"] = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return float(plain_step(fresh, small, zero + output))
+
+    return step
