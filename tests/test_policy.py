@@ -210,7 +210,7 @@ def test_saving_over_an_old_policy_replaces_it_and_leaves_nothing_else(tmp_path:
         ("no such schedule", {"schedule": "random"}),
         ("no such level", {"level": "block"}),
         ("no such predictor", {"predictor": "oracle"}),
-        ("no such order", {"order": 3}),
+        ("no such order", {"order": 4}),
         ("no such rectification", {"rectification": "pixel"}),
         ("belong to predictor 'reuse'", {"predictor": "taylor", "timestep_adjustment": True}),
         ("belong to predictor 'reuse'", {"predictor": "aligned", "rectification": "step"}),
