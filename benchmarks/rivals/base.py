@@ -49,7 +49,8 @@ class Subject:
     def budgets(self) -> list[int]:
         """Numbers of steps, falling: what a rival sweeps whose knob is how many of them are computed."""
         ratios = (1.15, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6)
-        return sorted({max(2, round(self.num_steps / ratio)) for ratio in ratios}, reverse=True)  # the first and the last
+        least = 2  # the first and the last
+        return sorted({max(least, round(self.num_steps / ratio)) for ratio in ratios}, reverse=True)
 
     @property
     def denoiser(self) -> nn.Module:
