@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import diffusers
 import torch
 import typer
 from diffusers import (
@@ -41,11 +40,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.keys import environment
 from benchmarks.rivals.base import Subject
 from benchmarks.rivals.cache_dit import DB_CACHE
 from benchmarks.rivals.diffusers_caches import FIRST_BLOCK_CACHE, MAG_CACHE
 from benchmarks.rivals.teacache import TEACACHE
-from ertacache import __version__, accelerated, calibrate
+from ertacache import accelerated, calibrate
 from ertacache.evaluation.cost import counting_flops, watching_memory
 from ertacache.files import written_whole
 from ertacache.opensora import (
@@ -315,9 +315,7 @@ def main(
         scaled = "" if size == "full" else ", scaled down"
         console.print(table_of(f"{backbone.title}{scaled}: {steps} steps, random weights, {machine}", rows))
         result = {
-            "ertacache": __version__,
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
+            **environment(),
             "model": backbone.title,
             "size": {"name": size, **getattr(backbone, size)},
             "machine": machine,

@@ -144,9 +144,8 @@ def plot(rivals: Mapping[str, Sequence[Measured]], title: str, path: Path) -> No
     plt.close(figure)
 
 
-def section(result: Mapping[str, Any], folder: Path) -> str:
+def section(result: Mapping[str, Any], rivals: Mapping[str, Sequence[Measured]], folder: Path) -> str:
     """One pipeline's part of the page; writes its plot."""
-    rivals = by_rival(from_json(result["settings"]))
     model = result["model"]
     picture = folder / "images" / f"results-{model}.png"
     steps = result["arguments"]["num_inference_steps"]
@@ -213,8 +212,9 @@ def write_page(results: Path, page: Path) -> None:
     sources = {name: source for result in found for name, source in result["sources"].items()}
     notes = "## What each one is\n\n" + "".join(f"- {name}: {source}.\n" for name, source in sources.items())
     (page.parent / "images").mkdir(parents=True, exist_ok=True)
-    straw = STRAW + against_uniform({r["model"]: by_rival(from_json(r["settings"])) for r in found}) + "\n\n"
-    body = HEAD + "\n".join(section(result, page.parent) for result in found) + "\n" + straw + notes
+    rivals = {result["model"]: by_rival(from_json(result["settings"])) for result in found}
+    sections = "\n".join(section(result, rivals[result["model"]], page.parent) for result in found)
+    body = HEAD + sections + "\n" + STRAW + against_uniform(rivals) + "\n\n" + notes
     with written_whole(page) as partial:
         Path(partial).write_text(body)
 

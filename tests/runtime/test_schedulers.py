@@ -77,6 +77,7 @@ SCHEDULERS = {
 }
 DISCRETE = ("CogVideoX DDIM", "CogVideoX DPM", "DDIM, noise", "DDIM, v")
 NOISY = ("CogVideoX DPM", "DPM, stochastic", "Euler ancestral", "DDPM")
+BESIDE = ("UniPC, noise", "DPM, noise", "DPM, v", "DPM, singlestep", "DEIS", "Euler, noise", "Euler, v", "DDIM, noise")
 RETIMED = tuple(name for name in SCHEDULERS if name != "DDPM")
 
 
@@ -152,7 +153,10 @@ def test_the_levels_fall_from_noise_to_data(scheduler):
     assert all(a > b for a, b in itertools.pairwise(levels))
     assert levels[-1] == (pytest.approx(0.03, abs=0.01) if isinstance(scheduler, DEISMultistepScheduler) else 0)
     first = {"flow": 1, "circle": math.pi / 2, "noise": 14.6}[Spread(scheduler).kind]
-    assert levels[0] == pytest.approx(1 if isinstance(scheduler, DDPMScheduler) else first, rel=0.05)
+    if isinstance(scheduler, DDPMScheduler):
+        first = 1
+    near = isinstance(scheduler, (DPMSolverMultistepScheduler, EulerDiscreteScheduler, DDPMScheduler)) or first == 14.6
+    assert levels[0] == (pytest.approx(first, rel=0.05) if near else pytest.approx(first, abs=1e-5))
 
 
 def test_the_model_output_is_the_slope_over_the_level(scheduler):
@@ -225,7 +229,8 @@ def test_a_warped_grid_leads_to_the_same_data(name):
             finals.append(pipe())
         assert type(pipe.scheduler) is type(SCHEDULERS[name]())
     for final in finals:
-        assert float(final.mean()) == pytest.approx(2.0, abs=0.2)  # all noise is not quite what some begin with
+        # Those that know a noisiest latent, and not pure noise, begin beside its mean.
+        assert float(final.mean()) == pytest.approx(2.0, abs=0.2 if name in BESIDE else 0.1)
         assert float(final.std()) == pytest.approx(1.0, abs=0.35)  # ten steps of first order shrink it
     assert not torch.equal(*finals)
 

@@ -119,9 +119,10 @@ class Search:
 
     Best is the mean logarithm of the prompts' final errors, and better what is :func:`clearly_better`. All prompts take
     part in every trial: on half of them the search finds schedules that are good for that half only. Evenly spaced
-    steps come first, then the surrogate's own best, then single moves of the best so far, in the order in which the
-    surrogate ranks them. A move's loop starts where the schedules part, and is given up where its latents are farther
-    from the full runs' than the best schedule's are at the same step, some computed steps after the move.
+    steps come first, and again with one difference more, then the surrogate's own best, then single moves of the best
+    so far, in the order in which the surrogate ranks them. A move's loop starts where the schedules part, and is given
+    up where its latents are farther from the full runs' than the best schedule's are at the same step, some computed
+    steps after the move.
 
     Args:
         loops: where closed loops run.

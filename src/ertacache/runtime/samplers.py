@@ -51,35 +51,30 @@ class Sampler:
         return 2 if ndim == 3 or (self.frames_first and ndim == 5) else 1
 
 
-def _of(scheduler: Any, name: str) -> Any:
-    return getattr(scheduler, "config", {}).get(name)
-
-
 def _predicts_velocity_on_the_circle(scheduler: Any) -> bool:
-    return bool(_of(scheduler, "prediction_type") == "v_prediction")
+    return bool(scheduler.config.get("prediction_type") == "v_prediction")
 
 
 def _diffusion_levels(scheduler: Any) -> list[float]:
     """Of grids of sigma, or of sigma over alpha."""
-    sigmas = [float(sigma) for sigma in scheduler.sigmas]
+    sigmas = _sigmas(scheduler)
     return [atan(sigma) for sigma in sigmas] if _predicts_velocity_on_the_circle(scheduler) else sigmas
 
 
 def _retime_diffusion(scheduler: Any, levels: Sequence[float]) -> None:
-    if _of(scheduler, "use_flow_sigmas"):
+    if scheduler.config.get("use_flow_sigmas"):
         _retime_sigmas(scheduler, levels)
         return
     circle = _predicts_velocity_on_the_circle(scheduler)
     sigmas = np.tan(levels) if circle else np.asarray(levels, dtype=np.float64)
-    if circle and _of(scheduler, "timestep_type") == "continuous":
+    if circle and scheduler.config.get("timestep_type") == "continuous":
         steps = 0.25 * np.log(sigmas[:-1])
     else:
         alphas = scheduler.alphas_cumprod.double().cpu().numpy()
         table = np.log((1 - alphas) / alphas) / 2
         steps = np.interp(np.log(sigmas[:-1]), table, np.arange(len(table)))
-    old = scheduler.timesteps
     scheduler.sigmas = torch.from_numpy(sigmas).to(dtype=scheduler.sigmas.dtype, device=scheduler.sigmas.device)
-    scheduler.timesteps = torch.from_numpy(steps).to(dtype=torch.float32, device=old.device)
+    scheduler.timesteps = torch.from_numpy(steps).to(dtype=torch.float32, device=scheduler.timesteps.device)
 
 
 def _sigmas(scheduler: Any) -> list[float]:
@@ -104,10 +99,9 @@ def _plain_levels(scheduler: Any) -> list[float]:
             given=f"{type(scheduler).__name__}, {len(steps)} timesteps for {asked} steps",
             cure=f"Use another scheduler: {', '.join(SAMPLERS)}.",
         )
-    sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is not None and len(sigmas) == len(steps) + 1:
-        return [float(sigma) for sigma in sigmas]
-    whole = float(_of(scheduler, "num_train_timesteps") or max(steps) or 1)
+    if len(getattr(scheduler, "sigmas", ())) == len(steps) + 1:
+        return _sigmas(scheduler)
+    whole = float(scheduler.config.get("num_train_timesteps") or max(steps) or 1)
     return [*(t / whole for t in steps), 0.0]
 
 
@@ -129,7 +123,7 @@ def _general_refusal(scheduler: Any) -> str | None:
         return "it has no set_timesteps() and step()"
     if getattr(scheduler, "order", 1) != 1:
         return f"it evaluates the denoiser {scheduler.order} times a step"
-    if _of(scheduler, "thresholding"):
+    if scheduler.config.get("thresholding"):
         return "thresholding=True makes the step no affine function of the model output"
     return None
 

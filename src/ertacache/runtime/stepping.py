@@ -88,7 +88,7 @@ def _tiny_step(scheduler: Any, arguments: Mapping[str, Any], seed: int = 0) -> C
         if "generator" in small:
             small["generator"] = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # of the CPU alone; torch.manual_seed() would reset accelerators
             return float(plain_step(fresh, small, zero + output))
 
     return step
