@@ -10,7 +10,7 @@ from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording import gram_of
-from ertacache.calibration.search import Search, Surrogate, clearly_better, climb, evenly_spaced, moves
+from ertacache.calibration.search import Search, Surrogate, clearly_better, climb, evenly_spaced, moves, turns
 from ertacache.method.named import Method
 from ertacache.method.schedule import uniform
 
@@ -43,6 +43,48 @@ def test_evenly_spaced_computes_the_forced_steps_within_the_budget():
         cached = evenly_spaced(20, 6, forced)
         assert len(cached) == 14
         assert not set(cached) & {0, 19, *forced}
+    for forced in ((), (9,), (9, 10, 11)):
+        cached = evenly_spaced(20, 11, forced, first=4)
+        assert len(cached) == 9
+        assert not set(cached) & {0, 1, 2, 3, 4, 19, *forced}
+    assert evenly_spaced(20, 11, (), first=4) == (5, 7, 8, 10, 11, 13, 15, 17, 18)
+    assert evenly_spaced(20, 13, (), first=4, last=2) == (5, 7, 9, 11, 12, 14, 16)
+
+
+@pytest.mark.parametrize(
+    ("computed", "turning", "worse"), [(6, True, False), (6, True, True), (6, False, False), (5, True, False)]
+)
+def test_a_dense_beginning_is_taken_where_prompts_turn_unless_it_is_worse(loops, monkeypatch, computed, turning, worse):
+    rows = []
+
+    def attempt(cached, method, **rest):
+        rows.append((cached, method.order))
+        return own(cached, method, **rest)
+
+    own = loops.attempt
+    monkeypatch.setattr(loops, "attempt", attempt)
+    monkeypatch.setattr("ertacache.calibration.search.turns", lambda fit: turning)
+    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: worse)
+    limit = loops.denoiser_calls + 100
+    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2), ALIGNED, limit)
+    search.run(computed)
+    even, dense = evenly_spaced(10, computed, ()), evenly_spaced(10, computed, (), first=int(0.35 * computed), last=2)
+    assert rows[0] == (even, 2)
+    if turning and computed == 6:
+        assert rows[1] == (dense, 2)
+        assert rows[2] == (even if worse else dense, 3)
+    else:
+        assert rows[1] == (even, 3)
+        assert dense not in [cached for cached, _ in rows[:2]]
+
+
+def test_prompts_turn_where_some_errors_are_far_above_the_usual():
+    def fit(*errors):
+        return Fit((1,), {}, (), (), tuple(np.log(errors)), {})
+
+    assert not turns(fit(0.01, 0.012, 0.009, 0.011))
+    assert turns(fit(0.01, 0.012, 0.009, 0.2))
+    assert not turns(fit(0.2))
 
 
 def test_the_surrogate_is_exact_where_the_denoiser_does_not_depend_on_the_latent():

@@ -92,14 +92,25 @@ def climb(start: Schedule, forced: Sequence[int], num_steps: int, cost: Callable
         value, best = min(candidates)
 
 
-def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int]) -> Schedule:
-    """The uniform schedule, each forced step computed in place of the computed step that is nearest to it."""
-    skipped = set(uniform(num_steps, computed))
+def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first: int = 0, last: int = 0) -> Schedule:
+    """The uniform schedule, each forced step computed in place of the computed step that is nearest to it.
+
+    The ``first`` and the ``last`` steps are all computed; the uniform schedule is then one of the steps between them.
+    """
+    skipped = {first + i for i in uniform(num_steps - first - last, computed - first - last)}
     for step in forced:
         if step in skipped:
             free = [i for i in range(1, num_steps - 1) if i not in skipped and i not in forced]
             skipped = skipped - {step} | {min(free, key=lambda i: abs(i - step))}
     return tuple(sorted(skipped))
+
+
+def turns(fit: Fit) -> bool:
+    """Whether some prompts have errors far above the usual: they have turned into other pictures.
+
+    What a picture shows is decided in the first steps, the more so the stronger the guidance.
+    """
+    return bool(np.exp(fit.prompt_scores).mean() > 1.2 * np.exp(np.mean(fit.prompt_scores)))
 
 
 def clearly_better(fit: Fit, best: Fit) -> bool:
@@ -119,10 +130,10 @@ class Search:
 
     Best is the mean logarithm of the prompts' final errors, and better what is :func:`clearly_better`. All prompts take
     part in every trial: on half of them the search finds schedules that are good for that half only. Evenly spaced
-    steps come first, and again with one difference more, then the surrogate's own best, then single moves of the best
-    so far, in the order in which the surrogate ranks them. A move's loop starts where the schedules part, and is given
-    up where its latents are farther from the full runs' than the best schedule's are at the same step, some computed
-    steps after the move.
+    steps come first, or a dense beginning where prompts turn into other pictures; the better of both again with one
+    difference more; then the surrogate's own best, then single moves of the best so far, in the order in which the
+    surrogate ranks them. A move's loop starts where the schedules part, and is given up where its latents are farther
+    from the full runs' than the best schedule's are at the same step, some computed steps after the move.
 
     Args:
         loops: where closed loops run.
@@ -145,14 +156,21 @@ class Search:
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         first = evenly_spaced(steps, computed, forced)
         self._attempt(first, None)
-        self._raise_order(first)
-        self._attempt_if_affordable(climb(first, forced, steps, self.surrogate.error))
+        if computed > max(steps / 2, 4) and turns(self.fits[-1]):  # of fewer, none can be spared for the beginning
+            self._begin_densely(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
+        self._raise_order(self.fits[-1].cached_steps)
+        self._attempt_if_affordable(climb(self.fits[-1].cached_steps, forced, steps, self.surrogate.error))
         while True:
             best = self.fits[-1]
             left = [move for move in moves(best.cached_steps, steps, forced) if move not in self.tried]
             left.sort(key=self.surrogate.error)
             if not any(self._attempt_if_affordable(move) for move in left):
                 return best  # no move is better, or none can be afforded
+
+    def _begin_densely(self, cached: Schedule) -> None:
+        """Go on from this schedule unless it is worse: what turns next is seen on too few prompts to tell."""
+        if cached not in self.tried and self._affordable(cached, None):
+            self._attempt(cached, None, rather=True)
 
     def _raise_order(self, cached: Schedule) -> None:
         """Go on with one more difference if that is better on this schedule; it is where outputs vary smoothly."""
@@ -175,20 +193,27 @@ class Search:
             return False
         return self._attempt(cached, self.trace)
 
-    def _attempt(self, cached: Schedule, earlier: Trace | None) -> bool:
-        """Run a closed loop, from where an earlier one stood; whether it is the best so far, the last of ``fits``."""
+    def _attempt(self, cached: Schedule, earlier: Trace | None, *, rather: bool = False) -> bool:
+        """Run a closed loop, from where an earlier one stood; whether it is the best so far, the last of ``fits``.
+
+        Where prompts do not tell which of the two is better, the earlier best stays, or this one is taken ``rather``.
+        """
         self.tried.add(cached)
         trace = Trace(cached, in_files=self.loops.traces_in_files)
-        fit = self.loops.attempt(cached, self.method, earlier=earlier, trace=trace, give_up=self._rule(cached))
-        if fit is None or (self.fits and not clearly_better(fit, self.fits[-1])):
+        fit = self.loops.attempt(cached, self.method, earlier=earlier, trace=trace, give_up=self._rule(cached, rather))
+        if fit is None or (self.fits and not self._preferred(fit, self.fits[-1], rather)):
             return False
         self.fits.append(fit)
         self.surrogate.learn(self.fits)
         self.trace = trace
         return True
 
-    def _rule(self, cached: Schedule) -> Callable[[int, float], bool]:
-        if not self.fits:
+    @staticmethod
+    def _preferred(fit: Fit, best: Fit, rather: bool) -> bool:
+        return not clearly_better(best, fit) if rather else clearly_better(fit, best)
+
+    def _rule(self, cached: Schedule, rather: bool) -> Callable[[int, float], bool]:
+        if rather or not self.fits:
             return lambda step, score: False
         best = self.fits[-1]
         differing = set(best.cached_steps) ^ set(cached)
