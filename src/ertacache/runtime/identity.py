@@ -72,7 +72,8 @@ def _probe(model: nn.Module) -> tuple[float, ...]:
     for rows in (sorted(own), sorted(adapted)):
         for _, name in rows[:: max(1, len(rows) // _PROBED_PARAMETERS)][:_PROBED_PARAMETERS]:
             matrix = at_hand(model, name)
-            if matrix.is_meta or matrix.dtype.itemsize == 1:  # away, or rounded too coarsely to be told apart
+            shared = hasattr(matrix, "device_mesh")  # a DTensor; ranks would have to talk to read it
+            if shared or matrix.is_meta or matrix.dtype.itemsize == 1:  # or away, or rounded too coarsely
                 return ()
             flat = matrix.detach().flatten()
             places = torch.linspace(0, flat.numel() - 1, _PROBED_ELEMENTS).long()

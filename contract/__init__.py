@@ -1,0 +1,1 @@
+"""What works, shown: a tiny pipeline of every family, what each has to keep, and docs/support.md about it."""

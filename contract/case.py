@@ -1,0 +1,62 @@
+"""One tiny pipeline, and how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+STEPS = 8
+
+Call = Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pipeline and its calls, without the number of steps, the generator and the kind of output.
+
+    Args:
+        build: the pipeline, with weights of its own that are always the same.
+        call: the arguments of one call; anew each time, since pipelines change what they are given.
+        others: calls of another batch size, resolution, or guidance.
+        output_type: what can be compared; the latents, where the pipeline gives them out.
+    """
+
+    build: Callable[[], Any]
+    call: Call
+    others: tuple[Call, ...] = ()
+    output_type: str = "latent"
+
+
+class Family:
+    """A case, built.
+
+    Attributes:
+        pipe: the pipeline.
+        case: what it was built of.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.pipe, self.case = case.build(), case
+        self.pipe.set_progress_bar_config(disable=True)
+
+    def arguments(self, seed: int = 0, call: Call | None = None) -> dict[str, Any]:
+        """The arguments of a call with a generator of this seed."""
+        return {**(call or self.case.call)(), "generator": torch.Generator().manual_seed(seed)}
+
+    def run(self, seed: int = 0, call: Call | None = None) -> Tensor:
+        """The output of one call."""
+        arguments = self.arguments(seed, call)
+        return tensor_of(self.pipe(**arguments, output_type=self.case.output_type, num_inference_steps=STEPS))
+
+
+def tensor_of(output: Any) -> Tensor:
+    """The first tensor or array in what a pipeline returned; of a list, all in one."""
+    value = output if isinstance(output, (Tensor, np.ndarray)) else output[0]
+    if isinstance(value, (list, tuple)):
+        return torch.stack([torch.as_tensor(np.asarray(item)) for item in value])
+    return torch.as_tensor(value)

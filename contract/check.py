@@ -1,0 +1,243 @@
+"""What every pipeline keeps, or is refused for: the contract, and what came of it for one case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+import ertacache
+from contract.case import STEPS, Case, Family
+from ertacache.errors import ERTACacheError, PolicyMismatchError
+from ertacache.method.named import Method
+from ertacache.policy import Policy
+from ertacache.runtime.run import denoisers_of
+from ertacache.runtime.samplers import SAMPLERS
+from ertacache.runtime.seams import own_class
+
+CACHED = (2, 3, 6)
+SCHEDULERS = (
+    *(name for name in SAMPLERS if hasattr(diffusers, name)),
+    "LCMScheduler",
+    "HeunDiscreteScheduler",
+    "PNDMScheduler",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case.
+
+    Args:
+        refusal: why nothing of it can be cached; empty where it works.
+        levels: which levels work.
+        calibration: why it cannot be calibrated; empty where it can.
+        schedulers: the other schedulers that the pipeline runs with; the reason for those that are refused.
+    """
+
+    refusal: str = ""
+    levels: tuple[str, ...] = ()
+    calibration: str = ""
+    schedulers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def works(self) -> bool:
+        """Whether it can be accelerated."""
+        return not self.refusal
+
+
+def check(case: Case) -> Outcome:
+    """Hold a case to the contract.
+
+    Raises:
+        AssertionError: if it is neither kept nor refused, or what was refused is not as it was before.
+    """
+    family = Family(case)
+    plain = family.run()
+    assert torch.equal(family.run(), plain), "the pipeline itself gives different outputs for the same seed"
+    assert plain.isfinite().all(), "the pipeline itself gives outputs that are not finite"
+    before = _state(family)
+    refusal = _refused(family, plain, Method())
+    if not refusal:
+        _keeps_count(family, plain)
+        _carries_nothing_over(family, plain)
+    assert _state(family) == before, "something was left on the pipeline"
+    assert torch.equal(family.run(), plain), "the pipeline is another one afterwards"
+    if refusal:
+        return Outcome(refusal)
+    hidden = _refused(family, plain, Method(level="hidden"))
+    levels = ("output", "velocity") if hidden else ("output", "velocity", "hidden")
+    calibration = _calibrates(case)
+    assert _state(family) == before, "something was left on the pipeline"
+    return Outcome(levels=levels, calibration=calibration, schedulers=tuple(_schedulers(case)))
+
+
+def policy_of(cached: Sequence[int], method: Method) -> Policy:
+    """A policy made by hand."""
+    return Policy(num_inference_steps=STEPS, cached_steps=tuple(cached), method=method)
+
+
+def _refused(family: Family, plain: Tensor, method: Method) -> str:
+    """Why the method is refused; where it is not, nothing cached is exact, and exactly what is to be cached is."""
+    try:
+        with ertacache.accelerated(family.pipe, policy_of((), method)) as run:
+            out = family.run()
+        first = plain_steps = run.computed_steps
+        assert torch.equal(out, plain), f"with nothing cached the output is another one, at level {method.level}"
+        assert len(plain_steps) == len(set(first)), f"steps are made twice: {first}"
+        with ertacache.accelerated(family.pipe, policy_of(CACHED, method)) as run:
+            out = family.run()
+    except ERTACacheError as error:
+        return str(error).splitlines()[0]
+    expected = tuple(i for i in plain_steps if i in CACHED)
+    assert expected, f"none of the steps {plain_steps} would be cached"
+    told = {i for i in expected if any(note.startswith(f"step {i} was computed") for note in run.report.notes)}
+    assert run.cached_steps, f"none of the steps {expected} were cached: {run.report}"
+    assert set(run.cached_steps) | told == set(expected), f"{expected} were to be cached: {run.report}"
+    assert not torch.equal(out, plain), "cached steps change nothing"
+    return ""
+
+
+def _keeps_count(family: Family, plain: Tensor) -> None:
+    """The denoiser runs at computed steps alone, call after call."""
+    calls = [0]
+
+    def count(module: nn.Module, *_: Any) -> None:
+        calls[0] += 1
+
+    hooks = [module.register_forward_pre_hook(count) for module in denoisers_of(family.pipe).values()]
+    try:
+        with ertacache.accelerated(family.pipe, policy_of((), Method())) as run:
+            family.run()
+        all_calls, all_steps, calls[0] = calls[0], len(run.computed_steps), 0
+        with ertacache.accelerated(family.pipe, policy_of(CACHED, Method())) as run:
+            outputs = [family.run(), family.run()]
+        assert calls[0] < 2 * all_calls
+        if all_calls % all_steps == 0:
+            per_step = all_calls // all_steps
+            assert calls[0] == 2 * per_step * len(run.computed_steps), f"{calls[0]} calls, {per_step} a step"
+        assert torch.equal(*outputs), "the second of two calls differs"
+        assert not torch.equal(outputs[0], plain)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _InterruptedError(Exception):
+    """Raised on purpose in the middle of a call."""
+
+
+def _carries_nothing_over(family: Family, plain: Tensor) -> None:
+    """Calls of other shapes, and interrupted ones, leave no trace in the next call, nor does it in them."""
+    policy = policy_of(CACHED, Method())
+    with ertacache.accelerated(family.pipe, policy):
+        wanted = family.run()
+    others = []
+    for call in family.case.others:
+        with ertacache.accelerated(family.pipe, policy):
+            others.append(family.run(call=call))
+    with ertacache.accelerated(family.pipe, policy):
+        for call, other in zip(family.case.others, others, strict=True):
+            assert torch.equal(family.run(call=call), other), "a call depends on the one before"
+            assert torch.equal(family.run(), wanted), "a call depends on the one before, of another shape"
+        with _interrupting(family):
+            try:
+                family.run()
+            except _InterruptedError:
+                pass
+            else:
+                raise AssertionError("the call was not interrupted")
+        assert torch.equal(family.run(), wanted), "a call depends on an interrupted one before"
+
+
+@contextmanager
+def _interrupting(family: Family) -> Iterator[None]:
+    """The denoiser's fourth call fails."""
+    calls = [0]
+
+    def fail(module: nn.Module, *_: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 4:
+            raise _InterruptedError
+
+    hooks = [module.register_forward_pre_hook(fail) for module in denoisers_of(family.pipe).values()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _calibrates(case: Case) -> str:
+    """Why it cannot be calibrated; where it can, the policy does what was measured, is kept, and fits no other model."""
+    family = Family(case)
+    try:
+        policy = ertacache.calibrate(
+            family.pipe,
+            [family.arguments(seed) for seed in (1, 2)],
+            num_inference_steps=STEPS,
+            num_computed_steps=4,
+            method=Method(schedule="uniform", predictor="aligned"),
+            progress=False,
+        )
+    except ERTACacheError as error:
+        return str(error).splitlines()[0]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.safetensors"
+        policy.save(path)
+        loaded = Policy.load(path)
+    outputs = []
+    for one in (policy, loaded):
+        with ertacache.accelerated(family.pipe, one) as run:
+            outputs.append(family.run(1))
+        assert run.cached_steps == policy.cached_steps
+        assert run.report.notes == [], run.report.notes
+    assert torch.equal(*outputs), "a loaded policy is another one"
+    with torch.no_grad():
+        for module in denoisers_of(family.pipe).values():
+            for parameter in module.parameters():
+                parameter.mul_(1.3)
+    try:
+        ertacache.enable(family.pipe, policy)
+    except PolicyMismatchError:
+        return ""
+    raise AssertionError("a policy of another model was taken")
+
+
+def _schedulers(case: Case) -> Iterator[tuple[str, str]]:
+    """The schedulers that the pipeline itself runs with, each with why it is refused, or nothing."""
+    for name in SCHEDULERS:
+        family = Family(case)
+        kind = getattr(diffusers, name)
+        if own_class(family.pipe.scheduler) is kind:
+            continue
+        try:
+            family.pipe.scheduler = kind.from_config(family.pipe.scheduler.config)
+            plain = family.run()
+        except Exception:  # whatever a pipeline does with a scheduler that was not made for it
+            continue
+        if plain.isfinite().all() and torch.equal(family.run(), plain):
+            yield name, _refused(family, plain, Method())
+
+
+def _state(family: Family) -> list[Any]:
+    """What must be as it was: classes, attributes of the denoisers."""
+    modules = denoisers_of(family.pipe).values() if not _lacks_denoiser(family) else ()
+    attributes = [sorted(vars(module)) for module in modules]
+    scheduler = getattr(family.pipe, "scheduler", None)
+    return [type(family.pipe), type(scheduler), attributes]
+
+
+def _lacks_denoiser(family: Family) -> bool:
+    try:
+        denoisers_of(family.pipe)
+    except ERTACacheError:
+        return True
+    return False
