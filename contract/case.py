@@ -23,7 +23,7 @@ class Case:
         build: the pipeline, with weights of its own that are always the same.
         call: the arguments of one call; anew each time, since pipelines change what they are given.
         others: calls of another batch size, resolution, or guidance.
-        output_type: what can be compared; the latents, where the pipeline gives them out.
+        output_type: what can be compared: the latents, where the pipeline gives them out; empty where it is not asked.
     """
 
     build: Callable[[], Any]
@@ -42,7 +42,8 @@ class Family:
 
     def __init__(self, case: Case) -> None:
         self.pipe, self.case = case.build(), case
-        self.pipe.set_progress_bar_config(disable=True)
+        if hasattr(self.pipe, "set_progress_bar_config"):
+            self.pipe.set_progress_bar_config(disable=True)
 
     def arguments(self, seed: int = 0, call: Call | None = None) -> dict[str, Any]:
         """The arguments of a call with a generator of this seed."""
@@ -50,8 +51,10 @@ class Family:
 
     def run(self, seed: int = 0, call: Call | None = None) -> Tensor:
         """The output of one call."""
-        arguments = self.arguments(seed, call)
-        return tensor_of(self.pipe(**arguments, output_type=self.case.output_type, num_inference_steps=STEPS))
+        arguments = self.arguments(seed, call) | {"num_inference_steps": STEPS}
+        if self.case.output_type:
+            arguments["output_type"] = self.case.output_type
+        return tensor_of(self.pipe(**arguments))
 
 
 def tensor_of(output: Any) -> Tensor:

@@ -39,7 +39,7 @@ class Acceleration:
 
     def call(self, pipe: Any, own: type, args: Any, kwargs: Any) -> Any:
         """One call of the pipeline under the policy."""
-        identity.check_pipeline(self.policy, pipe, weights=False)
+        identity.check_pipeline(self.policy, pipe)
         identity.check_guidance(self.policy, identity.guidance_of(pipe, args, kwargs))
         driver = PolicyDriver(self.policy)
         run = Run(pipe, driver)

@@ -99,6 +99,19 @@ def test_a_policy_knows_whether_its_adapter_is_there(make_flux, flux_call):
         pipe(**flux_call(guided=True))
 
 
+def test_a_policy_knows_its_weights_when_an_adapter_was_burnt_in(make_flux, flux_call):
+    pipe = make_flux()
+    call = {key: value for key, value in flux_call(guided=True).items() if key != "num_inference_steps"}
+    policy = ertacache.calibrate(
+        pipe, [call], num_inference_steps=8, num_computed_steps=5, method="aligned", progress=False
+    )
+    ertacache.enable(pipe, policy)
+    for event in (load_lora, fuse, unload):
+        event(pipe)
+    with pytest.raises(PolicyMismatchError, match="weights of transformer"):
+        pipe(**flux_call(guided=True))
+
+
 def same_where(setting, make_flux, flux_call, policy):
     """Whether it makes no difference if the setting comes before the cache or after it; and that both stay exact."""
     first, second = make_flux(), make_flux()

@@ -23,7 +23,7 @@ from ertacache.runtime.history import History
 from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.seams import own_class
 
-DENOISERS = ("transformer", "transformer_2", "unet")
+DENOISERS = ("transformer", "transformer_2", "unet", "denoiser")
 
 
 @dataclass(frozen=True)

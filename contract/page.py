@@ -1,0 +1,86 @@
+"""docs/support.md, written from what the contract finds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+import diffusers
+
+from contract.case import Case
+from contract.check import Outcome
+from ertacache.runtime.seams import own_class
+
+INTRODUCTION = """# What works
+
+Written by `python -m contract`; do not edit. Every row was run: a tiny pipeline of the class, with random weights, held
+to the contract of `contract/check.py`. With nothing cached its output is bit-identical; exactly the steps that are to
+be computed are computed; calls in a row, of another batch size or resolution, or after an interrupted one do not touch
+each other; afterwards nothing is left on the pipeline; a calibrated policy is followed, saved, loaded, and refused by
+another model. What is refused, is refused with one line that says why.
+
+The levels are what can be cached (see [method.md](method.md)). A pipeline may be `not calibrated`: policies made by
+hand, such as evenly spaced ones, still work. Quality is not shown here; see [pipelines.md](pipelines.md) for that.
+"""
+
+
+def name_of(pipe: object) -> str:
+    """The class of a pipeline, as users write it."""
+    return own_class(pipe).__name__
+
+
+def exported() -> list[str]:
+    """All pipeline classes that diffusers exports and that can be made on this machine."""
+    found = []
+    for name in dir(diffusers):
+        kind = getattr(diffusers, name)
+        if inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline) and name != "DiffusionPipeline":
+            found.append(name)
+    return found
+
+
+def row_of(case: str, pipeline: str, outcome: Outcome) -> str:
+    """One case, as a row without its schedulers; what the tests compare."""
+    what = f"| {pipeline} | {case.partition(', ')[2]} | "
+    if not outcome.works:
+        return f"{what}{outcome.refusal} |"
+    calibrated = f"not calibrated: {outcome.calibration}" if outcome.calibration else "yes"
+    return f"{what}{', '.join(outcome.levels)} | {calibrated} |"
+
+
+def page_of(found: Mapping[str, tuple[str, Outcome]]) -> str:
+    """The whole page.
+
+    Args:
+        found: for each case, its pipeline class, and what came of it.
+    """
+    works = {case: row for case, row in found.items() if row[1].works}
+    refused = {case: row for case, row in found.items() if not row[1].works}
+    classes = sorted({pipeline for pipeline, _ in works.values()})
+    tried = {pipeline for pipeline, _ in found.values()}
+    left = [name for name in exported() if name not in tried]
+    lines = [
+        INTRODUCTION,
+        f"## Works: {len(classes)} classes\n",
+        "| pipeline | case | levels | calibrated | other schedulers it was run with |",
+        "|---|---|---|---|---|",
+    ]
+    for case, (pipeline, outcome) in works.items():
+        others = ", ".join(name.removesuffix("Scheduler") for name, reason in outcome.schedulers if not reason)
+        lines.append(f"{row_of(case, pipeline, outcome)} {others} |")
+    lines += ["\n## Refused\n", "| pipeline | case | why |", "|---|---|---|"]
+    lines += [row_of(case, pipeline, outcome) for case, (pipeline, outcome) in refused.items()]
+    reasons = sorted({(name, reason) for _, o in works.values() for name, reason in o.schedulers if reason})
+    lines += ["\n## Schedulers that are refused\n", "| scheduler | why |", "|---|---|"]
+    lines += [f"| {name} | {reason} |" for name, reason in reasons]
+    lines += [
+        f"\n## Not tried: {len(left)} classes\n",
+        "No tiny pipeline of these was made. The same code serves or refuses them, by what it sees and not by names.\n",
+        ", ".join(left) + ".",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def pipeline_of(case: Case) -> str:
+    """The class of a case's pipeline."""
+    return name_of(case.build())
