@@ -151,6 +151,67 @@ def test_attention_backends(backend, make_flux, flux_call, make_policy):
     assert inside.isfinite().all()
 
 
+def load_ip_adapter(pipe):
+    """As ``load_ip_adapter`` does it, from the layout of published adapters."""
+    width, text, image, tokens = 16, 8, 6, 4
+    weights = {"to_k_ip": (width, text), "to_v_ip": (width, text)}
+    generator = torch.Generator().manual_seed(0)
+    attention = {}
+    for name, shape in weights.items():
+        attention[f"0.{name}.weight"] = torch.randn(shape, generator=generator)
+        attention[f"0.{name}.bias"] = torch.randn(shape[:1], generator=generator)
+    projection = {
+        "proj.weight": torch.randn(tokens * text, image, generator=generator),
+        "proj.bias": torch.zeros(tokens * text),
+        "norm.weight": torch.ones(text),
+        "norm.bias": torch.zeros(text),
+    }
+    pipe.transformer._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": attention}])
+
+
+@pytest.mark.parametrize("level", ["velocity", "hidden"])
+def test_ip_adapters(level, make_flux, flux_call, make_policy):
+    def call(pipe, image=None):
+        embeds = {}
+        if image is not None:
+            embeds["ip_adapter_image_embeds"] = [torch.full((1, 1, 6), image)]
+            embeds["negative_ip_adapter_image_embeds"] = [torch.zeros(1, 1, 6)]
+        return pipe(**flux_call(), **embeds).images
+
+    policy = make_policy(8, CACHED, Method(level=level))
+    pipe, late = make_flux(), make_flux()
+    without = call(pipe)
+    load_ip_adapter(pipe)
+    plain = call(pipe, 1.0)
+    assert not torch.equal(plain, without)
+    with ertacache.accelerated(pipe, make_policy(8, (), Method(level=level))):
+        assert torch.equal(call(pipe, 1.0), plain)
+    with ertacache.accelerated(pipe, policy) as run:
+        wanted = [call(pipe, 1.0), call(pipe, 2.0)]
+        assert run.cached_steps == CACHED
+    with ertacache.accelerated(late, policy) as run:
+        call(late)
+        load_ip_adapter(late)
+        assert torch.equal(call(late, 2.0), wanted[1])
+        assert torch.equal(call(late, 1.0), wanted[0])
+        late.unload_ip_adapter()
+        call(late)
+        assert run.cached_steps == CACHED
+    assert torch.equal(call(late), without)
+
+
+def test_a_policy_knows_whether_an_ip_adapter_is_there(make_flux, flux_call):
+    pipe = make_flux()
+    call = {key: value for key, value in flux_call().items() if key != "num_inference_steps"}
+    policy = ertacache.calibrate(
+        pipe, [call], num_inference_steps=8, num_computed_steps=5, method="aligned", progress=False
+    )
+    ertacache.enable(pipe, policy)
+    load_ip_adapter(pipe)
+    with pytest.raises(PolicyMismatchError, match="weights of transformer"):
+        pipe(**flux_call())
+
+
 @pytest.mark.parametrize("switch", ["enable_tiling", "enable_slicing"])
 def test_tiled_and_sliced_decoding(switch, make_flux, flux_call, make_policy):
     def decode(pipe):
