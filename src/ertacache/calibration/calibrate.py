@@ -25,7 +25,8 @@ from ertacache.method.schedule import check_forced, threshold_for_budget
 from ertacache.method.timesteps import step_lengths, time_grid
 from ertacache.policy import CalibrationRecord, Policy
 from ertacache.runtime import identity
-from ertacache.runtime.run import Step
+from ertacache.runtime.families import channel_axis
+from ertacache.runtime.run import Step, denoisers_of
 from ertacache.runtime.samplers import sampler_of
 
 FULL_RUNS = 4
@@ -241,7 +242,8 @@ def _observed(
 ) -> tuple[Observation, tuple[float, ...] | None]:
     """Algorithm 2, then Eqs. (13)-(14), then Eqs. (15)-(21): each fitted on the trajectory that the last one left."""
     setting = loops.setting
-    axis = sampler_of(loops.pipe.scheduler).channel_axis(len(setting.latent_shape) + 1)
+    classes = [type(identity.model_of(module)).__name__ for module in denoisers_of(loops.pipe).values()]
+    axis = channel_axis(classes, len(setting.latent_shape) + 1)
 
     def decide(step: int, distance: float) -> bool:
         return step in planned if planned is not None else threshold is not None and distance < threshold

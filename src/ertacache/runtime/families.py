@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _FIRST, _SECOND = (0, 1), (1, 0)
 
 BLOCK_OUTPUTS: dict[str, tuple[int, int]] = {
@@ -24,3 +26,19 @@ BLOCK_OUTPUTS: dict[str, tuple[int, int]] = {
 
 TEXT_FIRST = ("Flux2SingleTransformerBlock",)
 """Block classes that work on text and hidden states in one sequence, the text first."""
+
+CHANNEL_AXIS: dict[str, int] = {
+    "CogVideoXTransformer3DModel": 2,
+    "ConsisIDTransformer3DModel": 2,
+    "UNetSpatioTemporalConditionModel": 2,
+    "StableAudioDiTModel": 1,
+}
+"""For a denoiser class, which axis of the latents the channels are, where it is not the usual one."""
+
+
+def channel_axis(classes: Iterable[str], ndim: int) -> int:
+    """The channel axis of the latents of a pipeline with these denoiser classes.
+
+    Usually 1, or 2 of packed tokens (batch, tokens, channels).
+    """
+    return next((CHANNEL_AXIS[name] for name in classes if name in CHANNEL_AXIS), 2 if ndim == 3 else 1)

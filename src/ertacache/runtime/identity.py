@@ -24,7 +24,7 @@ _PROBED_ELEMENTS = 4
 
 def identify(module: nn.Module) -> Denoiser:
     """Class, configuration, a few weights and active adapters of a denoiser or text encoder, compiled or not."""
-    model = _model(module)
+    model = model_of(module)
     config = getattr(model, "config", {})
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # of transformers, or of diffusers
     config = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -33,7 +33,7 @@ def identify(module: nn.Module) -> Denoiser:
     return Denoiser(type(model).__name__, hashlib.sha256(text.encode()).hexdigest()[:16], _probe(model), adapters)
 
 
-def _model(module: nn.Module) -> Any:
+def model_of(module: nn.Module) -> Any:
     """The denoiser itself where ``torch.compile`` has wrapped it."""
     return getattr(module, "_orig_mod", module)
 

@@ -37,18 +37,12 @@ class Sampler:
         refusal: why a configuration of this scheduler cannot be served, or None.
         warped_step: ``(scheduler, class, arguments, index, levels)``: how to step on a retimed grid where the
             scheduler's own ``step`` cannot; None where it can.
-        frames_first: whether its latents are (batch, frames, channels, height, width).
     """
 
     noise_levels: Callable[[Any], list[float]]
     retime: Callable[[Any, Sequence[float]], None] | None = None
     refusal: Callable[[Any], str | None] = _never
     warped_step: Callable[[Any, Any, Mapping[str, Any], int, Sequence[float]], Any] | None = None
-    frames_first: bool = False
-
-    def channel_axis(self, ndim: int) -> int:
-        """The channel axis of what it steps: last for packed tokens (batch, tokens, channels)."""
-        return 2 if ndim == 3 or (self.frames_first and ndim == 5) else 1
 
 
 def _predicts_velocity_on_the_circle(scheduler: Any) -> bool:
@@ -129,6 +123,7 @@ def _general_refusal(scheduler: Any) -> str | None:
 
 
 DIFFUSION = Sampler(_diffusion_levels, _retime_diffusion, _diffusion_refusal)
+DISCRETE = Sampler(discrete.noise_levels, discrete.retime, discrete.refusal, discrete.warped_step)
 PLAIN = Sampler(_plain_levels)
 SAMPLERS: dict[str, Sampler] = {
     "FlowMatchEulerDiscreteScheduler": Sampler(_sigmas, _retime_sigmas, _flow_euler_refusal),
@@ -139,13 +134,9 @@ SAMPLERS: dict[str, Sampler] = {
     "DEISMultistepScheduler": DIFFUSION,
     "EulerDiscreteScheduler": DIFFUSION,
     "EulerAncestralDiscreteScheduler": DIFFUSION,
-    "DDIMScheduler": Sampler(discrete.noise_levels, discrete.retime, discrete.refusal, discrete.warped_step),
-    "CogVideoXDDIMScheduler": Sampler(
-        discrete.noise_levels, discrete.retime, discrete.refusal, discrete.warped_step, frames_first=True
-    ),
-    "CogVideoXDPMScheduler": Sampler(
-        discrete.noise_levels, discrete.retime, discrete.refusal, discrete.warped_step, frames_first=True
-    ),
+    "DDIMScheduler": DISCRETE,
+    "CogVideoXDDIMScheduler": DISCRETE,
+    "CogVideoXDPMScheduler": DISCRETE,
 }
 
 
