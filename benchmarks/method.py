@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,8 @@ from rich.table import Table
 
 from benchmarks.keys import environment, key_of
 from ertacache import Policy, calibrate, zoo
-from ertacache.evaluation.comparison import Variant, compare, fewer_steps, fewer_steps_on_subgrid
+from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
+from ertacache.evaluation.measuring import measure
 from ertacache.method.named import Method
 
 NAMES = ("uniform", "offline", "offline+time", "paper", "taylor", "aligned")
@@ -64,53 +66,36 @@ def policies_for(
     return found
 
 
-def measure(
+def measured(
     embedded: zoo.Embedded,
     policies: dict[tuple[float, str], Policy],
     num_prompts: int,
     seed: int,
-    partial: Path,
+    folder: Path,
     console: Console,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """PSNR, SSIM, speedup for each budget and variant, a list over prompts each."""
     settings = dict(embedded.arguments)
     steps = settings.pop("num_inference_steps")
-    variants: list[Variant] = []
+    named: list[tuple[float, Variant]] = []
     for speedup in sorted({speedup for speedup, _ in policies}):
         aligned = policies[speedup, "aligned"]
-        rivals = [fewer_steps(len(aligned.computed_steps)), fewer_steps_on_subgrid(aligned)]
-        rivals += [Variant(name, steps, policy=policy) for (at, name), policy in policies.items() if at == speedup]
-        variants += [
-            Variant(f"{speedup:g}|{v.name}", v.num_inference_steps, policy=v.policy, noise_levels=v.noise_levels)
-            for v in rivals
-        ]
-    done: list[dict[str, Any]] = json.loads(partial.read_text()) if partial.exists() else []
+        named += [(speedup, fewer_steps(len(aligned.computed_steps))), (speedup, fewer_steps_on_subgrid(aligned))]
+        named += [(at, Variant(name, steps, policy=policy)) for (at, name), policy in policies.items() if at == speedup]
     with Progress(console=console) as progress:
-        task = progress.add_task("generating", total=num_prompts, completed=len(done))
-        for k in range(len(done), num_prompts):
-            call = {**settings, "prompt": embedded.held_out_prompts[k], "seed": seed + k}
-            rows = compare(embedded.pipe, Variant("full", steps), variants, [call])
-            done.append(
-                {
-                    row.name: {
-                        "computed_steps": row.computed_steps,
-                        "psnr": row.psnr[0],
-                        "ssim": row.ssim[0],
-                        "speedup": row.speedup[0],
-                        "loop_seconds": row.loop_seconds[0],
-                    }
-                    for row in rows
-                }
-            )
-            partial.write_text(json.dumps(done))
-            progress.advance(task)
+        task = progress.add_task("generating", total=num_prompts * len(named))
+        rows = measure(
+            embedded.pipe,
+            Variant("full", steps),
+            [variant for _, variant in named],
+            [{**settings, "prompt": embedded.held_out_prompts[k], "seed": seed + k} for k in range(num_prompts)],
+            folder,
+            on_generation=partial(progress.advance, task),
+        )
     budgets: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in done[0]:
-        if name == "full":
-            continue
-        budget, label = name.split("|")
-        columns = {key: [prompt[name][key] for prompt in done] for key in ("psnr", "ssim", "speedup", "loop_seconds")}
-        budgets.setdefault(budget, {})[label] = {"computed_steps": done[0][name]["computed_steps"], **columns}
+    for (speedup, variant), row in zip(named, rows, strict=True):
+        columns = {"psnr": row.psnr, "ssim": row.ssim, "speedup": row.speedup}
+        budgets.setdefault(f"{speedup:g}", {})[variant.name] = {"computed_steps": variant.computed_steps, **columns}
     return budgets
 
 
@@ -195,11 +180,11 @@ def one(
     if quick:
         prompts, calibration_prompts, speedups = 2, 2, (2.0,)
         embedded.arguments["num_inference_steps"] = 10
-    work = work / key_of(embedded, seed, prompts, calibration_prompts, *speedups)
-    work.mkdir(parents=True, exist_ok=True)
-    policies = policies_for(embedded, LEVELS if levels else METHODS, speedups, calibration_prompts, work)
+    work = work / key_of(embedded, seed, calibration_prompts, *speedups)
     kind = "levels" if levels else "method"
-    budgets = measure(embedded, policies, prompts, seed, work / f"measured-{kind}.json", console)
+    (work / kind).mkdir(parents=True, exist_ok=True)
+    policies = policies_for(embedded, LEVELS if levels else METHODS, speedups, calibration_prompts, work)
+    budgets = measured(embedded, policies, prompts, seed, work / kind, console)
     console.print(table_of(budgets))
     result = {
         **environment(),
