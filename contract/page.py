@@ -13,13 +13,14 @@ from ertacache.runtime.seams import own_class
 
 INTRODUCTION = """# What works
 
-Written by `python -m contract`; do not edit. Every row was run: a tiny pipeline of the class, with random weights, held
+Written by `python -m contract` (resumable; half an hour), do not edit. Every row was run: a tiny pipeline of the class, with random weights, held
 to the contract of `contract/check.py`. With nothing cached its output is bit-identical; exactly the steps that are to
 be computed are computed; calls in a row, of another batch size or resolution, or after an interrupted one do not touch
 each other; afterwards nothing is left on the pipeline; a calibrated policy is followed, saved, loaded, and refused by
 another model. What is refused, is refused with one line that says why.
 
-The levels are what can be cached (see [method.md](method.md)). A pipeline may be `not calibrated`: policies made by
+The pipelines keep the scheduler that they come with; those with a last column were run with all that fit. The levels are what can be
+cached (see [method.md](method.md)). A pipeline may be `not calibrated`: policies made by
 hand, such as evenly spaced ones, still work. Quality is not shown here; see [pipelines.md](pipelines.md) for that.
 """
 
@@ -62,7 +63,7 @@ def page_of(found: Mapping[str, tuple[str, Outcome]]) -> str:
     lines = [
         INTRODUCTION,
         f"## Works: {len(classes)} classes\n",
-        "| pipeline | case | levels | calibrated | other schedulers it was run with |",
+        "| pipeline | case | levels | calibrated | other schedulers that it was run with |",
         "|---|---|---|---|---|",
     ]
     for case, (pipeline, outcome) in works.items():

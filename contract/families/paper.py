@@ -6,7 +6,6 @@ from typing import Any
 
 import diffusers as d
 import torch
-from torch import nn
 
 from contract.case import Case
 from contract.parts import lively, photograph, picture, random
@@ -29,13 +28,13 @@ DYNAMIC = {"use_dynamic_shifting": True, "base_image_seq_len": 16, "max_image_se
 UNIPC = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 
 
-def flux_autoencoder() -> nn.Module:
+def flux_autoencoder() -> Any:
     options = {"block_out_channels": (4, 4), "latent_channels": 4, "norm_num_groups": 2, "shift_factor": 0.0}
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     return lively(d.AutoencoderKL(**options, **blocks, mid_block_add_attention=False))
 
 
-def flux_transformer(in_channels: int = 16, *, guidance: bool = False) -> nn.Module:
+def flux_transformer(in_channels: int = 16, *, guidance: bool = False) -> Any:
     return lively(
         d.FluxTransformer2DModel(
             in_channels=in_channels,
@@ -114,7 +113,7 @@ def flux2_call(**more: Any) -> dict[str, Any]:
     return {"prompt_embeds": random(1, 4, 8), "height": FLUX_SIZE, "width": FLUX_SIZE, **more}
 
 
-def wan_autoencoder() -> nn.Module:
+def wan_autoencoder() -> Any:
     return lively(
         d.AutoencoderKLWan(
             base_dim=4,
@@ -130,7 +129,7 @@ def wan_autoencoder() -> nn.Module:
     )
 
 
-def wan_transformer(in_channels: int = 4, seed: int = 0) -> nn.Module:
+def wan_transformer(in_channels: int = 4, seed: int = 0) -> Any:
     return lively(
         d.WanTransformer3DModel(
             num_attention_heads=2,

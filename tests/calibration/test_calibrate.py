@@ -155,7 +155,7 @@ def test_bad_prompts_methods_and_schedulers_are_refused(embedded, settings, prom
 
     own, embedded.pipe.scheduler = embedded.pipe.scheduler, HeunDiscreteScheduler()
     try:
-        with pytest.raises(PipelineError, match=r"HeunDiscreteScheduler.*FlowMatchEulerDiscreteScheduler"):
+        with pytest.raises(PipelineError, match=r"HeunDiscreteScheduler.*DDIMScheduler"):
             ertacache.calibrate(embedded.pipe, prompts, speedup=2, **settings)
     finally:
         embedded.pipe.scheduler = own

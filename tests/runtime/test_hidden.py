@@ -129,7 +129,7 @@ def test_a_denoiser_without_blocks_is_refused(make_toy, make_policy):
     pipe = make_toy()
     with (
         ertacache.accelerated(pipe, make_policy(8, (2,), HIDDEN)),
-        pytest.raises(PipelineError, match=r"no list of such blocks \(given: ToyDenoiser"),
+        pytest.raises(PipelineError, match=r"this denoiser has none \(given: ToyDenoiser: no list of blocks"),
     ):
         pipe(torch.ones(1, 4, 2))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from diffusers import ConfigMixin, DiffusionPipeline
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ertacache.errors import CalibrationError
@@ -68,16 +70,27 @@ def calls_for(
             )
         if "generator" in takes and arguments.get("generator") is None:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
-        if "output_type" in takes:
+        if "output_type" in takes and "output_type" not in arguments and _gives_latents(own_class(pipe)):
             arguments["output_type"] = "latent"  # calibration looks at latents only; decoding would be waste
         calls.append(Call(arguments))
     return calls
 
 
+def _gives_latents(kind: type) -> bool:
+    """Whether a pipeline's code knows the output type "latent"; many refuse what they do not know."""
+    try:
+        return re.search(r"""["']latent["']""", inspect.getsource(kind)) is not None
+    except (OSError, TypeError):  # made in an interactive session
+        return False
+
+
 def twin_of(pipe: Any) -> Any:
-    """A shallow copy of the pipeline with a scheduler of its own: the same modules, none of the pipeline's state."""
+    """A shallow copy of the pipeline with schedulers and guiders of its own: the same modules, none of its state."""
     twin = copy.copy(pipe)
     twin.__class__ = own_class(pipe)
+    for name, value in vars(pipe).items():
+        if isinstance(value, ConfigMixin) and not isinstance(value, (nn.Module, DiffusionPipeline)):
+            setattr(twin, name, copy.deepcopy(value))
     twin.scheduler = copy.deepcopy(pipe.scheduler)
     if hasattr(twin, "set_progress_bar_config"):
         twin.set_progress_bar_config(disable=True)

@@ -99,18 +99,27 @@ class Recorder(Driver):
         self.slopes: list[float] = []
         self.shapes: tuple[torch.Size, torch.Size] | None = None
         self.first_step = 0
+        self.over = False
 
     def open_segment(self, scheduler: Any) -> None:
-        if self.patterns:
+        self.over = bool(self.patterns)  # unless more steps are made: some lay a grid once more that they do not use
+        if not self.over:
+            self.noise_levels = tuple(sampler_of(scheduler).noise_levels(scheduler))
+
+    def model_output(self, step: Step) -> Tensor:
+        check_finite(step.model_output, self.prompt, step.index)
+        if self.over:
             raise PipelineError(
                 "this call samples more than once, and calibration needs one sampling run",
                 given=f"a second set_timesteps() after {len(self.patterns)} steps",
                 cure="Calibrate the stages one by one.",
             )
-        self.noise_levels = tuple(sampler_of(scheduler).noise_levels(scheduler))
-
-    def model_output(self, step: Step) -> Tensor:
-        check_finite(step.model_output, self.prompt, step.index)
+        if self.shapes and step.sample.shape != self.shapes[0]:
+            raise PipelineError(
+                "the latents change their shape on the way, and calibration needs one shape",
+                given=f"{tuple(step.sample.shape)} after {tuple(self.shapes[0])}",
+                cure="Calibrate without what cuts them.",
+            )
         if not self.patterns:
             self.shapes = step.sample.shape, step.model_output.shape
             self.first_step = step.index
@@ -140,6 +149,14 @@ def check_sampler(step: Step) -> None:
             "the parts of a sample stand at different noise levels, and calibration needs one for all",
             given=f"{name}, timesteps of shape {tuple(getattr(timestep, 'shape', ()))}",
             cure="Use the pipeline without conditioning frames or tokens of their own noise level.",
+        )
+    if step.sample.shape != step.model_output.shape and str(scheduler.config.get("variance_type")).startswith(
+        "learned"
+    ):
+        raise CalibrationError(
+            "the model predicts the sampler's noise as well, and nothing can be fitted to that",
+            given=f"{name}, variance_type={scheduler.config['variance_type']!r}",
+            cure="Use a sampler that adds no noise.",
         )
     if draws_noise(scheduler, arguments) and arguments.get("generator") is None:
         raise CalibrationError(

@@ -21,17 +21,28 @@ BLOCK_OUTPUTS: dict[str, tuple[int, int]] = {
     "HunyuanImageTransformerBlock": _FIRST,
     "HunyuanImageSingleTransformerBlock": _FIRST,
     "MochiTransformerBlock": _FIRST,
+    "ChromaTransformerBlock": _SECOND,
+    "OvisImageTransformerBlock": _SECOND,
+    "OvisImageSingleTransformerBlock": _SECOND,
+    "LongCatImageTransformerBlock": _SECOND,
+    "LongCatImageSingleTransformerBlock": _SECOND,
+    "AuraFlowJointTransformerBlock": _SECOND,
+    "CogView3PlusTransformerBlock": _FIRST,
+    "GlmImageTransformerBlock": _FIRST,
 }
 """For a block class that returns a tuple, where in it the hidden states and the text are."""
 
-TEXT_FIRST = ("Flux2SingleTransformerBlock",)
+TEXT_FIRST = ("Flux2SingleTransformerBlock", "ChromaSingleTransformerBlock", "AuraFlowSingleTransformerBlock")
 """Block classes that work on text and hidden states in one sequence, the text first."""
 
 CHANNEL_AXIS: dict[str, int] = {
     "CogVideoXTransformer3DModel": 2,
     "ConsisIDTransformer3DModel": 2,
     "UNetSpatioTemporalConditionModel": 2,
+    "AnyFlowFARTransformer3DModel": 2,
+    "Kandinsky5Transformer3DModel": 4,
     "StableAudioDiTModel": 1,
+    "StableAudio3DiTModel": 1,
 }
 """For a denoiser class, which axis of the latents the channels are, where it is not the usual one."""
 

@@ -88,6 +88,8 @@ class PolicyDriver(Driver):
                 given=f"x {tuple(step.sample.shape)}, v {tuple(step.model_output.shape)}",
                 cure="Calibrate with a method of level 'velocity', such as 'aligned' or 'taylor'.",
             )
+        if step.index in self.cached:
+            self.report.note(f"step {step.index} was computed: it is the first one made")
         identity.check_calls_per_step(self.policy, step.denoiser_calls)
         identity.check_latent_shape(self.policy, step.sample.shape[1:])
 

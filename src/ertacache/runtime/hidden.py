@@ -27,19 +27,23 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
         PipelineError: if it has none.
     """
     model = getattr(module, "_orig_mod", module)
-    lists = [child for child in model.children() if isinstance(child, nn.ModuleList) and _takes_hidden_states(child)]
-    blocks = [block for blocks in lists for block in blocks]
-    if not blocks:
+    lists = [child for child in model.children() if isinstance(child, nn.ModuleList)]
+    stacks = [blocks for blocks in lists if _takes(blocks, "hidden_states")]
+    blocks = [block for blocks in stacks for block in blocks if block is not None]
+    skipping = any(_takes(blocks, "res_hidden_states_tuple") for blocks in lists)
+    if not blocks or skipping:
+        given = "U-Net blocks hand skip connections on" if skipping else "no list of blocks that take hidden_states"
         raise PipelineError(
-            "level 'hidden' caches the residual of a block stack, and this denoiser has no list of such blocks",
-            given=type(model).__name__,
+            "level 'hidden' caches the residual of one stack of blocks, and this denoiser has none",
+            given=f"{type(model).__name__}: {given}",
             cure="Use a method of level 'velocity', such as 'aligned' or 'taylor'.",
         )
     return blocks
 
 
-def _takes_hidden_states(blocks: nn.ModuleList) -> bool:
-    return bool(blocks) and "hidden_states" in inspect.signature(blocks[0].forward).parameters
+def _takes(blocks: nn.ModuleList, name: str) -> bool:
+    first = next((block for block in blocks if block is not None), None)
+    return first is not None and name in inspect.signature(first.forward).parameters
 
 
 class Stack:
@@ -112,7 +116,7 @@ class Stack:
             # It would be in the residual, and be added once more by the model at a cached step.
             raise self._refused(
                 "needs blocks that hand on to each other, and here something is added between two of them",
-                f"before a {type(module).__name__}, as a ControlNet or a second device does",
+                f"before a {type(module).__name__}: a ControlNet, a second device, or another stack",
             )
         output = call(*args, **kwargs)
         self.leaving[:] = [_hidden_of(module, output, self.entering.shape[1]).detach()]

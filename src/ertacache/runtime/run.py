@@ -21,7 +21,7 @@ from ertacache.runtime import gate
 from ertacache.runtime.hidden import Stack
 from ertacache.runtime.history import History
 from ertacache.runtime.samplers import sampler_of
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.seams import Guise, own_class
 
 DENOISERS = ("transformer", "transformer_2", "unet", "denoiser")
 
@@ -116,20 +116,52 @@ class Report:
 
 
 def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
-    """The pipeline's denoisers by attribute name.
+    """The pipeline's denoisers by attribute name: those of the usual names, and all others that take a timestep.
+
+    A ControlNet takes one too, but what it returns is for a denoiser alone.
 
     Raises:
         PipelineError: if it has none.
     """
-    found = {name: getattr(pipe, name, None) for name in DENOISERS}
-    modules = {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+    named = {name: getattr(pipe, name, None) for name in DENOISERS}
+    attributes = getattr(pipe, "__dict__", {})
+    others = {name: value for name, value in attributes.items() if isinstance(value, nn.Module) and _denoises(value)}
+    modules = {name: module for name, module in (named | others).items() if isinstance(module, nn.Module)}
     if not modules:
         raise PipelineError(
             "this pipeline has no denoiser that can be cached",
             given=type(pipe).__name__,
-            cure=f"A module named {', '.join(DENOISERS)} is needed.",
+            cure=f"A module named {', '.join(DENOISERS)} is needed, or one whose forward() takes a timestep.",
         )
     return modules
+
+
+def _denoises(module: nn.Module) -> bool:
+    kind: Any = type(getattr(module, "_orig_mod", module))
+    parameters = _parameters_of(kind)
+    return not parameters.isdisjoint(_TIMESTEPS) and parameters.isdisjoint(_CONDITIONS)
+
+
+@functools.cache
+def _parameters_of(kind: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+_TIMESTEPS = frozenset({"timestep", "timesteps", "timestep_ratio", "t", "r"})
+_CONDITIONS = frozenset({"controlnet_cond", "controls_latents", "control_context"})
+
+
+def _check_attention(modules: Sequence[nn.Module]) -> None:
+    """Raise `RunError` where the attention is the pipeline's own: it leaves behind what the pipeline reads."""
+    for module in modules:
+        for layer in module.modules():
+            processor = vars(layer).get("processor") or layer._modules.get("processor")
+            if type(processor).__module__.startswith("diffusers.pipelines."):
+                raise RunError(
+                    "the pipeline reads what its denoiser's attention leaves behind, and a cached step leaves nothing",
+                    given=f"attention by {type(processor).__name__}",
+                    cure="It cannot be cached; disable acceleration.",
+                )
 
 
 class Run:
@@ -179,7 +211,7 @@ class Run:
             raise RunError(
                 "the denoiser ran, but the scheduler's step() was never called",
                 given=type(self.scheduler).__name__,
-                cure="This pipeline samples without its scheduler and cannot be accelerated.",
+                cure="This pipeline samples without its scheduler, or in a pipeline within it: accelerate that one.",
             )
 
     def _begin_step(self) -> None:
@@ -203,6 +235,8 @@ class Run:
                 )
             if not self.cached:
                 self.kept.clear()
+            elif not self.report.cached_steps:
+                _check_attention(self.modules)
         self.calls += 1
         if self.cached:
             if key not in self.kept:
@@ -258,7 +292,19 @@ class Run:
                 "and cannot be cached; disable acceleration.",
             )
         timestep = arguments["timestep"]
+        if not arguments["sample"].is_floating_point():
+            raise RunError(
+                "this model samples tokens: between two of them there is nothing to predict",
+                given=f"a sample of {arguments['sample'].dtype}",
+                cure="It cannot be cached; disable acceleration.",
+            )
         index = _index_of(scheduler, timestep, self.next_step)
+        if self.next_step is not None and index < self.next_step:
+            raise RunError(
+                f"step {index} is made again after step {self.next_step - 1}",
+                given=f"timestep {timestep}",
+                cure="The pipeline denoises several latents a step or goes back to noisier ones; disable acceleration.",
+            )
         if self.cached and (index != self.next_step or self.calls != len(self.kept)):
             raise RunError(
                 f"step {self.next_step} was cached, but the pipeline makes of it step {index} with {self.calls} "
@@ -284,9 +330,18 @@ def _index_of(scheduler: Any, timestep: Any, expected: int | None) -> int:
         index = getattr(scheduler, name, None)
         if index is not None:
             return int(index)
-    if expected is not None:
+    steps = scheduler.timesteps
+    if expected is not None and expected < len(steps) and _is_place(timestep, steps, expected):
         return expected
-    return int((scheduler.timesteps == timestep).nonzero()[0])
+    places = (steps == timestep).nonzero()
+    return int(places[0]) if len(places) else expected or 0
+
+
+def _is_place(timestep: Any, steps: Tensor, index: int) -> bool:
+    """Whether it is the timestep of this index; told by where it lies, since to read it would wait for the device."""
+    if isinstance(timestep, Tensor) and timestep.data_ptr() == steps[index].data_ptr():
+        return True
+    return bool(steps[index] == timestep)
 
 
 def _with_boundary(own: Any, run: Run) -> type:
@@ -312,4 +367,4 @@ def _with_boundary(own: Any, run: Run) -> type:
 
     body = {"step": step, "set_timesteps": set_timesteps, "_ertacache_class": own, "_ertacache_run": run}
     body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
-    return type(own.__name__, (own,), body)
+    return Guise(own.__name__, (own,), body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import atan
 from typing import Any
 
@@ -84,14 +85,17 @@ def _retime_sigmas(scheduler: Any, levels: Sequence[float]) -> None:
 
 
 def _plain_levels(scheduler: Any) -> list[float]:
-    """The sigmas, where there are T + 1 of them, else the share of the training timesteps."""
+    """The sigmas, where there are T + 1 of them, else the timesteps, the terminal one among them or zero."""
     steps = [float(t) for t in scheduler.timesteps]
-    asked = getattr(scheduler, "num_inference_steps", None) or len(steps)
+    remembered = getattr(scheduler, "num_inference_steps", None)
+    asked = remembered or len(steps) - (steps[-1] == 0)  # what remembers nothing has laid the terminal level as well
+    if len(steps) == asked + 1 and all(a > b for a, b in pairwise(steps)):  # as SCM lays them, in angles
+        return steps
     if len(steps) != asked:
-        raise PipelineError(
-            "this scheduler cannot be served: it does not evaluate the denoiser once a step",
-            given=f"{type(scheduler).__name__}, {len(steps)} timesteps for {asked} steps",
-            cure=f"Use another scheduler: {', '.join(SAMPLERS)}.",
+        raise _not_served(
+            scheduler,
+            "it does not evaluate the denoiser once a step",
+            f"{type(scheduler).__name__}, {len(steps)} timesteps for {asked} steps",
         )
     if len(getattr(scheduler, "sigmas", ())) == len(steps) + 1:
         return _sigmas(scheduler)
@@ -150,13 +154,22 @@ def sampler_of(scheduler: Any) -> Sampler:
     row = next((SAMPLERS[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in SAMPLERS), PLAIN)
     reason = _general_refusal(scheduler) or row.refusal(scheduler)
     if reason:
-        raise PipelineError(
-            f"this scheduler cannot be served: {reason}",
-            given=name,
-            cure="Change this setting, or use another scheduler: "
-            f"{', '.join(SAMPLERS)}, e.g. pipe.scheduler = {next(iter(SAMPLERS))}.from_config(pipe.scheduler.config).",
-        )
+        raise _not_served(scheduler, reason, name)
     return row
+
+
+def _not_served(scheduler: Any, reason: str, given: str) -> PipelineError:
+    """The alternatives are those that sample what the model was trained for: flows, or noise that is added by betas."""
+    of_betas = hasattr(scheduler, "betas")
+    others = [name for name in SAMPLERS if not (of_betas and ("Flow" in name or "CogVideoX" in name))]
+    if not of_betas:
+        others = others[:1]
+    return PipelineError(
+        f"this scheduler cannot be served: {reason}",
+        given=given,
+        cure="Change this setting, or use another scheduler if the pipeline takes one: "
+        f"{', '.join(others)}, e.g. pipe.scheduler = {others[0]}.from_config(pipe.scheduler.config).",
+    )
 
 
 def retime(scheduler: Any, grid: Sequence[float]) -> list[float]:
