@@ -13,15 +13,15 @@ from ertacache.runtime.seams import own_class
 
 INTRODUCTION = """# What works
 
-Written by `python -m contract` (resumable; half an hour), do not edit. Every row was run: a tiny pipeline of the class, with random weights, held
-to the contract of `contract/check.py`. With nothing cached its output is bit-identical; exactly the steps that are to
-be computed are computed; calls in a row, of another batch size or resolution, or after an interrupted one do not touch
-each other; afterwards nothing is left on the pipeline; a calibrated policy is followed, saved, loaded, and refused by
-another model. What is refused, is refused with one line that says why.
+Written by `python -m contract` (half an hour, resumable); do not edit. Every row was run: a tiny pipeline of the class,
+with random weights, held to the contract of `contract/check.py`. With nothing cached its output is bit-identical;
+exactly the steps that are to be computed are computed; calls in a row, of another batch size or resolution, or after an
+interrupted one do not touch each other; afterwards nothing is left on the pipeline; a calibrated policy is followed,
+saved, loaded, and refused by another model. What is refused, is refused with one line that says why.
 
-The pipelines keep the scheduler that they come with; those with a last column were run with all that fit. The levels are what can be
-cached (see [method.md](method.md)). A pipeline may be `not calibrated`: policies made by
-hand, such as evenly spaced ones, still work. Quality is not shown here; see [pipelines.md](pipelines.md) for that.
+A pipeline is run with the scheduler that it comes with; where the last column names others, with all that it runs with.
+The levels are what can be cached (see [method.md](method.md)). Where a pipeline is not calibrated, policies made by
+hand, such as evenly spaced ones, still work. Quality is not shown here: [pipelines.md](pipelines.md) does that.
 """
 
 
@@ -42,10 +42,11 @@ def exported() -> list[str]:
 
 def row_of(case: str, pipeline: str, outcome: Outcome) -> str:
     """One case, as a row without its schedulers; what the tests compare."""
-    what = f"| {pipeline} | {case.partition(', ')[2]} | "
+    plain = pipeline.removesuffix("Pipeline").lower() == "".join(filter(str.isalnum, case)).lower()
+    what = f"| {pipeline} | {case.partition(', ')[2] or ('' if plain else case)} | "
     if not outcome.works:
         return f"{what}{outcome.refusal} |"
-    calibrated = f"not calibrated: {outcome.calibration}" if outcome.calibration else "yes"
+    calibrated = f"no: {outcome.calibration}" if outcome.calibration else "yes"
     return f"{what}{', '.join(outcome.levels)} | {calibrated} |"
 
 
