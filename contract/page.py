@@ -45,9 +45,14 @@ def row_of(case: str, pipeline: str, outcome: Outcome) -> str:
     plain = pipeline.removesuffix("Pipeline").lower() == "".join(filter(str.isalnum, case)).lower()
     what = f"| {pipeline} | {case.partition(', ')[2] or ('' if plain else case)} | "
     if not outcome.works:
-        return f"{what}{outcome.refusal} |"
-    calibrated = f"no: {outcome.calibration}" if outcome.calibration else "yes"
+        return f"{what}{_reason(outcome.refusal)} |"
+    calibrated = f"no: {_reason(outcome.calibration)}" if outcome.calibration else "yes"
     return f"{what}{', '.join(outcome.levels)} | {calibrated} |"
+
+
+def _reason(message: str) -> str:
+    """An error's reason, without what was given and the cure."""
+    return message.partition(" (given: ")[0]
 
 
 def page_of(found: Mapping[str, tuple[str, Outcome]]) -> str:
@@ -72,7 +77,7 @@ def page_of(found: Mapping[str, tuple[str, Outcome]]) -> str:
         lines.append(f"{row_of(case, pipeline, outcome)} {others} |")
     lines += ["\n## Refused\n", "| pipeline | case | why |", "|---|---|---|"]
     lines += [row_of(case, pipeline, outcome) for case, (pipeline, outcome) in refused.items()]
-    reasons = sorted({(name, reason) for _, o in works.values() for name, reason in o.schedulers if reason})
+    reasons = sorted({(name, _reason(why)) for _, o in works.values() for name, why in o.schedulers if why})
     lines += ["\n## Schedulers that are refused\n", "| scheduler | why |", "|---|---|"]
     lines += [f"| {name} | {reason} |" for name, reason in reasons]
     lines += [

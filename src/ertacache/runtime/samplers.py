@@ -88,7 +88,8 @@ def _plain_levels(scheduler: Any) -> list[float]:
     """The sigmas, where there are T + 1 of them, else the timesteps, the terminal one among them or zero."""
     steps = [float(t) for t in scheduler.timesteps]
     remembered = getattr(scheduler, "num_inference_steps", None)
-    asked = remembered or len(steps) - (steps[-1] == 0)  # what remembers nothing has laid the terminal level as well
+    terminal = steps[0] <= 1 and steps[-1] == 0  # ratios that end at none: the terminal level is among them
+    asked = remembered or len(steps) - terminal
     if len(steps) == asked + 1 and all(a > b for a, b in pairwise(steps)):  # as SCM lays them, in angles
         return steps
     if len(steps) != asked:
