@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, DiffusionPipeline
+from diffusers import ConfigMixin
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -89,7 +89,8 @@ def twin_of(pipe: Any) -> Any:
     twin = copy.copy(pipe)
     twin.__class__ = own_class(pipe)
     for name, value in vars(pipe).items():
-        if isinstance(value, ConfigMixin) and not isinstance(value, (nn.Module, DiffusionPipeline)):
+        stateful = isinstance(value, ConfigMixin) and not isinstance(value, nn.Module)
+        if stateful and not hasattr(type(value), "components"):  # which pipelines within a pipeline have
             setattr(twin, name, copy.deepcopy(value))
     twin.scheduler = copy.deepcopy(pipe.scheduler)
     if hasattr(twin, "set_progress_bar_config"):

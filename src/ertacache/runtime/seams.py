@@ -12,7 +12,7 @@ class Guise(type):
     """The metaclass of a scheduler's subclass, which equals the class it stands on: some pipelines compare types."""
 
     def __eq__(cls, other: object) -> bool:
-        return other is cls or other is vars(cls)["_ertacache_class"]
+        return other is cls or other is getattr(cls, "_ertacache_class", cls)
 
     def __hash__(cls) -> int:
-        return hash(vars(cls)["_ertacache_class"])
+        return hash(getattr(cls, "_ertacache_class", type(cls)))
