@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -152,29 +153,36 @@ def _adds_nothing_but_the_blocks(family: Family, plain: Tensor) -> None:
     assert difference < 1e-3, f"cached with their own residuals, steps are others: {difference:.2g}"
 
 
-def _keeps_count(family: Family, plain: Tensor) -> None:
-    """The denoiser runs at computed steps alone, call after call."""
-    calls = [0]
-
-    def count(module: nn.Module, *_: Any) -> None:
-        calls[0] += 1
-
-    hooks = [module.register_forward_pre_hook(count) for module in denoisers_of(family.pipe).values()]
+@contextmanager
+def _at_every_call(family: Family, do: Callable[[int], None]) -> Iterator[None]:
+    """``do(number)`` before every call of a denoiser, the first being 1."""
+    numbers = count(1)
+    hooks = [
+        module.register_forward_pre_hook(lambda *_: do(next(numbers))) for module in denoisers_of(family.pipe).values()
+    ]
     try:
-        with ertacache.accelerated(family.pipe, policy_of((), Method())) as run:
-            family.run()
-        all_calls, all_steps, calls[0] = calls[0], len(run.computed_steps), 0
-        with ertacache.accelerated(family.pipe, policy_of(CACHED, Method())) as run:
-            outputs = [family.run(), family.run()]
-        assert calls[0] < 2 * all_calls
-        if all_calls % all_steps == 0:
-            per_step = all_calls // all_steps
-            assert calls[0] == 2 * per_step * len(run.computed_steps), f"{calls[0]} calls, {per_step} a step"
-        assert torch.equal(*outputs), "the second of two calls differs"
-        assert not torch.equal(outputs[0], plain)
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _keeps_count(family: Family, plain: Tensor) -> None:
+    """The denoiser runs at computed steps alone, call after call."""
+    calls: list[int] = []
+    with _at_every_call(family, calls.append):
+        with ertacache.accelerated(family.pipe, policy_of((), Method())) as run:
+            family.run()
+        all_calls, all_steps = len(calls), len(run.computed_steps)
+        with ertacache.accelerated(family.pipe, policy_of(CACHED, Method())) as run:
+            outputs = [family.run(), family.run()]
+    made = len(calls) - all_calls
+    assert made < 2 * all_calls
+    if all_calls % all_steps == 0:
+        per_step = all_calls // all_steps
+        assert made == 2 * per_step * len(run.computed_steps), f"{made} calls, {per_step} a step"
+    assert torch.equal(*outputs), "the second of two calls differs"
+    assert not torch.equal(outputs[0], plain)
 
 
 class _InterruptedError(Exception):
@@ -194,7 +202,7 @@ def _carries_nothing_over(family: Family, plain: Tensor) -> None:
         for call, other in zip(family.case.others, others, strict=True):
             assert torch.equal(family.run(call=call), other), "a call depends on the one before"
             assert torch.equal(family.run(), wanted), "a call depends on the one before, of another shape"
-        with _interrupting(family):
+        with _at_every_call(family, _fail_at_the_fourth):
             try:
                 family.run()
             except _InterruptedError:
@@ -204,22 +212,9 @@ def _carries_nothing_over(family: Family, plain: Tensor) -> None:
         assert torch.equal(family.run(), wanted), "a call depends on an interrupted one before"
 
 
-@contextmanager
-def _interrupting(family: Family) -> Iterator[None]:
-    """The denoiser's fourth call fails."""
-    calls = [0]
-
-    def fail(module: nn.Module, *_: Any) -> None:
-        calls[0] += 1
-        if calls[0] == 4:
-            raise _InterruptedError
-
-    hooks = [module.register_forward_pre_hook(fail) for module in denoisers_of(family.pipe).values()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _fail_at_the_fourth(number: int) -> None:
+    if number == 4:
+        raise _InterruptedError
 
 
 def _calibrates(case: Case) -> str:
@@ -278,16 +273,7 @@ def _schedulers(case: Case) -> Iterator[tuple[str, str]]:
 
 
 def _state(family: Family) -> list[Any]:
-    """What must be as it was: classes, attributes of the denoisers."""
-    modules = denoisers_of(family.pipe).values() if not _lacks_denoiser(family) else ()
-    attributes = [sorted(vars(module)) for module in modules]
+    """What must be as it was: classes, attributes of all modules that the pipeline calls."""
+    modules = [value for value in vars(family.pipe).values() if isinstance(value, nn.Module)]
     scheduler = getattr(family.pipe, "scheduler", None)
-    return [type(family.pipe), type(scheduler), attributes]
-
-
-def _lacks_denoiser(family: Family) -> bool:
-    try:
-        denoisers_of(family.pipe)
-    except ERTACacheError:
-        return True
-    return False
+    return [type(family.pipe), type(scheduler), [sorted(vars(module)) for module in modules]]

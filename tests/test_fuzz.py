@@ -15,13 +15,13 @@ from diffusers import (
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from peft import LoraConfig
 
 import ertacache
 from contract.families.paper import UNIPC, video_call, wan
 from ertacache.errors import ERTACacheError, PolicyMismatchError
 from ertacache.method.named import Method
 from ertacache.policy import Policy
+from tests.adapters import burn_in, load_lora
 
 STEPS = 5
 SCHEDULERS = {
@@ -42,28 +42,12 @@ class Interruption(Exception):  # noqa: N818
     """Raised in the middle of a call."""
 
 
-def load(pipe):
-    targets = ["to_q", "to_k", "to_v"]
-    pipe.transformer.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=targets), adapter_name="style")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in pipe.transformer.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-
-
-def burn(pipe):
-    """Fused and unloaded: the weights are others now, and no adapter tells."""
-    pipe.fuse_lora(components=["transformer"])
-    pipe.unload_lora_weights()
-
-
 ADAPTER = {
-    "load": ("none", "loaded", load),
+    "load": ("none", "loaded", load_lora),
     "disable": ("loaded", "disabled", lambda pipe: pipe.disable_lora()),
     "enable": ("disabled", "loaded", lambda pipe: pipe.enable_lora()),
     "unload": ("loaded", "none", lambda pipe: pipe.unload_lora_weights()),
-    "burn": ("loaded", "burnt", burn),
+    "burn": ("loaded", "burnt", burn_in),
 }
 """What may be done with an adapter: from which state it leads to which."""
 WAY_TO = {"none": (), "loaded": ("load",), "disabled": ("load", "disable"), "burnt": ("load", "burn")}

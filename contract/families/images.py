@@ -14,9 +14,12 @@ from contract.case import Case
 from contract.families.paper import (
     DYNAMIC,
     flux,
+    flux2,
+    flux2_autoencoder,
     flux2_call,
     flux_autoencoder,
     flux_call,
+    flux_model,
     true_guidance,
     wan_autoencoder,
 )
@@ -153,52 +156,11 @@ STABLE_DIFFUSION_3 = {
 
 
 def flux_controlnet(kind: Any) -> Any:
-    controlnet = d.FluxControlNetModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=8,
-        pooled_projection_dim=8,
-        axes_dims_rope=(2, 2, 4),
-    )
-    return sibling(kind, flux(d.FluxPipeline, shift=3.0), controlnet=lively(controlnet, 1))
-
-
-def flux2_autoencoder() -> Any:
-    return lively(
-        d.AutoencoderKLFlux2(
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(4, 4),
-            latent_channels=4,
-            norm_num_groups=2,
-            mid_block_add_attention=False,
-        )
-    )
+    return sibling(kind, flux(d.FluxPipeline, shift=3.0), controlnet=flux_model(d.FluxControlNetModel, seed=1))
 
 
 def flux2_klein(kind: Any, **more: Any) -> Any:
-    transformer = d.Flux2Transformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=8,
-        timestep_guidance_channels=16,
-        axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
-    )
-    return kind(
-        scheduler=d.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
-        vae=flux2_autoencoder(),
-        text_encoder=None,
-        tokenizer=None,
-        transformer=lively(transformer),
-        **more,
-    )
+    return flux2(kind, guidance=False, shift=3.0, **more)
 
 
 def flux2_klein_call(**more: Any) -> dict[str, Any]:

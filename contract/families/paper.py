@@ -34,11 +34,10 @@ def flux_autoencoder() -> Any:
     return lively(d.AutoencoderKL(**options, **blocks, mid_block_add_attention=False))
 
 
-def flux_transformer(in_channels: int = 16, *, guidance: bool = False) -> Any:
+def flux_model(kind: Any = d.FluxTransformer2DModel, in_channels: int = 16, seed: int = 0, **more: Any) -> Any:
     return lively(
-        d.FluxTransformer2DModel(
+        kind(
             in_channels=in_channels,
-            out_channels=16,
             num_layers=1,
             num_single_layers=2,
             attention_head_dim=8,
@@ -46,8 +45,9 @@ def flux_transformer(in_channels: int = 16, *, guidance: bool = False) -> Any:
             joint_attention_dim=8,
             pooled_projection_dim=8,
             axes_dims_rope=(2, 2, 4),
-            guidance_embeds=guidance,
-        )
+            **more,
+        ),
+        seed,
     )
 
 
@@ -59,7 +59,7 @@ def flux(kind: Any, in_channels: int = 16, *, guidance: bool = False, **options:
         tokenizer=None,
         text_encoder_2=None,
         tokenizer_2=None,
-        transformer=flux_transformer(in_channels, guidance=guidance),
+        transformer=flux_model(in_channels=in_channels, out_channels=16, guidance_embeds=guidance),
     )
 
 
@@ -81,31 +81,43 @@ def true_guidance() -> dict[str, Any]:
     }
 
 
-def flux2() -> Any:
-    transformer = d.Flux2Transformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=8,
-        timestep_guidance_channels=16,
-        axes_dims_rope=(4, 4, 4, 4),
+def flux2_transformer(**more: Any) -> Any:
+    return lively(
+        d.Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=8,
+            timestep_guidance_channels=16,
+            axes_dims_rope=(4, 4, 4, 4),
+            **more,
+        )
     )
-    vae = d.AutoencoderKLFlux2(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(4, 4),
-        latent_channels=4,
-        norm_num_groups=2,
-        mid_block_add_attention=False,
+
+
+def flux2_autoencoder() -> Any:
+    return lively(
+        d.AutoencoderKLFlux2(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(4, 4),
+            latent_channels=4,
+            norm_num_groups=2,
+            mid_block_add_attention=False,
+        )
     )
-    return d.Flux2Pipeline(
-        scheduler=d.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=vae.eval(),
+
+
+def flux2(kind: Any = d.Flux2Pipeline, *, guidance: bool = True, shift: float = 1.0, **more: Any) -> Any:
+    return kind(
+        scheduler=d.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=shift),
+        vae=flux2_autoencoder(),
         text_encoder=None,
         tokenizer=None,
-        transformer=lively(transformer),
+        transformer=flux2_transformer(guidance_embeds=guidance),
+        **more,
     )
 
 

@@ -5,24 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.attention_dispatch import attention_backend
-from peft import LoraConfig
 
 import ertacache
 from ertacache.errors import PolicyMismatchError
 from ertacache.method.named import Method
+from tests.adapters import burn_in, load_lora
 
 CACHED = (2, 3, 5)
-
-
-def load_lora(pipe, name="style", seed=0):
-    """As ``load_lora_weights`` does it: peft layers around the linear ones, with weights that matter."""
-    targets = ["to_q", "to_k", "to_v", "to_out.0"]
-    pipe.transformer.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=targets), adapter_name=name)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter_name, parameter in pipe.transformer.named_parameters():
-            if "lora_" in parameter_name and name in parameter_name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
 
 
 def fuse(pipe):
@@ -106,8 +95,8 @@ def test_a_policy_knows_its_weights_when_an_adapter_was_burnt_in(make_flux, flux
         pipe, [call], num_inference_steps=8, num_computed_steps=5, method="aligned", progress=False
     )
     ertacache.enable(pipe, policy)
-    for event in (load_lora, fuse, unload):
-        event(pipe)
+    load_lora(pipe)
+    burn_in(pipe)
     with pytest.raises(PolicyMismatchError, match="weights of transformer"):
         pipe(**flux_call(guided=True))
 

@@ -28,6 +28,7 @@ from ertacache.runtime import identity
 from ertacache.runtime.families import channel_axis
 from ertacache.runtime.run import Step, denoisers_of
 from ertacache.runtime.samplers import sampler_of
+from ertacache.runtime.seams import model_of
 
 FULL_RUNS = 4
 """Calibration for one budget costs at most so many full runs' denoiser calls per prompt."""
@@ -242,7 +243,7 @@ def _observed(
 ) -> tuple[Observation, tuple[float, ...] | None]:
     """Algorithm 2, then Eqs. (13)-(14), then Eqs. (15)-(21): each fitted on the trajectory that the last one left."""
     setting = loops.setting
-    classes = [type(identity.model_of(module)).__name__ for module in denoisers_of(loops.pipe).values()]
+    classes = [type(model_of(module)).__name__ for module in denoisers_of(loops.pipe).values()]
     axis = channel_axis(classes, len(setting.latent_shape) + 1)
 
     def decide(step: int, distance: float) -> bool:

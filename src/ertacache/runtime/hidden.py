@@ -18,6 +18,7 @@ from ertacache.errors import PipelineError
 from ertacache.method.alignment import combine
 from ertacache.runtime import gate
 from ertacache.runtime.families import BLOCK_OUTPUTS, TEXT_FIRST
+from ertacache.runtime.seams import model_of
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
@@ -26,7 +27,7 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     Raises:
         PipelineError: if it has none.
     """
-    model = getattr(module, "_orig_mod", module)
+    model = model_of(module)
     lists = [child for child in model.children() if isinstance(child, nn.ModuleList)]
     stacks = [blocks for blocks in lists if _takes(blocks, "hidden_states")]
     blocks = [block for blocks in stacks for block in blocks if block is not None]
@@ -50,7 +51,7 @@ class Stack:
     """One denoiser's blocks within one run, in one thread."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.name = type(getattr(module, "_orig_mod", module)).__name__
+        self.name = type(model_of(module)).__name__
         self.blocks = blocks_of(module)
         self.signatures = {block: list(inspect.signature(block.forward).parameters) for block in self.blocks}
         self.entering: Tensor | None = None  # what entered the first block of a call
@@ -132,7 +133,7 @@ class Stack:
 
 
 def _bases(block: nn.Module) -> list[str]:
-    return [base.__name__ for base in type(getattr(block, "_orig_mod", block)).__mro__]
+    return [base.__name__ for base in type(model_of(block)).__mro__]
 
 
 def _joint(block: nn.Module) -> bool:

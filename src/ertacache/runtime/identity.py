@@ -15,7 +15,7 @@ from ertacache.errors import PolicyMismatchError
 from ertacache.offloading import at_hand
 from ertacache.policy import Denoiser, Origin, Policy
 from ertacache.runtime.run import denoisers_of
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.seams import model_of, own_class
 
 GUIDANCE_ARGUMENTS = ("guidance_scale", "guidance_scale_2", "true_cfg_scale", "guidance_rescale", "use_dynamic_cfg")
 _PROBED_PARAMETERS = 8
@@ -29,13 +29,9 @@ def identify(module: nn.Module) -> Denoiser:
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # of transformers, or of diffusers
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     text = json.dumps(config, sort_keys=True, default=str)
-    adapters = _adapters(model)
-    return Denoiser(type(model).__name__, hashlib.sha256(text.encode()).hexdigest()[:16], _probe(model), adapters)
-
-
-def model_of(module: nn.Module) -> Any:
-    """The denoiser itself where ``torch.compile`` has wrapped it."""
-    return getattr(module, "_orig_mod", module)
+    active = _active_scales(model)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Denoiser(type(model).__name__, digest, _probe(model, active), _adapters(active))
 
 
 def _active_scales(model: nn.Module) -> dict[str, set[float]]:
@@ -52,16 +48,14 @@ def _active_scales(model: nn.Module) -> dict[str, set[float]]:
     return {name: found for name, found in scales.items() if found != {0.0}}
 
 
-def _adapters(model: nn.Module) -> tuple[str, ...]:
-    scales = _active_scales(model)
+def _adapters(scales: Mapping[str, set[float]]) -> tuple[str, ...]:
     return tuple(f"{name} x {', '.join(f'{s:g}' for s in sorted(scales[name]))}" for name in sorted(scales))
 
 
-def _probe(model: nn.Module) -> tuple[float, ...]:
+def _probe(model: nn.Module, active: Mapping[str, set[float]]) -> tuple[float, ...]:
     """A few elements of a few weight matrices, of active adapters too; empty where they cannot be read or compared."""
     own: list[tuple[str, str]] = []  # what to sort by, and the parameter's name
     adapted: list[tuple[str, str]] = []
-    active = _active_scales(model)
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2 or not parameter.is_floating_point():
             continue

@@ -21,7 +21,7 @@ from ertacache.runtime import gate
 from ertacache.runtime.hidden import Stack
 from ertacache.runtime.history import History
 from ertacache.runtime.samplers import sampler_of
-from ertacache.runtime.seams import Guise, own_class
+from ertacache.runtime.seams import Guise, model_of, own_class
 
 DENOISERS = ("transformer", "transformer_2", "unet", "denoiser")
 
@@ -137,7 +137,7 @@ def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
 
 
 def _denoises(module: nn.Module) -> bool:
-    kind: Any = type(getattr(module, "_orig_mod", module))
+    kind: Any = type(model_of(module))
     parameters = _parameters_of(kind)
     return not parameters.isdisjoint(_TIMESTEPS) and parameters.isdisjoint(_CONDITIONS)
 

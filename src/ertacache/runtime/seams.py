@@ -1,11 +1,20 @@
-"""The mark that both class-based seams leave: a subclass that says which class it stands on."""
+"""What stands beneath: the class under both class-based seams, the model under ``torch.compile``."""
 
 from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
 
 
 def own_class(thing: object) -> type:
     """The class of a pipeline or scheduler without what this library put on top of it."""
     return getattr(type(thing), "_ertacache_class", type(thing))
+
+
+def model_of(module: nn.Module) -> Any:
+    """The module itself where ``torch.compile`` has wrapped it."""
+    return getattr(module, "_orig_mod", module)
 
 
 class Guise(type):
