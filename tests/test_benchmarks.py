@@ -59,7 +59,7 @@ def test_every_rival_on_every_pipeline_in_the_quick_form_and_the_page_of_it(tmp_
 
 def test_time_and_memory_on_scaled_down_backbones(tmp_path):
     command = [sys.executable, "-m", "benchmarks.latency", "flux", "--size", "small"]
-    command += ["--steps", "8", "--repeats", "1", "--out", tmp_path]
+    command += ["--steps", "8", "--repeats", "3", "--out", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "scaled down" in done.stdout
