@@ -22,6 +22,7 @@ from benchmarks.report import write_page
 from benchmarks.rivals import harness
 from benchmarks.rivals.base import Knobs
 from benchmarks.rivals.roster import OURS, RIVALS
+from benchmarks.webpage import section_of, write_webpage
 from ertacache import zoo
 from ertacache.errors import ERTACacheError
 from ertacache.evaluation.perceptual import perceptual_metrics
@@ -41,6 +42,7 @@ def run(
     work: Path,
     out: Path,
     page: Path,
+    webpage: Path,
     quick: bool,
     console: Console,
 ) -> list[Path]:
@@ -54,11 +56,12 @@ def run(
         work: for policies and unfinished measurements.
         out: for the figures, as JSON.
         page: written anew after every pipeline, about all figures there are in ``out``.
+        webpage: the same as HTML with pictures, about the pipelines measured now.
         quick: two prompts, eight steps, one setting of each rival: a check, no figures.
         console: where to show progress.
 
     Returns:
-        What was written, the page last.
+        What was written, the pages last.
 
     Raises:
         RivalError: if a rival's name is unknown.
@@ -70,7 +73,7 @@ def run(
     rivals = [rival for rival in RIVALS if not names or rival.name in (OURS, *names)]
     if quick:
         prompts = 2
-    written = []
+    written, sections = [], []
     metrics, code = perceptual_metrics(), source_digest(Path(__file__).parent)
     for model in models:
         embedded = zoo.load(model)
@@ -90,6 +93,16 @@ def run(
             told = partial(progress.advance, task)
             held_out = embedded.held_out_prompts[:prompts]
             rows = harness.run(subject, entries, held_out, seed, metrics=metrics, on_generation=told)
+        num_shown = 1 if quick else 5
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(f"{model}: pictures for the page", total=None)
+            settings = {k: v for k, v in embedded.arguments.items() if k != "num_inference_steps"}
+            calls = [{**settings, "prompt": prompt, "seed": seed + k} for k, prompt in enumerate(held_out)]
+            told = partial(progress.advance, task)
+            steps = subject.num_steps
+            sections.append(
+                section_of(model, subject.pipe, steps, calls, rows, entries, show=num_shown, on_generation=told)
+            )
         result = {
             **environment(),
             "model": model,
@@ -105,7 +118,8 @@ def run(
             Path(unfinished).write_text(json.dumps(result, indent=1) + "\n")
         written.append(path)
         write_page(out, page)
-    return [*written, page]
+        write_webpage(sections, webpage)
+    return [*written, page, webpage]
 
 
 def _middle(knobs: Sequence[Knobs]) -> Sequence[Knobs]:

@@ -12,11 +12,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from benchmarks.rivals.curves import Cost, by_operations, by_time, qualities_at
 from benchmarks.rivals.harness import Setting, from_json
@@ -44,43 +43,58 @@ def by_rival(settings: Sequence[Setting]) -> dict[str, list[Measured]]:
     return found
 
 
-def table(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> str:
+Rows = list[list[str]]
+"""A table's cells, its head first; the best in bold, as Markdown has it."""
+
+
+def markdown(rows: Rows) -> str:
+    """The same as Markdown."""
+    lines = ["".join(f"| {cell} " if cell else "| " for cell in row) + "|" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    return "\n".join(lines)
+
+
+def quality_rows(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> Rows:
     """Mean PSNR of each rival at each speedup, the best in bold; "-" where a rival is never that fast."""
     found = {name: [qualities_at(rows, s, cost) for s in SPEEDUPS] for name, rows in rivals.items()}
     cells = {name: [fmean(q) if q else None for q in row] for name, row in found.items()}
     best = [max((v for row in cells.values() if (v := row[k]) is not None), default=None) for k in range(len(SPEEDUPS))]
-    lines = ["| | " + " | ".join(f"{s:g}x" for s in SPEEDUPS) + " |", "|---" * (len(SPEEDUPS) + 1) + "|"]
+    table = [["", *(f"{s:g}x" for s in SPEEDUPS)]]
     for name, row in cells.items():
         shown = []
         for value, top in zip(row, best, strict=True):
             text = "-" if value is None else f"{value:.1f}"
             shown.append(f"**{text}**" if value is not None and value == top else text)
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+        table.append([name, *shown])
+    return table
 
 
-def lead_table(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> str:
+def lead_rows(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> Rows:
     """Ours against the best of all others at each speedup, and by how much, with a 95 % interval over prompts."""
-    lines = ["| | ours | the best other | lead, dB (95 %) |", "|---|---|---|---|"]
+    table = [["", "ours", "the best other", "lead, dB (95 %)"]]
     for speedup in LEADS:
         found = {name: q for name, rows in rivals.items() if (q := qualities_at(rows, speedup, cost)) is not None}
         others = {name: q for name, q in found.items() if name != OURS}
         if OURS not in found or not others:
-            lines.append(f"| {speedup:g}x | - | - | - |")
+            table.append([f"{speedup:g}x", "-", "-", "-"])
             continue
         best = max(others, key=lambda name: fmean(others[name]))
         leads = np.subtract(found[OURS], others[best])
         low, high = interval(leads.tolist())
-        lines.append(
-            f"| {speedup:g}x | {fmean(found[OURS]):.1f} | {best}: {fmean(others[best]):.1f} "
-            f"| {leads.mean():+.1f} ({low:+.1f} to {high:+.1f}) |"
+        table.append(
+            [
+                f"{speedup:g}x",
+                f"{fmean(found[OURS]):.1f}",
+                f"{best}: {fmean(others[best]):.1f}",
+                f"{leads.mean():+.1f} ({low:+.1f} to {high:+.1f})",
+            ]
         )
-    return "\n".join(lines)
+    return table
 
 
 def against_uniform(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]]) -> str:
     """For every pipeline, where each rival does best against plain reuse at evenly spaced steps; no straw men."""
-    lines = ["| | " + " | ".join(pipelines) + " |", "|---" * (len(pipelines) + 1) + "|"]
+    table = [["", *pipelines]]
     names = dict.fromkeys(name for rivals in pipelines.values() for name in rivals if name not in (OURS, UNIFORM.name))
     for name in names:
         cells = []
@@ -97,31 +111,37 @@ def against_uniform(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]]) -
             lead, speedup = max(leads, key=lambda pair: (float(pair[0].mean()), pair[1]))
             text = f"{lead.mean():+.1f} dB at {speedup:g}x"
             cells.append(f"**{text}**" if interval(lead.tolist())[0] > 0 else text)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        table.append([name, *cells])
+    return markdown(table)
 
 
 def costs_table(rivals: Mapping[str, Sequence[Measured]]) -> str:
     """What each rival costs at its setting nearest to 2x: time, the whole call, operations, memory, and quality."""
-    lines = [
-        "| nearest to 2x | setting | denoising | whole call | operations | extra memory | PSNR, 95 % | SSIM |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    named = ("setting", "denoising", "whole call", "operations", "extra memory", "PSNR, 95 %", "SSIM")
+    table = [["nearest to 2x", *named]]
     for name, rows in rivals.items():
         row = min(rows, key=lambda row: abs(row.median_speedup - 2))
         low, high = interval(row.psnr)
-        lines.append(
-            f"| {name} | {row.name} | {row.median_speedup:.2f}x | {median(row.call_speedup):.2f}x "
-            f"| {1 / median(row.flops):.2f}x | {row.peak_bytes / 1e6:+.1f} MB "
-            f"| {row.mean_psnr:.1f} ({low:.1f} to {high:.1f}) | {fmean(row.ssim):.4f} |"
+        table.append(
+            [
+                name,
+                row.name,
+                f"{row.median_speedup:.2f}x",
+                f"{median(row.call_speedup):.2f}x",
+                f"{1 / median(row.flops):.2f}x",
+                f"{row.peak_bytes / 1e6:+.1f} MB",
+                f"{row.mean_psnr:.1f} ({low:.1f} to {high:.1f})",
+                f"{fmean(row.ssim):.4f}",
+            ]
         )
-    return "\n".join(lines)
+    return markdown(table)
 
 
-def plot(rivals: Mapping[str, Sequence[Measured]], title: str, path: Path) -> None:
+def figure_of(rivals: Mapping[str, Sequence[Measured]], title: str) -> Figure:
     """Two panels, quality against time and against operations, with 95 % intervals over prompts; ours is thick."""
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5.6), sharey=True, layout="constrained")
-    colours = plt.get_cmap("tab20")
+    figure = Figure(figsize=(13, 5.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    colours = colormaps["tab20"]
     for axis, (cost, label) in zip(axes, COSTS.values(), strict=True):
         for number, (name, rows) in enumerate(rivals.items()):
             curve = [(x, q) for x in GRID if (q := qualities_at(rows, x, cost)) is not None]
@@ -135,13 +155,12 @@ def plot(rivals: Mapping[str, Sequence[Measured]], title: str, path: Path) -> No
             axis.fill_between(costs, low, high, color=colour, alpha=0.25 if ours else 0.06, linewidth=0)
         axis.set(xscale="log", xlim=(1.05, 6.5), ylim=(15, 80), xlabel=label)
         axis.set_xticks([1.5, 2, 3, 4, 5, 6], ["1.5x", "2x", "3x", "4x", "5x", "6x"], minor=False)
-        axis.xaxis.set_minor_locator(plt.NullLocator())
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("PSNR against the full run, dB")
     figure.suptitle(title)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    return figure
 
 
 def section(result: Mapping[str, Any], rivals: Mapping[str, Sequence[Measured]], folder: Path) -> str:
@@ -149,7 +168,7 @@ def section(result: Mapping[str, Any], rivals: Mapping[str, Sequence[Measured]],
     model = result["model"]
     picture = folder / "images" / f"results-{model}.png"
     steps = result["arguments"]["num_inference_steps"]
-    plot(rivals, f"{model}: {result['prompts']} held-out prompts, {steps} steps", picture)
+    figure_of(rivals, f"{model}: {result['prompts']} held-out prompts, {steps} steps").savefig(picture, dpi=100)
     refused = "".join(f"- {name}: {why}.\n" for name, why in result["refused"].items())
     return f"""## {model}
 
@@ -160,19 +179,19 @@ def section(result: Mapping[str, Any], rivals: Mapping[str, Sequence[Measured]],
 
 Mean PSNR in dB at equal measured speedup of denoising:
 
-{table(rivals, by_time)}
+{markdown(quality_rows(rivals, by_time))}
 
 At equal operations of the denoiser:
 
-{table(rivals, by_operations)}
+{markdown(quality_rows(rivals, by_operations))}
 
 `aligned` against the best of all others, at equal operations:
 
-{lead_table(rivals, by_operations)}
+{markdown(lead_rows(rivals, by_operations))}
 
 and at equal measured speedup of denoising:
 
-{lead_table(rivals, by_time)}
+{markdown(lead_rows(rivals, by_time))}
 
 {costs_table(rivals)}
 {

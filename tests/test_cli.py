@@ -66,11 +66,24 @@ def test_inspect_tells_every_step_and_draws_it(policy_file, tmp_path):
     assert (tmp_path / "policy.png").stat().st_size > 0
 
 
+def test_inspect_writes_a_page(policy_file, tmp_path):
+    done = run("inspect", policy_file, "--report", tmp_path / "policy.html")
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "policy.html").read_text()
+    assert len(re.findall(r"<td>cached</td>", page)) == 4
+    assert "4 of 8 steps run the denoiser" in page
+    assert page.count("<svg") == 1
+
+
 def test_demo_prints_the_table_and_leaves_the_pictures(tmp_path):
     done = run("demo", "--out", tmp_path, "--prompts", 1, "--calibration-prompts", 1, "--method", "taylor")
     assert done.exit_code == 0, done.output
     assert all(name in done.output for name in ("full", "taylor", "fewer steps", "PSNR", "SSIM", "speedup"))
-    assert {p.name for p in tmp_path.iterdir()} == {"pictures.png", "policy.png", "policy.safetensors"}
+    left = {"pictures.png", "policy.png", "policy.safetensors", "report.html"}
+    assert {p.name for p in tmp_path.iterdir()} == left
+    report = (tmp_path / "report.html").read_text()
+    assert report.count("data:image/png") == 3
+    assert report.count("<svg") == 2  # one prompt is no scatter
 
 
 def test_evaluate_measures_a_policy_beside_fewer_steps_and_goes_on_where_it_was(policy_file, tmp_path):
@@ -87,6 +100,10 @@ def test_evaluate_measures_a_policy_beside_fewer_steps_and_goes_on_where_it_was(
     assert fewer["flops"] == pytest.approx([0.5, 0.5])
     assert all(len(row["psnr"]) == len(row["ssim"]) == 2 for row in figures["rows"])
     assert re.search(r"policy.*x.*MB.*\d\d\.\d", done.output)
+    page = out.with_suffix(".html").read_text()
+    assert page.count("data:image/png") == 2 * 4  # both prompts in full and in three ways
+    worst = min(policy["psnr"])
+    assert page.index(f"<td>{worst:.1f} dB</td>") < page.index(f"<td>{max(policy['psnr']):.1f} dB</td>")
 
     next(work.rglob("prompt-1.json")).unlink()  # as if it had been interrupted there
     kept = next(work.rglob("prompt-0.json")).read_text()

@@ -23,6 +23,7 @@ PARTS = [
     "zoo",
     "evaluation",
     "tables",
+    "report",
     "demonstration",
     "cli",
     "__main__",

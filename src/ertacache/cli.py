@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -210,6 +211,7 @@ def generate(
 def inspect(
     policy: Annotated[Path, typer.Argument(help="A policy file.")],
     plot: Annotated[Path | None, typer.Option(help="Also draw the schedule and the error per step, as PNG.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write all of it as one HTML page.")] = None,
 ) -> None:
     """Show what a policy does, step by step."""
     with _clear_errors():
@@ -222,6 +224,11 @@ def inspect(
         plot.parent.mkdir(parents=True, exist_ok=True)
         policy_plot(loaded, plot)
         console.print(f"wrote {plot}", highlight=False, markup=False)
+    if report is not None:
+        from ertacache.report import report_policy
+
+        report_policy(loaded, policy.stem, report)
+        console.print(f"wrote {report}", highlight=False, markup=False)
 
 
 @app.command()
@@ -233,6 +240,13 @@ def evaluate(
         typer.Option(help="A text file, one prompt a line, none that calibration saw. Embedded pipelines have some."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The figures, prompt by prompt, as JSON.")] = Path("evaluation.json"),
+    report: Annotated[
+        Path | None, typer.Option(help="The HTML page to look at; by default beside the figures.")
+    ] = None,
+    show: Annotated[
+        int, typer.Option(min=0, help="How many prompts the page shows, worst first; each is generated once more.")
+    ] = 6,
+    fps: Annotated[int, typer.Option(min=1, help="Frames a second, of clips in the page.")] = 16,
     limit: Annotated[int, typer.Option(min=1, help="Use at most so many of the prompts.")] = 32,
     work: Annotated[Path, typer.Option(help="Keep what was measured here, so that an interrupted run goes on.")] = Path(
         "out/evaluate"
@@ -243,12 +257,13 @@ def evaluate(
     seed: Seed = 1000,
     quick: Annotated[bool, typer.Option("--quick", help="Two prompts: a check, no figures.")] = False,
 ) -> None:
-    """Measure what policies cost: quality and time against the full run, beside fewer steps."""
+    """Measure what policies cost: quality and time against the full run, beside fewer steps; a page to look at."""
     from rich.progress import Progress
 
     from ertacache.evaluation.evaluate import as_json
     from ertacache.evaluation.evaluate import evaluate as run_evaluation
     from ertacache.files import written_whole
+    from ertacache.report import report_evaluation
 
     with _clear_errors():
         loaded = {path.stem: Policy.load(path) for path in policies}
@@ -263,8 +278,15 @@ def evaluate(
         about = {"model": model, "policies": [str(path) for path in policies], "arguments": arguments, "prompts": lines}
         with written_whole(out) as unfinished:
             Path(unfinished).write_text(json.dumps(as_json(rows, **about, seed=seed), indent=1) + "\n")
-    console.print(evaluation_table(rows))
-    console.print(f"wrote {out}", highlight=False, markup=False)
+        console.print(evaluation_table(rows))
+        page = report or out.with_suffix(".html")
+        with Progress(console=console, transient=True) as progress:
+            shown = min(show, len(calls))
+            task = progress.add_task("pictures for the page", total=shown * (1 + len(rows)))
+            told = partial(progress.advance, task)
+            report_evaluation(pipe, loaded, calls, rows, page, model=model, show=show, fps=fps, on_generation=told)
+    for path in (out, page):
+        console.print(f"wrote {path}", highlight=False, markup=False)
 
 
 @app.command()
@@ -279,6 +301,9 @@ def benchmark(
     ] = None,
     page: Annotated[
         Path | None, typer.Option(help="What to write about all figures there; docs/results.md, if not --quick.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="The HTML page to look at, with pictures; by default in the work folder.")
     ] = None,
     work: Annotated[
         Path, typer.Option(help="Folder for policies and unfinished measurements, and for all that --quick writes.")
@@ -308,6 +333,7 @@ def benchmark(
             work=work,
             out=out or (work / "quick" if quick else Path("benchmarks/results")),
             page=page or (work / "quick/results.md" if quick else Path("docs/results.md")),
+            webpage=report or work / ("quick/results.html" if quick else "results.html"),
             quick=quick,
             console=console,
         )

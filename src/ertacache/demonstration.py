@@ -8,12 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor
 
 from ertacache import zoo
 from ertacache.calibration import calibrate
 from ertacache.evaluation.comparison import Result, Row, Variant, compare, fewer_steps
 from ertacache.evaluation.plots import contact_sheet, policy_plot, side_by_side, write_clip
+from ertacache.report import report_comparison
+from ertacache.report.evaluation import Gallery, worst_first
+from ertacache.report.page import Case
 from ertacache.tables import comparison_table
 
 PICTURES = 6
@@ -80,35 +82,46 @@ def run(
         Variant(policy.method.name, steps, policy=policy),
         fewer_steps(len(policy.computed_steps)),
     )
-    pictures: dict[str, list[Tensor]] = {full.name: [], fast.name: [], fewer.name: []}
-    reference: list[Tensor] = []
-    errors: list[list[float]] = []
+    gallery = Gallery(full.name, [fast.name])
 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("generating", total=3 * len(prompts))
 
         def keep(number: int, name: str, result: Result) -> None:
             progress.advance(task)
-            if number < PICTURES:
-                pictures[name].append(result.pictures[0])
-            if name == full.name:
-                reference[:] = result.latents
-            elif name == fast.name:
-                pairs = zip(result.latents, reference, strict=True)
-                errors.append([float((a - b).norm() / b.norm()) for a, b in pairs])
+            gallery.take(number, name, result)
 
         calls = [{**settings, "prompt": prompt, "seed": seed + k} for k, prompt in enumerate(prompts)]
         rows = compare(embedded.pipe, full, [fast, fewer], calls, on_result=keep, keep_latents=True)
 
-    labels = {f"{row.name}\n{row.computed_steps} steps computed": pictures[row.name] for row in rows}
-    if pictures[full.name][0].ndim == 4:  # clips
-        labels = {label.replace(" computed", ""): clips[:CLIPS] for label, clips in labels.items()}
+    shown = {
+        f"{row.name}\n{row.computed_steps} steps computed": [ways[row.name] for ways in gallery.pictures[:PICTURES]]
+        for row in rows
+    }
+    if gallery.pictures[0][full.name].ndim == 4:  # clips
+        labels = {label.replace(" computed", ""): clips[:CLIPS] for label, clips in shown.items()}
         contact_sheet(labels, prompts[:CLIPS], out / "pictures.png")
         write_clip(labels, out / "clips.mp4")
         names = ["pictures.png", "clips.mp4"]
     else:
-        side_by_side(labels, prompts[:PICTURES], out / "pictures.png")
+        side_by_side(shown, prompts[:PICTURES], out / "pictures.png")
         names = ["pictures.png"]
-    policy_plot(policy, out / "policy.png", {"held-out prompts": errors})
-    files = [out / name for name in (*names, "policy.png", "policy.safetensors")]
+    policy_plot(policy, out / "policy.png", {"held-out prompts": gallery.step_errors[fast.name]})
+    _, ours, theirs = rows
+    cases = [
+        Case(prompts[k], note, gallery.pictures[k], {row.name: f"{row.psnr[k]:.1f} dB" for row in (ours, theirs)})
+        for k, note in worst_first(ours.psnr, len(prompts))
+    ]
+    report_comparison(
+        f"The small {model} pipeline, {policy.step_ratio:.3g}x",
+        f"{len(prompts)} prompts that neither training nor calibration saw: all {steps} steps, {fast.computed_steps} "
+        f"of them computed by the method {fast.name}, and as many plain steps.",
+        [ours, theirs],
+        comparison_table(rows),
+        cases,
+        {fast.name: policy},
+        gallery.step_errors,
+        out / "report.html",
+    )
+    files = [out / name for name in (*names, "policy.png", "policy.safetensors", "report.html")]
     return Demonstration(rows, comparison_table(rows), files)

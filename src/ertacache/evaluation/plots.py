@@ -12,11 +12,12 @@ import matplotlib
 matplotlib.use("Agg")  # files only; no window is ever opened
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ertacache.policy import Policy
 
-_COMPUTED, _CACHED = "#1f4e79", "#d9e2ec"
+COMPUTED, CACHED = "#1f4e79", "#d9e2ec"
 
 
 def side_by_side(rows: Mapping[str, Sequence[Tensor]], captions: Sequence[str], path: str | os.PathLike[str]) -> None:
@@ -109,17 +110,20 @@ def _picture(axis: Any, picture: Tensor) -> None:
 def policy_plot(
     policy: Policy, path: str | os.PathLike[str], measured: Mapping[str, Sequence[Sequence[float]]] | None = None
 ) -> None:
-    """The schedule over the steps, and the error of the latent after each, written as PNG.
+    """`policy_figure`, written as PNG."""
+    policy_figure(policy, measured).savefig(path, dpi=110)
+
+
+def policy_figure(policy: Policy, measured: Mapping[str, Sequence[Sequence[float]]] | None = None) -> Figure:
+    """The schedule over the steps, and the error of the latent after each.
 
     Args:
         policy: the policy.
-        path: where to write.
         measured: for each label, one curve a prompt: the relative error of the latent after every step. Without
             it, the curve that calibration measured is drawn.
     """
-    figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(8, 4.6), sharex=True, height_ratios=[5, 1], layout="constrained"
-    )
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     steps = range(policy.first_step, policy.num_inference_steps)
     curves = dict(measured or {})
     if not curves and policy.calibration.step_errors:
@@ -131,19 +135,18 @@ def policy_plot(
         top.set_yscale("log")
     top.set_ylabel("error of the latent, relative")
     for step in policy.computed_steps:
-        top.axvline(step, color=_COMPUTED, alpha=0.15, linewidth=1)
+        top.axvline(step, color=COMPUTED, alpha=0.15, linewidth=1)
     top.set_title(
         f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed",
         fontsize=10,
     )
     cached = set(policy.cached_steps)
-    bottom.bar(steps, [1] * len(steps), width=0.9, color=[_CACHED if i in cached else _COMPUTED for i in steps])
+    bottom.bar(steps, [1] * len(steps), width=0.9, color=[CACHED if i in cached else COMPUTED for i in steps])
     bottom.set_yticks([])
     bottom.set_xlabel("step (dark: computed, light: cached)")
     for axis in (top, bottom):
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def _curve(axis: Any, label: str, lines: Sequence[Sequence[float]], steps: Sequence[int]) -> None:

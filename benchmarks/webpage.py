@@ -1,0 +1,125 @@
+"""The comparison with all rivals as one HTML page: the curves, every prompt, and the pictures, ours worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.report import COSTS, LEADS, SPEEDUPS, Rows, by_rival, figure_of, lead_rows, quality_rows
+from benchmarks.rivals.curves import by_operations, qualities_at
+from benchmarks.rivals.harness import Entry, Setting
+from benchmarks.rivals.ours import ALIGNED
+from ertacache.evaluation.comparison import Result, Variant, compare
+from ertacache.evaluation.measuring import Measured
+from ertacache.report import Case, Cases, Grid, Page, Plot, Section, write
+from ertacache.report.evaluation import Gallery, worst_first
+from ertacache.report.figures import prompt_by_prompt
+
+SHOWN_AT = 2.0
+"""The speedup at which pictures and single prompts are shown."""
+
+
+def nearest(settings: Sequence[Setting], entries: Sequence[Entry]) -> dict[str, tuple[Entry, Measured]]:
+    """For each rival the setting whose operations are nearest to `SHOWN_AT`, ours first, then the best first."""
+    found: dict[str, tuple[Entry, Measured]] = {}
+    for setting, entry in zip(settings, entries, strict=True):
+        kept = found.get(setting.rival)
+        if kept is None or _distance(setting.measured) < _distance(kept[1]):
+            found[setting.rival] = entry, setting.measured
+    names = sorted(found, key=lambda name: (name != ALIGNED.name, -found[name][1].mean_psnr))
+    return {name: found[name] for name in names}
+
+
+def _distance(row: Measured) -> float:
+    return abs(fmean(by_operations(row, k) for k in range(len(row.psnr))) - SHOWN_AT)
+
+
+def section_of(
+    model: str,
+    pipe: object,
+    num_steps: int,
+    calls: Sequence[Mapping[str, object]],
+    settings: Sequence[Setting],
+    entries: Sequence[Entry],
+    *,
+    show: int,
+    on_generation: Callable[[int], None] = lambda count: None,
+) -> Section:
+    """One pipeline's part of the page; what it shows is generated once more.
+
+    Args:
+        model: its name.
+        pipe: the pipeline.
+        num_steps: of the full run.
+        calls: the arguments of each measured call, with its seed.
+        settings: what was measured on them.
+        entries: the same settings, ready to run.
+        show: how many prompts to show.
+        on_generation: told how many generations were made.
+    """
+    rivals = by_rival(settings)
+    title = f"{model}: {len(calls)} held-out prompts, {num_steps} steps"
+    curve = "Mean PSNR of every rival over its cost; ours is thick, bands are 95 % intervals over prompts."
+    parts: list[str | Grid | Plot | Cases] = [Plot(figure_of(rivals, title), curve, curve)]
+    for cost, label in COSTS.values():
+        parts.append(_grid(quality_rows(rivals, cost), f"Mean PSNR in dB at equal {label}"))
+        parts.append(_grid(lead_rows(rivals, cost), f"Ours against the best of all others, at equal {label}"))
+    ours = rivals.get(ALIGNED.name) and qualities_at(rivals[ALIGNED.name], SHOWN_AT, by_operations)
+    others = {
+        name: found
+        for name, rows in rivals.items()
+        if name != ALIGNED.name and (found := qualities_at(rows, SHOWN_AT, by_operations)) is not None
+    }
+    if ours and others and len(ours) > 1:
+        best = max(others, key=lambda name: fmean(others[name]))
+        told = f"Every prompt at {SHOWN_AT:g}x by operations: ours over {best}, the best other one in the mean."
+        pair = Measured(ALIGNED.name, 0, psnr=ours), Measured(best, 0, psnr=others[best])
+        parts.append(Plot(prompt_by_prompt(*pair), told, told))
+    chosen = nearest(settings, entries)
+    parts.append(_cases(pipe, num_steps, calls, chosen, show, on_generation))
+    return Section(model, parts)
+
+
+def _cases(
+    pipe: object,
+    num_steps: int,
+    calls: Sequence[Mapping[str, object]],
+    chosen: Mapping[str, tuple[Entry, Measured]],
+    show: int,
+    on_generation: Callable[[int], None],
+) -> Cases:
+    shown = worst_first(chosen[ALIGNED.name][1].psnr, show)
+    gallery = Gallery("full", [])
+
+    def take(number: int, name: str, result: Result) -> None:
+        gallery.take(number, name, result)
+        on_generation(1)
+
+    variants = [entry.variant for entry, _ in chosen.values()]
+    compare(pipe, Variant("full", num_steps), variants, [calls[k] for k, _ in shown], on_result=take)
+    cases = [
+        Case(
+            str(calls[k]["prompt"]),
+            f"prompt {k + 1}, {note}",
+            pictures,
+            {name: f"{row.psnr[k]:.1f} dB at {by_operations(row, k):.2f}x" for name, (_, row) in chosen.items()},
+        )
+        for (k, note), pictures in zip(shown, gallery.pictures, strict=True)
+    ]
+    return Cases(cases, "full", ALIGNED.name)
+
+
+def _grid(table: Rows, caption: str) -> Grid:
+    plain = [[cell.replace("**", "") for cell in row] for row in table]
+    return Grid(plain[0], plain[1:], caption)
+
+
+def write_webpage(sections: Sequence[Section], path: Path) -> None:
+    """Write the page about all pipelines that were measured."""
+    lead = (
+        "All rivals on the same small trained pipelines, held-out prompts, seeds and latents, in one run. Each rival's "
+        f"knob is swept; pictures are of its setting nearest to {SHOWN_AT:g}x by operations of the denoiser. Curves "
+        f"are read at {', '.join(f'{x:g}x' for x in SPEEDUPS)} and up to {LEADS[-1]:g}x."
+    )
+    write(Page("Every rival in one harness", lead, sections), path)

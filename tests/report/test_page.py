@@ -1,0 +1,163 @@
+"""Reports in a real browser: they load without error, plots are drawn, sliders move, clips play in step."""
+
+import re
+
+import pytest
+import torch
+
+from ertacache.report.evaluation import worst_first
+from ertacache.report.figures import prompt_by_prompt, quality_against_cost
+from ertacache.report.page import Case, Cases, Grid, Page, Plot, Section, write
+
+SIZE, FRAMES = 48, 8
+
+
+class Way:
+    def __init__(self, name, speedup, psnr):
+        self.name, self.speedup, self.psnr = name, speedup, psnr
+
+
+ROWS = [Way("aligned", [2.0, 2.1, 1.9], [40.0, 45.0, 30.0]), Way("fewer steps", [2.0, 2.0, 2.2], [35.0, 41.0, 33.0])]
+
+
+def grey(level):
+    return torch.full((3, SIZE, SIZE), level)
+
+
+def clip(offset):
+    """Frame k is of one grey, 0.1 (k + 1) + offset."""
+    return torch.stack([grey(0.1 * (k + 1) + offset) for k in range(FRAMES)])
+
+
+@pytest.fixture(scope="module")
+def page_of_pictures(tmp_path_factory):
+    pictures = {"full": grey(0.2), "aligned": grey(0.6), "fewer steps": grey(0.9)}
+    cases = [Case(f"prompt <{k}> & more", f"number {k}", pictures, {"aligned": "40.0 dB"}) for k in range(3)]
+    plots = [
+        Plot(quality_against_cost(ROWS), "quality", "how to read it"),
+        Plot(prompt_by_prompt(*ROWS), "prompt by prompt"),
+    ]
+    sections = [
+        Section("Plots", ["A sentence.", Grid(["way", "PSNR"], [["aligned", "38.3"], ["fewer", "36.3"]]), *plots]),
+        Section("Pictures", [Cases(cases, "full", "aligned")]),
+    ]
+    path = tmp_path_factory.mktemp("report") / "page.html"
+    write(Page("A report", "What it is.", sections), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page_of_clips(tmp_path_factory):
+    clips = {"full": clip(0.0), "aligned": clip(0.05)}
+    path = tmp_path_factory.mktemp("report") / "clips.html"
+    cases = [Case("a clip", "one", clips, {}, fps=8), Case("another", "two", clips, {}, fps=8)]
+    write(Page("Clips", "", [Section("Clips", [Cases(cases, "full", "aligned")])]), path)
+    return path
+
+
+def greys(page, selector="canvas"):
+    """The grey in the middle of each canvas, 0 .. 255, all read in one turn of the page's own clock."""
+    return page.evaluate(
+        f"""() => [...document.querySelectorAll("{selector}")].map((canvas) => {{
+            const {{ width, height }} = canvas;
+            return canvas.getContext("2d").getImageData(width / 2, height / 2, 1, 1).data[0];
+        }})"""
+    )
+
+
+def test_everything_is_in_the_file_and_ids_are_unique(page_of_pictures):
+    text = page_of_pictures.read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', text.replace('xmlns:xlink="http', ""))
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) > 20
+    assert "prompt &lt;1&gt; &amp; more" in text
+
+
+def test_plots_are_drawn_and_follow_the_colour_scheme(page_of_pictures, opened):
+    colours = {}
+    for scheme in ("light", "dark"):
+        page = opened(page_of_pictures, color_scheme=scheme)
+        for plot in page.locator(".plot svg").all():
+            box = plot.bounding_box()
+            assert box["width"] > 250
+            assert box["height"] > 150
+            assert plot.locator("path").count() > 10
+        inked = page.locator(".plot svg text").first
+        colours[scheme] = [
+            inked.evaluate("node => getComputedStyle(node).fill"),
+            page.evaluate("getComputedStyle(document.body).backgroundColor"),
+        ]
+    assert colours["light"] == ["rgb(28, 36, 48)", "rgb(255, 255, 255)"]
+    assert colours["dark"] == ["rgb(228, 232, 237)", "rgb(20, 24, 29)"]
+
+
+def edge(page):
+    """Where the right picture of the first case begins, as a share of its width."""
+    clipped = page.locator(".stack img.over").first.evaluate("node => getComputedStyle(node).clipPath")
+    return float(re.search(r"([\d.]+)%\)$", clipped).group(1))
+
+
+def test_the_slider_moves_by_mouse_and_by_keys(page_of_pictures, opened):
+    page = opened(page_of_pictures)
+    assert edge(page) == 50
+    slider = page.locator(".slider").first
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + box["height"] / 2)
+    assert edge(page) == pytest.approx(25, abs=2)
+    before = edge(page)
+    page.keyboard.press("ArrowRight")
+    assert edge(page) > before
+    page.keyboard.press("End")
+    assert edge(page) == 100
+
+
+def test_any_two_ways_can_be_chosen_and_their_difference_is_shown(page_of_pictures, opened):
+    page = opened(page_of_pictures)
+    named = page.locator(".stack").nth(1).locator
+    assert [named(".under").get_attribute("data-name"), named(".over").get_attribute("data-name")] == [
+        "full",
+        "aligned",
+    ]
+    page.locator("select.left").select_option("fewer steps")
+    assert named(".under").get_attribute("data-name") == "fewer steps"
+    page.locator("input.difference").check()
+    assert named(".over").evaluate("node => getComputedStyle(node).mixBlendMode") == "difference"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_is_wider_than_the_screen(page_of_pictures, page_of_clips, opened, width):
+    for path in (page_of_pictures, page_of_clips):
+        page = opened(path, viewport={"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_clips_play_in_step_and_frame_by_frame(page_of_clips, opened):
+    page = opened(page_of_clips)
+    page.wait_for_function("[...document.querySelectorAll('video')].every((video) => video.readyState >= 3)")
+    page.locator(".frame").first.fill("5")
+    there = "(video) => video.currentTime > 0.6 && !video.seeking"
+    page.wait_for_function(f"({there})(document.querySelector('video'))")
+    page.wait_for_timeout(200)
+    under, over = greys(page, ".case:first-of-type canvas")
+    assert under == pytest.approx(255 * 0.6, abs=4)
+    assert over == pytest.approx(255 * 0.65, abs=4)
+
+    page.get_by_role("button", name="Play all").click()
+    seen = set()
+    for _ in range(30):
+        page.wait_for_timeout(60)
+        under, over, *_ = greys(page)
+        assert over - under == pytest.approx(255 * 0.05, abs=5)
+        seen.add(round(under / 25.5))
+    assert len(seen) >= 4  # it moves
+    page.locator(".slider").first.press(" ")
+    assert page.locator("video").first.evaluate("video => video.paused")
+
+
+def test_worst_come_first():
+    psnr = [30.0, 10.0, 20.0, 40.0, 50.0]
+    assert [k for k, _ in worst_first(psnr, 8)] == [1, 2, 0, 3, 4]
+    assert worst_first(psnr, 3) == [(1, "the worst of 5"), (0, "the median of 5"), (4, "the best of 5")]
+    assert worst_first(psnr, 2) == [(1, "the worst of 5"), (2, "2nd worst of 5")]
+    assert worst_first(psnr, 0) == []
