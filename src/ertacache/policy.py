@@ -114,7 +114,7 @@ class Policy:
 
     Args:
         num_inference_steps: T.
-        cached_steps: S, within {1 .. T-2}.
+        cached_steps: S, within {1 .. T-1}; all methods but `aligned` compute the last step too.
         method: what made it.
         predictions: for each cached step, how it is predicted, and for computed steps, how they are corrected.
         origin: what it was made for; None for a policy written by hand, which is then not checked.
@@ -143,8 +143,8 @@ class Policy:
         first = self.first_step
         if not 0 <= first < steps:
             problem = f"there are {steps} steps, of which the first is step {first}"
-        elif list(cached) != sorted(set(cached)) or any(not first < i <= steps - 2 for i in cached):
-            problem = f"cached steps must rise within {first + 1} .. {steps - 2}, but are {cached}"
+        elif list(cached) != sorted(set(cached)) or any(not first < i < steps for i in cached):
+            problem = f"cached steps must rise within {first + 1} .. {steps - 1}, but are {cached}"
         elif any(not first <= i < steps for i in self.predictions):
             problem = "there are predictions for steps that are not made"
         elif any(len(p.factors) != len(p.history) or not p.factors for p in self.predictions.values()):

@@ -49,6 +49,8 @@ def test_evenly_spaced_computes_the_forced_steps_within_the_budget():
         assert not set(cached) & {0, 1, 2, 3, 4, 19, *forced}
     assert evenly_spaced(20, 11, (), first=4) == (5, 7, 8, 10, 11, 13, 15, 17, 18)
     assert evenly_spaced(20, 13, (), first=4, last=2) == (5, 7, 9, 11, 12, 14, 16)
+    assert evenly_spaced(20, 4, (), end=2) == tuple(i for i in range(20) if i not in (0, 6, 11, 17))
+    assert evenly_spaced(20, 4, (19,), end=2) == tuple(i for i in range(20) if i not in (0, 6, 11, 19))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,25 @@ def test_a_dense_beginning_is_taken_where_prompts_turn_unless_it_is_worse(loops,
     else:
         assert rows[1] == (even, 3)
         assert dense not in [cached for cached, _ in rows[:2]]
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_where_three_of_four_steps_are_cached_half_a_gap_may_follow_the_last_computed_one(loops, monkeypatch, worse):
+    rows = []
+
+    def attempt(cached, method, **rest):
+        rows.append(cached)
+        return own(cached, method, **rest)
+
+    own = loops.attempt
+    monkeypatch.setattr(loops, "attempt", attempt)
+    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: worse)
+    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2), ALIGNED, 10**6)
+    search.run(2)
+    even, early = evenly_spaced(10, 2, ()), evenly_spaced(10, 2, (), end=2)
+    assert rows[:2] == [even, early]
+    assert rows[2] == (even if worse else early)
+    assert 9 in early
 
 
 def test_prompts_turn_where_some_errors_are_far_above_the_usual():

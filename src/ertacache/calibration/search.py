@@ -92,12 +92,16 @@ def climb(start: Schedule, forced: Sequence[int], num_steps: int, cost: Callable
         value, best = min(candidates)
 
 
-def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first: int = 0, last: int = 0) -> Schedule:
+def evenly_spaced(
+    num_steps: int, computed: int, forced: Sequence[int], *, first: int = 0, last: int = 0, end: int = 0
+) -> Schedule:
     """The uniform schedule, each forced step computed in place of the computed step that is nearest to it.
 
     The ``first`` and the ``last`` steps are all computed; the uniform schedule is then one of the steps between them.
+    Or the ``end`` is all cached, and the uniform schedule one of the steps before it.
     """
-    skipped = {first + i for i in uniform(num_steps - first - last, computed - first - last)}
+    skipped = {first + i for i in uniform(num_steps - first - last - end, computed - first - last)}
+    skipped |= set(range(num_steps - end, num_steps))
     for step in forced:
         if step in skipped:
             free = [i for i in range(1, num_steps - 1) if i not in skipped and i not in forced]
@@ -130,10 +134,11 @@ class Search:
 
     Best is the mean logarithm of the prompts' final errors, and better what is :func:`clearly_better`. All prompts take
     part in every trial: on half of them the search finds schedules that are good for that half only. Evenly spaced
-    steps come first, or a dense beginning where prompts turn into other pictures; the better of both again with one
-    difference more; then the surrogate's own best, then single moves of the best so far, in the order in which the
-    surrogate ranks them. A move's loop starts where the schedules part, and is given up where its latents are farther
-    from the full runs' than the best schedule's are at the same step, some computed steps after the move.
+    steps come first, or a dense beginning where prompts turn into other pictures, or, where three steps of four are
+    cached, evenly spaced steps with half a gap after the last one; the better again with one difference more; then the
+    surrogate's own best, then single moves of the best so far, in the order in which the surrogate ranks them. A move's
+    loop starts where the schedules part, and is given up where its latents are farther from the full runs' than the
+    best schedule's are at the same step, some computed steps after the move.
 
     Args:
         loops: where closed loops run.
@@ -157,7 +162,9 @@ class Search:
         first = evenly_spaced(steps, computed, forced)
         self._attempt(first, None)
         if computed > max(steps / 2, 4) and turns(self.fits[-1]):  # of fewer, none can be spared for the beginning
-            self._begin_densely(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
+            self._begin_otherwise(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
+        elif computed <= steps / 4:
+            self._begin_otherwise(evenly_spaced(steps, computed, forced, end=round(steps / computed / 2)))
         self._raise_order(self.fits[-1].cached_steps)
         self._attempt_if_affordable(climb(self.fits[-1].cached_steps, forced, steps, self.surrogate.error))
         while True:
@@ -167,7 +174,7 @@ class Search:
             if not any(self._attempt_if_affordable(move) for move in left):
                 return best  # no move is better, or none can be afforded
 
-    def _begin_densely(self, cached: Schedule) -> None:
+    def _begin_otherwise(self, cached: Schedule) -> None:
         """Go on from this schedule unless it is worse: what turns next is seen on too few prompts to tell."""
         if cached not in self.tried and self._affordable(cached, None):
             self._attempt(cached, None, rather=True)
@@ -218,5 +225,5 @@ class Search:
         best = self.fits[-1]
         differing = set(best.cached_steps) ^ set(cached)
         later = [i for i in range(max(differing, default=0), self.loops.setting.num_steps) if i not in cached]
-        checkpoint = later[min(self.patience, len(later) - 1)]
+        checkpoint = later[min(self.patience, len(later) - 1)] if later else None
         return lambda step, score: step == checkpoint and score > best.step_scores[step]
