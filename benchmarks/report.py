@@ -92,6 +92,12 @@ def lead_rows(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> Rows:
     return table
 
 
+def summary_rows(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]], cost: Cost) -> Rows:
+    """The lead of ours over the best of all others, a column for each pipeline."""
+    columns = {name: lead_rows(rivals, cost) for name, rivals in pipelines.items()}
+    return [["", *columns], *([f"{s:g}x", *(c[k][-1] for c in columns.values())] for k, s in enumerate(LEADS, 1))]
+
+
 def against_uniform(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]]) -> str:
     """For every pipeline, where each rival does best against plain reuse at evenly spaced steps; no straw men."""
     table = [["", *pipelines]]
@@ -173,7 +179,7 @@ def section(result: Mapping[str, Any], rivals: Mapping[str, Sequence[Measured]],
     return f"""## {model}
 
 {result["prompts"]} held-out prompts, {steps} steps in full; {result["machine"]}, torch {result["torch"]}, diffusers \
-{result["diffusers"]}.
+{result["diffusers"]}.{"".join(f" {note}" for note in result.get("notes", ()))}
 
 ![quality against cost](images/{picture.name})
 
@@ -217,10 +223,20 @@ second table leaves time out.
 """
 
 
+IN_SHORT = """## In short
+
+The lead of `aligned` over whatever is best of all others at the same cost, in dB, with its 95 % interval over prompts.
+At equal operations of the denoiser:
+
+"""
+
+
 STRAW = """## No straw men
 
 Where each rival does best against the uniform cache, at equal operations of the denoiser; bold where the 95 % interval
-of the lead over prompts is above 0.
+of the lead over prompts is above 0. A rival without a bold cell was checked against its authors' code: the head of its
+module in `benchmarks/rivals` says what was run side by side, and what differed. Two are exceptions: the authors of
+Delta-DiT have published none, and DBCache is its authors' own package.
 
 """
 
@@ -233,7 +249,9 @@ def write_page(results: Path, page: Path) -> None:
     (page.parent / "images").mkdir(parents=True, exist_ok=True)
     rivals = {result["model"]: by_rival(from_json(result["settings"])) for result in found}
     sections = "\n".join(section(result, rivals[result["model"]], page.parent) for result in found)
-    body = HEAD + sections + "\n" + STRAW + against_uniform(rivals) + "\n\n" + notes
+    short = f"{markdown(summary_rows(rivals, by_operations))}\n\nAt equal measured speedup of denoising:\n\n"
+    short = f"{IN_SHORT}{short}{markdown(summary_rows(rivals, by_time))}\n\n"
+    body = HEAD + short + sections + "\n" + STRAW + against_uniform(rivals) + "\n\n" + notes
     with written_whole(page) as partial:
         Path(partial).write_text(body)
 

@@ -55,6 +55,7 @@ def test_every_rival_on_every_pipeline_in_the_quick_form_and_the_page_of_it(tmp_
         assert f"## {name}" in page
     assert page.count("| ERTACache, aligned |") == 3 * len(zoo.NAMES)
     assert page.count("| ours | the best other |") == 2 * len(zoo.NAMES)
+    assert page.count(f"| | {' | '.join(sorted(zoo.NAMES))} |") == 3  # in short, twice, and against Uniform
     webpage = (out / "results.html").read_text()
     assert webpage.count("data:video/mp4") == len(zoo.NAMES) - 1  # one film of all rivals for each
     assert webpage.count("data:image/png") >= 17
