@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 # The CPU build that development and CI use; a plain `torch` may bring gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint bench train clean
+.PHONY: demo test lint bench paper train clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ bench: $(VENV)/installed  ## the slow tests, and the table of the README
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.method
+
+paper: $(VENV)/installed  ## the paper's tables and figures, and docs/paper.md about them; hours, and resumable
+	$(BIN)/python -m benchmarks.paper
 
 train: $(VENV)/installed  ## train the embedded pipeline anew; hours on a CPU
 	$(BIN)/python -m training.train flux

@@ -128,7 +128,7 @@ def fit(subject: Subject) -> np.ndarray:
     for seed, prompt in enumerate(subject.calibration_prompts[:CALIBRATION_PROMPTS]):
         modulated: list[Tensor] = []
         outputs: list[Tensor] = []
-        with watching(subject.denoiser, modulated.append), _outputs(subject.denoiser, outputs):
+        with watching(subject.denoiser, modulated.append), watching_outputs(subject.denoiser, outputs):
             generator = torch.Generator().manual_seed(seed)
             subject.pipe(prompt=prompt, generator=generator, output_type="latent", **subject.arguments)
         for branch in range(subject.calls_per_step):
@@ -139,7 +139,8 @@ def fit(subject: Subject) -> np.ndarray:
 
 
 @contextmanager
-def _outputs(denoiser: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
+def watching_outputs(denoiser: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
+    """Append what every call returns to ``outputs``."""
     hook = denoiser.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
     try:
         yield

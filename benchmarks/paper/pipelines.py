@@ -1,0 +1,135 @@
+"""A pipeline that the experiments run on, and what they share on it: counts, prompts, policies, measurements."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.keys import key_of, source_digest
+from benchmarks.method import policies_for
+from benchmarks.rivals import base, harness
+from ertacache import Policy, zoo
+from ertacache.evaluation.comparison import Variant
+from ertacache.evaluation.measuring import Measured, measure
+from ertacache.evaluation.perceptual import perceptual_metrics
+from ertacache.method.named import Method
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much is measured.
+
+    Args:
+        held_out: prompts of the tables and of Figure 5.
+        calibration: prompts that policies are made from, but in Figure 5.
+        runs: full runs of Figures 2a and 6.
+        shown: prompts of Figures 3, 4 and 6.
+        sizes: of calibration sets in Figure 5.
+        settings: of each rival, among which the one nearest to the paper's speedup is chosen.
+        steps: of Table 4; with ``--quick`` of everything.
+        repeats: of Table 4.
+    """
+
+    held_out: int = 32
+    calibration: int = 16
+    runs: int = 32
+    shown: int = 3
+    sizes: tuple[int, ...] = (2, 5, 10, 20, 30, 100)
+    settings: int = 100
+    steps: int = 30
+    repeats: int = 3
+
+
+QUICK = Counts(held_out=2, calibration=2, runs=2, shown=1, sizes=(1, 2), settings=2, steps=6, repeats=1)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A pipeline with all that the experiments need.
+
+    Args:
+        name: of the pipeline, in file names.
+        family: which of the paper's backbones it is.
+        embedded: the pipeline, its arguments and its prompts.
+        counts: how much to measure.
+        seed: of the first held-out prompt.
+        folder: for policies and unfinished measurements.
+        images: where pictures go.
+        console: where to show progress.
+        attached: for each rival, its settings and their operations, once they were needed.
+    """
+
+    name: str
+    family: str
+    embedded: zoo.Embedded
+    counts: Counts
+    seed: int
+    folder: Path
+    images: Path
+    console: Console
+    attached: dict[str, list[tuple[harness.Entry, float]]] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """A name for whatever decides the figures but the experiments' own code."""
+        prompts = self.embedded.calibration_prompts, self.embedded.held_out_prompts[: self.counts.held_out]
+        rivals = source_digest(Path(base.__file__).parent)
+        return key_of(self.embedded, self.seed, prompts, self.counts, rivals)
+
+    @property
+    def work(self) -> Path:
+        """The folder for what belongs to this key."""
+        return self.folder / self.name / self.key
+
+    @cached_property
+    def subject(self) -> base.Subject:
+        """The pipeline as rivals see it."""
+        few = replace(self.embedded, calibration_prompts=self.embedded.calibration_prompts[: self.counts.calibration])
+        return harness.subject_of(few, self.family, self.work)
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return int(self.embedded.arguments["num_inference_steps"])
+
+    @property
+    def full(self) -> Variant:
+        """The reference."""
+        return Variant("full", self.num_steps)
+
+    @property
+    def held_out(self) -> list[str]:
+        """The prompts of the tables."""
+        return self.embedded.held_out_prompts[: self.counts.held_out]
+
+    def calls(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
+        """For `measure` and `compare`: everything but the number of steps; prompt k has the seed ``seed + k``."""
+        settings = {name: value for name, value in self.embedded.arguments.items() if name != "num_inference_steps"}
+        return [{**settings, "prompt": prompt, "seed": self.seed + k} for k, prompt in enumerate(prompts)]
+
+    def policies(self, methods: Mapping[str, Method], speedup: float) -> dict[str, Policy]:
+        """Calibrated at one budget, or found calibrated."""
+        found = policies_for(self.embedded, dict(methods), [speedup], self.counts.calibration, self.work)
+        return {name: policy for (_, name), policy in found.items()}
+
+    def measured(self, variants: Sequence[Variant], name: str) -> list[Measured]:
+        """The held-out prompts in every variant against the full run; ``name`` is the experiment's."""
+        prompts, told = self.held_out, repr([(variant.name, variant.computed_steps) for variant in variants])
+        with Progress(console=self.console, transient=True) as progress:
+            task = progress.add_task(f"{self.name}: {name}", total=len(prompts) * len(variants))
+            return measure(
+                self.embedded.pipe,
+                self.full,
+                variants,
+                self.calls(prompts),
+                self.work / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}",
+                metrics=perceptual_metrics(),
+                on_generation=partial(progress.advance, task),
+            )
