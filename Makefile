@@ -16,8 +16,7 @@ demo: $(VENV)/installed  ## generate with the embedded pipeline in full, acceler
 	$(BIN)/ertacache demo --out out/demo
 
 test: $(VENV)/installed lint  ## the tests that CI runs
-	$(BIN)/python -m pytest --ignore=tests/families/test_support.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/families/test_support.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
