@@ -168,7 +168,9 @@ def test_a_prompt_with_a_number_of_steps_of_its_own_is_refused(embedded, setting
         )
 
 
-@pytest.mark.parametrize("setting", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode()], ids=str)
+@pytest.mark.parametrize(
+    "setting", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode()], ids=["autocast", "inference"]
+)
 def test_closed_loops_run_under_the_callers_settings_of_torch(embedded, settings, prompts, setting):
     """Where nothing is cached the closed loop is the full run again, to the bit."""
     with setting:

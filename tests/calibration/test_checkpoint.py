@@ -128,7 +128,7 @@ class Scale:
         (Image.new("L", (2, 8)), Image.new("L", (8, 2))),
         ({"a": 1}, {"a": 2}),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_an_argument_holds_is_part_of_the_key(embedded, settings, prompts, one, other):
     def key(value):

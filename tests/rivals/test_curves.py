@@ -3,7 +3,7 @@
 import json
 import math
 
-from benchmarks.report import against_uniform, costs_table, lead_table, table
+from benchmarks.report import against_uniform, costs_table, lead_rows, markdown, quality_rows, summary_rows
 from benchmarks.rivals.curves import by_operations, by_time, frontier, interpolated, qualities_at
 from benchmarks.rivals.harness import Setting, as_json, from_json
 from ertacache.evaluation.measuring import Measured
@@ -49,7 +49,7 @@ def test_a_setting_that_skips_nothing_on_a_prompt_lends_it_no_perfect_picture():
 
 
 def test_the_table_marks_the_best_and_what_is_never_reached():
-    text = table({"a": [row(1.5, 50), row(4, 30)], "b": [row(1.5, 55), row(2, 40)]}, by_time)
+    text = markdown(quality_rows({"a": [row(1.5, 50), row(4, 30)], "b": [row(1.5, 55), row(2, 40)]}, by_time))
     lines = text.splitlines()
     assert lines[2] == "| a | 50.0 | **44.1** | **35.9** | **30.0** |"
     assert lines[3] == "| b | **55.0** | 40.0 | - | - |"
@@ -64,9 +64,13 @@ def test_the_table_of_costs_shows_the_setting_nearest_to_twice_as_fast():
 
 def test_the_lead_is_over_the_best_of_the_others_prompt_by_prompt():
     others = {"a": [row(3, (40, 42))], "b": [row(3, (41, 30))]}
-    lines = lead_table({"ERTACache, aligned": [row(3, (50, 46))], **others}, by_time).splitlines()
-    assert "| 3x | 48.0 | a: 41.0 | +7.0 (+4.0 to +10.0) |" in lines
-    assert "| 4x | - | - | - |" in lines
+    rivals = {"ERTACache, aligned": [row(3, (50, 46))], **others}
+    rows = lead_rows(rivals, by_time)
+    assert ["3x", "48.0", "a: 41.0", "+7.0 (+4.0 to +10.0)"] in rows
+    assert ["4x", "-", "-", "-"] in rows
+    short = summary_rows({"one": rivals, "two": others}, by_time)
+    assert short[0] == ["", "one", "two"]
+    assert ["3x", "+7.0 (+4.0 to +10.0)", "-"] in short
 
 
 def test_each_rival_is_held_against_the_uniform_cache_where_it_does_best():
