@@ -96,10 +96,10 @@ def test_nothing_in_a_policy_can_be_set_anew(thing: Any) -> None:
 @pytest.mark.parametrize(
     ("problem", "parts"),
     [
-        ("cached steps must rise within 1 .. 3", {"cached_steps": (0, 1)}),
-        ("cached steps must rise within 1 .. 3", {"cached_steps": (3, 4)}),
-        ("cached steps must rise within 1 .. 3", {"cached_steps": (3, 2)}),
-        ("cached steps must rise within 1 .. 3", {"cached_steps": (2, 2)}),
+        ("cached steps must rise within 1 .. 4", {"cached_steps": (0, 1)}),
+        ("cached steps must rise within 1 .. 4", {"cached_steps": (3, 5)}),
+        ("cached steps must rise within 1 .. 4", {"cached_steps": (3, 2)}),
+        ("cached steps must rise within 1 .. 4", {"cached_steps": (2, 2)}),
         ("steps that are not made", {"predictions": {5: Prediction((4,), (1.0,))}}),
         ("begin with its own output", {"predictions": {4: Prediction((1, 0), (1.0, 0.0))}}),
         ("one contrast factor for each", {"predictions": {2: Prediction((1, 0), (1.0, 0.0), (1.0,))}}),

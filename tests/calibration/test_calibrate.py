@@ -76,8 +76,14 @@ def test_aligned_is_nearer_to_the_full_run_than_reuse_and_taylor_on_held_out_pro
     assert errors["aligned"] < errors["reuse"]
 
 
-def test_the_closed_loop_error_is_that_of_the_same_prompts_generated_anew(embedded, settings, prompts):
-    policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="taylor", **settings)
+@pytest.mark.parametrize(("method", "speedup"), [("taylor", 2), ("aligned", 5)])
+def test_the_closed_loop_error_is_that_of_the_same_prompts_generated_anew(
+    embedded, settings, prompts, method, speedup, monkeypatch
+):
+    # At 5x a schedule that ends with cached steps is tried; nothing that comes after it is to be better.
+    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: False)
+    policy = ertacache.calibrate(embedded.pipe, prompts, speedup=speedup, method=method, **settings)
+    assert (9 in policy.cached_steps) == (method == "aligned")
     error = size = 0.0
     arguments = {**embedded.arguments, "num_inference_steps": 10, "output_type": "latent"}
     for k, prompt in enumerate(prompts):
