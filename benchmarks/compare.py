@@ -96,13 +96,8 @@ def run(
         num_shown = 1 if quick else 5
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task(f"{model}: pictures for the page", total=None)
-            settings = {k: v for k, v in embedded.arguments.items() if k != "num_inference_steps"}
-            calls = [{**settings, "prompt": prompt, "seed": seed + k} for k, prompt in enumerate(held_out)]
             told = partial(progress.advance, task)
-            steps = subject.num_steps
-            sections.append(
-                section_of(model, subject.pipe, steps, calls, rows, entries, show=num_shown, on_generation=told)
-            )
+            sections.append(section_of(subject, held_out, seed, rows, entries, show=num_shown, on_generation=told))
         result = {
             **environment(),
             "model": model,

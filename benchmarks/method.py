@@ -21,8 +21,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.keys import environment, key_of
+from benchmarks.markdown import table
 from ertacache import Policy, calibrate, zoo
-from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
+from ertacache.evaluation.comparison import Variant, calls_of, fewer_steps, fewer_steps_on_subgrid
 from ertacache.evaluation.measuring import measure
 from ertacache.method.named import Method
 
@@ -75,8 +76,7 @@ def measured(
     console: Console,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """PSNR, SSIM, speedup for each budget and variant, a list over prompts each."""
-    settings = dict(embedded.arguments)
-    steps = settings.pop("num_inference_steps")
+    steps = embedded.arguments["num_inference_steps"]
     named: list[tuple[float, Variant]] = []
     for speedup in sorted({speedup for speedup, _ in policies}):
         aligned = policies[speedup, "aligned"]
@@ -88,7 +88,7 @@ def measured(
             embedded.pipe,
             Variant("full", steps),
             [variant for _, variant in named],
-            [{**settings, "prompt": embedded.held_out_prompts[k], "seed": seed + k} for k in range(num_prompts)],
+            calls_of(embedded.arguments, embedded.held_out_prompts[:num_prompts], seed),
             folder,
             on_generation=partial(progress.advance, task),
         )
@@ -101,25 +101,25 @@ def measured(
 
 def table_of(budgets: dict[str, dict[str, dict[str, Any]]]) -> Table:
     """One row for each variant, and for each budget its steps, PSNR, SSIM and measured speedup."""
-    table = Table(title="PSNR, dB / SSIM / measured speedup of denoising")
-    table.add_column("")
+    shown = Table(title="PSNR, dB / SSIM / measured speedup of denoising")
+    shown.add_column("")
     for budget, rows in budgets.items():
         steps = rows["aligned"]["computed_steps"]
-        table.add_column(f"{budget}x ({steps} steps)", justify="right")
+        shown.add_column(f"{budget}x ({steps} steps)", justify="right")
     for label in next(iter(budgets.values())):
         cells = []
         for rows in budgets.values():
             row = rows[label]
             cells.append(f"{np.mean(row['psnr']):.1f} / {np.mean(row['ssim']):.3f} / {np.median(row['speedup']):.2f}x")
-        table.add_row(label, *cells)
-    return table
+        shown.add_row(label, *cells)
+    return shown
 
 
 def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]], num_steps: int, *, timed: bool) -> str:
     """The same for the README and the docs, the best PSNR and SSIM of each column in bold; ``timed`` adds speedups."""
     steps = [rows["aligned"]["computed_steps"] for rows in budgets.values()]
     heads = [f"{s} ({b}x)" for s, b in zip(steps, budgets, strict=True)]
-    lines = [f"| steps computed, of {num_steps} | " + " | ".join(heads) + " |", "|---" * (len(budgets) + 1) + "|"]
+    lines = [[f"steps computed, of {num_steps}", *heads]]
 
     def figures(rows: dict[str, dict[str, Any]], key: str, form: str) -> dict[str, str]:
         texts = {label: format(np.mean(row[key]), form) for label, row in rows.items()}
@@ -132,8 +132,8 @@ def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]], num_steps: int, *
         for rows, psnr, ssim in columns:
             time = f", {np.median(rows[label]['speedup']):.2f}x" if timed else ""
             cells.append(f"{psnr[label]} dB, {ssim[label]}{time}")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([label, *cells])
+    return table(lines)
 
 
 def main(

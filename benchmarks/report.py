@@ -17,6 +17,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from benchmarks.markdown import Rows, table, with_interval
 from benchmarks.rivals.curves import Cost, by_operations, by_time, qualities_at
 from benchmarks.rivals.harness import Setting, from_json
 from benchmarks.rivals.ours import UNIFORM
@@ -43,53 +44,35 @@ def by_rival(settings: Sequence[Setting]) -> dict[str, list[Measured]]:
     return found
 
 
-Rows = list[list[str]]
-"""A table's cells, its head first; the best in bold, as Markdown has it."""
-
-
-def markdown(rows: Rows) -> str:
-    """The same as Markdown."""
-    lines = ["".join(f"| {cell} " if cell else "| " for cell in row) + "|" for row in rows]
-    lines.insert(1, "|---" * len(rows[0]) + "|")
-    return "\n".join(lines)
-
-
 def quality_rows(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> Rows:
     """Mean PSNR of each rival at each speedup, the best in bold; "-" where a rival is never that fast."""
     found = {name: [qualities_at(rows, s, cost) for s in SPEEDUPS] for name, rows in rivals.items()}
     cells = {name: [fmean(q) if q else None for q in row] for name, row in found.items()}
     best = [max((v for row in cells.values() if (v := row[k]) is not None), default=None) for k in range(len(SPEEDUPS))]
-    table = [["", *(f"{s:g}x" for s in SPEEDUPS)]]
+    lines: list[list[str]] = [["", *(f"{s:g}x" for s in SPEEDUPS)]]
     for name, row in cells.items():
         shown = []
         for value, top in zip(row, best, strict=True):
             text = "-" if value is None else f"{value:.1f}"
             shown.append(f"**{text}**" if value is not None and value == top else text)
-        table.append([name, *shown])
-    return table
+        lines.append([name, *shown])
+    return lines
 
 
 def lead_rows(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> Rows:
     """Ours against the best of all others at each speedup, and by how much, with a 95 % interval over prompts."""
-    table = [["", "ours", "the best other", "lead, dB (95 %)"]]
+    lines: list[list[str]] = [["", "ours", "the best other", "lead, dB (95 %)"]]
     for speedup in LEADS:
         found = {name: q for name, rows in rivals.items() if (q := qualities_at(rows, speedup, cost)) is not None}
         others = {name: q for name, q in found.items() if name != OURS}
         if OURS not in found or not others:
-            table.append([f"{speedup:g}x", "-", "-", "-"])
+            lines.append([f"{speedup:g}x", "-", "-", "-"])
             continue
         best = max(others, key=lambda name: fmean(others[name]))
         leads = np.subtract(found[OURS], others[best])
-        low, high = interval(leads.tolist())
-        table.append(
-            [
-                f"{speedup:g}x",
-                f"{fmean(found[OURS]):.1f}",
-                f"{best}: {fmean(others[best]):.1f}",
-                f"{leads.mean():+.1f} ({low:+.1f} to {high:+.1f})",
-            ]
-        )
-    return table
+        told = f"{fmean(found[OURS]):.1f}", f"{best}: {fmean(others[best]):.1f}", with_interval(leads.tolist(), "+.1f")
+        lines.append([f"{speedup:g}x", *told])
+    return lines
 
 
 def summary_rows(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]], cost: Cost) -> Rows:
@@ -100,7 +83,7 @@ def summary_rows(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]], cost
 
 def against_uniform(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]]) -> str:
     """For every pipeline, where each rival does best against plain reuse at evenly spaced steps; no straw men."""
-    table = [["", *pipelines]]
+    lines: list[list[str]] = [["", *pipelines]]
     names = dict.fromkeys(name for rivals in pipelines.values() for name in rivals if name not in (OURS, UNIFORM.name))
     for name in names:
         cells = []
@@ -117,18 +100,17 @@ def against_uniform(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]]) -
             lead, speedup = max(leads, key=lambda pair: (float(pair[0].mean()), pair[1]))
             text = f"{lead.mean():+.1f} dB at {speedup:g}x"
             cells.append(f"**{text}**" if interval(lead.tolist())[0] > 0 else text)
-        table.append([name, *cells])
-    return markdown(table)
+        lines.append([name, *cells])
+    return table(lines)
 
 
 def costs_table(rivals: Mapping[str, Sequence[Measured]]) -> str:
     """What each rival costs at its setting nearest to 2x: time, the whole call, operations, memory, and quality."""
     named = ("setting", "denoising", "whole call", "operations", "extra memory", "PSNR, 95 %", "SSIM")
-    table = [["nearest to 2x", *named]]
+    lines: list[list[str]] = [["nearest to 2x", *named]]
     for name, rows in rivals.items():
         row = min(rows, key=lambda row: abs(row.median_speedup - 2))
-        low, high = interval(row.psnr)
-        table.append(
+        lines.append(
             [
                 name,
                 row.name,
@@ -136,11 +118,11 @@ def costs_table(rivals: Mapping[str, Sequence[Measured]]) -> str:
                 f"{median(row.call_speedup):.2f}x",
                 f"{1 / median(row.flops):.2f}x",
                 f"{row.peak_bytes / 1e6:+.1f} MB",
-                f"{row.mean_psnr:.1f} ({low:.1f} to {high:.1f})",
+                with_interval(row.psnr),
                 f"{fmean(row.ssim):.4f}",
             ]
         )
-    return markdown(table)
+    return table(lines)
 
 
 def figure_of(rivals: Mapping[str, Sequence[Measured]], title: str) -> Figure:
@@ -185,19 +167,19 @@ def section(result: Mapping[str, Any], rivals: Mapping[str, Sequence[Measured]],
 
 Mean PSNR in dB at equal measured speedup of denoising:
 
-{markdown(quality_rows(rivals, by_time))}
+{table(quality_rows(rivals, by_time))}
 
 At equal operations of the denoiser:
 
-{markdown(quality_rows(rivals, by_operations))}
+{table(quality_rows(rivals, by_operations))}
 
 `aligned` against the best of all others, at equal operations:
 
-{markdown(lead_rows(rivals, by_operations))}
+{table(lead_rows(rivals, by_operations))}
 
 and at equal measured speedup of denoising:
 
-{markdown(lead_rows(rivals, by_time))}
+{table(lead_rows(rivals, by_time))}
 
 {costs_table(rivals)}
 {
@@ -249,8 +231,8 @@ def write_page(results: Path, page: Path) -> None:
     (page.parent / "images").mkdir(parents=True, exist_ok=True)
     rivals = {result["model"]: by_rival(from_json(result["settings"])) for result in found}
     sections = "\n".join(section(result, rivals[result["model"]], page.parent) for result in found)
-    short = f"{markdown(summary_rows(rivals, by_operations))}\n\nAt equal measured speedup of denoising:\n\n"
-    short = f"{IN_SHORT}{short}{markdown(summary_rows(rivals, by_time))}\n\n"
+    short = f"{table(summary_rows(rivals, by_operations))}\n\nAt equal measured speedup of denoising:\n\n"
+    short = f"{IN_SHORT}{short}{table(summary_rows(rivals, by_time))}\n\n"
     body = HEAD + short + sections + "\n" + STRAW + against_uniform(rivals) + "\n\n" + notes
     with written_whole(page) as partial:
         Path(partial).write_text(body)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.report import COSTS, LEADS, SPEEDUPS, Rows, by_rival, figure_of, lead_rows, quality_rows
+from benchmarks.markdown import Rows
+from benchmarks.report import COSTS, LEADS, SPEEDUPS, by_rival, figure_of, lead_rows, quality_rows
+from benchmarks.rivals.base import Subject
 from benchmarks.rivals.curves import by_operations, qualities_at
 from benchmarks.rivals.harness import Entry, Setting
 from benchmarks.rivals.ours import ALIGNED
-from ertacache.evaluation.comparison import Result, Variant, compare
+from ertacache.evaluation.comparison import Variant, calls_of
 from ertacache.evaluation.measuring import Measured
-from ertacache.report import Case, Cases, Grid, Page, Plot, Section, write
-from ertacache.report.evaluation import Gallery, worst_first
+from ertacache.report import Cases, Grid, Page, Plot, Section, write
+from ertacache.report.evaluation import worst_cases
 from ertacache.report.figures import prompt_by_prompt
 
 SHOWN_AT = 2.0
@@ -36,10 +38,9 @@ def _distance(row: Measured) -> float:
 
 
 def section_of(
-    model: str,
-    pipe: object,
-    num_steps: int,
-    calls: Sequence[Mapping[str, object]],
+    subject: Subject,
+    prompts: Sequence[str],
+    seed: int,
     settings: Sequence[Setting],
     entries: Sequence[Entry],
     *,
@@ -49,17 +50,16 @@ def section_of(
     """One pipeline's part of the page; what it shows is generated once more.
 
     Args:
-        model: its name.
-        pipe: the pipeline.
-        num_steps: of the full run.
-        calls: the arguments of each measured call, with its seed.
-        settings: what was measured on them.
+        subject: the pipeline.
+        prompts: as they were measured.
+        seed: of the first.
+        settings: what was measured.
         entries: the same settings, ready to run.
         show: how many prompts to show.
         on_generation: told how many generations were made.
     """
     rivals = by_rival(settings)
-    title = f"{model}: {len(calls)} held-out prompts, {num_steps} steps"
+    title = f"{subject.name}: {len(prompts)} held-out prompts, {subject.num_steps} steps"
     curve = "Mean PSNR of every rival over its cost; ours is thick, bands are 95 % intervals over prompts."
     parts: list[str | Grid | Plot | Cases] = [Plot(figure_of(rivals, title), curve, curve)]
     for cost, label in COSTS.values():
@@ -77,37 +77,18 @@ def section_of(
         pair = Measured(ALIGNED.name, 0, psnr=ours), Measured(best, 0, psnr=others[best])
         parts.append(Plot(prompt_by_prompt(*pair), told, told))
     chosen = nearest(settings, entries)
-    parts.append(_cases(pipe, num_steps, calls, chosen, show, on_generation))
-    return Section(model, parts)
-
-
-def _cases(
-    pipe: object,
-    num_steps: int,
-    calls: Sequence[Mapping[str, object]],
-    chosen: Mapping[str, tuple[Entry, Measured]],
-    show: int,
-    on_generation: Callable[[int], None],
-) -> Cases:
-    shown = worst_first(chosen[ALIGNED.name][1].psnr, show)
-    gallery = Gallery("full", [])
-
-    def take(number: int, name: str, result: Result) -> None:
-        gallery.take(number, name, result)
-        on_generation(1)
-
-    variants = [entry.variant for entry, _ in chosen.values()]
-    compare(pipe, Variant("full", num_steps), variants, [calls[k] for k, _ in shown], on_result=take)
-    cases = [
-        Case(
-            str(calls[k]["prompt"]),
-            f"prompt {k + 1}, {note}",
-            pictures,
-            {name: f"{row.psnr[k]:.1f} dB at {by_operations(row, k):.2f}x" for name, (_, row) in chosen.items()},
-        )
-        for (k, note), pictures in zip(shown, gallery.pictures, strict=True)
-    ]
-    return Cases(cases, "full", ALIGNED.name)
+    cases, _ = worst_cases(
+        subject.pipe,
+        Variant("full", subject.num_steps),
+        [entry.variant for entry, _ in chosen.values()],
+        calls_of(subject.arguments, prompts, seed),
+        chosen[ALIGNED.name][1].psnr,
+        lambda k: {name: f"{row.psnr[k]:.1f} dB at {by_operations(row, k):.2f}x" for name, (_, row) in chosen.items()},
+        show=show,
+        on_generation=on_generation,
+    )
+    parts.append(Cases(cases, "full", ALIGNED.name))
+    return Section(subject.name, parts)
 
 
 def _grid(table: Rows, caption: str) -> Grid:

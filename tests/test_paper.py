@@ -12,8 +12,8 @@ import torch
 from benchmarks.paper import distances, error_maps, figures, published, sensitivity, tables, trajectories
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.comparison import nearest
-from benchmarks.paper.markdown import verdict
 from benchmarks.paper.page import write_page
+from benchmarks.paper.wording import verdict
 from benchmarks.rivals.teacache import relative_l1
 
 

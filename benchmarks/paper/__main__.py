@@ -30,11 +30,10 @@ from benchmarks.paper import (
     sensitivity,
     trajectories,
 )
-from benchmarks.paper.opening import family_of, open_pipeline, setting
+from benchmarks.paper.opening import family_of, open_pipeline
 from benchmarks.paper.page import write_page
 from benchmarks.paper.pipelines import QUICK, Counts, Opened
-from ertacache import zoo
-from ertacache.errors import ERTACacheError
+from ertacache import cli, zoo
 from ertacache.files import written_whole
 
 CLIPS, PICTURES, ALL = ("wan", "cogvideox", "opensora"), ("flux",), ("flux", "wan", "cogvideox", "opensora")
@@ -128,12 +127,17 @@ def main(
         if name not in EXPERIMENTS:
             raise typer.BadParameter(f"there is no {name!r}; choose among {', '.join(EXPERIMENTS)}")
     counts = QUICK if quick else Counts()
-    given = dict(setting(text) for text in settings or []) | ({"num_inference_steps": steps} if steps else {})
     models = model or [f"zoo:{name}" for name in zoo.available() if not quick or name in ("flux", "wan")]
-    try:
+    with cli.clear_errors():
         for one in models:
             name, embedded = open_pipeline(
-                one, prompts=prompts, settings=given, device=device, dtype=dtype, calibration=counts.calibration
+                one,
+                prompts=prompts,
+                settings=settings,
+                steps=steps,
+                device=device,
+                dtype=dtype,
+                calibration=counts.calibration,
             )
             if quick:
                 embedded = replace(embedded, calibration_prompts=embedded.calibration_prompts[:2])
@@ -146,9 +150,6 @@ def main(
                 elif experiments:
                     console.print(f"{name}: the paper does not show {wanted} for it", style="dim")
             write_page(out, page)
-    except ERTACacheError as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False)
-        raise typer.Exit(2) from None
     console.print(f"wrote {page}", highlight=False)
 
 

@@ -7,22 +7,23 @@ table of memory suggests that its authors ran.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from benchmarks.method import LEVELS, METHODS
 from benchmarks.paper.pipelines import Opened
 from benchmarks.paper.published import speedups
 from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
 from ertacache.method.named import Method
 
-PARTS: Mapping[str, Method] = {name: Method.named(name) for name in ("uniform", "offline", "offline+time", "paper")}
+PARTS: Mapping[str, Method] = {name: METHODS[name] for name in ("uniform", "offline", "offline+time", "paper")}
 HIDDEN: Mapping[str, Method] = {
-    "uniform, hidden": Method(level="hidden"),
-    "offline, hidden": Method(schedule="offline", level="hidden"),
-    "offline+time, hidden": Method(schedule="offline", level="hidden", timestep_adjustment=True),
-    "paper, hidden": Method(schedule="offline", level="hidden", timestep_adjustment=True, rectification="channel"),
+    "uniform, hidden": LEVELS["reuse, hidden"],
+    "offline, hidden": LEVELS["offline, hidden"],
+    "offline+time, hidden": replace(LEVELS["offline, hidden"], timestep_adjustment=True),
+    "paper, hidden": LEVELS["paper, hidden"],
 }
-ALIGNED: Mapping[str, Method] = {"aligned": Method.named("aligned")}
+ALIGNED: Mapping[str, Method] = {"aligned": METHODS["aligned"]}
 
 
 def run(opened: Opened) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from math import log
 from statistics import fmean
 from typing import Any
 
-import torch
 from rich.progress import Progress
 
 from benchmarks.paper.pipelines import Opened
@@ -24,7 +23,7 @@ from benchmarks.rivals.base import Knobs, Rival
 from benchmarks.rivals.ours import ALIGNED, PAPER
 from benchmarks.rivals.roster import RIVALS
 from benchmarks.rivals.solvers import FEWER_STEPS
-from ertacache.evaluation.comparison import Variant, generate
+from ertacache.evaluation.comparison import Variant, calls_of, generate, started
 from ertacache.evaluation.cost import counting_flops
 from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.method.schedule import computed_steps_for
@@ -136,10 +135,7 @@ def _few(knobs: Sequence[Knobs], count: int) -> list[Knobs]:
 
 def _operations(opened: Opened, variant: Variant, number: int) -> int:
     subject = opened.subject
-    settings = {name: value for name, value in subject.arguments.items() if name != "num_inference_steps"}
-    generator = torch.Generator("cpu").manual_seed(number)
+    (call,) = calls_of(subject.arguments, [subject.calibration_prompts[number]], number)
     with counting_flops(subject.pipe) as counted:
-        generate(
-            subject.pipe, variant, {**settings, "prompt": subject.calibration_prompts[number], "generator": generator}
-        )
+        generate(subject.pipe, variant, started(call))
     return counted.flops

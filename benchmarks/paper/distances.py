@@ -16,8 +16,6 @@ from torch import Tensor
 
 from benchmarks.paper.pipelines import Opened
 from benchmarks.rivals import teacache
-from ertacache.calibration.prompts import Call, calls_for
-from ertacache.calibration.recording import record
 from ertacache.method.schedule import relative_distance
 
 
@@ -26,19 +24,18 @@ def run(opened: Opened) -> dict[str, Any]:
     opened.console.print(f"{opened.name}: fitting TeaCache's polynomial", style="dim")
     coefficients = teacache.fit(opened.subject)
     prompts = opened.embedded.held_out_prompts[: opened.counts.runs]
-    calls = calls_for(opened.embedded.pipe, prompts, opened.embedded.arguments, opened.seed)
     curves: dict[str, list[list[float]]] = {"measured": [], "predicted": [], "residual": []}
-    for call in track(calls, f"{opened.name}: full runs", console=opened.console, transient=True):
-        for name, curve in _seen(opened, call, np.poly1d(coefficients)).items():
+    for number in track(range(len(prompts)), f"{opened.name}: full runs", console=opened.console, transient=True):
+        for name, curve in _seen(opened, number, np.poly1d(coefficients)).items():
             curves[name].append(curve)
     return {"coefficients": [float(c) for c in coefficients], "steps": list(range(1, opened.num_steps)), **curves}
 
 
-def _seen(opened: Opened, call: Call, rescale: Callable[[float], float]) -> dict[str, list[float]]:
+def _seen(opened: Opened, number: int, rescale: Callable[[float], float]) -> dict[str, list[float]]:
     """The three curves of one full run."""
     subject, modulated, outputs = opened.subject, list[Tensor](), list[Tensor]()
     with teacache.watching(subject.denoiser, modulated.append), teacache.watching_outputs(subject.denoiser, outputs):
-        tensors, _ = record(subject.pipe, call, 0, opened.num_steps, lambda step: None, lambda count: None)
+        tensors = opened.full_run(number)
     residuals = [tensors[f"v{i}"].float() - tensors[f"x{i}"].float() for i in range(opened.num_steps)]
     inputs = over_branches(modulated, subject.calls_per_step, teacache.relative_l1)
     return {

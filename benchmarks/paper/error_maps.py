@@ -18,8 +18,6 @@ from torch import Tensor
 from benchmarks.paper.ablation import PARTS
 from benchmarks.paper.pipelines import Opened
 from benchmarks.paper.published import speedups
-from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.recording import record
 from ertacache.method.rectification import Moments, along, predicted_error
 from ertacache.method.residual import from_cache, to_cache
 from ertacache.policy import Policy
@@ -33,10 +31,9 @@ def run(opened: Opened) -> dict[str, Any]:
     policy = opened.policies({"offline": PARTS["offline"]}, speedups(opened.family)[-1])["offline"]
     step, last = middle(policy)
     prompts = opened.embedded.held_out_prompts[: opened.counts.runs]
-    calls = calls_for(opened.embedded.pipe, prompts, opened.embedded.arguments, opened.seed)
     reused, actual = [], []
-    for call in track(calls, f"{opened.name}: full runs", console=opened.console, transient=True):
-        tensors, _ = record(opened.embedded.pipe, call, 0, opened.num_steps, lambda step: None, lambda count: None)
+    for number in track(range(len(prompts)), f"{opened.name}: full runs", console=opened.console, transient=True):
+        tensors = opened.full_run(number)
         cache = to_cache(tensors[f"x{last}"].float(), tensors[f"v{last}"].float(), "output")
         reused.append(from_cache(tensors[f"x{step}"].float(), cache, "output"))
         actual.append(tensors[f"v{step}"].float())

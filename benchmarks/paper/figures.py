@@ -7,9 +7,10 @@ from statistics import fmean
 
 import numpy as np
 
+from benchmarks.markdown import table, with_interval
 from benchmarks.paper import distances
-from benchmarks.paper.markdown import Result, best_first, gain, grid, with_interval
 from benchmarks.paper.tables import AGAINST_TIME
+from benchmarks.paper.wording import Result, best_first, gain
 from ertacache.evaluation.metrics import interval
 
 NEAR = 0.5
@@ -50,8 +51,8 @@ def trajectory(result: Result) -> str:
 def pictures(result: Result) -> str:
     """Figures 3 and 4."""
     rows = [[name, *(f"{value:.1f}" for value in values)] for name, values in result["psnr"].items()]
-    table = grid(["PSNR, dB", *result["prompts_shown"]], rows)
-    return f"{table}\n\nNearest to the full run first, dB: {best_first(result['psnr'])}; near {result['speedup']:g}x."
+    shown = table([["PSNR, dB", *result["prompts_shown"]], *rows])
+    return f"{shown}\n\nNearest to the full run first, dB: {best_first(result['psnr'])}; near {result['speedup']:g}x."
 
 
 def sensitivity(result: Result) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.markdown import table
 from benchmarks.paper import cost, figures, plots, published, tables
-from benchmarks.paper.markdown import Result, grid
+from benchmarks.paper.wording import Result
 from ertacache.files import written_whole
 
 HEAD = """# The paper's experiments, measured again
@@ -109,7 +110,7 @@ def _protocol(results: Path) -> str:
                 f"{found['machine']}, torch {found['torch']}, diffusers {found['diffusers']}",
             ]
     heads = ["", "T", "guidance", "calibration prompts", "held-out prompts", "machine"]
-    return f"## How it was measured\n\n{grid(heads, list(models.values()))}\n"
+    return f"## How it was measured\n\n{table([heads, *list(models.values())])}\n"
 
 
 if __name__ == "__main__":

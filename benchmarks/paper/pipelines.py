@@ -11,12 +11,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from benchmarks.keys import key_of, source_digest
 from benchmarks.method import policies_for
 from benchmarks.rivals import base, harness
 from ertacache import Policy, zoo
-from ertacache.evaluation.comparison import Variant
+from ertacache.calibration.prompts import calls_for
+from ertacache.calibration.recording import record
+from ertacache.evaluation.comparison import Variant, calls_of
 from ertacache.evaluation.measuring import Measured, measure
 from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.method.named import Method
@@ -111,8 +114,14 @@ class Opened:
 
     def calls(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
         """For `measure` and `compare`: everything but the number of steps; prompt k has the seed ``seed + k``."""
-        settings = {name: value for name, value in self.embedded.arguments.items() if name != "num_inference_steps"}
-        return [{**settings, "prompt": prompt, "seed": self.seed + k} for k, prompt in enumerate(prompts)]
+        return calls_of(self.embedded.arguments, prompts, self.seed)
+
+    def full_run(self, number: int) -> dict[str, Tensor]:
+        """Of a held-out prompt: the latents ``x0 .. xT`` and the model outputs ``v0 .. v(T-1)``."""
+        pipe, prompt = self.embedded.pipe, self.embedded.held_out_prompts[number]
+        (call,) = calls_for(pipe, [prompt], self.embedded.arguments, self.seed + number)
+        tensors, _ = record(pipe, call, 0, self.num_steps, lambda step: None, lambda count: None)
+        return tensors
 
     def policies(self, methods: Mapping[str, Method], speedup: float) -> dict[str, Policy]:
         """Calibrated at one budget, or found calibrated."""

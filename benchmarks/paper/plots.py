@@ -11,7 +11,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.paper.markdown import Result
+from benchmarks.paper.wording import Result
 from ertacache.evaluation.metrics import interval
 
 _EXACT = 1e-6

@@ -7,13 +7,14 @@ from dataclasses import asdict, replace
 from itertools import cycle, islice
 from typing import Any
 
+from benchmarks.method import METHODS as NAMED
 from benchmarks.method import policies_for
 from benchmarks.paper.pipelines import Opened
 from benchmarks.paper.published import speedups
 from ertacache.evaluation.comparison import Variant
 from ertacache.method.named import Method
 
-METHODS: Mapping[str, Method] = {name: Method.named(name) for name in ("paper", "aligned")}
+METHODS: Mapping[str, Method] = {name: NAMED[name] for name in ("paper", "aligned")}
 
 
 def run(opened: Opened) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, median
 
-from benchmarks.paper.markdown import Result, best_first, gain, grid, lpips_of, verdict, with_interval
+from benchmarks.markdown import table, with_interval
 from benchmarks.paper.published import ABLATION, COMPARISONS, COSTS, FULL_RUN_LATENCY, TITLES, Part
+from benchmarks.paper.wording import Result, best_first, gain, lpips_of, verdict
 
 AGAINST_TIME = (
     "Why the timestep adjustment takes quality away, erratum E6 says: where the output is reused, the coefficient of "
@@ -28,7 +29,7 @@ def comparison(result: Result) -> str:
     heads = ["", "paper: speedup", "PSNR", "SSIM", "LPIPS", "here: what runs"]
     heads += ["operations", "speedup", "PSNR (95 %)", "SSIM", "LPIPS"]
     paper = f"The paper: {TITLES[family]}, {FULL_RUN_LATENCY[family]:g} s in full on an A800."
-    return f"{paper}\n\n{grid(heads, rows)}\n\n{_compared(result)}"
+    return f"{paper}\n\n{table([heads, *rows])}\n\n{_compared(result)}"
 
 
 def _measured(row: Result) -> list[str]:
@@ -88,7 +89,7 @@ def ablation(result: Result) -> str:
         rows.append([*cells, name, with_interval(row["psnr"]), f"{fmean(row['ssim']):.4f}", lpips_of(row)])
     heads = ["the paper", "PSNR", "SSIM", "LPIPS", "here", "PSNR (95 %)", "SSIM", "LPIPS"]
     steps = f"{result['computed_steps']} of {result['arguments']['num_inference_steps']}"
-    return f"Here {steps} steps are computed.\n\n{grid(heads, rows)}\n\n{_built_up(found, list(theirs.values()))}"
+    return f"Here {steps} steps are computed.\n\n{table([heads, *rows])}\n\n{_built_up(found, list(theirs.values()))}"
 
 
 def _built_up(found: Mapping[str, Result], parts: Sequence[Part]) -> str:
@@ -103,7 +104,7 @@ def _built_up(found: Mapping[str, Result], parts: Sequence[Part]) -> str:
         rows.append(row)
     heads = ["adds to the PSNR, dB", "the paper", "here, level `output`", "", "here, level `hidden`", ""]
     order = best_first({name: row["psnr"] for name, row in found.items()})
-    return f"{grid(heads, rows)}\n\nBest first, dB: {order}.{' ' + AGAINST_TIME if against else ''}"
+    return f"{table([heads, *rows])}\n\nBest first, dB: {order}.{' ' + AGAINST_TIME if against else ''}"
 
 
 def cost(result: Result) -> str:
@@ -129,7 +130,7 @@ def _cost(family: str, measured: Result) -> str:
     published = measured["size"]["name"] == "full"
     size = "at the published size" if published else "scaled down, since there is no GPU"
     about = f"{measured['model']}, {size}; random weights, {measured['steps']} steps, {measured['machine']}."
-    return f"{about}\n\n{grid(heads, lines)}\n\n{_costs(rows)}"
+    return f"{about}\n\n{table([heads, *lines])}\n\n{_costs(rows)}"
 
 
 def _costs(rows: Mapping[str, Result]) -> str:

@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.paper.ablation import ALIGNED, PARTS
 from benchmarks.paper.pipelines import Opened
 from benchmarks.paper.published import speedups
-from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.recording import record
-from ertacache.evaluation.comparison import Variant, generate
+from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.policy import Policy
 
 CACHED = ("offline", "offline+time")
@@ -29,9 +26,8 @@ def run(opened: Opened) -> dict[str, Any]:
     paths = {"full": full}
     for name, policy in policies.items():
         variant = Variant(name, opened.num_steps, policy=policy)
-        arguments = opened.calls(opened.held_out[:1])[0]
-        arguments["generator"] = torch.Generator("cpu").manual_seed(arguments.pop("seed"))
-        kept = generate(opened.embedded.pipe, variant, arguments, keep_latents=True).latents
+        (call,) = opened.calls(opened.held_out[:1])
+        kept = generate(opened.embedded.pipe, variant, started(call), keep_latents=True).latents
         paths[name] = [full[0], *(latent.flatten().double() for latent in kept)]
     places = {name: positions(policy) for name, policy in policies.items()}
     return {
@@ -44,8 +40,7 @@ def run(opened: Opened) -> dict[str, Any]:
 
 def _full_run(opened: Opened) -> list[Tensor]:
     """The latents x_0 .. x_T, each flat, float64."""
-    (call,) = calls_for(opened.embedded.pipe, opened.held_out[:1], opened.embedded.arguments, opened.seed)
-    tensors, _ = record(opened.embedded.pipe, call, 0, opened.num_steps, lambda step: None, lambda count: None)
+    tensors = opened.full_run(0)
     return [tensors[f"x{i}"].flatten().double() for i in range(opened.num_steps + 1)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.rivals.base import Calls, Knobs, Rival, Subject
 from ertacache import zoo
-from ertacache.evaluation.comparison import Variant
+from ertacache.evaluation.comparison import Variant, calls_of
 from ertacache.evaluation.measuring import Measured, Metric, measure
 
 
@@ -96,12 +96,11 @@ def run(
         metrics: further ones, by name.
         on_generation: told how many generations were made, or found.
     """
-    settings = {name: value for name, value in subject.arguments.items() if name != "num_inference_steps"}
     rows = measure(
         subject.pipe,
         Variant("full", subject.num_steps),
         [entry.variant for entry in entries],
-        [{**settings, "prompt": prompt, "seed": seed + k} for k, prompt in enumerate(prompts)],
+        calls_of(subject.arguments, prompts, seed),
         subject.work,
         adaptive=[position for position, entry in enumerate(entries) if entry.rival.adaptive],
         metrics=metrics,

@@ -16,7 +16,7 @@ from benchmarks.vbench import clips, layout, runner
 from benchmarks.vbench import scores as scoring
 from benchmarks.vbench.dimensions import DIMENSIONS, VBenchError, checked
 from ertacache import Policy, cli
-from ertacache.evaluation.comparison import Variant, generate
+from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.files import written_whole
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
@@ -86,12 +86,12 @@ def export(
     seed: Annotated[int, typer.Option(help="Another one gives other noise; compare ways with the same.")] = 0,
 ) -> None:
     """Generate the clips that VBench wants; those that are there are left."""
-    with cli._clear_errors():
+    with cli.clear_errors():
         wanted = checked(dimension or [])
         entries = layout.chosen(layout.read_prompts(prompt_list or runner.prompt_list_of(python)), wanted, prompts)
         loaded = Policy.load(policy) if policy is not None else None
         steps = steps or (loaded.num_inference_steps if loaded else None)
-        pipe, arguments, _ = cli._open(model, device, dtype, settings, steps)
+        pipe, arguments, _ = cli.open_pipeline(model, device, dtype, settings, steps)
         num_steps = arguments.pop("num_inference_steps")
         variant = Variant(policy.stem if policy else "full", num_steps, policy=loaded)
         what = {"model": model, "steps": num_steps, "arguments": arguments, "dtype": dtype, "seed": seed, "fps": fps}
@@ -100,8 +100,7 @@ def export(
         samples = layout.samples_of(entries, seed=seed, to_filter=static_filter)
 
         def clip_of(sample: layout.Sample) -> Any:
-            generator = torch.Generator("cpu").manual_seed(sample.seed)
-            call = {**arguments, "prompt": sample.prompt, "generator": generator}
+            call = started({**arguments, "prompt": sample.prompt, "seed": sample.seed})
             return _frames(generate(pipe, variant, call).pictures)
 
         columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
@@ -127,7 +126,7 @@ def run(
     def tell(name: str, found: bool) -> None:
         _say(f"{name}: {'judged before' if found else 'judged'}")
 
-    with cli._clear_errors():
+    with cli.clear_errors():
         there = {name for entry in layout.read_prompts(folder / layout.PROMPTS) for name in entry["dimension"]}
         wanted = checked(dimension) if dimension else [name for name in DIMENSIONS if name in there]
         runner.evaluate(folder, wanted, python, static_filter=static_filter, on_dimension=tell)
@@ -141,7 +140,7 @@ def scores(
     out: Annotated[Path | None, typer.Option(help="Also write the table there, as Markdown.")] = None,
 ) -> None:
     """Show the total, quality and semantic score and every dimension, of several runs side by side."""
-    with cli._clear_errors():
+    with cli.clear_errors():
         named = dict(_named(text) for text in runs)
         if len(named) < len(runs):
             raise VBenchError("two runs have one name", given=", ".join(runs), cure="Name them: NAME=FOLDER.")

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.vbench.dimensions import VBenchError
 from benchmarks.vbench.layout import Sample
+from ertacache.evaluation.plots import mp4
 from ertacache.files import written_whole
 
 Pixels = np.ndarray[Any, Any]
@@ -33,12 +34,8 @@ def write_clip(clip: Any, path: Path, *, fps: int) -> None:
     if missing:
         cure = "Install them: pip install 'ertacache[cli]'."
         raise VBenchError("writing clips needs imageio and imageio-ffmpeg", given=f"no {missing[0]}", cure=cure)
-    import imageio.v3 as imageio
-
     # Little compression, for it is the pipeline that is judged: 8 of 10 is what Wan's own code asks for.
-    how: dict[str, Any] = {"fps": fps, "codec": "libx264", "quality": 8, "macro_block_size": 2}
-    encoded = imageio.imwrite("<bytes>", pixels, extension=".mp4", **how)
-    assert encoded is not None  # it is None only where imageio writes to a file
+    encoded = mp4(pixels, fps, quality=8)
     with written_whole(path) as unfinished:
         Path(unfinished).write_bytes(encoded)
 

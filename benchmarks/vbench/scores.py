@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table
 from benchmarks.vbench.dimensions import DIMENSIONS, QUALITY_WEIGHT, SEMANTIC_WEIGHT, VBenchError
 
 RESULT_FILES = "*_eval_results.json"
@@ -128,16 +129,16 @@ def markdown_of(runs: Mapping[str, Scores]) -> str:
 
     The totals are of normalised values, the dimensions are as measured, as in VBench's own tables.
     """
-    lines = ["| VBench, % | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
+    rows = [["VBench, %", *runs]]
     for name in ("total", "quality", "semantic"):
-        lines.append(_row(f"**{name}**", [getattr(run, name) for run in runs.values()]))
+        rows.append([f"**{name}**", *_cells([getattr(run, name) for run in runs.values()])])
     for name in DIMENSIONS:
-        lines.append(_row(name.replace("_", " "), [run.measured.get(name) for run in runs.values()]))
+        rows.append([name.replace("_", " "), *_cells([run.measured.get(name) for run in runs.values()])])
     lacking = [f"{name} lacks {', '.join(run.missing)}." for name, run in runs.items() if run.missing]
-    return "\n".join([*lines, *(f"\n{line}" for line in lacking)])
+    return "\n".join([table(rows), *(f"\n{line}" for line in lacking)])
 
 
-def _row(label: str, values: list[float | None]) -> str:
+def _cells(values: list[float | None]) -> list[str]:
     cells, first = [], values[0]
     for place, value in enumerate(values):
         if value is None:
@@ -146,4 +147,4 @@ def _row(label: str, values: list[float | None]) -> str:
             cells.append(f"{100 * value:.2f}")
         else:
             cells.append(f"{100 * value:.2f} ({100 * (value - first):+.2f})")
-    return f"| {label} | " + " | ".join(cells) + " |"
+    return cells

@@ -43,7 +43,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the first prompt; the next ones
 
 
 @contextmanager
-def _clear_errors() -> Iterator[None]:
+def clear_errors() -> Iterator[None]:
     """Bad input is one line that says the cure, and exit status 2."""
     try:
         yield
@@ -80,7 +80,7 @@ def demo(
     """Calibrate on a small pipeline and show full, accelerated and fewer-steps runs side by side."""
     from ertacache import demonstration
 
-    with _clear_errors():
+    with clear_errors():
         result = demonstration.run(
             model=model,
             speedup=speedup,
@@ -120,9 +120,9 @@ def calibrate(
     seed: Seed = 0,
 ) -> None:
     """Make a policy for a model from a few prompts."""
-    with _clear_errors():
-        pipe, arguments, embedded = _open(model, device, dtype, settings, steps)
-        lines = _prompts(prompts, embedded.calibration_prompts if embedded else None)
+    with clear_errors():
+        pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
+        lines = prompts_of(prompts, embedded.calibration_prompts if embedded else None)
         if speedup is None and computed_steps is None and threshold is None:
             speedup = 2.0
         policy = calibrate_policy(
@@ -161,12 +161,12 @@ def generate(
     from ertacache.evaluation.comparison import compare as run_comparison
     from ertacache.evaluation.plots import contact_sheet, side_by_side, write_clip
 
-    with _clear_errors():
+    with clear_errors():
         loaded = Policy.load(policy) if policy is not None else None
         if compare and loaded is None:
             raise typer.BadParameter("--compare needs a policy; pass --policy FILE")
         steps = steps or (loaded.num_inference_steps if loaded else None)
-        pipe, arguments, _ = _open(model, device, dtype, settings, steps)
+        pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
         steps = arguments.pop("num_inference_steps")
         full = Variant("full", steps)
         fast = Variant(loaded.method.name, steps, policy=loaded) if loaded else full
@@ -214,7 +214,7 @@ def inspect(
     report: Annotated[Path | None, typer.Option(help="Also write all of it as one HTML page.")] = None,
 ) -> None:
     """Show what a policy does, step by step."""
-    with _clear_errors():
+    with clear_errors():
         loaded = Policy.load(policy)
     console.print(policy_facts(loaded))
     console.print(policy_steps(loaded))
@@ -260,18 +260,19 @@ def evaluate(
     """Measure what policies cost: quality and time against the full run, beside fewer steps; a page to look at."""
     from rich.progress import Progress
 
+    from ertacache.evaluation.comparison import calls_of
     from ertacache.evaluation.evaluate import as_json
     from ertacache.evaluation.evaluate import evaluate as run_evaluation
     from ertacache.files import written_whole
     from ertacache.report import report_evaluation
 
-    with _clear_errors():
+    with clear_errors():
         loaded = {path.stem: Policy.load(path) for path in policies}
         steps = next(iter(loaded.values())).num_inference_steps
-        pipe, arguments, embedded = _open(model, device, dtype, settings, steps)
+        pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
+        lines = prompts_of(prompts, embedded.held_out_prompts if embedded else None)[: 2 if quick else limit]
+        calls = calls_of(arguments, lines, seed)
         del arguments["num_inference_steps"]
-        lines = _prompts(prompts, embedded.held_out_prompts if embedded else None)[: 2 if quick else limit]
-        calls = [{**arguments, "prompt": line, "seed": seed + k} for k, line in enumerate(lines)]
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("generating", total=3 * len(loaded) * len(calls))
             rows = run_evaluation(pipe, loaded, calls, work, on_generation=lambda n: progress.advance(task, n))
@@ -314,7 +315,7 @@ def benchmark(
     ] = False,
 ) -> None:
     """Compare with every rival on the small pipelines, in a checkout of the repository; hours, and resumable."""
-    with _clear_errors():
+    with clear_errors():
         checkout = Path(__file__).parents[2]
         if not (checkout / "benchmarks/rivals").is_dir():
             raise PipelineError(
@@ -341,7 +342,7 @@ def benchmark(
         console.print(f"wrote {path}", highlight=False, markup=False)
 
 
-def _open(
+def open_pipeline(
     model: str, device: str, dtype: str, settings: list[str] | None, steps: int | None
 ) -> tuple[Any, dict[str, Any], zoo.Embedded | None]:
     """The pipeline, the arguments of its calls with ``num_inference_steps``, and the embedded pipeline if it is one."""
@@ -350,7 +351,7 @@ def _open(
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
         raise typer.BadParameter(f"there is no dtype {dtype!r}; choose float32, bfloat16 or float16")
-    given = dict(_setting(text) for text in settings or [])
+    given = dict(setting(text) for text in settings or [])
     if steps is not None:
         given["num_inference_steps"] = steps
     if model.startswith("zoo:"):
@@ -367,7 +368,7 @@ def _open(
     return pipe.to(device), given, None
 
 
-def _prompts(file: Path | None, own: list[str] | None) -> list[str]:
+def prompts_of(file: Path | None, own: list[str] | None) -> list[str]:
     """Those of a file, or a pipeline's own."""
     if file is not None:
         return [line.strip() for line in file.read_text().splitlines() if line.strip()]
@@ -376,7 +377,7 @@ def _prompts(file: Path | None, own: list[str] | None) -> list[str]:
     return own
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise typer.BadParameter(f"--set takes NAME=VALUE, not {text!r}")
@@ -395,5 +396,6 @@ def _generator(seed: int) -> Any:
 def _write_picture(picture: Any, path: Path) -> None:
     from PIL import Image
 
-    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(path)
+    from ertacache.evaluation.plots import pixels_of
+
+    Image.fromarray(pixels_of(picture).numpy()).save(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from ertacache import zoo
 from ertacache.calibration import calibrate
-from ertacache.evaluation.comparison import Result, Row, Variant, compare, fewer_steps
+from ertacache.evaluation.comparison import Row, Variant, calls_of, compare, fewer_steps
 from ertacache.evaluation.plots import contact_sheet, policy_plot, side_by_side, write_clip
 from ertacache.report import report_comparison
 from ertacache.report.evaluation import Gallery, worst_first
@@ -82,17 +83,12 @@ def run(
         Variant(policy.method.name, steps, policy=policy),
         fewer_steps(len(policy.computed_steps)),
     )
-    gallery = Gallery(full.name, [fast.name])
-
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("generating", total=3 * len(prompts))
+        gallery = Gallery(full.name, [fast.name], partial(progress.advance, task))
 
-        def keep(number: int, name: str, result: Result) -> None:
-            progress.advance(task)
-            gallery.take(number, name, result)
-
-        calls = [{**settings, "prompt": prompt, "seed": seed + k} for k, prompt in enumerate(prompts)]
-        rows = compare(embedded.pipe, full, [fast, fewer], calls, on_result=keep, keep_latents=True)
+        calls = calls_of(settings, prompts, seed)
+        rows = compare(embedded.pipe, full, [fast, fewer], calls, on_result=gallery.take, keep_latents=True)
 
     shown = {
         f"{row.name}\n{row.computed_steps} steps computed": [ways[row.name] for ways in gallery.pictures[:PICTURES]]

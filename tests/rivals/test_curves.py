@@ -3,7 +3,8 @@
 import json
 import math
 
-from benchmarks.report import against_uniform, costs_table, lead_rows, markdown, quality_rows, summary_rows
+from benchmarks.markdown import table
+from benchmarks.report import against_uniform, costs_table, lead_rows, quality_rows, summary_rows
 from benchmarks.rivals.curves import by_operations, by_time, frontier, interpolated, qualities_at
 from benchmarks.rivals.harness import Setting, as_json, from_json
 from ertacache.evaluation.measuring import Measured
@@ -49,7 +50,7 @@ def test_a_setting_that_skips_nothing_on_a_prompt_lends_it_no_perfect_picture():
 
 
 def test_the_table_marks_the_best_and_what_is_never_reached():
-    text = markdown(quality_rows({"a": [row(1.5, 50), row(4, 30)], "b": [row(1.5, 55), row(2, 40)]}, by_time))
+    text = table(quality_rows({"a": [row(1.5, 50), row(4, 30)], "b": [row(1.5, 55), row(2, 40)]}, by_time))
     lines = text.splitlines()
     assert lines[2] == "| a | 50.0 | **44.1** | **35.9** | **30.0** |"
     assert lines[3] == "| b | **55.0** | 40.0 | - | - |"

@@ -158,11 +158,11 @@ def compare(
         A row for the full run, and one for each variant.
     """
     rows = [Row(variant.name, variant.computed_steps) for variant in (full, *variants)]
-    generate(pipe, full, _fresh(calls[0]))  # a warm-up: the first call allocates, compiles, reads weights
+    generate(pipe, full, started(calls[0]))  # a warm-up: the first call allocates, compiles, reads weights
     for number, call in enumerate(calls):
         reference: Result | None = None
         for row, variant in zip(rows, (full, *variants), strict=True):
-            result = generate(pipe, variant, _fresh(call), keep_latents=keep_latents)
+            result = generate(pipe, variant, started(call), keep_latents=keep_latents)
             reference = reference or result
             row.psnr.append(psnr(result.pictures, reference.pictures))
             row.ssim.append(ssim(result.pictures, reference.pictures))
@@ -172,7 +172,20 @@ def compare(
     return rows
 
 
-def _fresh(call: Mapping[str, Any]) -> dict[str, Any]:
+def calls_of(arguments: Mapping[str, Any], prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    """For `compare` and others, a call for each prompt; prompt k has the seed ``seed + k``.
+
+    Args:
+        arguments: of every call; ``num_inference_steps`` is left out, since each variant brings its own.
+        prompts: their texts.
+        seed: of the first.
+    """
+    settings = {name: value for name, value in arguments.items() if name != "num_inference_steps"}
+    return [{**settings, "prompt": prompt, "seed": seed + k} for k, prompt in enumerate(prompts)]
+
+
+def started(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, a fresh generator in place of its seed."""
     arguments = dict(call)
     arguments["generator"] = torch.Generator("cpu").manual_seed(arguments.pop("seed"))
     return arguments

@@ -16,10 +16,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ertacache.evaluation.comparison import Result, Variant, generate
+from ertacache.evaluation.comparison import Result, Variant, generate, started
 from ertacache.evaluation.cost import counting_flops, watching_memory
 from ertacache.evaluation.metrics import motion_error, psnr, ssim
 from ertacache.files import written_whole
@@ -96,9 +95,7 @@ def measure(
     """
 
     def run(variant: Variant, number: int) -> Result:
-        arguments = dict(calls[number])
-        generator = torch.Generator("cpu").manual_seed(arguments.pop("seed"))
-        return generate(pipe, variant, {**arguments, "generator": generator})
+        return generate(pipe, variant, started(calls[number]))
 
     def operations(variant: Variant, number: int) -> int:
         with counting_flops(pipe) as counted:

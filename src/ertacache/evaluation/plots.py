@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # files only; no window is ever opened
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -91,13 +92,37 @@ def write_clip(
         fps: frames a second.
         enlarge: how many pixels wide a pixel becomes; by default as many as make a clip 192 pixels wide, at least 1.
     """
-    import imageio.v3 as imageio
-
     film = torch.cat([torch.cat(list(clips), dim=-1) for clips in rows.values()], dim=-2)
     enlarge = enlarge or max(1, 192 // next(iter(rows.values()))[0].shape[-1])
-    pixels = (film.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-    pixels = pixels.repeat_interleave(enlarge, dim=1).repeat_interleave(enlarge, dim=2)
-    imageio.imwrite(os.fspath(path), pixels.numpy(), fps=fps, codec="libx264", macro_block_size=2)
+    with open(path, "wb") as file:
+        file.write(mp4(pixels_of(film, enlarge), fps))
+
+
+def pixels_of(picture: Tensor, enlarge: int = 1) -> Tensor:
+    """A picture or clip as files want it: uint8, (..., height, width, channels), each pixel ``enlarge`` pixels wide.
+
+    Args:
+        picture: float (..., channels, height, width) in 0 .. 1; what lies outside is clipped.
+        enlarge: a whole number.
+    """
+    pixels = (picture.clamp(0, 1) * 255).round().byte().movedim(-3, -1)
+    return pixels.repeat_interleave(enlarge, dim=-3).repeat_interleave(enlarge, dim=-2).contiguous()
+
+
+def mp4(pixels: Any, fps: int, **settings: Any) -> bytes:
+    """A clip as MP4 (H.264).
+
+    Args:
+        pixels: uint8 (frames, height, width, 3), tensor or array; of odd sides, what H.264 cannot hold is scaled.
+        fps: frames a second.
+        settings: of imageio's FFMPEG writer, such as ``quality``.
+    """
+    import imageio.v3 as imageio
+
+    settings = {"codec": "libx264", "macro_block_size": 2, **settings}
+    encoded = imageio.imwrite("<bytes>", np.asarray(pixels), extension=".mp4", fps=fps, **settings)
+    assert isinstance(encoded, bytes)  # it is None where imageio writes to a file
+    return encoded
 
 
 def _picture(axis: Any, picture: Tensor) -> None:

@@ -62,10 +62,13 @@ class Gallery:
     Args:
         full: the name of the full run.
         followed: the names of those whose latents are compared with the full run's, step by step.
+        on_generation: told of each.
     """
 
-    def __init__(self, full: str, followed: Sequence[str]) -> None:
-        self.full, self.followed = full, followed
+    def __init__(
+        self, full: str, followed: Sequence[str] = (), on_generation: Callable[[int], None] = lambda count: None
+    ) -> None:
+        self.full, self.followed, self.on_generation = full, followed, on_generation
         self.pictures: list[dict[str, Tensor]] = []
         self.step_errors: StepErrors = {name: [] for name in followed}
         self._reference: list[Tensor] = []
@@ -79,6 +82,46 @@ class Gallery:
         if name in self.followed and result.latents:
             pairs = zip(result.latents, self._reference, strict=True)
             self.step_errors[name].append([float((a - b).norm() / b.norm()) for a, b in pairs])
+        self.on_generation(1)
+
+
+def worst_cases(
+    pipe: Any,
+    full: Variant,
+    variants: Sequence[Variant],
+    calls: Sequence[Mapping[str, Any]],
+    psnr: Sequence[float],
+    figures: Callable[[int], Mapping[str, str]],
+    *,
+    show: int,
+    followed: Sequence[str] = (),
+    fps: int = 8,
+    on_generation: Callable[[int], None] = lambda count: None,
+) -> tuple[list[Case], StepErrors]:
+    """Generate once more what is worst, and some others, to be looked at.
+
+    Args:
+        pipe: the pipeline.
+        full: the reference.
+        variants: the ways to generate.
+        calls: all that were measured.
+        psnr: by which they are ordered, in dB.
+        figures: given a call's position, what is written beside each way's name.
+        show: how many calls at most.
+        followed: the names of the variants whose errors per step are wanted too.
+        fps: of clips, frames a second.
+        on_generation: told how many generations were made.
+    """
+    chosen = worst_first(psnr, show)
+    gallery = Gallery(full.name, followed, on_generation)
+    if chosen:
+        shown = [calls[k] for k, _ in chosen]
+        compare(pipe, full, variants, shown, on_result=gallery.take, keep_latents=bool(followed))
+    cases = [
+        Case(str(calls[k].get("prompt", f"call {k + 1}")), f"prompt {k + 1}, {note}", pictures, figures(k), fps)
+        for (k, note), pictures in zip(chosen, gallery.pictures, strict=True)
+    ]
+    return cases, gallery.step_errors
 
 
 def report_comparison(
@@ -158,29 +201,21 @@ def report_evaluation(
         on_generation: told how many generations were made.
     """
     full = Variant("full", next(iter(policies.values())).num_inference_steps)
-    chosen = worst_first(rows[0].psnr, show)
-    gallery = Gallery(full.name, list(policies))
-
-    def take(number: int, name: str, result: Result) -> None:
-        gallery.take(number, name, result)
-        on_generation(1)
-
-    if chosen:
-        shown = [calls[k] for k, _ in chosen]
-        compare(pipe, full, variants_of(policies), shown, on_result=take, keep_latents=True)
-    cases = [
-        Case(
-            str(calls[k].get("prompt", f"call {k + 1}")),
-            f"prompt {k + 1}, {note}",
-            pictures,
-            {row.name: f"{row.psnr[k]:.1f} dB" for row in rows},
-            fps,
-        )
-        for (k, note), pictures in zip(chosen, gallery.pictures, strict=True)
-    ]
+    cases, step_errors = worst_cases(
+        pipe,
+        full,
+        variants_of(policies),
+        calls,
+        rows[0].psnr,
+        lambda k: {row.name: f"{row.psnr[k]:.1f} dB" for row in rows},
+        show=show,
+        followed=list(policies),
+        fps=fps,
+        on_generation=on_generation,
+    )
     lead = (
         f"{model}: {len(calls)} prompts with seeds of their own, against the full run of {full.num_inference_steps} "
         "steps. Fewer steps are the null hypothesis: no cache, as many plain steps as the policy computes."
     )
     table = evaluation_table(rows)
-    report_comparison("What policies cost", lead, rows, table, cases, policies, gallery.step_errors, path)
+    report_comparison("What policies cost", lead, rows, table, cases, policies, step_errors, path)

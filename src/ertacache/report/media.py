@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import matplotlib
 import torch
@@ -17,12 +15,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ertacache.evaluation.plots import CACHED, COMPUTED
+from ertacache.evaluation.plots import CACHED, COMPUTED, mp4, pixels_of
 
 LOSSLESS_UP_TO = 512
 """Pictures larger than this many pixels on a side are compressed with loss: a page is to be sent by mail."""
 _LEAST_WIDTH = 192
-_plots = count()
 _COLOURS = {"#000000": "currentColor", COMPUTED: "var(--computed)", CACHED: "var(--cached)"}
 """Of plots, and what they are called in the page, whose dark form has others."""
 
@@ -33,7 +30,7 @@ def picture_uri(picture: Tensor) -> str:
     Args:
         picture: float (channels, height, width) in 0 .. 1.
     """
-    image = Image.fromarray(_pixels(picture.permute(1, 2, 0)).numpy())
+    image = Image.fromarray(pixels_of(picture).numpy())
     small = max(image.size) <= LOSSLESS_UP_TO
     written = io.BytesIO()
     image.save(written, **({"format": "PNG"} if small else {"format": "WebP", "quality": 92}))
@@ -68,39 +65,25 @@ def film_of(clips: Mapping[str, Tensor], fps: int) -> Film:
         clips: each float (frames, channels, height, width) in 0 .. 1, all of one shape.
         fps: frames a second.
     """
-    import imageio.v3 as imageio
-
     frames, _, height, width = next(iter(clips.values())).shape
     enlarged = max(2, -(-_LEAST_WIDTH // width)) if width < 2 * _LEAST_WIDTH else 1
-    pixels = [_pixels(clip.permute(0, 2, 3, 1)) for clip in clips.values()]
-    film = torch.cat(pixels, dim=2).repeat_interleave(enlarged, dim=1).repeat_interleave(enlarged, dim=2)
-    with TemporaryDirectory(prefix="ertacache-") as folder:
-        path = Path(folder) / "film.mp4"
-        # Pixels a multiple of two; every frame may be sought; little loss, so that what is seen is the clip's own.
-        settings = ["-crf", "12", "-g", "1", "-movflags", "+faststart"]
-        imageio.imwrite(
-            path, film.numpy(), fps=fps, codec="libx264", macro_block_size=2, quality=None, output_params=settings
-        )
-        return Film(
-            _data_uri(path.read_bytes(), "video/mp4"), int(frames), fps, int(width * enlarged), int(height * enlarged)
-        )
+    film = pixels_of(torch.cat(list(clips.values()), dim=-1), enlarged)
+    # Every frame may be sought; little loss, so that what is seen is the clip's own.
+    content = mp4(film, fps, quality=None, output_params=["-crf", "12", "-g", "1", "-movflags", "+faststart"])
+    return Film(_data_uri(content, "video/mp4"), int(frames), fps, int(width * enlarged), int(height * enlarged))
 
 
 def inline_svg(figure: Figure) -> str:
     """A figure as SVG markup to stand in a page: black in the page's text colour, no background, ids of its own."""
     written = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ertacache"}):  # the same figure, the same text
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :]
     for colour, named in _COLOURS.items():
         svg = svg.replace(colour, named)
-    prefix = f"plot{next(_plots)}-"
+    prefix = f"plot-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
     return re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{prefix}", svg)
-
-
-def _pixels(picture: Tensor) -> Tensor:
-    return (picture.clamp(0, 1) * 255).round().byte().contiguous()
 
 
 def _data_uri(content: bytes, kind: str) -> str:

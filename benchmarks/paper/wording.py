@@ -1,4 +1,4 @@
-"""Numbers as the page shows them: tables, means with intervals, and whether a gain is there."""
+"""What the page says of numbers: whether a gain is there, and which rows are best."""
 
 from __future__ import annotations
 
@@ -11,18 +11,6 @@ import numpy as np
 from ertacache.evaluation.metrics import interval
 
 Result = Mapping[str, Any]
-
-
-def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = ["| " + " | ".join(line) + " |" for line in (heads, *rows)]
-    return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
-
-
-def with_interval(values: Sequence[float], form: str = ".1f") -> str:
-    """A mean with its 95 % interval over prompts."""
-    low, high = interval(values)
-    return f"{fmean(values):{form}} ({low:{form}} to {high:{form}})"
 
 
 def verdict(values: Sequence[float]) -> str:
