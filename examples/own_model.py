@@ -20,8 +20,7 @@ SHAPES = ("ring", "spiral", "")  # the last is "any", for guidance
 def sample_shape(name, count):
     """Points of the data, (count, 2)."""
     turn = 2 * torch.pi * torch.rand(count, 1)
-    radius = 1.5 + 0.0 * turn if name == "ring" else 0.3 + 1.4 * turn / (2 * torch.pi)
-    angle = turn if name == "ring" else 1.5 * turn
+    radius, angle = (1.5, turn) if name == "ring" else (0.3 + 1.4 * turn / (2 * torch.pi), 1.5 * turn)
     return radius * torch.cat([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(count, 2)
 
 

@@ -29,7 +29,7 @@ def test_example(script, files, tmp_path):
     command = [sys.executable, str(EXAMPLES / script)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "steps computed" in done.stdout or "of 24 computed" in done.stdout
+    assert "steps computed" in done.stdout
     assert all((tmp_path / name).stat().st_size > 0 for name in files)
 
 
