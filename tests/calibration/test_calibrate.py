@@ -8,6 +8,8 @@ from accelerate import hooks
 
 import ertacache
 from ertacache import Method, Policy, zoo
+from ertacache.calibration.calibrate import _no_worse_than_taylor
+from ertacache.calibration.closed_loop import Fit
 from ertacache.errors import BudgetError, CalibrationError, MethodError, PipelineError
 from ertacache.method.named import NAMED_METHODS
 
@@ -231,3 +233,22 @@ def test_prompts_of_different_resolutions_are_refused(embedded, settings, prompt
     mixed = [{"prompt": prompts[0]}, {"prompt": prompts[1], "height": 80}]
     with pytest.raises(PipelineError, match="one setting"):
         ertacache.calibrate(embedded.pipe, mixed, speedup=2, **settings)
+
+
+def test_taylor_weights_are_kept_for_most_prompts_not_for_one_of_a_large_error():
+    def fit(*errors):
+        scores = tuple(math.log(error) for error in errors)
+        pooled = math.sqrt(sum(error**2 for error in errors) / len(errors))
+        return Fit((1,), {}, (pooled,), (sum(scores) / len(scores),), scores, {})
+
+    class Loops:
+        def predict(self, cached_steps, method, *, predictor):
+            assert (cached_steps, predictor) == ((1,), "taylor")
+            return taylor
+
+    taylor = fit(0.04, 0.04, 0.5)
+    for fitted, notes_expected in ((fit(0.01, 0.01, 0.6), 0), (fit(0.05, 0.05, 0.45), 1)):
+        notes = []
+        kept = _no_worse_than_taylor(Loops(), Method.named("aligned"), fitted, notes)
+        assert kept is (taylor if notes_expected else fitted)
+        assert len(notes) == notes_expected

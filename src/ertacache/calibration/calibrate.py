@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -306,9 +307,13 @@ def shifted(policy: Policy, first_step: int) -> Policy:
 
 def _no_worse_than_taylor(loops: ClosedLoops, method: Method, fit: Fit, notes: list[str]) -> Fit:
     taylor = loops.predict(fit.cached_steps, method, predictor="taylor")
-    if fit.error <= taylor.error:
+    if fit.score <= taylor.score:  # as the search compares: one prompt of a large error does not outvote the rest
         return fit
-    notes.append(f"Taylor weights were kept: their error is {taylor.error:.4g}, the fitted ones' {fit.error:.4g}")
+    kept, fitted = exp(taylor.score), exp(fit.score)
+    notes.append(
+        f"Taylor weights were kept: the geometric mean of their errors over prompts is {kept:.4g}, "
+        f"of the fitted ones' {fitted:.4g}"
+    )
     return taylor
 
 
