@@ -10,6 +10,7 @@ import ertacache
 from ertacache import Method, Policy, zoo
 from ertacache.calibration.calibrate import _no_worse_than_taylor
 from ertacache.calibration.closed_loop import Fit
+from ertacache.calibration.prompts import calls_for
 from ertacache.errors import BudgetError, CalibrationError, MethodError, PipelineError
 from ertacache.method.named import NAMED_METHODS
 
@@ -252,3 +253,19 @@ def test_taylor_weights_are_kept_for_most_prompts_not_for_one_of_a_large_error()
         kept = _no_worse_than_taylor(Loops(), Method.named("aligned"), fitted, notes)
         assert kept is (taylor if notes_expected else fitted)
         assert len(notes) == notes_expected
+
+
+def test_a_text_for_a_pipeline_that_takes_none_is_refused_with_what_it_takes():
+    class Unconditional:
+        def __call__(self, num_inference_steps=50, batch_size=1, generator=None):
+            raise AssertionError("not to be called")
+
+    with pytest.raises(CalibrationError, match="Unconditional takes no prompt") as refused:
+        calls_for(Unconditional(), [{"batch_size": 1}, "a red star"], {}, 0)
+    assert "num_inference_steps, batch_size, generator" in str(refused.value)
+
+    class Open:
+        def __call__(self, **arguments):
+            raise AssertionError("not to be called")
+
+    assert calls_for(Open(), ["a red star"], {}, 0)[0].arguments()["prompt"] == "a red star"

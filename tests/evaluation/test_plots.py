@@ -34,3 +34,16 @@ def test_a_contact_sheet_shows_a_few_frames_of_every_clip(clips, tmp_path):
         seen = {color for _, color in sheet.convert("RGB").getcolors(1 << 24)}
     for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)):
         assert min(sum(abs(a - b) for a, b in zip(color, other, strict=True)) for other in seen) < 60
+
+
+def test_a_film_that_cannot_be_encoded_leaves_the_old_one_alone(clips, tmp_path, monkeypatch):
+    def fail(pixels, fps):
+        raise RuntimeError("no codec")
+
+    path = tmp_path / "clips.mp4"
+    path.write_bytes(b"the old film")
+    monkeypatch.setattr("ertacache.evaluation.plots.mp4", fail)
+    with pytest.raises(RuntimeError, match="no codec"):
+        write_clip(clips, path, fps=8)
+    assert path.read_bytes() == b"the old film"
+    assert list(tmp_path.iterdir()) == [path]

@@ -44,7 +44,8 @@ def calls_for(
     """One call for each prompt; prompt k gets generator ``seed + k`` unless it brings one of its own.
 
     Raises:
-        CalibrationError: if there are no prompts, or one is neither text nor a mapping, or brings its own steps.
+        CalibrationError: if there are no prompts, or one is neither text nor a mapping, or is a text where the
+            pipeline takes none, or brings its own steps.
     """
     if isinstance(prompts, (str, Mapping)) or not prompts:
         raise CalibrationError(
@@ -53,6 +54,7 @@ def calls_for(
             cure="Pass a list of texts or of dicts of call arguments; 8 or so are enough.",
         )
     takes = inspect.signature(own_class(pipe).__call__).parameters
+    takes_texts = "prompt" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
     calls = []
     for k, prompt in enumerate(prompts):
         if not isinstance(prompt, (str, Mapping)):
@@ -60,6 +62,12 @@ def calls_for(
                 f"prompt {k} is neither a text nor a dict of call arguments",
                 given=type(prompt).__name__,
                 cure="Pass one of the two.",
+            )
+        if isinstance(prompt, str) and not takes_texts:
+            raise CalibrationError(
+                f"{own_class(pipe).__name__} takes no prompt, and prompt {k} is a text",
+                given=repr(prompt)[:80],
+                cure=f"Pass dicts of its arguments: {', '.join(name for name in takes if name != 'self')}.",
             )
         arguments = dict(common) | ({"prompt": prompt} if isinstance(prompt, str) else dict(prompt))
         if arguments.get("num_inference_steps") != common.get("num_inference_steps"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ertacache.files import written_whole
 from ertacache.policy import Policy
 
 COMPUTED, CACHED = "#1f4e79", "#d9e2ec"
@@ -94,8 +96,9 @@ def write_clip(
     """
     film = torch.cat([torch.cat(list(clips), dim=-1) for clips in rows.values()], dim=-2)
     enlarge = enlarge or max(1, 192 // next(iter(rows.values()))[0].shape[-1])
-    with open(path, "wb") as file:
-        file.write(mp4(pixels_of(film, enlarge), fps))
+    encoded = mp4(pixels_of(film, enlarge), fps)
+    with written_whole(Path(path)) as unfinished:
+        Path(unfinished).write_bytes(encoded)
 
 
 def pixels_of(picture: Tensor, enlarge: int = 1) -> Tensor:
