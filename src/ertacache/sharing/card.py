@@ -1,0 +1,162 @@
+"""The model card of a policy: how to use it, what it was made for, what it costs, and how to measure that again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from statistics import fmean
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from ertacache.policy import Policy
+from ertacache.sharing.figures import Figures
+from ertacache.sharing.names import EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE
+
+FEW_PROMPTS = 8
+"""Below so many an interval over prompts is a guess, and the card says so."""
+
+
+def card(policy: Policy, repo_id: str, *, figures: Figures | None = None, base_model: str | None = None) -> str:
+    """The card as Markdown with a head of YAML.
+
+    Args:
+        policy: what it is about.
+        repo_id: where it is to be found.
+        figures: what was measured of it.
+        base_model: the Hub id of the model that it is for, or an embedded pipeline's name; by default the one that was
+            measured.
+    """
+    model = base_model or (figures.model if figures else None)
+    shown = f"the small pipeline `{model}` of ertacache" if (model or "").startswith("zoo:") else model
+    parts = [
+        f"---\n{_head(model)}\n---",
+        f"# {repo_id}",
+        f"A caching policy of `ertacache` for {shown or 'a diffusion pipeline'}. It computes "
+        f"{len(policy.computed_steps)} of {policy.num_made_steps} denoising steps (step ratio {policy.step_ratio:.2f}) "
+        "and predicts the others. It holds no weights of the model.",
+        _usage(policy, repo_id, model, figures),
+        _settings(policy),
+        _quality(figures, model) if figures else _unmeasured(model),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(model: str | None) -> str:
+    about: dict[str, Any] = {"library_name": "ertacache", "tags": ["ertacache", "diffusers"]}
+    if model is not None and not model.startswith("zoo:"):
+        # Without the relation the Hub lists a policy as a finetune of the model.
+        about |= {"base_model": model, "base_model_relation": "adapter"}
+    return ModelCardData(**about).to_yaml()
+
+
+def _usage(policy: Policy, repo_id: str, model: str | None, figures: Figures | None) -> str:
+    kind = policy.origin.pipeline_class if policy.origin else "DiffusionPipeline"
+    imports = ["import ertacache"]
+    if model is not None and model.startswith("zoo:"):
+        imports.append("from ertacache import zoo")
+        opened = f'zoo.load("{model.removeprefix("zoo:")}").pipe'
+    else:
+        imports.append(f"from {'ertacache.opensora' if kind == 'OpenSoraPipeline' else 'diffusers'} import {kind}")
+        opened = f'{kind}.from_pretrained("{model or "MODEL"}")'
+        if figures is not None:
+            imports.insert(0, "import torch")
+            opened = f'{opened[:-1]}, dtype=torch.{figures.dtype}).to("{figures.device}")'
+    told = {"num_inference_steps": policy.num_inference_steps, **_call(policy, figures)}
+    lines = [
+        *imports,
+        "",
+        f"pipe = {opened}",
+        f'policy = ertacache.Policy.from_pretrained("{repo_id}")',
+        "with ertacache.accelerated(pipe, policy):",
+        f'    result = pipe("your prompt", {", ".join(f"{name}={value!r}" for name, value in told.items())})',
+    ]
+    return "\n".join(["## Use", "", "```python", *lines, "```"])
+
+
+def _call(policy: Policy, figures: Figures | None) -> dict[str, Any]:
+    """The arguments of a call that the policy fits: the guidance, and all that the measured ones were given."""
+    guidance: dict[str, Any] = dict(policy.origin.guidance) if policy.origin else {}
+    if guidance.get("guidance_scale_2") == guidance.get("guidance_scale"):
+        guidance.pop("guidance_scale_2", None)  # it follows the first, and pipelines of one expert refuse it
+    return {**guidance, **(figures.arguments if figures else {})}
+
+
+def _settings(policy: Policy) -> str:
+    record, origin = policy.calibration, policy.origin
+    steps = str(policy.num_inference_steps)
+    facts = {
+        "method": policy.method.name,
+        "steps": steps + (f", begun at step {policy.first_step}" if policy.first_step else ""),
+        "computed steps": ", ".join(map(str, policy.computed_steps)),
+    }
+    lead = "It was written by hand, and is not checked against the pipeline."
+    if origin is not None:
+        lead = (
+            "With another denoiser, adapter or scheduler, or another number of steps, a call is refused with what "
+            "differs; where the policy was fitted, with other noise levels or guidance too."
+        )
+        adapters = [name for denoiser in origin.denoisers.values() for name in denoiser.adapters]
+        facts |= {
+            "pipeline": origin.pipeline_class,
+            "denoisers": ", ".join(f"{name}: {d.model_class}" for name, d in origin.denoisers.items()),
+            "adapters": ", ".join(adapters) or "none",
+            "scheduler": origin.scheduler_class,
+            "guidance": ", ".join(f"{name}={value!r}" for name, value in origin.guidance.items()) or "none",
+            "latent of one sample": " x ".join(map(str, origin.latent_shape)),
+        }
+    facts["budget"] = record.budget
+    if record.num_prompts:
+        facts["calibration"] = (
+            f"{record.num_prompts} prompts, {record.denoiser_calls} denoiser calls "
+            f"({record.full_runs:.2f} full runs per prompt)"
+        )
+    if record.error is not None:
+        facts["relative error of the final latent, calibration prompts"] = f"{record.error:.4g}"
+    rows = [_row(name, value) for name, value in facts.items()]
+    notes = "".join(f"\n- {note}" for note in record.notes)
+    return "\n".join(["## Made for", "", lead, "", _row("", ""), "|---|---|", *rows]) + (f"\n{notes}" if notes else "")
+
+
+def _quality(figures: Figures, model: str | None) -> str:
+    from ertacache.metrics import interval  # figures are read only where the metrics are installed
+
+    digits, count = {"PSNR, dB": 1, "SSIM": 4}, len(figures.prompts)
+    lines: list[str] = []
+    for row in figures.rows:
+        values = {"PSNR, dB": row.psnr, "SSIM": row.ssim, "motion error": row.motion, **row.more}
+        shown = {name: numbers for name, numbers in values.items() if numbers}
+        if not lines:
+            lines = [_row("", "speedup of denoising", *shown), _row(*["---"] * (2 + len(shown)))]
+        cells = []
+        for name, numbers in shown.items():
+            mean, low, high = (f"{value:.{digits.get(name, 3)}f}" for value in (fmean(numbers), *interval(numbers)))
+            cells.append(f"{mean} ({low} to {high})")
+        lines.append(_row("this policy" if row is figures.rows[0] else row.name, f"{row.median_speedup:.2f}x", *cells))
+    few = f" {count} of them make a check, not a measurement." if count < FEW_PROMPTS else ""
+    said = (
+        f"Against the full run, on the prompts of [{PROMPTS_FILE}]({PROMPTS_FILE}): means with 95 % intervals over "
+        f"prompts (bootstrap), and the median speedup on one machine ({figures.device}, {figures.dtype}).{few} "
+        '"Fewer steps" is the pipeline without a cache, at as many steps as the policy computes, on the scheduler\'s '
+        f"grid and on the policy's. All figures are in [{EVALUATION_FILE}]({EVALUATION_FILE}), measured with ertacache "
+        f"{figures.version}. In a folder with the files of this repository, this measures them again:"
+    )
+    given = [part for name, value in figures.arguments.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    given += ["--limit", str(count), "--seed", str(figures.seed)]
+    given += ["--device", figures.device, "--dtype", figures.dtype]
+    return "\n".join(["## Quality", "", *lines, "", said, "", *_command(model, given)])
+
+
+def _unmeasured(model: str | None) -> str:
+    said = f"Not measured. With prompts of your own in `{PROMPTS_FILE}`, one a line, this measures it:"
+    return "\n".join(["## Quality", "", said, "", *_command(model, [])])
+
+
+def _command(model: str | None, given: list[str]) -> list[str]:
+    """The command that measures; what it writes has a name of its own, so that both can be compared."""
+    parts = ["ertacache", "evaluate", model or "MODEL", POLICY_FILE, "--prompts", PROMPTS_FILE, *given]
+    return ["```sh", shlex.join([*parts, "--out", "again.json"]), "```"]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
