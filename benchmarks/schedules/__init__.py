@@ -1,0 +1,1 @@
+"""The schedule search against other ways to choose which steps are computed."""

@@ -1,0 +1,216 @@
+"""The search against other ways to choose the computed steps, at equal numbers of them, on held-out prompts.
+
+    python -m benchmarks.schedules flux wan cogvideox opensora
+
+Each other schedule is measured twice: with plain reuse, as its authors have it, and with the aligned prediction fitted
+on it, so that what the schedule is worth and what the prediction is worth can be told apart. One run, the same prompts,
+seeds and latents; an interrupted run goes on from what it had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.keys import environment, key_of, source_digest
+from benchmarks.markdown import table, with_interval
+from benchmarks.schedules.baselines import Schedule, algorithm_2, annealed, edges, shortest_path
+from ertacache import Policy, calibrate, zoo
+from ertacache.calibration.budget import Budget
+from ertacache.calibration.closed_loop import ClosedLoops
+from ertacache.calibration.recording import gram_of
+from ertacache.calibration.search import evenly_spaced
+from ertacache.calibration.session import Session, opened
+from ertacache.calibration.solving import policy_of
+from ertacache.evaluation.comparison import Variant, calls_of, fewer_steps
+from ertacache.evaluation.measuring import Measured, measure
+from ertacache.files import written_whole
+from ertacache.method.named import Method
+
+RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0)
+OURS = "ERTACache, search"
+CHOICES = ("evenly spaced", "Algorithm 2", "shortest path", "shortest path, minimax", "annealing")
+WAYS = ("reuse", "aligned")
+
+
+def schedules(session: Session, computed: int, ours: Policy) -> dict[str, Callable[[], Schedule]]:
+    """What each way would compute; annealing gets as many denoiser calls as ours took."""
+    loops, setting = session.loops, session.loops.setting
+
+    def path(minimax: bool) -> Schedule:
+        costs = edges(gram_of(loops.recordings, setting.num_steps), setting.slopes)
+        return shortest_path(costs, computed, setting.forced, minimax=minimax)
+
+    def annealing() -> Schedule:
+        alone = ClosedLoops(loops.pipe, loops.calls[:1], loops.recordings[:1], setting, lambda number: None)
+        return annealed(alone, computed, ours.calibration.denoiser_calls - session.full_run)
+
+    return {
+        "evenly spaced": lambda: evenly_spaced(setting.num_steps, computed, setting.forced),
+        "Algorithm 2": lambda: algorithm_2(loops, computed),
+        "shortest path": lambda: path(False),
+        "shortest path, minimax": lambda: path(True),
+        "annealing": annealing,
+    }
+
+
+def fitted(session: Session, computed: int, way: str, choose: Callable[[], Schedule], beside: Policy | None) -> Policy:
+    """A schedule with one way to predict its cached steps; ``beside`` has the schedule already."""
+    cached = beside.cached_steps if beside else choose()
+    method = Method() if way == "reuse" else Method(predictor="aligned")
+    budget = Budget(f"num_computed_steps={computed}", computed)
+    return session.finished(policy_of(session.loops, method, budget, session.loops.predict(cached, method)))
+
+
+def policies_for(
+    embedded: zoo.Embedded, ratios: Sequence[float], prompts: Sequence[str], work: Path, console: Console
+) -> dict[tuple[int, str], Policy]:
+    """Every policy, by its number of computed steps and its name, or as found in ``work``."""
+    arguments = dict(embedded.arguments)
+    steps = arguments.pop("num_inference_steps")
+    common: dict[str, Any] = {"seed": 0, "progress": False, "checkpoint": work / "full-runs", "memory_limit": 2 << 30}
+    found: dict[tuple[int, str], Policy] = {}
+
+    def kept(computed: int, name: str, make: Callable[[], Policy]) -> Policy:
+        path = work / f"{computed}-{name}.safetensors"
+        if not path.exists():
+            console.print(f"{computed} steps: {name}", style="dim")
+            make().save(path)
+        found[computed, name] = Policy.load(path)
+        return found[computed, name]
+
+    with opened(embedded.pipe, prompts, steps, full_runs=1, call_arguments=arguments, **common) as session:
+        for ratio in ratios:
+            computed = int(steps / ratio + 1e-9)
+            ours = kept(
+                computed,
+                OURS,
+                partial(
+                    calibrate,
+                    embedded.pipe,
+                    prompts,
+                    num_inference_steps=steps,
+                    num_computed_steps=computed,
+                    **common,
+                    **arguments,
+                ),
+            )
+            for name, choose in schedules(session, computed, ours).items():
+                for way in WAYS:
+                    beside = found.get((computed, f"{name}, {WAYS[0]}"))
+                    kept(computed, f"{name}, {way}", partial(fitted, session, computed, way, choose, beside))
+    return found
+
+
+def measured(
+    embedded: zoo.Embedded,
+    policies: dict[tuple[int, str], Policy],
+    num_prompts: int,
+    seed: int,
+    work: Path,
+    console: Console,
+) -> list[tuple[int, Measured]]:
+    """All policies, and fewer steps, on held-out prompts."""
+    steps = embedded.arguments["num_inference_steps"]
+    named = [(n, Variant(name, steps, policy=policy)) for (n, name), policy in policies.items()]
+    named += [(n, fewer_steps(n)) for n in dict.fromkeys(n for n, _ in policies)]
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("generating", total=num_prompts * len(named))
+        rows = measure(
+            embedded.pipe,
+            Variant("full", steps),
+            [variant for _, variant in named],
+            calls_of(embedded.arguments, embedded.held_out_prompts[:num_prompts], seed),
+            work,
+            on_generation=partial(progress.advance, task),
+        )
+    return [(n, row) for (n, _), row in zip(named, rows, strict=True)]
+
+
+def markdown_of(result: dict[str, Any]) -> str:
+    """The tables of one pipeline: PSNR of every way, and our lead over the best of the others."""
+    steps, counts = result["arguments"]["num_inference_steps"], result["computed_steps"]
+    rows = {(row["computed_steps"], row["name"]): row["psnr"] for row in result["rows"]}
+    names = [OURS, *(f"{name}, {way}" for way in WAYS[::-1] for name in CHOICES), "fewer steps"]
+    lines = [[f"steps computed, of {steps}", *map(str, counts)]]
+    best = {n: max(names, key=lambda name: fmean(rows[n, name])) for n in counts}
+    for name in names:
+        cells = [
+            f"**{fmean(rows[n, name]):.1f}**" if name == best[n] else f"{fmean(rows[n, name]):.1f}" for n in counts
+        ]
+        lines.append([name, *cells])
+    leads = [["lead over the best other", *map(str, counts)]]
+    for way in WAYS[::-1]:
+        cells = []
+        for n in counts:
+            others = [f"{name}, {way}" for name in CHOICES]
+            other = max(others, key=lambda name: fmean(rows[n, name]))
+            cells.append(with_interval(np.subtract(rows[n, OURS], rows[n, other]).tolist()))
+        leads.append([f"with {way}", *cells])
+    return table(lines) + "\n\n" + table(leads)
+
+
+def main(
+    models: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(zoo.NAMES)}; by default all here")] = None,
+    out: Annotated[Path, typer.Option(help="the folder for the figures, as JSON")] = Path("benchmarks/results"),
+    work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-schedules"),
+    prompts: Annotated[int, typer.Option(help="held-out prompts")] = 16,
+    calibration_prompts: Annotated[int, typer.Option(help="calibration prompts")] = 16,
+    seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
+    quick: Annotated[bool, typer.Option("--quick", help="two prompts, one point, ten steps: a check")] = False,
+) -> None:
+    """Calibrate, measure, and write the figures as JSON and as Markdown, for one pipeline after the other."""
+    console = Console()
+    for model in models or zoo.available():
+        embedded = zoo.load(model)
+        ratios: Sequence[float] = RATIOS
+        if quick:
+            prompts, calibration_prompts, ratios = 2, 2, (2.0,)
+            embedded.arguments["num_inference_steps"] = 10
+        key = key_of(embedded, seed, calibration_prompts, ratios, source_digest(Path(__file__).parent))
+        folder = work / model / key
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = embedded.calibration_prompts[:calibration_prompts]
+        policies = policies_for(embedded, ratios, chosen, folder, console)
+        rows = measured(embedded, policies, prompts, seed, folder, console)
+        result = {
+            **environment(),
+            "model": model,
+            "arguments": embedded.arguments,
+            "prompts": prompts,
+            "calibration_prompts": calibration_prompts,
+            "seed": seed,
+            "computed_steps": list(dict.fromkeys(n for n, _ in policies)),
+            "rows": [
+                {"computed_steps": n, "name": row.name, "psnr": row.psnr, "ssim": row.ssim, "speedup": row.speedup}
+                for n, row in rows
+            ],
+            "policies": {
+                f"{n} {name}": {
+                    "computed_steps": policy.computed_steps,
+                    "full_runs_per_prompt": policy.calibration.full_runs,
+                    "error": policy.calibration.error,
+                }
+                for (n, name), policy in policies.items()
+            },
+        }
+        for path, text in (
+            (out / f"schedules-{model}.json", json.dumps(result, indent=1)),
+            (out / f"schedules-{model}.md", markdown_of(result)),
+        ):
+            with written_whole(path) as unfinished:
+                Path(unfinished).write_text(text + "\n")
+            console.print(f"wrote {path}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
