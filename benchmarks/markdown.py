@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from ertacache.evaluation.metrics import interval
+from ertacache.metrics import interval
 
 Rows = Sequence[Sequence[str]]
 """A table's cells, its head first; what is best may be in bold, as Markdown has it."""

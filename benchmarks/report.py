@@ -23,8 +23,8 @@ from benchmarks.rivals.harness import Setting, from_json
 from benchmarks.rivals.ours import UNIFORM
 from benchmarks.rivals.roster import OURS
 from ertacache.evaluation.measuring import Measured
-from ertacache.evaluation.metrics import interval
 from ertacache.files import written_whole
+from ertacache.metrics import interval
 
 SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
 LEADS = (1.3, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)

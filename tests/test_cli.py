@@ -123,6 +123,13 @@ def test_evaluate_refuses_policies_for_different_numbers_of_steps(policy_file, t
     assert not (tmp_path / "evaluation.json").exists()
 
 
+def test_evaluate_refuses_two_policies_that_its_table_could_not_tell_apart(policy_file, tmp_path):
+    (tmp_path / "policy.safetensors").write_bytes(policy_file.read_bytes())
+    done = run("evaluate", "zoo:flux", policy_file, tmp_path / "policy.safetensors", "--quick")
+    assert done.exit_code == 2
+    assert "two policies have one name (policy)" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -149,7 +156,7 @@ def test_a_path_with_brackets_is_printed_as_it_is(tmp_path):
     assert "runs [draft]/[/x].safetensors" in done.output.replace("\n", "")
 
 
-@pytest.mark.parametrize("command", ["demo", "calibrate", "generate", "inspect"])
+@pytest.mark.parametrize("command", ["demo", "calibrate", "generate", "inspect", "push"])
 def test_every_command_has_help(command):
     done = run(command, "--help")
     assert done.exit_code == 0

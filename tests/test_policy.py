@@ -81,6 +81,26 @@ def test_a_policy_is_exactly_the_same_after_a_round_trip(policy: Policy, tmp_pat
             assert type(after) is type(before)
 
 
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
+def test_a_fingerprint_is_the_same_after_a_round_trip(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path / "policy.safetensors")
+    assert Policy.load(tmp_path / "policy.safetensors").fingerprint == policy.fingerprint
+
+
+def test_a_fingerprint_tells_policies_apart_and_not_the_versions_that_wrote_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shifted = dataclasses.replace(POLICIES["aligned"], predictions={2: Prediction((1, 0), (1 / 3, 2 / 3 + 1e-15))})
+    other = paper_policy("step", ())
+    other.rectification.b[0] += 1e-12
+    policies = [*POLICIES.values(), shifted, other]
+    marks = {policy.fingerprint for policy in policies}
+    assert len(marks) == len(policies)
+    assert all(re.fullmatch("[0-9a-f]{16}", mark) for mark in marks)
+    monkeypatch.setattr(ertacache.policy, "__version__", "99.0")
+    assert {policy.fingerprint for policy in policies} == marks
+
+
 def test_computed_steps_are_those_that_are_not_cached_and_give_the_step_ratio() -> None:
     policy = Policy(10, (1, 2, 4, 7, 8), Method())
     assert policy.computed_steps == (0, 3, 5, 6, 9)
@@ -166,7 +186,7 @@ def test_a_file_that_is_no_policy_is_named_together_with_a_cure(how: str, cure: 
 def test_a_file_whose_parts_do_not_fit_together_is_named_too(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     POLICIES["reuse"].save(path)
-    metadata = {"ertacache": json.dumps({**POLICIES["reuse"]._metadata()})}
+    metadata = {"ertacache": json.dumps({**POLICIES["reuse"].metadata()})}
     save_file({**load_file(path), "cached_steps": torch.tensor([0])}, path, metadata=metadata)
     with pytest.raises(PolicyFileError, match=re.escape(str(path))):
         Policy.load(path)

@@ -11,7 +11,7 @@ from benchmarks.markdown import table, with_interval
 from benchmarks.paper import distances
 from benchmarks.paper.tables import AGAINST_TIME
 from benchmarks.paper.wording import Result, best_first, gain
-from ertacache.evaluation.metrics import interval
+from ertacache.metrics import interval
 
 NEAR = 0.5
 """dB within which Figure 5 takes two calibration sets for equally good."""

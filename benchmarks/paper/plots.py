@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.paper.wording import Result
-from ertacache.evaluation.metrics import interval
+from ertacache.metrics import interval
 
 _EXACT = 1e-6
 """Distances under it are rounding errors, and are not drawn."""

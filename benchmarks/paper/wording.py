@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ertacache.evaluation.metrics import interval
+from ertacache.metrics import interval
 
 Result = Mapping[str, Any]
 

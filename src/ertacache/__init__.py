@@ -2,7 +2,7 @@
 
 from ertacache._version import __version__
 from ertacache.acceleration import Acceleration, accelerated, disable, enable
-from ertacache.calibration import calibrate
+from ertacache.calibration import Profile, calibrate, profile
 from ertacache.errors import ERTACacheError
 from ertacache.method.named import Method
 from ertacache.policy import Policy
@@ -12,9 +12,11 @@ __all__ = [
     "ERTACacheError",
     "Method",
     "Policy",
+    "Profile",
     "__version__",
     "accelerated",
     "calibrate",
     "disable",
     "enable",
+    "profile",
 ]

@@ -19,11 +19,14 @@ except ImportError as error:  # pragma: no cover - a plain install has no comman
 
 from ertacache import zoo
 from ertacache._version import __version__
+from ertacache.calibration import Profile
 from ertacache.calibration import calibrate as calibrate_policy
+from ertacache.calibration import profile as make_profile
 from ertacache.errors import ERTACacheError, PipelineError
+from ertacache.files import written_whole
 from ertacache.method.named import NAMED_METHODS
 from ertacache.policy import Policy
-from ertacache.tables import comparison_table, evaluation_table, policy_facts, policy_steps
+from ertacache.tables import comparison_table, evaluation_table, frontier_table, policy_facts, policy_steps
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Make a diffusion pipeline faster, and see what it costs."
@@ -31,6 +34,7 @@ app = typer.Typer(
 console = Console()
 
 Model = Annotated[str, typer.Argument(help="A diffusers folder, a hub id, or zoo:flux, zoo:wan, ... for a small one.")]
+PolicyName = Annotated[str, typer.Argument(help="A policy file, or a Hub id: you/name.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -109,6 +113,15 @@ def calibrate(
     threshold: Annotated[
         float | None, typer.Option(help="Budget: lambda of Algorithm 2 (method 'paper' and its parts).")
     ] = None,
+    seconds: Annotated[float | None, typer.Option(help="Budget: the most that one call may take here.")] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Budget: the mean PSNR to reach, in dB, with 95 % confidence.")
+    ] = None,
+    min_ssim: Annotated[float | None, typer.Option(help="Budget: the same of SSIM.")] = None,
+    frontier: Annotated[
+        Path | None,
+        typer.Option(help="In place of a budget: a folder for policies from 1.2x to 5x, with table and plot."),
+    ] = None,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED_METHODS)}.")] = "aligned",
     limit: Annotated[int, typer.Option(min=1, help="Use at most so many of the prompts.")] = 8,
     checkpoint: Annotated[
@@ -123,20 +136,51 @@ def calibrate(
     with clear_errors():
         pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
         lines = prompts_of(prompts, embedded.calibration_prompts if embedded else None)
-        if speedup is None and computed_steps is None and threshold is None:
-            speedup = 2.0
-        policy = calibrate_policy(
-            pipe,
-            lines[:limit],
-            speedup=speedup,
-            num_computed_steps=computed_steps,
-            threshold=threshold,
-            method=method,
-            seed=seed,
-            checkpoint=checkpoint,
-            **arguments,
+        budget = {
+            "speedup": speedup,
+            "num_computed_steps": computed_steps,
+            "threshold": threshold,
+            "seconds": seconds,
+            "min_psnr": min_psnr,
+            "min_ssim": min_ssim,
+        }
+        given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
+        common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, **arguments}
+        if frontier is not None:
+            if given or method != "aligned":
+                raise typer.BadParameter("--frontier makes 'aligned' policies for all budgets; leave out the budget")
+            made = make_profile(pipe, lines[:limit], **common)
+            written = write_frontier(made, frontier)
+            console.print(frontier_table(made))
+        else:
+            policy = calibrate_policy(pipe, lines[:limit], method=method, **(given or {"speedup": 2.0}), **common)
+            policy.save(out)
+            written = [out]
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, markup=False)
+
+
+@app.command()
+def pick(
+    profile: Annotated[Path, typer.Argument(help="The profile that `ertacache calibrate --frontier` left.")],
+    out: Annotated[Path, typer.Option(help="The policy file to write.")] = Path("policy.safetensors"),
+    speedup: Annotated[float | None, typer.Option(help="Budget: the least step ratio.")] = None,
+    computed_steps: Annotated[int | None, typer.Option(help="Budget: the most steps to compute.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Budget: the most that one call may take, on the profile's machine.")
+    ] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Budget: the mean PSNR to reach, in dB, with 95 % confidence.")
+    ] = None,
+    min_ssim: Annotated[float | None, typer.Option(help="Budget: the same of SSIM.")] = None,
+) -> None:
+    """Take the policy for a budget from a profile; needs neither the model nor a denoiser call."""
+    with clear_errors():
+        policy = Profile.load(profile).policy(
+            speedup=speedup, num_computed_steps=computed_steps, seconds=seconds, min_psnr=min_psnr, min_ssim=min_ssim
         )
         policy.save(out)
+    console.print(policy_facts(policy))
     console.print(f"wrote {out}", highlight=False, markup=False)
 
 
@@ -145,7 +189,8 @@ def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="What to generate.")],
     policy: Annotated[
-        Path | None, typer.Option(help="The policy to follow; without it every step is computed.")
+        str | None,
+        typer.Option(help="The policy to follow, a file or Hub id; without it every step is computed."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The picture to write; clips become MP4.")] = Path("out.png"),
     steps: Annotated[int | None, typer.Option(help="num_inference_steps; a policy brings its own.")] = None,
@@ -162,7 +207,7 @@ def generate(
     from ertacache.evaluation.plots import contact_sheet, side_by_side, write_clip
 
     with clear_errors():
-        loaded = Policy.load(policy) if policy is not None else None
+        loaded = Policy.from_pretrained(policy) if policy is not None else None
         if compare and loaded is None:
             raise typer.BadParameter("--compare needs a policy; pass --policy FILE")
         steps = steps or (loaded.num_inference_steps if loaded else None)
@@ -209,13 +254,13 @@ def generate(
 
 @app.command()
 def inspect(
-    policy: Annotated[Path, typer.Argument(help="A policy file.")],
+    policy: PolicyName,
     plot: Annotated[Path | None, typer.Option(help="Also draw the schedule and the error per step, as PNG.")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write all of it as one HTML page.")] = None,
 ) -> None:
     """Show what a policy does, step by step."""
     with clear_errors():
-        loaded = Policy.load(policy)
+        loaded = Policy.from_pretrained(policy)
     console.print(policy_facts(loaded))
     console.print(policy_steps(loaded))
     if plot is not None:
@@ -227,14 +272,14 @@ def inspect(
     if report is not None:
         from ertacache.report import report_policy
 
-        report_policy(loaded, policy.stem, report)
+        report_policy(loaded, short_name(policy), report)
         console.print(f"wrote {report}", highlight=False, markup=False)
 
 
 @app.command()
 def evaluate(
     model: Model,
-    policies: Annotated[list[Path], typer.Argument(help="Policy files, all for one number of steps.")],
+    policies: Annotated[list[str], typer.Argument(help="Policy files or Hub ids, all for one number of steps.")],
     prompts: Annotated[
         Path | None,
         typer.Option(help="A text file, one prompt a line, none that calibration saw. Embedded pipelines have some."),
@@ -267,7 +312,11 @@ def evaluate(
     from ertacache.report import report_evaluation
 
     with clear_errors():
-        loaded = {path.stem: Policy.load(path) for path in policies}
+        loaded = {short_name(name): Policy.from_pretrained(name) for name in policies}
+        if len(loaded) < len(policies):
+            names = [short_name(name) for name in policies]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise typer.BadParameter(f"two policies have one name ({twice}); rename a file")
         steps = next(iter(loaded.values())).num_inference_steps
         pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
         lines = prompts_of(prompts, embedded.held_out_prompts if embedded else None)[: 2 if quick else limit]
@@ -276,7 +325,9 @@ def evaluate(
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("generating", total=3 * len(loaded) * len(calls))
             rows = run_evaluation(pipe, loaded, calls, work, on_generation=lambda n: progress.advance(task, n))
-        about = {"model": model, "policies": [str(path) for path in policies], "arguments": arguments, "prompts": lines}
+        about = {"model": model, "policies": policies, "arguments": arguments, "prompts": lines}
+        about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
+        about |= {"device": device, "dtype": dtype}
         with written_whole(out) as unfinished:
             Path(unfinished).write_text(json.dumps(as_json(rows, **about, seed=seed), indent=1) + "\n")
         console.print(evaluation_table(rows))
@@ -288,6 +339,25 @@ def evaluate(
             report_evaluation(pipe, loaded, calls, rows, page, model=model, show=show, fps=fps, on_generation=told)
     for path in (out, page):
         console.print(f"wrote {path}", highlight=False, markup=False)
+
+
+@app.command()
+def push(
+    policy: PolicyName,
+    repo: Annotated[str, typer.Argument(help="The repository on the Hugging Face Hub, you/name; made if need be.")],
+    evaluation: Annotated[
+        Path | None, typer.Option(help="What `ertacache evaluate` wrote about it; the card shows it.")
+    ] = None,
+    base_model: Annotated[str | None, typer.Option(help="The Hub id of the model that it is for.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is made now, for you alone.")] = False,
+    revision: Annotated[str | None, typer.Option(help="The branch to commit to; made if need be.")] = None,
+) -> None:
+    """Share a policy on the Hugging Face Hub, with a card that says what it costs."""
+    with clear_errors():
+        address = Policy.from_pretrained(policy).push_to_hub(
+            repo, evaluation=evaluation, base_model=base_model, private=private or None, revision=revision
+        )
+    console.print(f"pushed to {address}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -342,6 +412,27 @@ def benchmark(
         console.print(f"wrote {path}", highlight=False, markup=False)
 
 
+def write_frontier(profile: Profile, folder: Path) -> list[Path]:
+    """A profile, its policies as files of their own, its figures as JSON, and a plot; what was written."""
+    from ertacache.evaluation.plots import frontier_plot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "profile.safetensors", folder / "frontier.json", folder / "frontier.png"]
+    profile.save(written[0])
+    rows = []
+    for policy in profile.policies:
+        path = folder / f"policy-{policy.step_ratio:.2f}x.safetensors"
+        policy.save(path)
+        written.append(path)
+        record = policy.calibration
+        figures = {"psnr": record.psnr, "ssim": record.ssim, "seconds": record.seconds, "full_runs": record.full_runs}
+        rows.append({"file": path.name, "computed_steps": policy.computed_steps, **figures})
+    with written_whole(written[1]) as unfinished:
+        Path(unfinished).write_text(json.dumps(rows, indent=1) + "\n")
+    frontier_plot(profile, written[2])
+    return written
+
+
 def open_pipeline(
     model: str, device: str, dtype: str, settings: list[str] | None, steps: int | None
 ) -> tuple[Any, dict[str, Any], zoo.Embedded | None]:
@@ -366,6 +457,12 @@ def open_pipeline(
         raise typer.BadParameter(f"the model {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device), given, None
+
+
+def short_name(policy: str) -> str:
+    """What tables call a policy: its file without the ending, its folder, or its repository without the owner."""
+    path = Path(policy)
+    return path.stem if path.suffix == ".safetensors" or path.is_file() else path.resolve().name
 
 
 def prompts_of(file: Path | None, own: list[str] | None) -> list[str]:

@@ -47,3 +47,7 @@ class PipelineError(ERTACacheError, TypeError):
 
 class RunError(ERTACacheError, RuntimeError):
     """Something that would make the output of the running call wrong, so the call is stopped."""
+
+
+class SharingError(ERTACacheError, RuntimeError):
+    """A policy that could not be uploaded to the Hub or fetched from it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -96,6 +97,10 @@ class CalibrationRecord:
         step_errors: the same for the latent after each step.
         threshold: the lambda of Eq. (12), where Algorithm 2 chose the schedule.
         notes: what the user should know, e.g. that Taylor weights were kept.
+        psnr: of each calibration prompt's pictures against its full run's, in dB, by weights that were fitted without
+            it; empty where nobody asked.
+        ssim: the same.
+        seconds: of one whole call on the machine of the calibration, where that was timed or follows from what was.
     """
 
     budget: str
@@ -106,6 +111,9 @@ class CalibrationRecord:
     step_errors: tuple[float, ...] = ()
     threshold: float | None = None
     notes: tuple[str, ...] = ()
+    psnr: tuple[float, ...] = ()
+    ssim: tuple[float, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +193,95 @@ class Policy:
         """Steps over computed steps; the speedup on a clock is for you to measure."""
         return self.num_made_steps / len(self.computed_steps)
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells this policy from every other: 16 hexadecimal digits, the same before saving and after loading."""
+        plain = {name: value for name, value in self.metadata().items() if name != "library"}
+        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+        if self.rectification:
+            for tensor in (self.rectification.k, self.rectification.b):
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        evaluation: str | os.PathLike[str] | None = None,
+        base_model: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
+    ) -> str:
+        """Upload to the Hugging Face Hub, with a card: model, settings, quality, and how to measure it again.
+
+        Args:
+            repo_id: ``"you/name"``; made if there is none. Its card is written anew.
+            evaluation: what ``ertacache evaluate`` wrote about this policy; its prompts, arguments and figures are
+                published. Without it the card says that nothing was measured.
+            base_model: the Hub id of the model that it is for; by default the one that was evaluated.
+            private: of a repository that is made now; by default as your account has it.
+            revision: the branch to commit to, made if there is none; by default main.
+            token: by default the one you are logged in with.
+            endpoint: another Hub than the public one; by default that of ``HF_ENDPOINT``.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            SharingError: if the upload fails, or the evaluation is damaged or of other policies.
+        """
+        from ertacache.sharing import push
+
+        return push(
+            self,
+            repo_id,
+            evaluation=evaluation,
+            base_model=base_model,
+            private=private,
+            revision=revision,
+            token=token,
+            endpoint=endpoint,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> Policy:
+        """Load a policy from a file, a folder, or the Hugging Face Hub.
+
+        Args:
+            name: a policy file, a folder that holds ``policy.safetensors``, or a repository, ``"you/name"``.
+            revision: a branch, tag or commit; with a commit, what you get cannot change.
+            token: by default the one you are logged in with.
+            endpoint: another Hub than the public one; by default that of ``HF_ENDPOINT``.
+            cache_dir: where downloads are kept; by default where all of the Hub's are.
+            local_files_only: take what was downloaded before, and ask nobody.
+
+        Raises:
+            SharingError: if there is none.
+            PolicyFileError: if it is damaged, was not written by this library, or has another schema.
+        """
+        from ertacache.sharing import fetched
+
+        path = fetched(
+            name,
+            revision=revision,
+            token=token,
+            endpoint=endpoint,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        return cls.load(path)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""
         tensors = {"cached_steps": torch.tensor(self.cached_steps, dtype=torch.int64)}
@@ -193,9 +290,10 @@ class Policy:
             tensors |= {"rectification.k": self.rectification.k.clone().contiguous()}
             tensors |= {"rectification.b": self.rectification.b.clone().contiguous()}
         with written_whole(Path(path)) as partial:
-            save_file(tensors, partial, metadata={"ertacache": json.dumps(self._metadata())})
+            save_file(tensors, partial, metadata={"ertacache": json.dumps(self.metadata())})
 
-    def _metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
+        """All of it but tensors, as JSON takes it; `parsed` reads it."""
         plain = asdict(replace(self, rectification=None))
         plain["rectification"] = (
             {"granularity": self.rectification.granularity, "axis": self.rectification.axis}
@@ -233,23 +331,27 @@ class Policy:
                 given=os.fspath(path),
                 cure="Pass a file that Policy.save() wrote.",
             )
-        return cls._from_metadata(text, tensors, os.fspath(path))
-
-    @classmethod
-    def _from_metadata(cls, text: str, tensors: Mapping[str, Tensor], path: str) -> Policy:
         try:
             data = json.loads(text)
+        except ValueError as error:
+            raise _unreadable(error, os.fspath(path)) from error
+        return cls.parsed(data, tensors, os.fspath(path))
+
+    @classmethod
+    def parsed(cls, data: Any, tensors: Mapping[str, Tensor], path: str) -> Policy:
+        """What `metadata` wrote, and the tensors beside it, as a policy; ``path`` is named in errors.
+
+        Raises:
+            PolicyFileError: if they are no policy, or one of another schema.
+        """
+        try:
             schema = data["schema"]
             if schema == SCHEMA:
                 return cls._parse(data, tensors)
         except PolicyFileError as error:
             raise PolicyFileError(f"{error.what}: {error.given}", given=path, cure=error.cure) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PolicyFileError(
-                f"the policy's metadata cannot be read: {type(error).__name__}: {error}",
-                given=path,
-                cure="It is damaged; make it again with ertacache.calibrate().",
-            ) from error
+            raise _unreadable(error, path) from error
         raise PolicyFileError(
             f"the policy has schema {schema}, and this version ({__version__}) reads schema {SCHEMA}",
             given=path,
@@ -272,7 +374,9 @@ class Policy:
                     "latent_shape": tuple(origin["latent_shape"]),
                 }
             )
-        record = data["calibration"]
+        record: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data["calibration"].items()
+        }
         error_model = data["rectification"]
         return cls(
             num_inference_steps=data["num_inference_steps"],
@@ -289,7 +393,13 @@ class Policy:
             and Rectification(
                 error_model["granularity"], error_model["axis"], tensors["rectification.k"], tensors["rectification.b"]
             ),
-            calibration=CalibrationRecord(
-                **{**record, "step_errors": tuple(record["step_errors"]), "notes": tuple(record["notes"])}
-            ),
+            calibration=CalibrationRecord(**record),
         )
+
+
+def _unreadable(error: Exception, path: str) -> PolicyFileError:
+    return PolicyFileError(
+        f"the policy's metadata cannot be read: {type(error).__name__}: {error}",
+        given=path,
+        cure="It is damaged; make it again with ertacache.calibrate().",
+    )

@@ -11,6 +11,7 @@ from rich.table import Table
 from ertacache.policy import Policy
 
 if TYPE_CHECKING:  # a plain install has no metrics, but can show a policy
+    from ertacache.calibration import Profile
     from ertacache.evaluation.comparison import Row
     from ertacache.evaluation.measuring import Measured
 
@@ -32,7 +33,7 @@ def evaluation_table(rows: Sequence[Measured]) -> Table:
 
     The 95 % interval is that of the mean PSNR; "motion" is the relative error of the change between frames.
     """
-    from ertacache.evaluation.metrics import interval
+    from ertacache.metrics import interval
 
     clips, more = any(row.motion for row in rows), list(rows[0].more)
     table = Table(title=f"{len(rows[0].psnr)} prompts")
@@ -56,6 +57,32 @@ def evaluation_table(rows: Sequence[Measured]) -> Table:
     return table
 
 
+def frontier_table(profile: Profile) -> Table:
+    """The policies of a profile: steps, seconds on its machine, and the quality that is to be expected.
+
+    The 95 % interval is that of the mean PSNR; every prompt was judged by weights that were fitted on the others.
+    """
+    from ertacache.metrics import interval
+
+    on_frontier = {len(policy.computed_steps) for policy in profile.frontier()}
+    table = Table(title=f"{len(profile.policies[0].calibration.psnr)} calibration prompts, each held out in turn")
+    for name in ("steps computed", "step ratio", "seconds a call", "PSNR, dB", "95 %", "SSIM", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for policy in profile.policies:
+        record, computed = policy.calibration, len(policy.computed_steps)
+        low, high = interval(record.psnr)
+        table.add_row(
+            f"{computed} of {policy.num_made_steps}",
+            f"{policy.step_ratio:.2f}",
+            f"{record.seconds:.3g}",
+            f"{fmean(record.psnr):.1f}",
+            f"{low:.1f}-{high:.1f}",
+            f"{fmean(record.ssim):.4f}",
+            "" if computed in on_frontier else "fewer steps are better",
+        )
+    return table
+
+
 def policy_facts(policy: Policy) -> Table:
     """What a policy is, what it was made for, and what its calibration cost and measured."""
     record, origin = policy.calibration, policy.origin
@@ -70,6 +97,13 @@ def policy_facts(policy: Policy) -> Table:
     }
     if record.error is not None:
         facts["error"] = f"{record.error:.4f} of the final latent, on the calibration prompts"
+    if record.psnr:
+        facts["quality"] = (
+            f"PSNR {fmean(record.psnr):.1f} dB, SSIM {fmean(record.ssim):.4f} against the full run, in the mean over "
+            "the calibration prompts, each by weights fitted on the others"
+        )
+    if record.seconds is not None:
+        facts["time"] = f"{record.seconds:.3g} s a call, on the machine of the calibration"
     if origin is not None:
         denoisers = ", ".join(f"{name}: {d.model_class}" for name, d in origin.denoisers.items())
         facts["made for"] = f"{origin.pipeline_class} ({denoisers}), {origin.scheduler_class}"

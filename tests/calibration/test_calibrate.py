@@ -8,9 +8,9 @@ from accelerate import hooks
 
 import ertacache
 from ertacache import Method, Policy, zoo
-from ertacache.calibration.calibrate import _no_worse_than_taylor
 from ertacache.calibration.closed_loop import Fit
 from ertacache.calibration.prompts import calls_for
+from ertacache.calibration.solving import _no_worse_than_taylor
 from ertacache.errors import BudgetError, CalibrationError, MethodError, PipelineError
 from ertacache.method.named import NAMED_METHODS
 
@@ -240,7 +240,7 @@ def test_taylor_weights_are_kept_for_most_prompts_not_for_one_of_a_large_error()
     def fit(*errors):
         scores = tuple(math.log(error) for error in errors)
         pooled = math.sqrt(sum(error**2 for error in errors) / len(errors))
-        return Fit((1,), {}, (pooled,), (sum(scores) / len(scores),), scores, {})
+        return Fit((1,), {}, (pooled,), (sum(scores) / len(scores),), scores)
 
     class Loops:
         def predict(self, cached_steps, method, *, predictor):

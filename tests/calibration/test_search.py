@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from ertacache.calibration.calibrate import _full_runs
 from ertacache.calibration.checkpoint import Shelf
 from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording import gram_of
 from ertacache.calibration.search import Search, Surrogate, clearly_better, climb, evenly_spaced, moves, turns
+from ertacache.calibration.session import record_all as _full_runs
 from ertacache.method.named import Method
 from ertacache.method.schedule import uniform
 
@@ -60,7 +60,7 @@ def test_a_dense_beginning_is_taken_where_prompts_turn_unless_it_is_worse(loops,
     rows = []
 
     def attempt(cached, method, **rest):
-        rows.append((cached, method.order))
+        rows.append(cached)
         return own(cached, method, **rest)
 
     own = loops.attempt
@@ -68,16 +68,17 @@ def test_a_dense_beginning_is_taken_where_prompts_turn_unless_it_is_worse(loops,
     monkeypatch.setattr("ertacache.calibration.search.turns", lambda fit: turning)
     monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: worse)
     limit = loops.denoiser_calls + 100
-    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2), ALIGNED, limit)
-    search.run(computed)
+    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, limit)
+    monkeypatch.setattr(Search, "bent_tried", 0)
+    best = search.run(computed)
     even, dense = evenly_spaced(10, computed, ()), evenly_spaced(10, computed, (), first=int(0.35 * computed), last=2)
-    assert rows[0] == (even, 2)
+    assert rows[0] == even
     if turning and computed == 6:
-        assert rows[1] == (dense, 2)
-        assert rows[2] == (even if worse else dense, 3)
+        assert rows[1] == dense
+        assert search.fits[1 - worse].cached_steps == (even if worse else dense)
     else:
-        assert rows[1] == (even, 3)
-        assert dense not in [cached for cached, _ in rows[:2]]
+        assert dense not in rows[:2]
+    assert best in search.fits
 
 
 @pytest.mark.parametrize("worse", [False, True])
@@ -91,17 +92,17 @@ def test_where_three_of_four_steps_are_cached_half_a_gap_may_follow_the_last_com
     own = loops.attempt
     monkeypatch.setattr(loops, "attempt", attempt)
     monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: worse)
-    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2), ALIGNED, 10**6)
+    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, 10**6)
     search.run(2)
     even, early = evenly_spaced(10, 2, ()), evenly_spaced(10, 2, (), end=2)
     assert rows[:2] == [even, early]
-    assert rows[2] == (even if worse else early)
+    assert search.fits[1 - worse].cached_steps == (even if worse else early)
     assert 9 in early
 
 
 def test_prompts_turn_where_some_errors_are_far_above_the_usual():
     def fit(*errors):
-        return Fit((1,), {}, (), (), tuple(np.log(errors)), {})
+        return Fit((1,), {}, (), (), tuple(np.log(errors)))
 
     assert not turns(fit(0.01, 0.012, 0.009, 0.011))
     assert turns(fit(0.01, 0.012, 0.009, 0.2))
@@ -113,7 +114,8 @@ def test_the_surrogate_is_exact_where_the_denoiser_does_not_depend_on_the_latent
     rng = np.random.default_rng(0)
     outputs = rng.normal(size=(8, 50))
     slopes = -rng.uniform(0.05, 0.2, 8)
-    surrogate = Surrogate(outputs @ outputs.T, slopes, order=1)
+    surrogate = Surrogate(outputs @ outputs.T, slopes)
+    surrogate.order = 1
     cached = (2, 3, 5)
     error, history = np.zeros(50), []
     for i in range(8):
@@ -163,7 +165,7 @@ def test_a_loop_can_be_given_up_and_leaves_no_thread_behind(loops):
 
 def test_a_schedule_is_better_only_if_its_gain_exceeds_the_standard_error_over_prompts():
     def fit(*prompt_scores):
-        return Fit((1,), {}, (), (float(np.mean(prompt_scores)),), prompt_scores, {})
+        return Fit((1,), {}, (), (float(np.mean(prompt_scores)),), prompt_scores)
 
     best = fit(-2.0, -3.0, -4.0, -5.0)
     assert clearly_better(fit(-2.1, -3.1, -4.1, -5.1), best)  # a little, on every prompt
@@ -175,7 +177,7 @@ def test_a_schedule_is_better_only_if_its_gain_exceeds_the_standard_error_over_p
 
 def test_the_search_stays_within_its_limit_and_never_ends_worse_than_evenly_spaced(loops):
     start = loops.predict(evenly_spaced(10, 4, ()), ALIGNED)
-    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2)
+    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes)
     limit = loops.denoiser_calls + 100
     search = Search(loops, surrogate, ALIGNED, limit)
     best = search.run(4)
@@ -185,32 +187,12 @@ def test_the_search_stays_within_its_limit_and_never_ends_worse_than_evenly_spac
 
 
 def test_the_fit_of_a_loop_that_took_steps_over_is_that_of_a_loop_of_its_own(loops):
-    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2)
+    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes)
     search = Search(loops, surrogate, ALIGNED, loops.denoiser_calls + 200)
     best = search.run(4)
     again = loops.predict(best.cached_steps, search.method)
     assert best.step_errors == again.step_errors
     assert best.predictions == again.predictions
-
-
-@pytest.mark.parametrize("better", [True, False])
-def test_one_difference_more_is_tried_on_the_first_schedule_and_kept_if_it_is_better(loops, monkeypatch, better):
-    rows = []
-
-    def attempt(cached, method, **rest):
-        rows.append((cached, method.order))
-        return own(cached, method, **rest)
-
-    own = loops.attempt
-    monkeypatch.setattr(loops, "attempt", attempt)
-    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: better and len(rows) == 2)
-    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, 2), ALIGNED, 10**6)
-    best = search.run(6)
-    first = evenly_spaced(10, 6, ())
-    assert rows[:2] == [(first, 2), (first, 3)]
-    order = 3 if better else 2
-    assert {order for _, order in rows[2:]} == {order} == {search.surrogate.order}
-    assert max(len(p.history) for p in best.predictions.values()) == order + 1
 
 
 def test_the_fitted_weights_land_nearer_than_others_at_the_first_fitted_step(loops):

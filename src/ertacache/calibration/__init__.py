@@ -1,5 +1,6 @@
-"""From a pipeline, prompts and a budget to a policy."""
+"""From a pipeline, prompts and a budget to a policy, or to a profile that answers to any budget."""
 
 from ertacache.calibration.calibrate import calibrate
+from ertacache.calibration.profile import Profile, profile
 
-__all__ = ["calibrate"]
+__all__ = ["Profile", "calibrate", "profile"]

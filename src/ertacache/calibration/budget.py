@@ -1,58 +1,99 @@
-"""The budget of a calibration: exactly one of three ways to say how much may be computed."""
+"""The budget of a calibration: exactly one of six ways to say what is wanted."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ertacache.calibration.fitting import MIN_HELD_OUT
 from ertacache.errors import BudgetError
 from ertacache.method.named import Method
 from ertacache.method.schedule import check_budget, computed_steps_for
 
+NAMES = ("speedup", "num_computed_steps", "threshold", "seconds", "min_psnr", "min_ssim")
+QUALITIES = {"min_psnr": "psnr", "min_ssim": "ssim"}
+"""Budgets of quality, and the field of `ertacache.calibration.quality.Quality` that each is about."""
+
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be computed: a number of steps, or the threshold of Algorithm 2.
+    """How much may be computed, or what has to be reached. All but ``asked`` and one other are None.
 
     Args:
         asked: as the user wrote it.
-        computed: how many steps may be computed, or None.
-        threshold: the lambda of Eq. (12), or None.
+        computed: how many steps may be computed; for ``seconds`` once it was measured what a step takes.
+        threshold: the lambda of Eq. (12).
+        seconds: of one whole call.
+        quality: a field of `ertacache.calibration.quality.Quality`, and what its mean over prompts must reach.
     """
 
     asked: str
-    computed: int | None
-    threshold: float | None
+    computed: int | None = None
+    threshold: float | None = None
+    seconds: float | None = None
+    quality: tuple[str, float] | None = None
 
 
-def parse_budget(
-    num_steps: int, method: Method, speedup: float | None, num_computed_steps: int | None, threshold: float | None
-) -> Budget:
-    """Exactly one budget.
+def the_one(given: Mapping[str, float | None]) -> tuple[str, float]:
+    """The only budget among these, by name.
 
     Raises:
-        BudgetError: if there is none, more than one, or one that cannot be met.
+        BudgetError: if there is none, or more than one.
     """
-    given = {"speedup": speedup, "num_computed_steps": num_computed_steps, "threshold": threshold}
-    given = {name: value for name, value in given.items() if value is not None}
-    asked = ", ".join(f"{name}={value}" for name, value in given.items())
-    if len(given) != 1:
+    found = {name: value for name, value in given.items() if value is not None}
+    if len(found) != 1:
         raise BudgetError(
-            "calibration needs exactly one budget", given=asked or "none", cure=f"Pass one of {', '.join(_NAMES)}."
+            "exactly one budget is needed",
+            given=", ".join(f"{name}={value}" for name, value in found.items()) or "none",
+            cure=f"Pass one of {', '.join(given)}.",
         )
-    if speedup is not None:
-        return Budget(asked, computed_steps_for(num_steps, speedup), None)
-    if num_computed_steps is not None:
-        check_budget(num_steps, num_computed_steps, given=f"{asked} at {num_steps} steps")
-        return Budget(asked, num_computed_steps, None)
-    if method.schedule != "offline":
-        raise BudgetError(
-            "a threshold is for Algorithm 2 only",
-            given=f"{asked} with schedule={method.schedule!r}",
-            cure="Use speedup= or num_computed_steps=, or a method with schedule='offline' such as 'paper'.",
-        )
-    if not threshold > 0:  # type: ignore[operator]
-        raise BudgetError("the threshold must be positive", given=asked, cure="Values from 0.02 to 0.6 are usual.")
-    return Budget(asked, None, threshold)
+    return next(iter(found.items()))
 
 
-_NAMES = ("speedup", "num_computed_steps", "threshold")
+def parse_budget(num_steps: int, method: Method, given: Mapping[str, float | None]) -> Budget:
+    """Exactly one budget, of those in `NAMES`.
+
+    Raises:
+        BudgetError: if there is none, more than one, or one that cannot be met or does not suit the method.
+    """
+    name, value = the_one(given)
+    asked = f"{name}={value}"
+    if name == "speedup":
+        return Budget(asked, computed_steps_for(num_steps, value))
+    if name == "num_computed_steps":
+        check_budget(num_steps, int(value), given=f"{asked} at {num_steps} steps")
+        return Budget(asked, int(value))
+    if not value > 0:
+        raise BudgetError("a budget must be positive", given=asked, cure="Give a number above 0.")
+    if name == "threshold":
+        if method.schedule != "offline":
+            raise BudgetError(
+                "a threshold is for Algorithm 2 only",
+                given=f"{asked} with schedule={method.schedule!r}",
+                cure="Use another budget, or a method with schedule='offline' such as 'paper'; 0.02 to 0.6 are usual.",
+            )
+        return Budget(asked, threshold=value)
+    if name == "seconds":
+        return Budget(asked, seconds=value)
+    if method.schedule == "offline" or method.timestep_adjustment or method.rectification:
+        raise BudgetError(
+            "a budget of quality needs a method whose prompts can be judged apart from its fit",
+            given=f"{asked} with method {method.name!r}",
+            cure="Use 'aligned', 'taylor', 'reuse' or 'uniform', or another budget.",
+        )
+    ceiling = {"min_psnr": 100.0, "min_ssim": 1.0}[name]
+    if value >= ceiling:
+        raise BudgetError(
+            "this quality is that of the full run alone", given=asked, cure=f"Ask for less than {ceiling:g}."
+        )
+    return Budget(asked, quality=(QUALITIES[name], value))
+
+
+def check_prompts(budget: Budget, num_prompts: int) -> None:
+    """Raise `BudgetError` where there are too few prompts to hold any out."""
+    if budget.quality and num_prompts < MIN_HELD_OUT:
+        raise BudgetError(
+            "a budget of quality is judged on prompts that the fit did not use, and there are too few",
+            given=f"{budget.asked} with {num_prompts} prompts",
+            cure=f"Give {MIN_HELD_OUT} prompts or more; 16 or 32 make the interval narrow.",
+        )

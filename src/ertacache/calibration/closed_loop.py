@@ -15,10 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ertacache.calibration.fitting import StepFit, fit_step
 from ertacache.calibration.lockstep import Arrival, Lockstep
 from ertacache.calibration.prompts import Call
+from ertacache.calibration.quality import Judge, Quality
 from ertacache.calibration.recording import Recording, Setting, check_finite
-from ertacache.method.alignment import MAX_ORDER, NormalEquations, coefficients, features
+from ertacache.method.alignment import MAX_ORDER, NormalEquations, features
 from ertacache.method.named import Method, Predictor
 from ertacache.method.residual import to_cache
 from ertacache.policy import Prediction
@@ -26,6 +28,9 @@ from ertacache.runtime.branches import contrast
 from ertacache.runtime.following import predicted, residuals_kept, reuse, taylor
 from ertacache.runtime.history import History
 from ertacache.runtime.stepping import output_coefficient, plain_step
+
+MANY_PROMPTS = 4
+"""With fewer, a third difference would be fitted to little but their luck."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,10 @@ class Fit:
         step_scores: the logarithm of the same, averaged over prompts: what a mean PSNR follows, and what no single
             prompt of a large error can dominate.
         prompt_scores: the logarithm of the final error of each prompt.
-        gains: at each computed step after the first cached one, how much of an
-            error of the latent turns up in the output.
+        quality: of the pictures, if the loops have a judge.
+
+    The errors, scores and pictures are those of weights that were fitted without the prompt, where there are enough
+    prompts (`ertacache.calibration.fitting`).
     """
 
     cached_steps: tuple[int, ...]
@@ -48,7 +55,7 @@ class Fit:
     step_errors: tuple[float, ...]
     step_scores: tuple[float, ...]
     prompt_scores: tuple[float, ...]
-    gains: dict[int, float]
+    quality: Quality | None = None
 
     @property
     def error(self) -> float:
@@ -127,6 +134,10 @@ class ClosedLoops:
         setting: what the full runs showed of the setting.
         on_denoiser_call: for progress bars.
         traces_in_files: whether traces are kept in files.
+
+    Attributes:
+        denoiser_calls: of all loops so far; the full runs are for the caller to add.
+        judge: looks at the pictures of every loop that runs to its end, if there is one; see `judge_pictures`.
     """
 
     def __init__(
@@ -142,6 +153,29 @@ class ClosedLoops:
         self.pipe, self.calls, self.recordings, self.setting = pipe, calls, recordings, setting
         self.on_denoiser_call, self.traces_in_files = on_denoiser_call, traces_in_files
         self.denoiser_calls = 0
+        self.judge: Judge | None = None
+
+    def judge_pictures(self) -> None:
+        """From now on, decode what a loop ends with and compare it with the full runs' pictures.
+
+        Those are decoded from the recordings: a run computes its first step, and goes on with what was recorded.
+        """
+        calls = [call.decoded() for call in self.calls]
+        with Lockstep(
+            self.pipe,
+            calls,
+            lambda step: step not in (0, *self.setting.forced),
+            on_denoiser_call=self.on_denoiser_call,
+            first_step=self.setting.first_step,
+        ) as lockstep:
+            try:
+                for arrivals in lockstep:
+                    for arrival in arrivals:
+                        output = self.recordings[arrival.prompt].model_output(arrival.index)
+                        arrival.reply = output.to(arrival.reply.device)
+                self.judge = Judge(lockstep.results)
+            finally:
+                self.denoiser_calls += lockstep.denoiser_calls
 
     def replayed(self, cached: Collection[int], method: Method, earlier: Trace | None) -> frozenset[int]:
         """The steps that a loop need not compute, since an earlier one did.
@@ -154,15 +188,18 @@ class ClosedLoops:
             return frozenset()
         return earlier.shared_with(cached) - {0, *self.setting.forced}
 
-    def predict(self, cached: Collection[int], method: Method, *, predictor: Predictor | None = None) -> Fit:
+    def predict(
+        self, cached: Collection[int], method: Method, *, predictor: Predictor | None = None, held_out: bool = True
+    ) -> Fit:
         """Skip the cached steps on all prompts and predict them, solving ``aligned`` weights on the way.
 
         Args:
             cached: the schedule.
             method: its level, predictor and order are used.
             predictor: in place of the method's.
+            held_out: see `attempt`.
         """
-        fit = self.attempt(cached, method, predictor=predictor)
+        fit = self.attempt(cached, method, predictor=predictor, held_out=held_out)
         assert fit is not None  # nothing gives this loop up
         return fit
 
@@ -175,6 +212,7 @@ class ClosedLoops:
         earlier: Trace | None = None,
         trace: Trace | None = None,
         give_up: Callable[[int, float], bool] = lambda step, score: False,
+        held_out: bool = True,
     ) -> Fit | None:
         """The same, starting as an earlier loop did, and ending early if it is given up.
 
@@ -185,6 +223,7 @@ class ClosedLoops:
             earlier: a loop of the same method; what it computed before the schedules differ is not computed again.
             trace: is filled with what this loop computes.
             give_up: asked after every step with the score of the latent; the loop ends there if it says so.
+            held_out: whether each prompt goes on with weights fitted on the others, or with those of all.
 
         Returns:
             What the loop found, or None if it was given up.
@@ -195,15 +234,15 @@ class ClosedLoops:
         size = 1 if predictor == "reuse" else 2 if predictor == "taylor" else MAX_ORDER + 1
         histories = [History(size) for _ in self.calls]
         predictions: dict[int, Prediction] = {}
-        gains: dict[int, float] = {}
         errors = Errors(self.recordings)
         pattern: tuple[Any, ...] = ()
 
-        def prediction_at(arrivals: Sequence[Arrival]) -> Prediction:
+        def fit_at(arrivals: Sequence[Arrival]) -> StepFit:
             if predictor == "aligned":
-                return self._solve(arrivals, histories, method)
+                return self._solve(arrivals, histories, method, held_out)
             newest = histories[0]
-            return taylor(levels, arrivals[0].index, newest) if predictor == "taylor" else reuse(newest)
+            found = taylor(levels, arrivals[0].index, newest) if predictor == "taylor" else reuse(newest)
+            return StepFit(found, [found] * len(arrivals))
 
         def seen_by(arrival: Arrival) -> Seen:
             if earlier and arrival.index in replayed:
@@ -212,7 +251,7 @@ class ClosedLoops:
 
         with Lockstep(
             self.pipe,
-            self.calls,
+            [call.decoded() for call in self.calls] if self.judge else self.calls,
             (skipped | replayed).__contains__,
             on_denoiser_call=self.on_denoiser_call,
             first_step=self.setting.first_step,
@@ -236,13 +275,10 @@ class ClosedLoops:
                         self._take_in(arrivals, histories, seen, method)
                         if trace is not None:
                             trace.keep(index, seen)
-                        gain = self._gain(arrivals) if self.setting.same_shape else None
-                        if gain is not None:
-                            gains[index] = gain
                     # A computed step is corrected after the first cached one; before it all is exact.
                     if index in skipped or (predictor == "aligned" and predictions):
-                        prediction = predictions[index] = prediction_at(arrivals)
-                        for arrival, history in zip(arrivals, histories, strict=True):
+                        predictions[index], own = fit_at(arrivals)
+                        for arrival, history, prediction in zip(arrivals, histories, own, strict=True):
                             reply = predicted(arrival.step, history, prediction, method)
                             arrival.reply = reply.to(arrival.reply.dtype)
                 errors.add(self.setting.num_steps, lockstep.outputs)
@@ -254,7 +290,7 @@ class ClosedLoops:
             tuple(errors.relative),
             tuple(errors.scores),
             tuple(errors.prompt_scores),
-            gains,
+            self.judge(lockstep.results) if self.judge else None,
         )
 
     def _take_in(
@@ -267,36 +303,25 @@ class ClosedLoops:
             entry = to_cache(arrival.step.sample.float(), output.float(), method.level)
             history.push(arrival.index, entry, between)
 
-    def _gain(self, arrivals: Sequence[Arrival]) -> float | None:
-        common = size = 0.0
-        for arrival in arrivals:
-            step, recording = arrival.step, self.recordings[arrival.prompt]
-            drift = step.sample.double().cpu() - recording.sample(arrival.index).double()
-            response = arrival.reply.double().cpu() - recording.model_output(arrival.index).double()
-            common += float((drift * response).sum())
-            size += float(drift.square().sum())
-        return common / size if size else None
-
-    def _solve(self, arrivals: Sequence[Arrival], histories: Sequence[History], method: Method) -> Prediction:
-        """The factors that take all prompts nearest to their full run's next latent."""
-        steps = histories[0].steps
-        order = min(method.order, len(steps) - 1)
+    def _solve(
+        self, arrivals: Sequence[Arrival], histories: Sequence[History], method: Method, held_out: bool
+    ) -> StepFit:
+        """The factors that take the prompts nearest to their full run's next latent."""
+        order = method.order if len(arrivals) >= MANY_PROMPTS else min(method.order, 2)
+        steps = histories[0].steps[: order + 1]
         contrasted = all(history.contrasts for history in histories)
         here = arrivals[0].step
         slope = output_coefficient(here.scheduler, here.arguments)
-        equations = NormalEquations((order + 1) * (1 + contrasted))
+        equations = []
         for arrival, history in zip(arrivals, histories, strict=True):
             step = arrival.step
             landed = plain_step(step.scheduler, step.arguments, predicted(step, history, reuse(history), method))
             goal = self.recordings[arrival.prompt].sample(arrival.index + 1).to(landed)
-            terms = features(history.entries, order) + (features(history.contrasts, order) if contrasted else [])
-            equations.add([slope * term for term in terms], goal - landed)
-        weights = equations.solve()
-        own, between = weights[: order + 1], weights[order + 1 :]
-        factors = coefficients(own[:-1], 1 + own[-1])
-        return Prediction(
-            tuple(steps[: order + 1]), factors, coefficients(between[:-1], between[-1]) if contrasted else ()
-        )
+            terms = features(history.entries, order)
+            terms += features(history.contrasts, order) if contrasted else []
+            equations.append(NormalEquations(len(terms)))
+            equations[-1].add([slope * term for term in terms], goal - landed)
+        return fit_step(equations, steps, contrasted=contrasted, held_out=held_out)
 
 
 class Errors:

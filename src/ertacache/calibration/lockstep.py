@@ -94,6 +94,11 @@ class Lockstep:
         """The denoiser calls of all prompts so far."""
         return sum(worker.denoiser_calls for worker in self._workers)
 
+    @property
+    def results(self) -> list[Any]:
+        """For each prompt, what its call returned; None before it has."""
+        return [worker.result for worker in self._workers]
+
     def lend(self, residuals: Sequence[Sequence[Tensor]]) -> None:
         """At level ``hidden``, put other residuals of the blocks, one row a prompt, in place of the newest kept."""
         for worker, row in zip(self._workers, residuals, strict=True):
@@ -166,6 +171,7 @@ class _Worker(Driver):
         self.number, self.residuals_kept = number, residuals_kept
         self._is_cached, self._prepare, self._block_factors = is_cached, prepare, block_factors
         self.output: Tensor | None = None
+        self.result: Any = None
         self._run = Run(twin_of(pipe), self)
         self._twin, self._call = self._run.pipe, call
         self._go, self._arrived = threading.Semaphore(0), threading.Semaphore(0)
@@ -221,7 +227,7 @@ class _Worker(Driver):
                 for setting in self._settings:
                     stack.enter_context(setting)
                 with self._run:
-                    self._twin(**self._call.arguments())
+                    self.result = self._twin(**self._call.arguments())
         except _Abandoned:
             pass
         except BaseException as error:

@@ -23,15 +23,27 @@ class Call:
 
     Tensors are cloned and generators copied in the state they were in at first, so that a pipeline that works
     in place, or draws numbers, starts alike in the full and in the cached run; the user's own stay untouched.
+
+    Args:
+        arguments: as the user gave them.
+        added: what calibration adds for its own runs.
     """
 
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
-        self._arguments = _copied(dict(arguments))
+    def __init__(self, arguments: Mapping[str, Any], added: Mapping[str, Any] | None = None) -> None:
+        self._arguments, self._added = _copied(dict(arguments)), dict(added or {})
 
     def arguments(self) -> dict[str, Any]:
         """A fresh copy."""
-        copied: dict[str, Any] = _copied(self._arguments)
+        copied: dict[str, Any] = _copied(self._arguments | self._added)
         return copied
+
+    def as_given(self) -> Call:
+        """The call that the user will make, decoding included: what is to be timed."""
+        return Call(self._arguments)
+
+    def decoded(self) -> Call:
+        """The same call, for pictures or clips in place of latents: tensors in 0 .. 1."""
+        return Call(self._arguments | {"output_type": "pt"})
 
 
 def _copied(value: Any) -> Any:
@@ -78,9 +90,9 @@ def calls_for(
             )
         if "generator" in takes and arguments.get("generator") is None:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
-        if "output_type" in takes and "output_type" not in arguments and _gives_latents(own_class(pipe)):
-            arguments["output_type"] = "latent"  # calibration looks at latents only; decoding would be waste
-        calls.append(Call(arguments))
+        latents = "output_type" in takes and "output_type" not in arguments and _gives_latents(own_class(pipe))
+        # Calibration looks at latents; decoding would be waste where nobody asks for pictures.
+        calls.append(Call(arguments, {"output_type": "latent"} if latents else None))
     return calls
 
 

@@ -3,21 +3,19 @@
 Closed loops are the truth but cost denoiser calls, so most schedules are only judged by a *surrogate* on the
 recorded full runs, which costs none: outputs, predictions and errors are all linear combinations of the recorded
 ``v_0 .. v_{T-1}``, so their distances follow from one T x T Gram matrix, and the weights of a cached step from a
-least-squares problem in it. How an error of the latent changes a computed output is not in the recordings; the
-closed loops made so far measure it, as one gain for each step: ``v(x + e) - v(x) ~ g_i e``.
+least-squares problem in it. How an error of the latent changes a computed output is not in the recordings, and is left
+out: gains that closed loops measure made it a worse judge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
-from ertacache.method.alignment import MAX_ORDER
 from ertacache.method.named import Method
 from ertacache.method.schedule import uniform
 
@@ -32,25 +30,15 @@ class Surrogate:
     Args:
         gram: ``<v_i, v_j>`` summed over prompts, (T, T).
         slopes: ``b_i``, how far the sampler moves the latent for a unit of model output, (T,).
-        order: how many differences the prediction uses.
         forced: steps at which the denoiser's calls change, so that the history begins anew.
     """
 
-    def __init__(self, gram: Array, slopes: Sequence[float], order: int, forced: Sequence[int] = ()) -> None:
-        self.factor = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) / len(gram) * np.eye(len(gram))).T
-        self.slopes, self.order, self.forced = np.asarray(slopes), order, frozenset(forced)
-        self.gains = np.zeros(len(gram))
+    order = 2
+    """How many differences its predictions use; more of them bend to what closed loops do not show."""
 
-    def learn(self, fits: Sequence[Fit]) -> None:
-        """Take the gains from closed loops: at each step the mean over loops, between steps interpolated."""
-        seen: dict[int, list[float]] = {}
-        for fit in fits:
-            for step, gain in fit.gains.items():
-                seen.setdefault(step, []).append(gain)
-        if seen:
-            steps = sorted(seen)
-            means = [float(np.mean(seen[step])) for step in steps]
-            self.gains = np.interp(np.arange(len(self.gains)), steps, means)
+    def __init__(self, gram: Array, slopes: Sequence[float], forced: Sequence[int] = ()) -> None:
+        self.factor = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) / len(gram) * np.eye(len(gram))).T
+        self.slopes, self.forced = np.asarray(slopes), frozenset(forced)
 
     def error(self, cached: Sequence[int]) -> float:
         """The norm of the predicted final error; comparable between schedules of one setting only."""
@@ -60,8 +48,7 @@ class Surrogate:
         history: list[Array] = []
         for i, slope in enumerate(self.slopes):
             if i not in skipped:
-                shifted = outputs[i] + self.gains[i] * error
-                history = [shifted, *([] if i in self.forced else history)][: self.order + 1]
+                history = [outputs[i], *([] if i in self.forced else history)][: self.order + 1]
             error = error + slope * (history[0] - outputs[i])
             if i >= first:
                 features = slope * np.array([*(a - b for a, b in pairwise(history)), history[0]])
@@ -109,6 +96,57 @@ def evenly_spaced(
     return tuple(sorted(skipped))
 
 
+def bent(
+    num_steps: int, computed: int, forced: Sequence[int], *, start: float = 1.0, finish: float = 1.0, end: int = 0
+) -> Schedule:
+    """Evenly spaced steps, drawn to the first step or to the last.
+
+    The computed step at u = 0 .. 1 of the way goes to ``(2u)^start / 2`` in the first half, and to
+    ``1 - (2 - 2u)^finish / 2`` in the second: an exponent over 1 makes its end dense. Where two would fall on one step,
+    or on a forced one's place, the next free step is taken.
+
+    Args:
+        num_steps: T.
+        computed: how many of them are computed.
+        forced: steps that are computed in any case.
+        start: the exponent of the first half.
+        finish: of the second half.
+        end: how many steps at the end are cached.
+    """
+    places = [k / (computed - 1) for k in range(computed)]
+    curve = [(2 * u) ** start / 2 if u < 0.5 else 1 - (2 - 2 * u) ** finish / 2 for u in places]
+    kept = {0, *forced}
+    last = num_steps - 1 - end
+    for u in curve[::-1]:  # from the end, so that what is drawn to the start gives way towards the middle
+        if len(kept) == computed:
+            break
+        wanted = round(u * last)
+        free = [i for i in range(last + 1) if i not in kept]
+        if wanted not in kept and free:
+            kept.add(wanted)
+    while len(kept) < computed:  # places that fell together: halve the widest gap
+        rising = [*sorted(kept), num_steps]
+        left, right = max(pairwise(rising), key=lambda gap: gap[1] - gap[0])
+        kept.add((left + right) // 2)
+    return tuple(i for i in range(num_steps) if i not in kept)
+
+
+def bends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]:
+    """The schedules of `bent` for all pairs of exponents, with none to two steps cached at the end, or half a gap."""
+    ends = {0, 1, 2, round(num_steps / computed / 2)}
+    ends = {end for end in ends if computed < num_steps - end and num_steps - 1 not in forced} | {0}
+    return {
+        bent(num_steps, computed, forced, start=start, finish=finish, end=end)
+        for start in EXPONENTS
+        for finish in EXPONENTS
+        for end in ends
+    }
+
+
+EXPONENTS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)
+"""Of `bends`."""
+
+
 def turns(fit: Fit) -> bool:
     """Whether some prompts have errors far above the usual: they have turned into other pictures.
 
@@ -132,13 +170,14 @@ def clearly_better(fit: Fit, best: Fit) -> bool:
 class Search:
     """The best schedule that closed loops find within a number of denoiser calls.
 
-    Best is the mean logarithm of the prompts' final errors, and better what is :func:`clearly_better`. All prompts take
-    part in every trial: on half of them the search finds schedules that are good for that half only. Evenly spaced
-    steps come first, or a dense beginning where prompts turn into other pictures, or, where three steps of four are
-    cached, evenly spaced steps with half a gap after the last one; the better again with one difference more; then the
-    surrogate's own best, then single moves of the best so far, in the order in which the surrogate ranks them. A move's
-    loop starts where the schedules part, and is given up where its latents are farther from the full runs' than the
-    best schedule's are at the same step, some computed steps after the move.
+    Best is the mean logarithm of the prompts' final errors, each by weights fitted on the others, and better what is
+    :func:`clearly_better`. All prompts take part in every trial: on half of them the search finds schedules that are
+    good for that half only. Evenly spaced steps come first, or a dense beginning where prompts turn into other
+    pictures, or, where three steps of four are cached, evenly spaced steps with half a gap after the last one; then, if
+    half of the steps are computed, the surrogate's choice among all bends of them; then what it finds by single moves
+    from the best so far, and single moves one by one, in the order in which it ranks them. A loop starts where the
+    schedules part, and is given up where its latents are farther from the full runs' than the best schedule's are at
+    the same step, some computed steps after that.
 
     Args:
         loops: where closed loops run.
@@ -149,6 +188,8 @@ class Search:
 
     patience = 2
     """How many computed steps after a move its error is compared."""
+    bent_tried = 3
+    """How many bends closed loops try."""
 
     def __init__(self, loops: ClosedLoops, surrogate: Surrogate, method: Method, limit: int) -> None:
         self.loops, self.surrogate, self.method, self.limit = loops, surrogate, method, limit
@@ -165,7 +206,10 @@ class Search:
             self._begin_otherwise(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
         elif computed <= steps / 4:
             self._begin_otherwise(evenly_spaced(steps, computed, forced, end=round(steps / computed / 2)))
-        self._raise_order(self.fits[-1].cached_steps)
+        if computed >= steps / 2:  # with longer gaps than that, what the surrogate leaves out decides
+            ranked = sorted(bends(steps, computed, forced) - self.tried, key=self.surrogate.error)
+            for cached in ranked[: self.bent_tried]:
+                self._attempt_if_affordable(cached)
         self._attempt_if_affordable(climb(self.fits[-1].cached_steps, forced, steps, self.surrogate.error))
         while True:
             best = self.fits[-1]
@@ -178,16 +222,6 @@ class Search:
         """Go on from this schedule unless it is worse: what turns next is seen on too few prompts to tell."""
         if cached not in self.tried and self._affordable(cached, None):
             self._attempt(cached, None, rather=True)
-
-    def _raise_order(self, cached: Schedule) -> None:
-        """Go on with one more difference if that is better on this schedule; it is where outputs vary smoothly."""
-        lower = self.method
-        if lower.order < MAX_ORDER and self._affordable(cached, None):
-            self.method = replace(lower, order=lower.order + 1)
-            if self._attempt(cached, None):
-                self.surrogate.order = self.method.order
-            else:
-                self.method = lower
 
     def _affordable(self, cached: Schedule, earlier: Trace | None) -> bool:
         computed = self.loops.setting.num_steps - len(cached)
@@ -211,7 +245,6 @@ class Search:
         if fit is None or (self.fits and not self._preferred(fit, self.fits[-1], rather)):
             return False
         self.fits.append(fit)
-        self.surrogate.learn(self.fits)
         self.trace = trace
         return True
 

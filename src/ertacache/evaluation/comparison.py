@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ertacache.acceleration import accelerated
-from ertacache.evaluation.metrics import psnr, ssim
+from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
 from ertacache.runtime.run import Driver, Run, denoisers_of
 from ertacache.runtime.samplers import lay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +74,21 @@ def evaluate(
 def as_json(rows: Sequence[Measured], **about: Any) -> dict[str, Any]:
     """All figures, prompt by prompt."""
     return {"ertacache": __version__, **about, "rows": [asdict(row) for row in rows]}
+
+
+def rows_of(policy: Policy, figures: Mapping[str, Any]) -> list[Measured]:
+    """One policy's rows among those that `as_json` wrote, named as if it had been evaluated alone, as ``policy``.
+
+    Args:
+        policy: one of those that were evaluated.
+        figures: their ``rows``, three for each of their ``fingerprints``, in the same order.
+
+    Raises:
+        ValueError, KeyError, TypeError: if these are no such figures.
+    """
+    names = [variant.name for variant in variants_of({"policy": policy})]
+    first = len(names) * list(figures["fingerprints"].values()).index(policy.fingerprint)
+    rows = [Measured(**row) for row in figures["rows"][first : first + len(names)]]
+    if [len(row.psnr) for row in rows] != [len(figures["prompts"])] * len(names) or not figures["prompts"]:
+        raise ValueError("there is not one figure for each prompt")
+    return [replace(row, name=name) for row, name in zip(rows, names, strict=True)]

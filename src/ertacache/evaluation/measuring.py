@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ertacache.evaluation.comparison import Result, Variant, generate, started
 from ertacache.evaluation.cost import counting_flops, watching_memory
-from ertacache.evaluation.metrics import motion_error, psnr, ssim
 from ertacache.files import written_whole
+from ertacache.metrics import motion_error, psnr, ssim
 
 Metric = Callable[[Tensor, Tensor, str], float]
 """Of generated pictures, the full run's, and the prompt."""

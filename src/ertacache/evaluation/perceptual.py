@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ertacache.errors import MetricError
 from ertacache.evaluation.measuring import Metric
-from ertacache.evaluation.metrics import frames_of
+from ertacache.metrics import frames_of
 
 CLIP = "openai/clip-vit-base-patch16"
 

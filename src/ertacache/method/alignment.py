@@ -68,6 +68,9 @@ def features(history: Sequence[Tensor], order: int) -> list[Tensor]:
 class NormalEquations:
     """Least squares over all prompts, summed one prompt at a time in float64.
 
+    Equations of the same features can be added and subtracted: those of all prompts less one's own are what the other
+    prompts say.
+
     Args:
         size: the number of unknowns.
         ridge: pulls the weights to 0 (reuse), relative to each feature's own size: enough to keep nearly
@@ -95,6 +98,17 @@ class NormalEquations:
         if size > 0:
             self.gram += (flat @ flat.T).cpu() / size
             self.right += (flat @ goal).cpu() / size
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        return self._combined(other, 1.0)
+
+    def __sub__(self, other: NormalEquations) -> NormalEquations:
+        return self._combined(other, -1.0)
+
+    def _combined(self, other: NormalEquations, sign: float) -> NormalEquations:
+        both = NormalEquations(self.size, self.ridge)
+        both.gram, both.right = self.gram + sign * other.gram, self.right + sign * other.right
+        return both
 
     def solve(self) -> tuple[float, ...]:
         """The weights; zeros where the features vanish."""

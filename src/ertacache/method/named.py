@@ -25,7 +25,7 @@ class Method:
         level: what is cached: ``output`` (Eq. 5), ``velocity``, or ``hidden``, the residual of the denoiser's block
             stack, whose patch embedding and output head then run at cached steps too.
         predictor: ``reuse``, ``taylor`` (first order over noise levels) or ``aligned``.
-        order: the highest difference that ``aligned`` uses, 1 to 3; a search uses one more where that is better.
+        order: the highest difference that ``aligned`` uses, 1 to 3; with fewer than four prompts 2 at most.
         timestep_adjustment: shorten cached steps by Eq. (13).
         rectification: granularity of the error model of Eq. (15), or None for none.
 
@@ -39,7 +39,7 @@ class Method:
     schedule: Literal["uniform", "offline", "search"] = "uniform"
     level: Level = "velocity"
     predictor: Predictor = "reuse"
-    order: int = 2
+    order: int = 3
     timestep_adjustment: bool = False
     rectification: Granularity | None = None
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from ertacache.evaluation.metrics import interval
+from ertacache.metrics import interval
 
 
 class Series(Protocol):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ertacache.errors import MetricError
-from ertacache.evaluation.metrics import interval, motion_error, psnr, ssim
+from ertacache.metrics import interval, motion_error, psnr, ssim
 
 
 def noise(*shape, seed=0):

@@ -1,0 +1,131 @@
+"""What computed and cached steps cost on this machine, so that a budget of seconds becomes a number of steps.
+
+A call is a constant part (text encoders, decoder) and steps of two kinds. Two ways of making the same call tell all
+that a budget needs: in full, and with most steps cached.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from ertacache.calibration.prompts import Call, twin_of
+from ertacache.calibration.recording import Setting
+from ertacache.calibration.search import evenly_spaced
+from ertacache.errors import BudgetError
+from ertacache.method.alignment import MAX_ORDER
+from ertacache.method.named import Method
+from ertacache.policy import Policy, Prediction
+from ertacache.runtime.following import PolicyDriver
+from ertacache.runtime.run import Driver, Run
+
+REPEATS = 3
+"""Each way is timed so often, in turn, and the median counts."""
+MARGIN = 0.03
+"""A plan undercuts its budget by so much of it: timings scatter, and at the edge it would miss half the time."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of one whole call, linear in the number of computed steps.
+
+    Args:
+        num_steps: the steps that a call makes.
+        full: seconds with all of them computed.
+        fewest: the computed steps of the fastest call timed.
+        fast: its seconds.
+        denoiser_calls: what the timing took.
+    """
+
+    num_steps: int
+    full: float
+    fewest: int
+    fast: float
+    denoiser_calls: int
+
+    @property
+    def computed_step(self) -> float:
+        """What a computed step takes more than a cached one."""
+        return (self.full - self.fast) / (self.num_steps - self.fewest)
+
+    def seconds(self, computed: int) -> float:
+        """Of a call that computes so many steps."""
+        return self.fast + (computed - self.fewest) * self.computed_step
+
+    def most_steps(self, seconds: float) -> int:
+        """The most computed steps of a call that stays under so many seconds, with the margin.
+
+        Raises:
+            BudgetError: if not even two steps do.
+        """
+        fitting = [n for n in range(2, self.num_steps + 1) if self.seconds(n) <= seconds * (1 - MARGIN)]
+        if not fitting:
+            raise BudgetError(
+                "no policy is so fast on this machine",
+                given=f"seconds={seconds:g}; a full call takes {self.full:.3g} s, two computed steps about "
+                f"{self.seconds(2):.3g} s",
+                cure=f"Ask for {self.seconds(2) / (1 - MARGIN):.3g} s or more.",
+            )
+        return max(fitting)
+
+
+def timed(pipe: Any, call: Call, setting: Setting) -> Costs:
+    """Time one prompt's call in full, and with four steps of five cached, in turn.
+
+    Args:
+        pipe: the pipeline; left as it was found.
+        call: as the user will make it, decoding included.
+        setting: what the full runs showed.
+    """
+    steps = setting.num_steps
+    fewest = max(2, len({0, steps - 1, *setting.forced}), round(steps / 5))
+    ways = [None, _busiest(setting, fewest)] if fewest < steps else [None]
+    spent: list[list[float]] = [[] for _ in ways]
+    calls = 0
+    for _ in range(REPEATS):
+        for seconds, policy in zip(spent, ways, strict=True):
+            taken, made = time_call(pipe, call, policy)
+            seconds.append(taken)
+            calls += made
+    full, fast = median(spent[0]), median(spent[-1])
+    return Costs(steps, full, fewest if len(ways) > 1 else steps - 1, fast, calls)
+
+
+def time_call(pipe: Any, call: Call, policy: Policy | None) -> tuple[float, int]:
+    """Seconds of one call, in full or by a policy, and its denoiser calls."""
+    twin = twin_of(pipe)
+    arguments = call.arguments()
+    run = Run(twin, PolicyDriver(policy) if policy else Driver())
+    start = _now()
+    with run:
+        twin(**arguments)
+    return _now() - start, run.report.denoiser_calls
+
+
+def _busiest(setting: Setting, computed: int) -> Policy:
+    """A policy that does at every cached step as much as any fitted one could."""
+    cached = evenly_spaced(setting.num_steps, computed, setting.forced)
+    first = setting.first_step
+    predictions = {}
+    for step in cached:
+        history = [i for i in range(step - 1, -1, -1) if i not in cached][: MAX_ORDER + 1]
+        factors = (1.0, *(0.0 for _ in history[1:]))
+        between = tuple(0.0 for _ in history) if setting.calls_per_step > 1 else ()
+        predictions[step + first] = Prediction(tuple(i + first for i in history), factors, between)
+    return Policy(
+        num_inference_steps=setting.num_steps + first,
+        first_step=first,
+        cached_steps=tuple(step + first for step in cached),
+        method=Method.named("aligned"),
+        predictions=predictions,
+    )
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,146 @@
+"""Profiles: what they hold, what they cost, and how policies are chosen from them."""
+
+import sys
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+import torch
+
+import ertacache
+from ertacache.calibration import profile as make_profile
+from ertacache.calibration.profile import FULL_RUNS, Profile
+from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
+from ertacache.policy import CalibrationRecord
+
+
+@pytest.fixture(scope="module")
+def settings(embedded):
+    return {**embedded.arguments, "num_inference_steps": 10, "progress": False, "ratios": (1.25, 2.0, 3.3)}
+
+
+@pytest.fixture(scope="module")
+def made(embedded, settings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("profile")
+    calls = 0
+
+    def count(module, args):
+        nonlocal calls
+        calls += 1
+
+    hook = embedded.pipe.transformer.register_forward_pre_hook(count)
+    try:
+        found = make_profile(embedded.pipe, embedded.calibration_prompts[:12], checkpoint=folder, **settings)
+    finally:
+        hook.remove()
+    return found, calls, folder
+
+
+def test_a_profile_holds_a_policy_for_each_ratio_and_keeps_to_its_cost(made):
+    found, calls, _ = made
+    assert [len(policy.computed_steps) for policy in found.policies] == [8, 5, 3]
+    last = found.policies[-1].calibration
+    assert last.denoiser_calls == calls <= FULL_RUNS * 10 * 2 * 12
+    for policy in found.policies:
+        assert len(policy.calibration.psnr) == 12
+    seconds = [policy.calibration.seconds for policy in found.policies]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_a_profile_goes_on_where_it_was_interrupted(embedded, settings, made, monkeypatch):
+    found, _, folder = made
+    monkeypatch.setattr(sys.modules[Profile.__module__], "searched", None)  # nothing is left to search
+    again = make_profile(embedded.pipe, embedded.calibration_prompts[:12], checkpoint=folder, **settings)
+    assert [p.predictions for p in again.policies] == [p.predictions for p in found.policies]
+    assert [p.calibration.psnr for p in again.policies] == [p.calibration.psnr for p in found.policies]
+
+
+def test_a_saved_and_loaded_profile_says_the_same(embedded, made, tmp_path):
+    found, _, _ = made
+    found.save(tmp_path / "profile.safetensors")
+    again = Profile.load(tmp_path / "profile.safetensors")
+    assert [p.metadata() for p in again.policies] == [p.metadata() for p in found.policies]
+    picked = again.policy(speedup=2)
+    assert len(picked.computed_steps) == 5
+    arguments = {**embedded.arguments, "num_inference_steps": 10, "output_type": "latent"}
+    with ertacache.accelerated(embedded.pipe, picked) as run:
+        embedded.pipe("a red star", generator=torch.Generator().manual_seed(0), **arguments)
+    assert run.cached_steps == picked.cached_steps
+
+
+def test_files_of_other_kinds_are_refused(made, tmp_path):
+    found, _, _ = made
+    with pytest.raises(FileNotFoundError, match=r"ertacache\.profile"):
+        Profile.load(tmp_path / "none.safetensors")
+    found.policies[0].save(tmp_path / "policy.safetensors")
+    with pytest.raises(PolicyFileError, match=r"not a profile.*Policy\.load"):
+        Profile.load(tmp_path / "policy.safetensors")
+    found.save(tmp_path / "profile.safetensors")
+    with pytest.raises(PolicyFileError, match="not a policy"):
+        ertacache.Policy.load(tmp_path / "profile.safetensors")
+    damaged = (tmp_path / "profile.safetensors").read_bytes()[:-20]
+    (tmp_path / "damaged.safetensors").write_bytes(damaged)
+    with pytest.raises(PolicyFileError):
+        Profile.load(tmp_path / "damaged.safetensors")
+
+
+@pytest.fixture
+def by_hand(make_policy):
+    def policy(computed, *psnr):
+        cached = tuple(range(1, 10 - computed + 1))
+        record = CalibrationRecord("", psnr=psnr, ssim=tuple(p / 100 for p in psnr), seconds=float(computed))
+        return replace(make_policy(10, cached), calibration=record)
+
+    # at 6 computed steps worse than at 5
+    return Profile((policy(8, 60, 61, 62), policy(6, 40, 41, 42), policy(5, 50, 51, 52), policy(3, 30, 31, 32)))
+
+
+def test_a_policy_that_costs_more_and_gives_less_is_not_on_the_frontier(by_hand):
+    assert [len(policy.computed_steps) for policy in by_hand.frontier()] == [8, 5, 3]
+
+
+@pytest.mark.parametrize(
+    ("budget", "computed"),
+    [
+        ({"speedup": 1.25}, 8),
+        ({"speedup": 1.5}, 5),
+        ({"num_computed_steps": 6}, 5),
+        ({"num_computed_steps": 4}, 3),
+        ({"seconds": 8.5}, 8),
+        ({"seconds": 8.1}, 5),  # a plan keeps a margin
+        ({"min_psnr": 49}, 5),
+        ({"min_psnr": 50.5}, 8),  # in the mean, but not with confidence
+        ({"min_ssim": 0.28}, 3),
+    ],
+)
+def test_budgets_choose_among_the_policies(by_hand, budget, computed):
+    policy = by_hand.policy(**budget)
+    assert len(policy.computed_steps) == computed
+    assert "of a profile" in policy.calibration.budget
+    assert fmean(policy.calibration.psnr) > 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({}, "exactly one budget"),
+        ({"speedup": 2, "seconds": 1}, "exactly one budget"),
+        ({"speedup": 4}, "3 of 10 steps"),
+        ({"seconds": 2}, "takes 3 s"),
+        ({"min_psnr": 70}, "mildest reaches"),
+    ],
+)
+def test_a_budget_that_no_policy_meets_is_refused_with_what_there_is(by_hand, budget, message):
+    with pytest.raises(BudgetError, match=message):
+        by_hand.policy(**budget)
+
+
+def test_profiles_need_prompts_ratios_and_an_order(embedded, settings, by_hand):
+    with pytest.raises(CalibrationError, match="too few"):
+        make_profile(embedded.pipe, embedded.calibration_prompts[:11], **settings)
+    for ratios in ((), (1.0,), (20.0,)):
+        with pytest.raises(BudgetError, match="ratios"):
+            make_profile(embedded.pipe, embedded.calibration_prompts[:12], **{**settings, "ratios": ratios})
+    for policies in ((), by_hand.policies[::-1]):
+        with pytest.raises(CalibrationError, match="ever fewer"):
+            Profile(policies)
