@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.held_out import measured_on_held_out
 from benchmarks.keys import environment, key_of
 from benchmarks.markdown import table
 from ertacache import Policy, calibrate, zoo
-from ertacache.evaluation.comparison import Variant, calls_of, fewer_steps, fewer_steps_on_subgrid
-from ertacache.evaluation.measuring import measure
+from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
 from ertacache.method.named import Method
 
 NAMES = ("uniform", "offline", "offline+time", "paper", "taylor", "aligned")
@@ -82,16 +80,7 @@ def measured(
         aligned = policies[speedup, "aligned"]
         named += [(speedup, fewer_steps(len(aligned.computed_steps))), (speedup, fewer_steps_on_subgrid(aligned))]
         named += [(at, Variant(name, steps, policy=policy)) for (at, name), policy in policies.items() if at == speedup]
-    with Progress(console=console) as progress:
-        task = progress.add_task("generating", total=num_prompts * len(named))
-        rows = measure(
-            embedded.pipe,
-            Variant("full", steps),
-            [variant for _, variant in named],
-            calls_of(embedded.arguments, embedded.held_out_prompts[:num_prompts], seed),
-            folder,
-            on_generation=partial(progress.advance, task),
-        )
+    rows = measured_on_held_out(embedded, [variant for _, variant in named], num_prompts, seed, folder, console)
     budgets: dict[str, dict[str, dict[str, Any]]] = {}
     for (speedup, variant), row in zip(named, rows, strict=True):
         columns = {"psnr": row.psnr, "ssim": row.ssim, "speedup": row.speedup}

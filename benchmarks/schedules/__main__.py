@@ -19,8 +19,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
+from benchmarks.held_out import measured_on_held_out
 from benchmarks.keys import environment, key_of, source_digest
 from benchmarks.markdown import table, with_interval
 from benchmarks.schedules.baselines import Schedule, algorithm_2, annealed, edges, shortest_path
@@ -30,9 +30,9 @@ from ertacache.calibration.closed_loop import ClosedLoops
 from ertacache.calibration.recording import gram_of
 from ertacache.calibration.search import evenly_spaced
 from ertacache.calibration.session import Session, opened
-from ertacache.calibration.solving import policy_of
-from ertacache.evaluation.comparison import Variant, calls_of, fewer_steps
-from ertacache.evaluation.measuring import Measured, measure
+from ertacache.calibration.solving import policy_of, with_weights_of_all
+from ertacache.evaluation.comparison import Variant, fewer_steps
+from ertacache.evaluation.measuring import Measured
 from ertacache.files import written_whole
 from ertacache.method.named import Method
 
@@ -52,7 +52,7 @@ def schedules(session: Session, computed: int, ours: Policy) -> dict[str, Callab
 
     def annealing() -> Schedule:
         alone = ClosedLoops(loops.pipe, loops.calls[:1], loops.recordings[:1], setting, lambda number: None)
-        return annealed(alone, computed, ours.calibration.denoiser_calls - session.full_run)
+        return annealed(alone, computed, ours.calibration.denoiser_calls - session.loops.full_run)
 
     return {
         "evenly spaced": lambda: evenly_spaced(setting.num_steps, computed, setting.forced),
@@ -68,7 +68,8 @@ def fitted(session: Session, computed: int, way: str, choose: Callable[[], Sched
     cached = beside.cached_steps if beside else choose()
     method = Method() if way == "reuse" else Method(predictor="aligned")
     budget = Budget(f"num_computed_steps={computed}", computed)
-    return session.finished(policy_of(session.loops, method, budget, session.loops.predict(cached, method)))
+    fit = with_weights_of_all(session.loops, method, session.loops.predict(cached, method))
+    return session.finished(policy_of(session.loops, method, budget, fit))
 
 
 def policies_for(
@@ -123,16 +124,7 @@ def measured(
     steps = embedded.arguments["num_inference_steps"]
     named = [(n, Variant(name, steps, policy=policy)) for (n, name), policy in policies.items()]
     named += [(n, fewer_steps(n)) for n in dict.fromkeys(n for n, _ in policies)]
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("generating", total=num_prompts * len(named))
-        rows = measure(
-            embedded.pipe,
-            Variant("full", steps),
-            [variant for _, variant in named],
-            calls_of(embedded.arguments, embedded.held_out_prompts[:num_prompts], seed),
-            work,
-            on_generation=partial(progress.advance, task),
-        )
+    rows = measured_on_held_out(embedded, [variant for _, variant in named], num_prompts, seed, work, console)
     return [(n, row) for (n, _), row in zip(named, rows, strict=True)]
 
 
