@@ -35,19 +35,10 @@ def test_every_named_method_meets_its_budget_and_its_cost(embedded, settings, pr
 
 
 @pytest.mark.parametrize("method", ["aligned", "paper"])
-def test_the_denoiser_calls_are_counted_as_they_are_made(embedded, settings, prompts, method):
-    calls = 0
-
-    def count(module, args):
-        nonlocal calls
-        calls += 1
-
-    hook = embedded.pipe.transformer.register_forward_pre_hook(count)
-    try:
+def test_the_denoiser_calls_are_counted_as_they_are_made(embedded, settings, prompts, method, counted_calls):
+    with counted_calls() as made:
         policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
-    finally:
-        hook.remove()
-    assert policy.calibration.denoiser_calls == calls <= 4 * 10 * 2 * len(prompts)
+    assert policy.calibration.denoiser_calls == made.calls <= 4 * 10 * 2 * len(prompts)
 
 
 def test_a_saved_and_loaded_policy_gives_bit_identical_pictures(embedded, settings, prompts, tmp_path):

@@ -20,20 +20,11 @@ def settings(embedded):
 
 
 @pytest.fixture(scope="module")
-def made(embedded, settings, tmp_path_factory):
+def made(embedded, settings, tmp_path_factory, counted_calls):
     folder = tmp_path_factory.mktemp("profile")
-    calls = 0
-
-    def count(module, args):
-        nonlocal calls
-        calls += 1
-
-    hook = embedded.pipe.transformer.register_forward_pre_hook(count)
-    try:
+    with counted_calls() as counted:
         found = make_profile(embedded.pipe, embedded.calibration_prompts[:12], checkpoint=folder, **settings)
-    finally:
-        hook.remove()
-    return found, calls, folder
+    return found, counted.calls, folder
 
 
 def test_a_profile_holds_a_policy_for_each_ratio_and_keeps_to_its_cost(made):
