@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from ertacache import Policy
-from ertacache.cli import app
+from ertacache import Policy, Profile
+from ertacache.cli import app, write_frontier
+from ertacache.policy import CalibrationRecord
 
 runner = CliRunner()
 FEW = ["--steps", "8", "--limit", "2"]
@@ -167,3 +169,31 @@ def test_a_policy_for_another_number_of_steps_is_refused(policy_file):
     done = run("generate", "zoo:flux", "a red star", "--policy", policy_file, "--steps", 9)
     assert done.exit_code == 2
     assert "num_inference_steps" in done.output
+
+
+def test_a_frontier_is_written_whole_and_picked_from_without_the_model(make_policy, tmp_path):
+    def made(computed, *psnr):
+        record = CalibrationRecord("", psnr=psnr, ssim=(0.9,) * len(psnr), seconds=float(computed))
+        return replace(make_policy(10, tuple(range(1, 11 - computed))), calibration=record)
+
+    profile = Profile((made(8, 60, 61, 62), made(6, 40, 41, 42), made(5, 50, 51, 52)))
+    written = write_frontier(profile, tmp_path / "front")
+    assert all(path.is_file() for path in written)
+    rows = json.loads((tmp_path / "front/frontier.json").read_text())
+    assert [row["file"] for row in rows] == [f"policy-{r}x.safetensors" for r in ("1.25", "1.67", "2.00")]
+    assert rows[0]["psnr"] == [60, 61, 62]
+
+    out = tmp_path / "picked.safetensors"
+    result = run("pick", tmp_path / "front/profile.safetensors", "--min-psnr", "49", "--out", out)
+    assert result.exit_code == 0
+    assert len(Policy.load(out).computed_steps) == 5
+    refused = run("pick", tmp_path / "front/profile.safetensors", "--speedup", "4", "--out", tmp_path / "none")
+    assert refused.exit_code == 2
+    assert "no policy of this profile meets the budget" in refused.output
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_frontier_takes_no_budget(tmp_path):
+    refused = run("calibrate", "zoo:flux", "--frontier", tmp_path, "--speedup", "2")
+    assert refused.exit_code == 2
+    assert "--frontier" in refused.output

@@ -44,6 +44,13 @@ Settings = Annotated[
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Seed = Annotated[int, typer.Option(help="Seed of the first prompt; the next ones count up.")]
+Speedup = Annotated[float | None, typer.Option(help="Budget: the least step ratio.")]
+ComputedSteps = Annotated[int | None, typer.Option(help="Budget: the most steps to compute.")]
+Seconds = Annotated[
+    float | None, typer.Option(help="Budget: the most that one call may take, on the machine of the calibration.")
+]
+MinPSNR = Annotated[float | None, typer.Option(help="Budget: the mean PSNR to reach, in dB, with 95 % confidence.")]
+MinSSIM = Annotated[float | None, typer.Option(help="Budget: the same of SSIM.")]
 
 
 @contextmanager
@@ -108,16 +115,14 @@ def calibrate(
     ] = None,
     out: Annotated[Path, typer.Option(help="The policy file to write.")] = Path("policy.safetensors"),
     steps: Annotated[int | None, typer.Option(help="num_inference_steps of the calls to come.")] = None,
-    speedup: Annotated[float | None, typer.Option(help="Budget: the least step ratio.")] = None,
-    computed_steps: Annotated[int | None, typer.Option(help="Budget: the most steps to compute.")] = None,
+    speedup: Speedup = None,
+    computed_steps: ComputedSteps = None,
     threshold: Annotated[
         float | None, typer.Option(help="Budget: lambda of Algorithm 2 (method 'paper' and its parts).")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Budget: the most that one call may take here.")] = None,
-    min_psnr: Annotated[
-        float | None, typer.Option(help="Budget: the mean PSNR to reach, in dB, with 95 % confidence.")
-    ] = None,
-    min_ssim: Annotated[float | None, typer.Option(help="Budget: the same of SSIM.")] = None,
+    seconds: Seconds = None,
+    min_psnr: MinPSNR = None,
+    min_ssim: MinSSIM = None,
     frontier: Annotated[
         Path | None,
         typer.Option(help="In place of a budget: a folder for policies from 1.2x to 5x, with table and plot."),
@@ -164,15 +169,11 @@ def calibrate(
 def pick(
     profile: Annotated[Path, typer.Argument(help="The profile that `ertacache calibrate --frontier` left.")],
     out: Annotated[Path, typer.Option(help="The policy file to write.")] = Path("policy.safetensors"),
-    speedup: Annotated[float | None, typer.Option(help="Budget: the least step ratio.")] = None,
-    computed_steps: Annotated[int | None, typer.Option(help="Budget: the most steps to compute.")] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="Budget: the most that one call may take, on the profile's machine.")
-    ] = None,
-    min_psnr: Annotated[
-        float | None, typer.Option(help="Budget: the mean PSNR to reach, in dB, with 95 % confidence.")
-    ] = None,
-    min_ssim: Annotated[float | None, typer.Option(help="Budget: the same of SSIM.")] = None,
+    speedup: Speedup = None,
+    computed_steps: ComputedSteps = None,
+    seconds: Seconds = None,
+    min_psnr: MinPSNR = None,
+    min_ssim: MinSSIM = None,
 ) -> None:
     """Take the policy for a budget from a profile; needs neither the model nor a denoiser call."""
     with clear_errors():

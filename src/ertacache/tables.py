@@ -78,7 +78,7 @@ def frontier_table(profile: Profile) -> Table:
             f"{fmean(record.psnr):.1f}",
             f"{low:.1f}-{high:.1f}",
             f"{fmean(record.ssim):.4f}",
-            "" if computed in on_frontier else "fewer steps are better",
+            "" if computed in on_frontier else "a stronger one is better",
         )
     return table
 
