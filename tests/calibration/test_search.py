@@ -10,7 +10,7 @@ from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording import gram_of
 from ertacache.calibration.search import Search, Surrogate, clearly_better, climb, evenly_spaced, moves, turns
-from ertacache.calibration.session import record_all as _full_runs
+from ertacache.calibration.session import record_all
 from ertacache.method.named import Method
 from ertacache.method.schedule import uniform
 
@@ -22,7 +22,7 @@ def loops(embedded):
     arguments = {**embedded.arguments, "num_inference_steps": 10}
     calls = calls_for(embedded.pipe, embedded.calibration_prompts[:2], arguments, seed=0)
     with CalibrationProgress(False) as shown:
-        recordings, setting, _ = _full_runs(embedded.pipe, calls, 10, Shelf(None, "", 1 << 30), shown)
+        recordings, setting = record_all(embedded.pipe, calls, 10, Shelf(None, "", 1 << 30), shown)
     return ClosedLoops(embedded.pipe, calls, recordings, setting, lambda calls: None)
 
 

@@ -10,7 +10,6 @@ from ertacache.errors import BudgetError
 from ertacache.method.named import Method
 from ertacache.method.schedule import check_budget, computed_steps_for
 
-NAMES = ("speedup", "num_computed_steps", "threshold", "seconds", "min_psnr", "min_ssim")
 QUALITIES = {"min_psnr": "psnr", "min_ssim": "ssim"}
 """Budgets of quality, and the field of `ertacache.calibration.quality.Quality` that each is about."""
 
@@ -51,7 +50,7 @@ def the_one(given: Mapping[str, float | None]) -> tuple[str, float]:
 
 
 def parse_budget(num_steps: int, method: Method, given: Mapping[str, float | None]) -> Budget:
-    """Exactly one budget, of those in `NAMES`.
+    """Exactly one budget, of those that `ertacache.calibrate` takes.
 
     Raises:
         BudgetError: if there is none, more than one, or one that cannot be met or does not suit the method.

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ertacache.calibration.fitting import StepFit, fit_step
+from ertacache.calibration.fitting import MIN_HELD_OUT, StepFit, fit_step
 from ertacache.calibration.lockstep import Arrival, Lockstep
 from ertacache.calibration.prompts import Call
 from ertacache.calibration.quality import Judge, Quality
@@ -137,7 +137,7 @@ class ClosedLoops:
 
     Attributes:
         denoiser_calls: of all loops so far; the full runs are for the caller to add.
-        judge: looks at the pictures of every loop that runs to its end, if there is one; see `judge_pictures`.
+        judge: looks at the pictures of every held-out loop that runs to its end, if there is one; see `judge_pictures`.
     """
 
     def __init__(
@@ -154,6 +154,16 @@ class ClosedLoops:
         self.on_denoiser_call, self.traces_in_files = on_denoiser_call, traces_in_files
         self.denoiser_calls = 0
         self.judge: Judge | None = None
+
+    @property
+    def full_run(self) -> int:
+        """The denoiser calls of one full run of every prompt."""
+        return self.setting.num_steps * self.setting.calls_per_step * len(self.calls)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are prompts enough that each can go on with weights fitted on the others."""
+        return len(self.calls) >= MIN_HELD_OUT
 
     def judge_pictures(self) -> None:
         """From now on, decode what a loop ends with and compare it with the full runs' pictures.
@@ -229,6 +239,7 @@ class ClosedLoops:
             What the loop found, or None if it was given up.
         """
         predictor = predictor or method.predictor
+        judge = self.judge if held_out else None  # other pictures would flatter
         levels, skipped = self.setting.noise_levels, frozenset(cached)
         replayed = self.replayed(cached, method, earlier)
         size = 1 if predictor == "reuse" else 2 if predictor == "taylor" else MAX_ORDER + 1
@@ -251,7 +262,7 @@ class ClosedLoops:
 
         with Lockstep(
             self.pipe,
-            [call.decoded() for call in self.calls] if self.judge else self.calls,
+            [call.decoded() for call in self.calls] if judge else self.calls,
             (skipped | replayed).__contains__,
             on_denoiser_call=self.on_denoiser_call,
             first_step=self.setting.first_step,
@@ -290,7 +301,7 @@ class ClosedLoops:
             tuple(errors.relative),
             tuple(errors.scores),
             tuple(errors.prompt_scores),
-            self.judge(lockstep.results) if self.judge else None,
+            judge(lockstep.results) if judge else None,
         )
 
     def _take_in(

@@ -18,7 +18,7 @@ from ertacache.calibration.budget import QUALITIES, Budget, the_one
 from ertacache.calibration.fitting import MIN_HELD_OUT
 from ertacache.calibration.quality import lower_bound
 from ertacache.calibration.session import Session, opened
-from ertacache.calibration.solving import policy_of, searched
+from ertacache.calibration.solving import policy_of, searched, with_weights_of_all
 from ertacache.calibration.timing import MARGIN, Costs, timed
 from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
 from ertacache.files import written_whole
@@ -198,7 +198,7 @@ def profile(
         call_arguments=call_arguments,
     ) as session:
         loops, setting = session.loops, session.loops.setting
-        least = len({0, setting.num_steps - 1, *setting.forced})
+        least = setting.fewest_computed
         counts = sorted({int(setting.num_steps / ratio + 1e-9) for ratio in ratios}, reverse=True)
         if not counts or not least <= counts[-1] or counts[0] >= setting.num_steps:
             raise BudgetError(
@@ -225,9 +225,10 @@ def _point(session: Session, computed: int, left: Sequence[int], costs: Costs) -
         found = Policy.load(path)
         loops.denoiser_calls = found.calibration.denoiser_calls
         return replace(found, calibration=replace(found.calibration, seconds=costs.seconds(computed)))
-    available = FULL_RUNS * session.full_run - loops.denoiser_calls
+    available = FULL_RUNS * loops.full_run - loops.denoiser_calls
     limit = loops.denoiser_calls + available * computed / sum(left)
     fit = searched(loops, method, computed, limit)
+    fit = with_weights_of_all(loops, method, fit)
     policy = session.finished(policy_of(loops, method, Budget(f"num_computed_steps={computed}", computed), fit))
     if path:
         policy.save(path)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ertacache.calibration.prompts import Call, twin_of
 from ertacache.errors import CalibrationError, PipelineError
 from ertacache.files import written_whole
+from ertacache.method.schedule import fewest_computed
 from ertacache.runtime.hidden import sketch
 from ertacache.runtime.run import Driver, Run, Step
 from ertacache.runtime.samplers import sampler_of
@@ -57,6 +58,11 @@ class Setting:
     def num_steps(self) -> int:
         """How many steps are made: T, or less for image-to-image."""
         return len(self.noise_levels) - 1
+
+    @property
+    def fewest_computed(self) -> int:
+        """How many of them are computed by every policy."""
+        return fewest_computed(self.num_steps, self.forced)
 
 
 class Recording:

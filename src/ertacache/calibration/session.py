@@ -39,12 +39,6 @@ class Session:
     shown: CalibrationProgress
     folder: Path | None
 
-    @property
-    def full_run(self) -> int:
-        """The denoiser calls of one full run of every prompt."""
-        setting = self.loops.setting
-        return setting.num_steps * setting.calls_per_step * len(self.loops.calls)
-
     def finished(self, policy: Policy) -> Policy:
         """A policy whose steps count from the first one made, as one of the whole grid, with what it was made for."""
         setting = self.loops.setting
@@ -94,11 +88,11 @@ def opened(
     shelf = Shelf(Path(checkpoint) if checkpoint else None, key, memory_limit)
     try:
         with CalibrationProgress(progress) as shown:
-            recordings, setting, spent = record_all(
+            recordings, setting = record_all(
                 pipe, calls, num_inference_steps, shelf, shown, hidden=hidden, traced=traced, full_runs=full_runs
             )
             loops = ClosedLoops(pipe, calls, recordings, setting, shown.advance, traces_in_files=shelf.in_files)
-            loops.denoiser_calls = spent
+            loops.denoiser_calls = loops.full_run  # those of full runs that were found too
             yield Session(loops, guidance[0], shown, Path(checkpoint) / key if checkpoint else None)
     finally:
         shelf.close()
@@ -114,8 +108,8 @@ def record_all(
     hidden: bool = False,
     traced: int = 0,
     full_runs: int = 1,
-) -> tuple[list[Recording], Setting, int]:
-    """Record every prompt's full run, or find it recorded. The calls spent count those of found runs too."""
+) -> tuple[list[Recording], Setting]:
+    """Record every prompt's full run, or find it recorded."""
 
     def announce(sample: Tensor, output: Tensor, calls_per_step: int, residuals: Sequence[Tensor] = ()) -> None:
         kept = sample.nbytes * (num_steps + 1) + output.nbytes * num_steps
@@ -157,7 +151,7 @@ def record_all(
     assert setting is not None  # there is at least one prompt
     if found:
         shown.say(f"{found} of {len(calls)} full runs were found in the checkpoint")
-    return recordings, setting, setting.num_steps * setting.calls_per_step * len(calls)
+    return recordings, setting
 
 
 def _not_one_setting(prompt: int, its: object, first: object) -> PipelineError:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ertacache.calibration.budget import Budget
 from ertacache.calibration.closed_loop import ClosedLoops, Fit
-from ertacache.calibration.fitting import MIN_HELD_OUT
 from ertacache.calibration.observation import Observation, observe
 from ertacache.calibration.quality import CONFIDENCE, lower_bound
 from ertacache.calibration.recording import Recording, gram_of, pairwise
@@ -64,7 +63,7 @@ def solve(session: Session, method: Method, budget: Budget) -> Policy:
         check_forced(setting.num_steps, budget.computed, setting.forced)
     if method.schedule == "search":
         assert budget.computed is not None  # `parse_budget` saw to it
-        fit = searched(loops, method, budget.computed, FULL_RUNS * session.full_run)
+        fit = searched(loops, method, budget.computed, FULL_RUNS * loops.full_run)
         return predicting(loops, method, budget, fit)
     threshold, planned = _plan(loops, method, budget)
     corrected = method.timestep_adjustment or method.rectification is not None
@@ -135,7 +134,7 @@ def searched(loops: ClosedLoops, method: Method, computed: int, limit: float) ->
     """The aligned prediction on the schedule that is best in closed loop, within so many denoiser calls in all."""
     setting = loops.setting
     # For the loop with Taylor weights, to compare with, and the one whose weights the policy gets.
-    reserve = (1 + (len(loops.calls) >= MIN_HELD_OUT)) * computed * setting.calls_per_step * len(loops.calls)
+    reserve = (1 + loops.holds_out) * computed * setting.calls_per_step * len(loops.calls)
     surrogate = Surrogate(gram_of(loops.recordings, setting.num_steps), setting.slopes, setting.forced)
     return Search(loops, surrogate, method, int(limit - reserve)).run(computed)
 
@@ -146,8 +145,20 @@ def predicting(
     """The policy of a closed loop that predicted its cached steps."""
     notes: list[str] = []
     if method.predictor == "aligned":
-        fit = _no_worse_than_taylor(loops, method, fit, notes)
-    return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes, fitted=not notes)
+        kept = _no_worse_than_taylor(loops, method, fit, notes)
+        fit = with_weights_of_all(loops, method, fit) if kept is fit else kept
+    return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
+
+
+def with_weights_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
+    """A loop's schedule and errors, with weights fitted on all prompts in a loop of their own, if it held prompts out.
+
+    Held-out trajectories have more error than those a policy makes, and weights that are fitted there are up to half a
+    decibel worse.
+    """
+    if method.predictor != "aligned" or not loops.holds_out:
+        return fit
+    return replace(fit, predictions=loops.predict(fit.cached_steps, method, held_out=False).predictions)
 
 
 def policy_of(
@@ -158,18 +169,8 @@ def policy_of(
     *,
     threshold: float | None = None,
     notes: Sequence[str] = (),
-    fitted: bool = True,
 ) -> Policy:
-    """The policy of a closed loop: its schedule and errors, and weights fitted on all prompts in a loop of their own.
-
-    A loop whose prompts are held out makes trajectories of more error than those a policy makes, and weights that
-    are fitted there are up to half a decibel worse.
-    """
-    predictions = fit.predictions
-    if fitted and method.predictor == "aligned" and len(loops.calls) >= MIN_HELD_OUT:
-        judge, loops.judge = loops.judge, None  # its pictures would flatter
-        predictions = loops.predict(fit.cached_steps, method, held_out=False).predictions
-        loops.judge = judge
+    """The policy that does what a closed loop did."""
     record = _record(loops, budget, fit.error, fit.step_errors, threshold=threshold, notes=notes)
     if fit.quality:
         record = replace(record, psnr=fit.quality.psnr, ssim=fit.quality.ssim)
@@ -177,7 +178,7 @@ def policy_of(
         num_inference_steps=loops.setting.num_steps,
         cached_steps=fit.cached_steps,
         method=method,
-        predictions=predictions if method.predictor == "aligned" else {},
+        predictions=fit.predictions if method.predictor == "aligned" else {},
         calibration=record,
     )
 
@@ -215,11 +216,7 @@ def _record(
 
 
 def _spent(loops: ClosedLoops) -> dict[str, Any]:
-    full_run = loops.setting.num_steps * loops.setting.calls_per_step
-    return {
-        "denoiser_calls": loops.denoiser_calls,
-        "full_runs": loops.denoiser_calls / full_run / len(loops.calls),
-    }
+    return {"denoiser_calls": loops.denoiser_calls, "full_runs": loops.denoiser_calls / loops.full_run}
 
 
 def _within_seconds(session: Session, method: Method, budget: Budget, seconds: float) -> Policy:
@@ -230,11 +227,11 @@ def _within_seconds(session: Session, method: Method, budget: Budget, seconds: f
     costs = timed(loops.pipe, call, loops.setting)
     loops.denoiser_calls += costs.denoiser_calls
     computed = costs.most_steps(seconds)
+    if computed == steps:
+        notes = [f"the full call takes {costs.full:.3g} s, so nothing is cached"]
+        nothing = _nothing_cached(loops, method, budget, notes)
+        return replace(nothing, calibration=replace(nothing.calibration, seconds=costs.full))
     while True:
-        if computed == steps:
-            notes = [f"the full call takes {costs.full:.3g} s, so nothing is cached"]
-            nothing = _nothing_cached(loops, method, budget, notes)
-            return replace(nothing, calibration=replace(nothing.calibration, seconds=costs.full))
         policy = solve(session, method, replace(budget, computed=computed, seconds=None))
         session.shown.phase("timing the policy")
         finished = session.finished(policy)
@@ -244,8 +241,7 @@ def _within_seconds(session: Session, method: Method, budget: Budget, seconds: f
         if measured <= seconds:
             return replace(policy, calibration=replace(policy.calibration, seconds=measured, **_spent(loops)))
         fewer = computed - max(1, ceil((measured - seconds * (1 - MARGIN)) / costs.computed_step))
-        least = len({0, steps - 1, *loops.setting.forced})
-        if fewer < least:
+        if fewer < loops.setting.fewest_computed:
             raise BudgetError(
                 "no policy is so fast on this machine",
                 given=f"{budget.asked}; with {computed} of {steps} steps computed a call takes {measured:.3g} s",
@@ -261,7 +257,7 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
     schedule, is asked for one step less and again, for as long as that reaches the quality too.
     """
     loops, steps = session.loops, session.loops.setting.num_steps
-    limit = QUALITY_RUNS * session.full_run
+    limit = QUALITY_RUNS * loops.full_run
     loops.judge_pictures()
     found: dict[int, Fit] = {}
 
@@ -275,7 +271,7 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
         found[computed] = loops.predict(cached, method)
         return reached(found[computed])
 
-    low = len({0, steps - 1, *loops.setting.forced})
+    low = loops.setting.fewest_computed
     computed = fewest(low, steps, enough)
     best = found.get(computed)
     while method.schedule == "search" and computed > low and loops.denoiser_calls < limit:
@@ -292,7 +288,7 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
         f"mean {what.upper()} {fmean(values):.4g} over {len(values)} prompts, each by weights fitted on the others; "
         f"over {lower_bound(values):.4g} with {CONFIDENCE:.0%} confidence"
     )
-    return policy_of(loops, method, budget, best, notes=[note])
+    return policy_of(loops, method, budget, with_weights_of_all(loops, method, best), notes=[note])
 
 
 def fewest(low: int, high: int, enough: Callable[[int], bool]) -> int:

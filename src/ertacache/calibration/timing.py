@@ -82,7 +82,7 @@ def timed(pipe: Any, call: Call, setting: Setting) -> Costs:
         setting: what the full runs showed.
     """
     steps = setting.num_steps
-    fewest = max(2, len({0, steps - 1, *setting.forced}), round(steps / 5))
+    fewest = max(2, setting.fewest_computed, round(steps / 5))
     ways = [None, _busiest(setting, fewest)] if fewest < steps else [None]
     spent: list[list[float]] = [[] for _ in ways]
     calls = 0
@@ -100,10 +100,10 @@ def time_call(pipe: Any, call: Call, policy: Policy | None) -> tuple[float, int]
     twin = twin_of(pipe)
     arguments = call.arguments()
     run = Run(twin, PolicyDriver(policy) if policy else Driver())
-    start = _now()
+    start = now()
     with run:
         twin(**arguments)
-    return _now() - start, run.report.denoiser_calls
+    return now() - start, run.report.denoiser_calls
 
 
 def _busiest(setting: Setting, computed: int) -> Policy:
@@ -125,7 +125,8 @@ def _busiest(setting: Setting, computed: int) -> Policy:
     )
 
 
-def _now() -> float:
+def now() -> float:
+    """Seconds of a clock, once the GPU has done what it was asked for."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

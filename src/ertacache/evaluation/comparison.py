@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ertacache.acceleration import accelerated
+from ertacache.calibration.timing import now
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
 from ertacache.runtime.run import Driver, Run, denoisers_of
@@ -127,9 +127,9 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
     else:
         context = nullcontext()
     with variant.around(pipe), clock.watching(pipe), context:
-        start = _now()
+        start = now()
         output = pipe(**settings, **clock.callback_for(pipe))
-        end = _now()
+        end = now()
     pictures = output.images if hasattr(output, "images") else output.frames
     loop = (clock.end or end) - (clock.start or start)
     return Result(pictures.detach().float().cpu(), loop, end - start, clock.latents)
@@ -191,12 +191,6 @@ def started(call: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 class _LoopClock:
     """Notes when the first denoiser call begins and when the last step ends."""
 
@@ -208,7 +202,7 @@ class _LoopClock:
     @contextmanager
     def watching(self, pipe: Any) -> Iterator[None]:
         def begin(module: Any, args: Any) -> None:
-            self.start = self.start or _now()
+            self.start = self.start or now()
 
         hooks = [module.register_forward_pre_hook(begin) for module in denoisers_of(pipe).values()]
         try:
@@ -224,7 +218,7 @@ class _LoopClock:
     def step_ended(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         if self.keep_latents:
             self.latents.append(values["latents"].detach().float().cpu())
-        self.end = _now()
+        self.end = now()
         return values
 
 

@@ -42,9 +42,14 @@ def check_budget(num_steps: int, computed: int, *, given: str) -> None:
         )
 
 
+def fewest_computed(num_steps: int, forced: Collection[int]) -> int:
+    """How many steps are computed at least: the first, the last, and those in ``forced``."""
+    return len({0, num_steps - 1, *forced})
+
+
 def check_forced(num_steps: int, computed: int, forced: Collection[int]) -> None:
     """Raise `BudgetError` where the steps that cannot be cached are more than ``computed``."""
-    floor = len({0, num_steps - 1, *forced})
+    floor = fewest_computed(num_steps, forced)
     if floor > computed:
         raise BudgetError(
             "more steps must be computed than the budget allows, since at some the denoiser's calls change",
