@@ -3,16 +3,20 @@
     ertacache benchmark     # all rivals on all pipelines; hours
 
 Held-out prompts and seeds that neither training nor calibration saw; quality against the full run. An interrupted run
-goes on from what it had measured.
+goes on from what it had measured. Where only some rivals are measured, after one of them has changed, the rows of all
+others stay as the figures have them; fewer steps is measured again with them, and must be what it was.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -22,15 +26,20 @@ from benchmarks.report import write_page
 from benchmarks.rivals import harness
 from benchmarks.rivals.base import Knobs
 from benchmarks.rivals.roster import OURS, RIVALS
+from benchmarks.rivals.solvers import FEWER_STEPS
 from benchmarks.webpage import section_of, write_webpage
 from ertacache import zoo
 from ertacache.errors import ERTACacheError
 from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.files import written_whole
 
+CONTROL = FEWER_STEPS.name
+SAME = 0.1
+"""dB: how far the control may be from what it was on any prompt, so that rows of two runs stand side by side."""
+
 
 class RivalError(ERTACacheError, ValueError):
-    """A rival that does not exist."""
+    """A rival that does not exist, or figures that cannot stand beside others."""
 
 
 def run(
@@ -50,7 +59,7 @@ def run(
 
     Args:
         models: names of embedded pipelines.
-        names: of rivals, or none for all; ours always takes part.
+        names: of rivals, or none for all; ours and fewer steps always take part, and others' rows stay as they are.
         prompts: how many held-out ones.
         seed: of the first.
         work: for policies and unfinished measurements.
@@ -64,13 +73,13 @@ def run(
         What was written, the pages last.
 
     Raises:
-        RivalError: if a rival's name is unknown.
+        RivalError: if a rival's name is unknown, or what some rivals are measured for cannot join the others' rows.
     """
     known = [rival.name for rival in RIVALS]
     for name in names:
         if name not in known:
             raise RivalError("there is no such rival", given=name, cure=f"Choose among {', '.join(known)}.")
-    rivals = [rival for rival in RIVALS if not names or rival.name in (OURS, *names)]
+    rivals = [rival for rival in RIVALS if not names or rival.name in (OURS, CONTROL, *names)]
     if quick:
         prompts = 2
     written, sections = [], []
@@ -80,6 +89,9 @@ def run(
         if quick:
             embedded = replace(embedded, calibration_prompts=embedded.calibration_prompts[:2])
             embedded.arguments["num_inference_steps"] = 8
+        path = out / f"rivals-{model}.json"
+        setting = {"model": model, "arguments": embedded.arguments, "prompts": prompts, "seed": seed}
+        earlier = _earlier(path, setting) if names else {}
         key = key_of(embedded, seed, [rival.name for rival in rivals], quick, code)
         subject = harness.subject_of(embedded, model, work / model / key)
         entries = harness.entries_of(
@@ -100,21 +112,66 @@ def run(
             sections.append(section_of(subject, held_out, seed, rows, entries, show=num_shown, on_generation=told))
         result = {
             **environment(),
-            "model": model,
-            "arguments": embedded.arguments,
-            "prompts": prompts,
-            "seed": seed,
-            "settings": harness.as_json(rows),
+            **setting,
+            "settings": [{**row, "measured_on": date.today().isoformat()} for row in harness.as_json(rows)],
             "sources": {rival.name: rival.source for rival in rivals},
             "refused": {rival.name: why for rival in rivals if (why := rival.refuses(subject))},
         }
-        path = out / f"rivals-{model}.json"
         with written_whole(path) as unfinished:
-            Path(unfinished).write_text(json.dumps(result, indent=1) + "\n")
+            Path(unfinished).write_text(json.dumps(joined(result, earlier), indent=1) + "\n")
         written.append(path)
         write_page(out, page)
         write_webpage(sections, webpage)
     return [*written, page, webpage]
+
+
+def _earlier(path: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures that a run of some rivals joins, or none."""
+    if not path.exists():
+        return {}
+    earlier: dict[str, Any] = json.loads(path.read_text())
+    differing = [name for name, value in setting.items() if earlier[name] != value]
+    if differing:
+        raise RivalError(
+            "the rows of other rivals are of another setting",
+            given=", ".join(f"{name} {earlier[name]!r} in {path}, now {setting[name]!r}" for name in differing),
+            cure="Measure these rivals in that setting, or all rivals, or write to another folder with --out.",
+        )
+    return earlier
+
+
+def joined(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of some rivals, and those that an earlier run has of all others, in the order of tables.
+
+    Raises:
+        RivalError: if fewer steps is not what it was, so that the two runs cannot stand side by side.
+    """
+    if not earlier:
+        return dict(result)
+    was, now = (_control(figures["settings"]) for figures in (earlier, result))
+    pairs = [pair for knobs in was.keys() & now.keys() for pair in zip(was[knobs], now[knobs], strict=True)]
+    apart = max((abs(x - y) for x, y in pairs), default=math.inf)
+    if apart > SAME:
+        raise RivalError(
+            "these rows cannot stand beside those of an earlier run",
+            given=f"{CONTROL} differs by up to {apart:.2f} dB between the two",
+            cure="Measure all rivals in one run: leave out --rival.",
+        )
+    anew = {row["rival"] for row in result["settings"]}
+    rows = [*result["settings"], *(row for row in earlier["settings"] if row["rival"] not in anew)]
+    places = {rival.name: place for place, rival in enumerate(RIVALS)}
+    told = f"Fewer steps, measured in each run, differs by at most {apart:.2g} dB on any prompt."
+    return {
+        **result,
+        "settings": sorted(rows, key=lambda row: places[row["rival"]]),
+        "sources": {rival.name: rival.source for rival in RIVALS if rival.name in {row["rival"] for row in rows}},
+        "refused": {**earlier["refused"], **result["refused"]},
+        "notes": [told],
+    }
+
+
+def _control(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    return {json.dumps(row["knobs"]): row["measured"]["psnr"] for row in settings if row["rival"] == CONTROL}
 
 
 def _middle(knobs: Sequence[Knobs]) -> Sequence[Knobs]:

@@ -151,6 +151,17 @@ def figure_of(rivals: Mapping[str, Sequence[Measured]], title: str) -> Figure:
     return figure
 
 
+def when(settings: Sequence[Mapping[str, Any]]) -> str:
+    """On which day each rival was measured."""
+    days: dict[str, dict[str, None]] = {}
+    for row in settings:
+        days.setdefault(row["measured_on"], {})[row["rival"]] = None
+    if len(days) == 1:
+        return f"Measured on {next(iter(days))}, in one run."
+    few, *others = sorted(days.items(), key=lambda item: len(item[1]))
+    return f"Measured on {few[0]}: {', '.join(few[1])}; on {' and '.join(day for day, _ in others)}: all others."
+
+
 def section(result: Mapping[str, Any], rivals: Mapping[str, Sequence[Measured]], folder: Path) -> str:
     """One pipeline's part of the page; writes its plot."""
     model = result["model"]
@@ -161,7 +172,7 @@ def section(result: Mapping[str, Any], rivals: Mapping[str, Sequence[Measured]],
     return f"""## {model}
 
 {result["prompts"]} held-out prompts, {steps} steps in full; {result["machine"]}, torch {result["torch"]}, diffusers \
-{result["diffusers"]}.{"".join(f" {note}" for note in result.get("notes", ()))}
+{result["diffusers"]}. {when(result["settings"])}{"".join(f" {note}" for note in result.get("notes", ()))}
 
 ![quality against cost](images/{picture.name})
 
@@ -195,12 +206,12 @@ Not on this pipeline:
 HEAD = """# Results: every rival in one harness
 
 Measured and written by `ertacache benchmark`: all rivals on the same small trained pipelines, held-out prompts, seeds
-and latents, in one run; the figures are in `benchmarks/results`. Quality is against the full run. Each rival's knob is
+and latents; the figures are in `benchmarks/results`. Quality is against the full run. Each rival's knob is
 swept; on every prompt the PSNR is interpolated between the settings that no other one beats, over the logarithm of the
 speedup, and the mean over prompts is shown: so a cache that skips much on one prompt and nothing on the next is not
 credited with the latter's perfect picture. "-" means that no setting is that fast. Small pipelines make each denoiser
 call cheap, so a cache that intervenes in every block pays more for that in time here than it would in a large one: the
-second table leaves time out.
+second table leaves time out. `--rival NAME` measures one anew, ours, and fewer steps, beside the others' rows.
 
 """
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.compare import RivalError, joined
 from benchmarks.method import METHODS
-from benchmarks.rivals.roster import RIVALS
+from benchmarks.report import when
+from benchmarks.rivals.roster import OURS, RIVALS
 from ertacache import zoo
 from ertacache.cli import app
 
@@ -81,6 +83,44 @@ def test_a_rival_that_does_not_exist_is_named_with_those_that_do():
     assert done.exit_code == 2
     assert "NoCache" in done.output
     assert "TeaCache" in done.output
+
+
+def figures(psnr, *rivals, day, control=50.0):
+    """A results file of some rivals and of fewer steps."""
+    rows = [("fewer steps", control), *((name, psnr) for name in rivals)]
+    settings = [
+        {"rival": name, "knobs": {"n": 1}, "measured": {"psnr": [value, value]}, "measured_on": day}
+        for name, value in rows
+    ]
+    return {"settings": settings, "sources": {}, "refused": {"T-GATE": "why"} if "PAB" in rivals else {}}
+
+
+def test_rivals_measured_anew_stand_beside_the_others_if_fewer_steps_is_what_it_was():
+    earlier = figures(60.0, "PAB", OURS, day="2026-01-01")
+    found = joined(figures(70.0, OURS, day="2026-02-01", control=50.04), earlier)
+    told = [(row["rival"], row["measured"]["psnr"][0], row["measured_on"]) for row in found["settings"]]
+    assert told == [
+        (OURS, 70.0, "2026-02-01"),
+        ("fewer steps", 50.04, "2026-02-01"),
+        ("PAB", 60.0, "2026-01-01"),
+    ]
+    assert found["refused"] == {"T-GATE": "why"}
+    assert list(found["sources"]) == [OURS, "fewer steps", "PAB"]
+    assert "0.04 dB" in found["notes"][0]
+    assert when(found["settings"]) == "Measured on 2026-01-01: PAB; on 2026-02-01: all others."
+    with pytest.raises(RivalError, match=r"fewer steps differs by up to 1.00 dB"):
+        joined(figures(70.0, OURS, day="2026-02-01", control=51.0), earlier)
+
+
+def test_figures_of_another_setting_are_not_joined_nor_lost(tmp_path):
+    path = tmp_path / "rivals-flux.json"
+    path.write_text(json.dumps({"model": "flux", "arguments": {}, "prompts": 4, "seed": 1000}))
+    before = path.read_bytes()
+    command = ["benchmark", "flux", "--rival", "TeaCache", "--prompts", "2", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, [*command, "--work", str(tmp_path)], env={"COLUMNS": "400"})
+    assert done.exit_code == 2
+    assert "another setting" in done.output
+    assert path.read_bytes() == before
 
 
 def test_the_tables_that_the_pages_show_are_those_that_were_measured():

@@ -365,7 +365,8 @@ def push(
 def benchmark(
     models: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(zoo.NAMES)}; by default all here.")] = None,
     rival: Annotated[
-        list[str] | None, typer.Option(help="Only this rival, by the name that tables show. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Only this rival, by the name that tables show; others' rows stay. Repeatable."),
     ] = None,
     prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts.")] = 32,
     out: Annotated[
