@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +21,7 @@ from ertacache.calibration.prompts import Call
 from ertacache.calibration.quality import Judge, Quality
 from ertacache.calibration.recording import Recording, Setting, check_finite
 from ertacache.method.alignment import MAX_ORDER, NormalEquations, features
+from ertacache.method.envelope import relative_drift
 from ertacache.method.named import Method, Predictor
 from ertacache.method.residual import to_cache
 from ertacache.policy import Prediction
@@ -44,10 +45,11 @@ class Fit:
         step_scores: the logarithm of the same, averaged over prompts: what a mean PSNR follows, and what no single
             prompt of a large error can dominate.
         prompt_scores: the logarithm of the final error of each prompt.
+        drifts: for each computed step that has another before it, one for each sample; what an envelope is made of.
         quality: of the pictures, if the loops have a judge.
 
-    The errors, scores and pictures are those of weights that were fitted without the prompt, where there are enough
-    prompts (`ertacache.calibration.fitting`).
+    The errors, scores, drifts and pictures are those of weights that were fitted without the prompt, where there are
+    enough prompts (`ertacache.calibration.fitting`).
     """
 
     cached_steps: tuple[int, ...]
@@ -55,6 +57,7 @@ class Fit:
     step_errors: tuple[float, ...]
     step_scores: tuple[float, ...]
     prompt_scores: tuple[float, ...]
+    drifts: dict[int, tuple[float, ...]] = field(default_factory=dict)
     quality: Quality | None = None
 
     @property
@@ -246,6 +249,7 @@ class ClosedLoops:
         histories = [History(size) for _ in self.calls]
         predictions: dict[int, Prediction] = {}
         errors = Errors(self.recordings)
+        drifts: dict[int, list[Tensor]] = {}
         pattern: tuple[Any, ...] = ()
 
         def fit_at(arrivals: Sequence[Arrival]) -> StepFit:
@@ -283,7 +287,8 @@ class ClosedLoops:
                             for history in histories:
                                 history.clear()
                         seen = [seen_by(arrival) for arrival in arrivals]
-                        self._take_in(arrivals, histories, seen, method)
+                        found = self._take_in(arrivals, histories, seen, method)
+                        drifts |= {index: found} if found else {}
                         if trace is not None:
                             trace.keep(index, seen)
                     # A computed step is corrected after the first cached one; before it all is exact.
@@ -301,18 +306,23 @@ class ClosedLoops:
             tuple(errors.relative),
             tuple(errors.scores),
             tuple(errors.prompt_scores),
+            {step: tuple(torch.cat(found).tolist()) for step, found in drifts.items()},
             judge(lockstep.results) if judge else None,
         )
 
     def _take_in(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], seen: Sequence[Seen], method: Method
-    ) -> None:
-        """A computed step, on the way and into the histories."""
+    ) -> list[Tensor]:
+        """A computed step, on the way and into the histories; the drifts of each prompt, if one came before."""
+        drifts = []
         for arrival, history, (output, between) in zip(arrivals, histories, seen, strict=True):
             check_finite(output, arrival.prompt, arrival.index)
             arrival.reply = output
             entry = to_cache(arrival.step.sample.float(), output.float(), method.level)
+            if history.entries:
+                drifts.append(relative_drift(entry, history.entries[0]))
             history.push(arrival.index, entry, between)
+        return drifts
 
     def _solve(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], method: Method, held_out: bool
