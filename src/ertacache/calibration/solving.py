@@ -19,7 +19,6 @@ from ertacache.calibration.search import Search, Surrogate, evenly_spaced
 from ertacache.calibration.session import Session
 from ertacache.calibration.timing import MARGIN, REPEATS, time_call, timed
 from ertacache.errors import BudgetError, MethodError, PipelineError
-from ertacache.method.envelope import MIN_PROMPTS, envelope_of
 from ertacache.method.named import Method
 from ertacache.method.residual import to_cache
 from ertacache.method.schedule import check_forced, threshold_for_budget
@@ -181,7 +180,7 @@ def policy_of(
         method=method,
         predictions=fit.predictions if method.predictor == "aligned" else {},
         calibration=record,
-        envelope=envelope_of(fit.drifts) if len(loops.calls) >= MIN_PROMPTS else None,
+        envelope=fit.envelope,
     )
 
 

@@ -2,15 +2,17 @@
 
 At a computed step the prediction from history and the truth are both at hand. Their relative distance per sample,
 the *drift*, costs no denoiser call. It is taken against plain reuse, whatever the policy predicts with: then it depends
-on the trajectory alone and not on weights, which calibration solves on the way.
+on the trajectory alone and not on weights, which calibration solves on the way. And it is taken of the contrast
+between the guidance branches where a step has several: that is the prompt's part of the output, which guidance
+multiplies, and its drift tells bad pictures from good ones better than the whole output's (docs/guard.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, log
-from statistics import fmean
+from statistics import StatisticsError, correlation, fmean, variance
 
 import torch
 from torch import Tensor
@@ -18,7 +20,9 @@ from torch import Tensor
 MIN_PROMPTS = 4
 """With fewer, there is no telling what is usual."""
 SLACK = 1.1
-"""The limit over the largest score of a calibration prompt that was left out."""
+"""The limit, over the largest score of a calibration sample that was left out of the envelope."""
+LEAST_WEIGHT = 0.2
+"""Of a step whose drift went with no error: a few prompts do not tell that it never does."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +31,31 @@ class Envelope:
 
     Args:
         steps: the computed steps that have another one before them.
-        mean: of the logarithm of the drift over the calibration prompts.
-        deviation: its standard deviation over prompts, over 0.
-        limits: at each step, the score over the steps up to there from which a generation is outside.
+        contrasted: whether the drift is that of the contrast, or else of the output.
+        mean: of the logarithm of the drift over calibration's samples.
+        deviation: its standard deviation, over 0.
+        weight: how much the step counts, over 0: the more, the more its drift went with the samples' final errors.
+        limits: the score over which a sample is outside, once it has come to this step.
     """
 
     steps: tuple[int, ...]
+    contrasted: tuple[bool, ...]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    weight: tuple[float, ...]
     limits: tuple[float, ...]
 
     def problem(self, computed_steps: Sequence[int]) -> str | None:
         """What does not fit together, or to a policy that computes these steps; None if all does."""
-        columns = (self.mean, self.deviation, self.limits)
-        if any(len(column) != len(self.steps) for column in columns):
-            return "the envelope has not one mean, deviation and limit for each of its steps"
-        if list(self.steps) != sorted(set(self.steps)) or not set(self.steps) <= set(computed_steps[1:]):
+        numbers = (self.mean, self.deviation, self.weight, self.limits)
+        if any(len(column) != len(self.steps) for column in (self.contrasted, *numbers)):
+            return "the envelope has not one entry for each of its steps"
+        if not self.steps or list(self.steps) != sorted(set(self.steps)) or not {*self.steps} <= {*computed_steps[1:]}:
             return "the envelope's steps are not computed steps that have another one before them"
-        if not all(isfinite(value) for column in columns for value in column):
+        if not all(isfinite(value) for column in numbers for value in column):
             return "the envelope is not finite"
-        if any(value <= 0 for value in (*self.deviation, *self.limits)):
-            return "the envelope's deviations and limits are not over 0"
+        if any(value <= 0 for value in (*self.deviation, *self.weight)):
+            return "the envelope's deviations and weights are not over 0"
         return None
 
     def shifted(self, first_step: int) -> Envelope:
@@ -55,74 +63,95 @@ class Envelope:
         return replace(self, steps=tuple(step + first_step for step in self.steps))
 
     def limit(self, step: int) -> float:
-        """The score from which a sample is outside once it has come to this step."""
+        """The score over which a sample is outside once it has come to this step."""
         return self.limits[self.steps.index(step)]
 
     def score(self, drifts: Mapping[int, float]) -> float:
-        """How far outside a generation is: the root mean square of its deviations from the usual, in usual deviations.
+        """How much more a sample drifts than calibration's: the weighted mean over steps of its deviations above them.
 
-        Two-sided: a generation that drifts far less than calibration's (an empty prompt) is as unusual as one that
-        drifts far more.
+        Signed: a sample that drifts less than calibration's is predicted well.
 
         Args:
-            drifts: of one sample, by step; steps that the envelope does not have are left out.
+            drifts: of the sample, by step; only steps that both have are compared.
 
         Returns:
-            About 1 for a generation like calibration's; 0 if no step can be compared.
+            About 0 for a sample like calibration's, and where no step can be compared.
         """
-        squares = [
-            ((_logarithm(drifts[step]) - mean) / deviation) ** 2
-            for step, mean, deviation in zip(self.steps, self.mean, self.deviation, strict=True)
-            if step in drifts
-        ]
-        return fmean(squares) ** 0.5 if squares else 0.0
+        total = weights = 0.0
+        for step, mean, deviation, weight in zip(self.steps, self.mean, self.deviation, self.weight, strict=True):
+            if step in drifts:
+                total += weight * (_logarithm(drifts[step]) - mean) / deviation
+                weights += weight
+        return total / weights if weights else 0.0
 
 
-def relative_drift(entry: Tensor, newest: Tensor) -> Tensor:
+def relative_drift(now: Tensor, newest: Tensor) -> Tensor:
     """``|| e - h_1 || / || e ||`` of each sample: how far plain reuse would have been off at a computed step.
 
     Args:
-        entry: what the cache takes of the step, (batch, ...), floating.
-        newest: what it has of the computed step before, the same shape.
+        now: what there is of the step, (batch, ...), floating.
+        newest: the same of the computed step before.
 
     Returns:
-        (batch,), on the same device; found without waiting for it.
+        (batch,), on the same device; found without waiting for it. 1 where both are 0.
     """
-    change, size = (torch.linalg.vector_norm(t.flatten(1), dim=1) for t in (entry - newest, entry))
-    return change / size
+    change: Tensor = torch.linalg.vector_norm((now - newest).flatten(1), dim=1)
+    size: Tensor = torch.linalg.vector_norm(now.flatten(1), dim=1)
+    return (change + _TINY) / (size + _TINY)
 
 
-def envelope_of(drifts: Mapping[int, Sequence[float]]) -> Envelope | None:
-    """The envelope of calibration's samples, the limit being what no sample comes near that was left out of it.
+def envelope_of(
+    drifts: Mapping[int, Sequence[float]], errors: Sequence[float], contrasted: Collection[int]
+) -> Envelope | None:
+    """The envelope of calibration's samples. Each is also scored by the others, and the limits are over all of these.
 
     Args:
-        drifts: for each computed step that has another before it, one for each sample, two or more.
+        drifts: by step, one for each sample.
+        errors: logarithms of the samples' final errors; four or more.
+        contrasted: the steps whose drift is that of the contrast.
 
     Returns:
-        None if there is no such step.
+        None if there is no step with another one before it.
     """
-    steps = sorted(drifts)
-    if not steps:
+    if not drifts:
         return None
-    logarithms = torch.tensor([list(map(_logarithm, drifts[step])) for step in steps], dtype=torch.float64).T
     left_out = []
-    for k, own in enumerate(logarithms):
-        mean, deviation = _usual(torch.cat([logarithms[:k], logarithms[k + 1 :]]))
-        squares = ((own - mean) / deviation).square()
-        left_out.append((squares.cumsum(0) / torch.arange(1, len(squares) + 1)).sqrt())
-    mean, deviation = _usual(logarithms)
-    limits = SLACK * torch.stack(left_out).amax(0)
-    return Envelope(tuple(steps), *(tuple(column.tolist()) for column in (mean, deviation, limits)))
+    for k in range(len(errors)):
+        others = _usual(
+            {step: [*row[:k], *row[k + 1 :]] for step, row in drifts.items()},
+            [*errors[:k], *errors[k + 1 :]],
+            contrasted,
+        )
+        reached = [others.steps[: n + 1] for n in range(len(others.steps))]
+        left_out.append([others.score({step: drifts[step][k] for step in steps}) for steps in reached])
+    limits = tuple(SLACK * max(scores) for scores in zip(*left_out, strict=True))
+    return replace(_usual(drifts, errors, contrasted), limits=limits)
 
 
-def _usual(logarithms: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation over samples at each step, (samples, steps) to (steps,); the deviation half pooled."""
-    variance = logarithms.var(0)
-    return logarithms.mean(0), ((variance + variance.mean()) / 2).clamp(min=_TINY).sqrt()
+def _usual(drifts: Mapping[int, Sequence[float]], errors: Sequence[float], contrasted: Collection[int]) -> Envelope:
+    """An envelope without limits; each deviation is half pooled over steps, since few samples say little about one."""
+    rows = {step: list(map(_logarithm, drifts[step])) for step in sorted(drifts)}
+    variances = [variance(row) for row in rows.values()]
+    pooled = fmean(variances)
+    return Envelope(
+        tuple(rows),
+        tuple(step in contrasted for step in rows),
+        tuple(fmean(row) for row in rows.values()),
+        tuple(max((own + pooled) / 2, _TINY) ** 0.5 for own in variances),
+        tuple(LEAST_WEIGHT + max(_correlation(row, errors), 0.0) for row in rows.values()),
+        (0.0,) * len(rows),
+    )
+
+
+def _correlation(row: Sequence[float], errors: Sequence[float]) -> float:
+    try:
+        return correlation(row, errors)
+    except StatisticsError:  # one of them is constant
+        return 0.0
 
 
 def _logarithm(drift: float) -> float:
-    """Finite for whatever a denoiser returns."""
+    """Finite for whatever a denoiser returns, and large where that is not a number."""
     return log(min(max(drift, _TINY), 1 / _TINY)) if isfinite(drift) else -log(_TINY)
 
 

@@ -34,6 +34,7 @@ class PolicyDriver(Driver):
         fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
         self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
+        self.contrasted |= guard is not None and any(guard.report.envelope.contrasted)
         self.residuals_kept = residuals_kept(policy.method)
         self.levels: list[float] = []
         self.pattern: tuple[Any, ...] = ()
@@ -74,9 +75,10 @@ class PolicyDriver(Driver):
         output = step.model_output
         if step.computed:
             entry = to_cache(step.sample.float(), output.detach().float(), method.level)
-            if self.guard and self.history.steps:
-                self.guard.saw(step.index, entry, self.history.steps[0], self.history.entries[0])
-            self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
+            between = contrast(step) if self.contrasted else None
+            if self.guard:
+                self.guard.saw(step.index, entry, between, self.history)
+            self.history.push(step.index, entry, between)
             correction = self._correction(step.index)
             return output if correction is None else predicted(step, self.history, correction, method).to(output.dtype)
         self.skipped.append(step.index)

@@ -7,7 +7,7 @@ was just queued.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -15,15 +15,16 @@ from torch import Tensor
 from ertacache.errors import GuardError
 from ertacache.method.envelope import Envelope, relative_drift
 from ertacache.policy import Policy
+from ertacache.runtime.history import History
 
 Mode = Literal["report", "compute"]
 
 
 class Late:
-    """Numbers of one step on the way to the host; reading waits for that step alone, which is done by then.
+    """The drifts of one step on the way to the host; reading waits for that step alone, which is done by then.
 
     Args:
-        values: on any device. From CUDA they are copied to pinned memory behind the work that is queued.
+        values: (batch,), on any device. From CUDA they go to pinned memory behind what is queued.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -36,7 +37,7 @@ class Late:
             self._arrived.record(torch.cuda.current_stream(values.device))
 
     def read(self) -> list[float]:
-        """The numbers."""
+        """One for each sample."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._values.tolist()
@@ -64,9 +65,9 @@ class GuardReport:
         self._late.clear()
 
     @property
-    def drifts(self) -> dict[int, tuple[float, ...]]:
-        """By computed step that calibration has, one for each sample of the batch."""
-        return {step: tuple(late.read()) for step, late in self._late.items()}
+    def drifts(self) -> tuple[dict[int, float], ...]:
+        """For each sample of the batch, what was compared, by step."""
+        return self._drifts(list(self._late))
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -89,8 +90,11 @@ class GuardReport:
         return bool(steps) and max(self._scores(steps)) > self.envelope.limit(steps[-1])
 
     def _scores(self, steps: Sequence[int]) -> tuple[float, ...]:
-        rows = [self._late[step].read() for step in steps]
-        return tuple(self.envelope.score(dict(zip(steps, row, strict=True))) for row in zip(*rows, strict=True))
+        return tuple(map(self.envelope.score, self._drifts(steps)))
+
+    def _drifts(self, steps: Sequence[int]) -> tuple[dict[int, float], ...]:
+        samples = zip(*(self._late[step].read() for step in steps), strict=True)
+        return tuple(dict(zip(steps, row, strict=True)) for row in samples)
 
     def __str__(self) -> str:
         scores = self.scores
@@ -118,7 +122,7 @@ class Guard:
         self.report = GuardReport(envelope, mode)
         computed = policy.computed_steps
         self._before = dict(zip(computed[1:], computed, strict=False))
-        self._compared = frozenset(envelope.steps)
+        self._contrasted = dict(zip(envelope.steps, envelope.contrasted, strict=True))
         self._computing = False
 
     def begin(self) -> None:
@@ -126,19 +130,22 @@ class Guard:
         self.report.forget()
         self._computing = False
 
-    def saw(self, step: int, entry: Tensor, newest_step: int, newest: Tensor) -> None:
-        """A computed step, before its entry joins the history.
+    def saw(self, step: int, entry: Tensor, between: Tensor | None, history: History) -> None:
+        """A computed step, before it joins the history.
 
         Where another step than calibration's came before it, its drift is over another stretch, and not compared.
 
         Args:
             step: its index.
-            entry: what the cache takes of it, (batch, ...), float32.
-            newest_step: the computed step before.
-            newest: what the cache has of that.
+            entry: what the cache keeps of it, (batch, ...), float32.
+            between: how its guidance branches differ, the same shape, or None.
+            history: of the computed steps before.
         """
-        if step in self._compared and self._before[step] == newest_step:
-            self.report.keep(step, relative_drift(entry, newest))
+        if step not in self._contrasted or self._before[step] != next(iter(history.steps), None):
+            return
+        found = drift(entry, between, history)
+        if found.contrasted == self._contrasted[step]:
+            self.report.keep(step, found.values)
 
     def computes(self, step: int) -> bool:
         """Whether this step, which the policy caches, is computed.
@@ -152,6 +159,31 @@ class Guard:
         if self._computing and step not in self.report.computed_steps:
             self.report.computed_steps.append(step)
         return self._computing
+
+
+class Drift(NamedTuple):
+    """How far a computed step is from the one before.
+
+    Args:
+        values: (batch,).
+        contrasted: whether they are the contrast's.
+    """
+
+    values: Tensor
+    contrasted: bool
+
+
+def drift(entry: Tensor, between: Tensor | None, history: History) -> Drift:
+    """The drift of a computed step from the last one: of its contrast, or of its output where it has none.
+
+    Args:
+        entry: what the cache keeps of the step, (batch, ...), float32.
+        between: how its guidance branches differ, the same shape, or None.
+        history: of the computed steps before, one or more.
+    """
+    if between is not None and history.contrasts:
+        return Drift(relative_drift(between, history.contrasts[0]), True)
+    return Drift(relative_drift(entry, history.entries[0]), False)
 
 
 def check_guard(policy: Policy, mode: str | None) -> Envelope | None:
