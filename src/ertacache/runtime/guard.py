@@ -81,7 +81,7 @@ class GuardReport:
 
     @property
     def left(self) -> tuple[bool, ...]:
-        """For each sample of the batch, whether it left the envelope."""
+        """For each sample of the batch, whether it is outside of the envelope, by all that was compared."""
         return tuple(score > self.limit for score in self.scores)
 
     def left_before_the_last(self) -> bool:
@@ -102,10 +102,10 @@ class GuardReport:
             return "guard: no step could be compared with calibration's"
         outside = [f"{k}" for k, left in enumerate(self.left) if left]
         worst = f"score {max(scores):.2f}, limit {self.limit:.2f}"
-        computed = f"; {len(self.computed_steps)} cached steps were computed for it" if self.computed_steps else ""
+        computed = f"; {len(self.computed_steps)} cached steps were computed" if self.computed_steps else ""
         if not outside:
-            return f"guard: within calibration's envelope ({worst})"
-        which = "" if len(scores) == 1 else f" of samples {', '.join(outside)}"
+            return f"guard: within calibration's envelope ({worst}){computed}"
+        which = "" if len(scores) == 1 else f": samples {', '.join(outside)}"
         return f"guard: outside of calibration's envelope{which} ({worst}){computed}"
 
 
