@@ -139,7 +139,8 @@ def cases_of(embedded: zoo.Embedded, each: int, seed: int) -> list[Case]:
     guidance = next(name for name in ("true_cfg_scale", "guidance_scale") if name in common)
     cases: list[Case] = []
 
-    def add(kind: str, detail: str, prompt: str, change: Change | None = None, **more: Any) -> None:
+    def add(kind: str, detail: str, prompt: str, change: Change | None = None, scale: float | None = None) -> None:
+        more: dict[str, Any] = {} if scale is None else {guidance: scale}
         call = {**common, **more, "prompt": prompt, "seed": seed + len(cases), "output_type": "pt"}
         cases.append(Case(kind, detail, call, change))
 
@@ -149,13 +150,13 @@ def cases_of(embedded: zoo.Embedded, each: int, seed: int) -> list[Case]:
         add("unlike", UNLIKE[k % len(UNLIKE)], UNLIKE[k % len(UNLIKE)])
     for k in range(each):
         scale = SCALES[k % len(SCALES)]
-        add("guidance", f"{scale:g}", prompts[each + k], **{guidance: scale})
+        add("guidance", f"{scale:g}", prompts[each + k], scale=scale)
     for k in range(each):
         strength = NOISES[k % len(NOISES)]
-        add("noise", f"{strength:g}", prompts[2 * each + k], noise(strength, k))
+        add("noise", f"{strength:g}", prompts[k], noise(strength, k))
     for k in range(each):
         strength = LORAS[k % len(LORAS)]
-        add("LoRA", f"{strength:g}", prompts[(3 * each + k) % len(prompts)], lora(strength, k))
+        add("LoRA", f"{strength:g}", prompts[each + k], lora(strength, k))
     return cases
 
 
@@ -194,7 +195,7 @@ def calibrated(embedded: zoo.Embedded, speedup: float, prompts: Sequence[str], f
 
 
 def generation(pipe: Any, case: Case, policies: Mapping[float, Policy]) -> dict[str, Any]:
-    """One case in full and by each policy: PSNR, score, and where the guard flags it, what computing the rest gives."""
+    """One case in full and by each policy: PSNR, score, and where the guard acts, what computing the rest gives."""
     found: dict[str, Any] = {"kind": case.kind, "detail": case.detail}
     with changed(pipe, case.change):
         full = pictures(pipe(**started(case.call)))
@@ -206,12 +207,21 @@ def generation(pipe: Any, case: Case, policies: Mapping[float, Policy]) -> dict[
             assert guard is not None  # there is one
             row: dict[str, Any] = {"psnr": psnr(out, full), "score": guard.scores[0], "left": guard.left[0]}
             row["drifts"] = {str(step): drift for step, drift in guard.drifts[0].items()}
-            if guard.left[0]:
+            row["acted_on"] = acted_on(policy, guard.drifts[0])
+            if row["acted_on"]:
                 with accelerated(pipe, unbound, guard="compute") as run:
                     out = pictures(pipe(**started(case.call)))
                 row |= {"mended": psnr(out, full), "computed": len(run.computed_steps)}
             found[f"{speedup:g}"] = row
     return found
+
+
+def acted_on(policy: Policy, drifts: Mapping[int, float]) -> bool:
+    """Whether ``guard="compute"`` would have computed a step: the sample was outside before its last drift."""
+    envelope, steps = policy.envelope, sorted(drifts)
+    assert envelope is not None  # there are prompts enough
+    reached = (steps[: n + 1] for n in range(len(steps) - 1))
+    return any(envelope.score({i: drifts[i] for i in some}) > envelope.limit(some[-1]) for some in reached)
 
 
 def recording_share(embedded: zoo.Embedded, policy: Policy, prompt: str) -> float:
@@ -264,6 +274,7 @@ def summary(rows: Sequence[Mapping[str, Any]], speedup: float, usual: float) -> 
     kinds = np.array([row["kind"] for row in rows])
     scores, psnrs = np.array([r["score"] for r in own]), np.array([r["psnr"] for r in own])
     bad, flagged = psnrs < usual - WORSE, np.array([r["left"] for r in own])
+    acted = np.array([r["acted_on"] for r in own])
     found: dict[str, Any] = {"median_psnr": usual}
     for name in ("all", *dict.fromkeys(kinds.tolist())):
         here = kinds == name if name != "all" else np.ones(len(rows), bool)
@@ -274,12 +285,14 @@ def summary(rows: Sequence[Mapping[str, Any]], speedup: float, usual: float) -> 
             "area": roc(scores[here], bad[here])[2] if mixed else None,
             "flagged_of_bad": int((flagged & bad & here).sum()),
             "flagged_of_good": int((flagged & ~bad & here).sum()),
+            "acted_on_of_bad": int((acted & bad & here).sum()),
+            "acted_on_of_good": int((acted & ~bad & here).sum()),
         }
     if 0 < bad.sum() < len(bad):
         found["area_interval"] = area_interval(scores, bad)
-    mended = [r for r in own if r["left"]]
+    mended = [r for r in own if r["acted_on"]]
     if mended:
-        found["flagged"] = {name: fmean(r[name] for r in mended) for name in ("psnr", "mended", "computed")}
+        found["acted_on"] = {name: fmean(r[name] for r in mended) for name in ("psnr", "mended", "computed")}
     return found
 
 
@@ -328,7 +341,7 @@ def plot(rows: Sequence[Mapping[str, Any]], usual: Mapping[float, float], path: 
 
 def main(
     models: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(zoo.NAMES)}; flux and wan if none")] = None,
-    prompts: Annotated[int, typer.Option(min=1, max=16, help="generations of each kind")] = 12,
+    prompts: Annotated[int, typer.Option(min=1, max=32, help="generations of each kind")] = 12,
     calibration_prompts: Annotated[int, typer.Option(min=4, help="calibration prompts")] = 16,
     seed: Annotated[int, typer.Option(help="of the first generation")] = 1000,
     work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-guard"),
