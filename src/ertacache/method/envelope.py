@@ -21,6 +21,8 @@ MIN_PROMPTS = 4
 """With fewer, there is no telling what is usual."""
 SLACK = 1.1
 """The limit, over the largest score of a calibration sample that was left out of the envelope."""
+USUAL = 1.75
+"""How large the root mean square of the deviations of a good sample may well be."""
 LEAST_WEIGHT = 0.2
 """Of a step whose drift went with no error: a few prompts do not tell that it never does."""
 
@@ -67,9 +69,11 @@ class Envelope:
         return self.limits[self.steps.index(step)]
 
     def score(self, drifts: Mapping[int, float]) -> float:
-        """How much more a sample drifts than calibration's: the weighted mean over steps of its deviations above them.
+        """How far outside a sample is, in deviations: the greater of two figures.
 
-        Signed: a sample that drifts less than calibration's is predicted well.
+        One is the weighted mean of its deviations, signed: a sample that drifts somewhat less than calibration's is
+        predicted well. The other is their root mean square, less `USUAL`: a model that is broken, or has nothing to
+        draw, drifts far less.
 
         Args:
             drifts: of the sample, by step; only steps that both have are compared.
@@ -77,12 +81,15 @@ class Envelope:
         Returns:
             About 0 for a sample like calibration's, and where no step can be compared.
         """
-        total = weights = 0.0
+        above, weights = [], []
         for step, mean, deviation, weight in zip(self.steps, self.mean, self.deviation, self.weight, strict=True):
             if step in drifts:
-                total += weight * (_logarithm(drifts[step]) - mean) / deviation
-                weights += weight
-        return total / weights if weights else 0.0
+                above.append((_logarithm(drifts[step]) - mean) / deviation)
+                weights.append(weight)
+        if not above:
+            return 0.0
+        size = fmean(z**2 for z in above) ** 0.5
+        return max(fmean(above, weights), size - USUAL)
 
 
 def relative_drift(now: Tensor, newest: Tensor) -> Tensor:
