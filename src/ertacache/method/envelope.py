@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, log
+from math import isfinite, log, sqrt
 from statistics import StatisticsError, correlation, fmean, variance
 
 import torch
@@ -88,7 +88,7 @@ class Envelope:
                 weights.append(weight)
         if not above:
             return 0.0
-        size = fmean(z**2 for z in above) ** 0.5
+        size = sqrt(fmean(z * z for z in above))
         return max(fmean(above, weights), size - USUAL)
 
 
