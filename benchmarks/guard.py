@@ -392,7 +392,7 @@ def one(
     figures.write_text(json.dumps(result, indent=1) + "\n")
     text.write_text(markdown_of(result) + "\n")
     plot(rows, usual, images / f"guard-{model}.png", model)
-    console.print(text.read_text())
+    console.print(text.read_text(), markup=False, soft_wrap=True)
     console.print(f"recording: {result['recording_share_of_a_full_run']:.2%} of a full run's time", highlight=False)
     console.print(f"wrote {figures}, {text} and {images / f'guard-{model}.png'}", highlight=False)
 
