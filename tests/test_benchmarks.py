@@ -36,6 +36,21 @@ def test_the_methods_table_in_its_quick_form(tmp_path):
     assert json.loads(out.read_text())["budgets"]["2"] == rows
 
 
+def test_the_guard_in_its_quick_form(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.guard", "flux", "--quick", "--work", tmp_path / "work"]
+    command += ["--out", tmp_path, "--images", tmp_path]
+    for _ in range(2):  # the second time all is found
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-2000:]
+        result = json.loads((tmp_path / "guard-flux.json").read_text())
+        assert result["kinds"] == ["all", "held out", "unlike", "guidance", "noise", "LoRA"]
+        assert all(figures["all"]["generations"] == 5 for figures in result["budgets"].values())
+        assert 0 < result["recording_share_of_a_full_run"] < 0.01
+        assert (tmp_path / "guard-flux.png").stat().st_size > 0
+        assert (tmp_path / "guard-flux.md").read_text().count("\n") == 8
+    assert "calibrat" not in done.stderr
+
+
 def test_every_rival_on_every_pipeline_in_the_quick_form_and_the_page_of_it(tmp_path):
     out = tmp_path / "quick"
     command = [sys.executable, "-m", "ertacache", "benchmark", "--quick", "--work", tmp_path]

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from ertacache import Policy, Profile
 from ertacache.cli import app, write_frontier
+from ertacache.method.envelope import Envelope
 from ertacache.policy import CalibrationRecord
 
 runner = CliRunner()
@@ -57,6 +58,20 @@ def test_generate_compare_shows_both_and_the_distance(policy_file, tmp_path):
     assert done.exit_code == 0, done.output
     assert re.search(r"aligned\W+4\W+\d\.\d\dx\W+\d\d\.\d", done.output)
     assert out.stat().st_size > 0
+
+
+def test_generate_says_what_the_guard_saw(policy_file, tmp_path):
+    policy, guarded = Policy.load(policy_file), tmp_path / "guarded.safetensors"
+    steps = policy.computed_steps[1:]
+    columns = [(number,) * len(steps) for number in (0.0, 1.0, 1.0, 99.0)]
+    replace(policy, envelope=Envelope(steps, (True,) * len(steps), *columns)).save(guarded)
+    asked = ["generate", "zoo:flux", "a red star", "--guard", "report", "--out", tmp_path / "star.png", "--policy"]
+    done = run(*asked, guarded)
+    assert done.exit_code == 0, done.output
+    assert "guard: within calibration's envelope" in done.output
+    done = run(*asked, policy_file)  # of two prompts
+    assert done.exit_code == 2
+    assert "no envelope" in done.output
 
 
 def test_inspect_tells_every_step_and_draws_it(policy_file, tmp_path):
@@ -142,6 +157,7 @@ def test_evaluate_refuses_two_policies_that_its_table_could_not_tell_apart(polic
         (["calibrate", "zoo:flux", "--dtype", "float99"], "no dtype"),
         (["generate", "zoo:flux", "a star", "--policy", "/nowhere.safetensors"], "no policy file"),
         (["generate", "zoo:flux", "a star", "--compare"], "needs a policy"),
+        (["generate", "zoo:flux", "a star", "--guard", "report"], "needs a policy"),
         (["inspect", __file__], "cannot be read"),
     ],
 )

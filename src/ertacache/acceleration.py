@@ -11,6 +11,7 @@ from ertacache.errors import PipelineError, PolicyMismatchError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.following import PolicyDriver
+from ertacache.runtime.guard import Guard, Mode, check_guard
 from ertacache.runtime.run import Report, Run, denoisers_of
 from ertacache.runtime.samplers import sampler_of
 
@@ -20,11 +21,13 @@ class Acceleration:
 
     Attributes:
         policy: the policy.
+        guard: what its guard does, if it has one.
         report: what the last call did; empty before the first.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, guard: Mode | None = None) -> None:
+        self.policy, self.guard = policy, guard
+        self._envelope = check_guard(policy, guard)
         self.report = Report()
 
     @property
@@ -41,14 +44,16 @@ class Acceleration:
         """One call of the pipeline under the policy."""
         identity.check_pipeline(self.policy, pipe)
         identity.check_guidance(self.policy, identity.guidance_of(pipe, args, kwargs))
-        driver = PolicyDriver(self.policy)
+        guard = Guard(self.policy, self._envelope, self.guard) if self._envelope and self.guard else None
+        driver = PolicyDriver(self.policy, guard=guard)
         run = Run(pipe, driver)
+        run.report.guard = guard.report if guard else None
         self.report = driver.report = run.report
         with run:
             return own.__call__(pipe, *args, **kwargs)
 
 
-def enable(pipe: Any, policy: Policy) -> Acceleration:
+def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None) -> Acceleration:
     """Make every later call of ``pipe`` follow ``policy``, until `disable`.
 
     Only the pipeline object's class changes, to a subclass of the same name; other pipelines that share its
@@ -57,11 +62,14 @@ def enable(pipe: Any, policy: Policy) -> Acceleration:
     Args:
         pipe: a diffusers pipeline.
         policy: a policy that was calibrated on this pipeline.
+        guard: ``"report"`` has each call's ``report.guard`` say which samples drifted otherwise than calibration's
+            prompts; ``"compute"`` also computes the steps that are left once one did.
 
     Returns:
         The acceleration, whose ``report`` tells what the last call did.
 
     Raises:
+        GuardError: if there is no such guard, or the policy has no envelope to compare with.
         PipelineError: if it is enabled already, has no denoiser, or its scheduler is not supported.
         PolicyMismatchError: if the policy was made for another model or scheduler.
     """
@@ -78,7 +86,7 @@ def enable(pipe: Any, policy: Policy) -> Acceleration:
     denoisers_of(pipe)
     sampler_of(getattr(pipe, "scheduler", None))
     identity.check_pipeline(policy, pipe)
-    acceleration, own = Acceleration(policy), type(pipe)
+    acceleration, own = Acceleration(policy, guard), type(pipe)
 
     @functools.wraps(own.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -101,7 +109,7 @@ def _acceleration(pipe: Any) -> Acceleration | None:
 
 
 @contextmanager
-def accelerated(pipe: Any, policy: Policy) -> Iterator[Acceleration]:
+def accelerated(pipe: Any, policy: Policy, *, guard: Mode | None = None) -> Iterator[Acceleration]:
     """`enable` on entry, `disable` on exit, whatever happens in between.
 
     >>> with accelerated(pipe, policy) as run:  # doctest: +SKIP
@@ -109,7 +117,7 @@ def accelerated(pipe: Any, policy: Policy) -> Iterator[Acceleration]:
     >>> run.computed_steps  # doctest: +SKIP
     (0, 3, 6, 11, 14, 17, 20, 23, 27, 29)
     """
-    acceleration = enable(pipe, policy)
+    acceleration = enable(pipe, policy, guard=guard)
     try:
         yield acceleration
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 try:
     import typer
@@ -197,6 +197,10 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="num_inference_steps; a policy brings its own.")] = None,
     fps: Annotated[int, typer.Option(min=1, help="Frames a second, of clips.")] = 16,
     compare: Annotated[bool, typer.Option("--compare", help="Show the full run beside the accelerated one.")] = False,
+    guard: Annotated[
+        str | None,
+        typer.Option(help="'report' says whether it drifts otherwise than in calibration; 'compute' also acts on it."),
+    ] = None,
     settings: Settings = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -211,16 +215,19 @@ def generate(
         loaded = Policy.from_pretrained(policy) if policy is not None else None
         if compare and loaded is None:
             raise typer.BadParameter("--compare needs a policy; pass --policy FILE")
+        if guard and loaded is None:
+            raise typer.BadParameter("--guard needs a policy; pass --policy FILE")
         steps = steps or (loaded.num_inference_steps if loaded else None)
         pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
         steps = arguments.pop("num_inference_steps")
         full = Variant("full", steps)
-        fast = Variant(loaded.method.name, steps, policy=loaded) if loaded else full
+        fast = Variant(loaded.method.name, steps, policy=loaded, guard=cast(Any, guard)) if loaded else full
         call = {**arguments, "prompt": prompt, "seed": seed}
-        pictures = {}
+        pictures, seen = {}, None
 
         def keep(number: int, name: str, result: Any) -> None:
-            pictures[name] = result.pictures[0]
+            nonlocal seen
+            pictures[name], seen = result.pictures[0], result.guard
 
         out.parent.mkdir(parents=True, exist_ok=True)
         if compare:
@@ -240,7 +247,7 @@ def generate(
             fresh = {**arguments, "prompt": prompt, "generator": _generator(seed)}
             with console.status("generating"):
                 result = generate_once(pipe, fast, fresh)
-            picture = result.pictures[0]
+            picture, seen = result.pictures[0], result.guard
             if picture.ndim == 4:
                 out = out.with_suffix(".mp4")
                 write_clip({"": [picture]}, out, fps=fps)
@@ -250,6 +257,8 @@ def generate(
                 f"{fast.computed_steps} of {steps} steps computed, {result.loop_seconds:.2f} s denoising",
                 highlight=False,
             )
+        if seen is not None:
+            console.print(str(seen), highlight=False)
     console.print(f"wrote {out}", highlight=False, markup=False)
 
 

@@ -25,6 +25,10 @@ class CalibrationError(ERTACacheError, RuntimeError):
     """Calibration met something that it must not build a policy on, such as NaN."""
 
 
+class GuardError(ERTACacheError, ValueError):
+    """A guard that does not exist, or one for a policy without an envelope."""
+
+
 class MethodError(ERTACacheError, ValueError):
     """A method that does not exist, or a combination of its parts that makes no sense."""
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ertacache._version import __version__
 from ertacache.errors import PolicyFileError
 from ertacache.files import written_whole
+from ertacache.method.envelope import Envelope
 from ertacache.method.named import Method
 from ertacache.method.rectification import Granularity
 
@@ -130,6 +131,7 @@ class Policy:
         rectification: the error model, one entry a cached step.
         calibration: what calibration did and measured.
         first_step: the step of the grid with which the calls begin, for image-to-image.
+        envelope: how far calibration's prompts drifted, for a guard; None where that is not known.
 
     Raises:
         PolicyFileError: if these do not fit together.
@@ -144,6 +146,7 @@ class Policy:
     rectification: Rectification | None = None
     calibration: CalibrationRecord = CalibrationRecord(budget="none")
     first_step: int = 0
+    envelope: Envelope | None = None
 
     def __post_init__(self) -> None:
         steps, cached = self.num_inference_steps, self.cached_steps
@@ -167,6 +170,8 @@ class Policy:
             problem = "the correction of a computed step does not begin with its own output"
         elif self.rectification and not len(self.rectification.k) == len(self.rectification.b) == len(cached):
             problem = "the rectification has not one entry for each cached step"
+        elif self.envelope is not None and (broken := self.envelope.problem(self.computed_steps)):
+            problem = broken
         elif self.time_grid is not None:
             grid = self.time_grid
             rises = all(b > a for a, b in pairwise(grid))  # False with NaN too
@@ -300,6 +305,8 @@ class Policy:
             if self.rectification
             else None
         )
+        if self.envelope is None:  # left out, so that fingerprints stay what they were before there were envelopes
+            del plain["envelope"]
         return {"schema": SCHEMA, "library": __version__, **plain}
 
     @classmethod
@@ -378,6 +385,7 @@ class Policy:
             name: tuple(value) if isinstance(value, list) else value for name, value in data["calibration"].items()
         }
         error_model = data["rectification"]
+        envelope = data.get("envelope")
         return cls(
             num_inference_steps=data["num_inference_steps"],
             first_step=data.get("first_step", 0),
@@ -394,6 +402,7 @@ class Policy:
                 error_model["granularity"], error_model["axis"], tensors["rectification.k"], tensors["rectification.b"]
             ),
             calibration=CalibrationRecord(**record),
+            envelope=envelope and Envelope(**{name: tuple(values) for name, values in envelope.items()}),
         )
 
 

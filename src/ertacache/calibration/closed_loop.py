@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 from statistics import fmean
@@ -21,11 +21,13 @@ from ertacache.calibration.prompts import Call
 from ertacache.calibration.quality import Judge, Quality
 from ertacache.calibration.recording import Recording, Setting, check_finite
 from ertacache.method.alignment import MAX_ORDER, NormalEquations, features
+from ertacache.method.envelope import MIN_PROMPTS, Envelope, envelope_of
 from ertacache.method.named import Method, Predictor
 from ertacache.method.residual import to_cache
 from ertacache.policy import Prediction
 from ertacache.runtime.branches import contrast
 from ertacache.runtime.following import predicted, residuals_kept, reuse, taylor
+from ertacache.runtime.guard import Drift, drift
 from ertacache.runtime.history import History
 from ertacache.runtime.stepping import output_coefficient, plain_step
 
@@ -44,10 +46,13 @@ class Fit:
         step_scores: the logarithm of the same, averaged over prompts: what a mean PSNR follows, and what no single
             prompt of a large error can dominate.
         prompt_scores: the logarithm of the final error of each prompt.
+        drifts: by computed step that has another before it, one row a prompt, one number a sample; see
+            `ertacache.method.envelope`.
+        contrasted: the steps at which they are those of the contrast.
         quality: of the pictures, if the loops have a judge.
 
-    The errors, scores and pictures are those of weights that were fitted without the prompt, where there are enough
-    prompts (`ertacache.calibration.fitting`).
+    The errors, scores, drifts and pictures are those of weights that were fitted without the prompt, where there are
+    enough prompts (`ertacache.calibration.fitting`).
     """
 
     cached_steps: tuple[int, ...]
@@ -55,6 +60,8 @@ class Fit:
     step_errors: tuple[float, ...]
     step_scores: tuple[float, ...]
     prompt_scores: tuple[float, ...]
+    drifts: Mapping[int, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    contrasted: frozenset[int] = frozenset()
     quality: Quality | None = None
 
     @property
@@ -67,9 +74,19 @@ class Fit:
         """The mean logarithm of the final error."""
         return self.step_scores[-1]
 
+    @property
+    def envelope(self) -> Envelope | None:
+        """For a guard: what it drifted and how that went with the prompts' errors; None of too few prompts."""
+        if len(self.prompt_scores) < MIN_PROMPTS or not self.drifts:
+            return None
+        samples = next(iter(self.drifts.values()))
+        errors = [error for error, own in zip(self.prompt_scores, samples, strict=True) for _ in own]
+        flat = {step: [value for own in rows for value in own] for step, rows in self.drifts.items()}
+        return envelope_of(flat, errors, self.contrasted)
+
 
 class Seen(NamedTuple):
-    """What one prompt's computed step returned, and how its guidance branches differed, if that is used."""
+    """What one prompt's computed step returned, and how its guidance branches differed, if there are several."""
 
     output: Tensor
     contrast: Tensor | None
@@ -246,6 +263,7 @@ class ClosedLoops:
         histories = [History(size) for _ in self.calls]
         predictions: dict[int, Prediction] = {}
         errors = Errors(self.recordings)
+        drifted: dict[int, list[Drift]] = {}
         pattern: tuple[Any, ...] = ()
 
         def fit_at(arrivals: Sequence[Arrival]) -> StepFit:
@@ -258,7 +276,7 @@ class ClosedLoops:
         def seen_by(arrival: Arrival) -> Seen:
             if earlier and arrival.index in replayed:
                 return earlier.row(arrival.index, arrival.prompt).copied_to(arrival.reply.device)
-            return Seen(arrival.reply, contrast(arrival.step) if predictor == "aligned" else None)
+            return Seen(arrival.reply, contrast(arrival.step))
 
         with Lockstep(
             self.pipe,
@@ -283,7 +301,9 @@ class ClosedLoops:
                             for history in histories:
                                 history.clear()
                         seen = [seen_by(arrival) for arrival in arrivals]
-                        self._take_in(arrivals, histories, seen, method)
+                        found = self._take_in(arrivals, histories, seen, method)
+                        if found:
+                            drifted[index] = found
                         if trace is not None:
                             trace.keep(index, seen)
                     # A computed step is corrected after the first cached one; before it all is exact.
@@ -301,18 +321,24 @@ class ClosedLoops:
             tuple(errors.relative),
             tuple(errors.scores),
             tuple(errors.prompt_scores),
+            {step: tuple(tuple(found.values.tolist()) for found in row) for step, row in drifted.items()},
+            frozenset(step for step, row in drifted.items() if row[0].contrasted),
             judge(lockstep.results) if judge else None,
         )
 
     def _take_in(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], seen: Sequence[Seen], method: Method
-    ) -> None:
-        """A computed step, on the way and into the histories."""
+    ) -> list[Drift]:
+        """A computed step, on the way and into the histories; the drift of each prompt, if another came before."""
+        found = []
         for arrival, history, (output, between) in zip(arrivals, histories, seen, strict=True):
             check_finite(output, arrival.prompt, arrival.index)
             arrival.reply = output
             entry = to_cache(arrival.step.sample.float(), output.float(), method.level)
+            if history.entries:
+                found.append(drift(entry, between, history))
             history.push(arrival.index, entry, between)
+        return found
 
     def _solve(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], method: Method, held_out: bool

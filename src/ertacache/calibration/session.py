@@ -176,4 +176,5 @@ def shifted(policy: Policy, first_step: int) -> Policy:
         first_step=first_step,
         cached_steps=tuple(step + first_step for step in policy.cached_steps),
         predictions=predictions,
+        envelope=policy.envelope and policy.envelope.shifted(first_step),
     )

@@ -180,6 +180,7 @@ def policy_of(
         method=method,
         predictions=fit.predictions if method.predictor == "aligned" else {},
         calibration=record,
+        envelope=fit.envelope,
     )
 
 

@@ -16,6 +16,7 @@ from ertacache.acceleration import accelerated
 from ertacache.calibration.timing import now
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
+from ertacache.runtime.guard import GuardReport, Mode
 from ertacache.runtime.run import Driver, Run, denoisers_of
 from ertacache.runtime.samplers import lay
 
@@ -28,6 +29,7 @@ class Variant:
         name: how tables call it.
         num_inference_steps: what the pipeline is asked for.
         policy: the policy it follows, if any.
+        guard: what the policy's guard does, if it has one.
         noise_levels: a grid of its own, ``num_inference_steps`` + 1 levels, if any.
         around: given the pipeline, a context to generate in, such as another library's cache; entered anew for each
             generation.
@@ -36,6 +38,7 @@ class Variant:
     name: str
     num_inference_steps: int
     policy: Policy | None = None
+    guard: Mode | None = None
     noise_levels: tuple[float, ...] | None = None
     around: Callable[[Any], AbstractContextManager[Any]] = nullcontext
 
@@ -68,12 +71,14 @@ class Result:
             ``callback_on_step_end``).
         call_seconds: the whole pipeline call.
         latents: the latent after each step, if they were asked for.
+        guard: what the guard saw, if there was one.
     """
 
     pictures: Tensor
     loop_seconds: float
     call_seconds: float
     latents: list[Tensor] = field(default_factory=list)
+    guard: GuardReport | None = None
 
 
 @dataclass
@@ -121,18 +126,19 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
     settings = {**arguments, "num_inference_steps": variant.num_inference_steps, "output_type": "pt"}
     clock = _LoopClock(keep_latents)
     if variant.policy is not None:
-        context: Any = accelerated(pipe, variant.policy)
+        context: Any = accelerated(pipe, variant.policy, guard=variant.guard)
     elif variant.noise_levels is not None:
         context = Run(pipe, _OwnGrid(variant.noise_levels))
     else:
         context = nullcontext()
-    with variant.around(pipe), clock.watching(pipe), context:
+    with variant.around(pipe), clock.watching(pipe), context as run:
         start = now()
         output = pipe(**settings, **clock.callback_for(pipe))
         end = now()
     pictures = output.images if hasattr(output, "images") else output.frames
     loop = (clock.end or end) - (clock.start or start)
-    return Result(pictures.detach().float().cpu(), loop, end - start, clock.latents)
+    guard = run.report.guard if run is not None else None
+    return Result(pictures.detach().float().cpu(), loop, end - start, clock.latents, guard)
 
 
 def compare(

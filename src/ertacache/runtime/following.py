@@ -16,6 +16,7 @@ from ertacache.method.residual import from_cache, to_cache
 from ertacache.policy import Policy, Prediction
 from ertacache.runtime import identity
 from ertacache.runtime.branches import contrast
+from ertacache.runtime.guard import Guard
 from ertacache.runtime.history import History
 from ertacache.runtime.run import Driver, Report, Step
 from ertacache.runtime.samplers import retime, sampler_of
@@ -24,8 +25,8 @@ from ertacache.runtime.samplers import retime, sampler_of
 class PolicyDriver(Driver):
     """Follows ``policy`` through one run; the policy's own checks are made as early as each can be."""
 
-    def __init__(self, policy: Policy, report: Report | None = None) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, report: Report | None = None, guard: Guard | None = None) -> None:
+        self.policy, self.guard = policy, guard
         self.report = report or Report()
         self.cached = frozenset(policy.cached_steps)
         self.position = {step: k for k, step in enumerate(policy.cached_steps)}
@@ -33,6 +34,7 @@ class PolicyDriver(Driver):
         fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
         self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
+        self.contrasted |= guard is not None and any(guard.report.envelope.contrasted)
         self.residuals_kept = residuals_kept(policy.method)
         self.levels: list[float] = []
         self.pattern: tuple[Any, ...] = ()
@@ -47,14 +49,17 @@ class PolicyDriver(Driver):
         self.history.clear()
         self.skipped = []
         self.pattern = ()
+        if self.guard:
+            self.guard.begin()
         if self.policy.time_grid is None:
             return None
         self.levels = retime(scheduler, self.policy.time_grid)
         return self.levels
 
     def is_cached(self, step: int) -> bool:
-        """Whether the policy skips this step, and there is something to predict it from."""
-        return step in self.cached and bool(self.history.steps)
+        """Whether the policy skips this step, there is something to predict it from, and the guard lets it."""
+        wanted = step in self.cached and bool(self.history.steps)
+        return wanted and not (self.guard and self.guard.computes(step))
 
     def model_output(self, step: Step) -> Tensor:
         """A computed step's output, corrected where the policy says so, or the prediction in its place.
@@ -70,7 +75,10 @@ class PolicyDriver(Driver):
         output = step.model_output
         if step.computed:
             entry = to_cache(step.sample.float(), output.detach().float(), method.level)
-            self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
+            between = contrast(step) if self.contrasted else None
+            if self.guard:
+                self.guard.saw(step.index, entry, between, self.history)
+            self.history.push(step.index, entry, between)
             correction = self._correction(step.index)
             return output if correction is None else predicted(step, self.history, correction, method).to(output.dtype)
         self.skipped.append(step.index)

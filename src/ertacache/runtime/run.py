@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ertacache.errors import PipelineError, RunError
 from ertacache.runtime import gate
+from ertacache.runtime.guard import GuardReport
 from ertacache.runtime.hidden import Stack
 from ertacache.runtime.history import History
 from ertacache.runtime.samplers import sampler_of
@@ -97,12 +98,14 @@ class Report:
         cached_steps: the steps at which it did not.
         denoiser_calls: how often it ran in all.
         notes: where the run left the policy, and why.
+        guard: what the guard saw, if there was one.
     """
 
     computed_steps: list[int] = field(default_factory=list)
     cached_steps: list[int] = field(default_factory=list)
     denoiser_calls: int = 0
     notes: list[str] = field(default_factory=list)
+    guard: GuardReport | None = None
 
     def note(self, text: str) -> None:
         """Add a note, once."""
@@ -112,7 +115,8 @@ class Report:
     def __str__(self) -> str:
         total = len(self.computed_steps) + len(self.cached_steps)
         lines = [f"{len(self.computed_steps)} of {total} steps computed, {self.denoiser_calls} denoiser calls"]
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines + ([str(self.guard)] if self.guard else []))
 
 
 def denoisers_of(pipe: Any) -> dict[str, nn.Module]:

@@ -1,0 +1,401 @@
+"""Whether the guard tells bad generations from good ones: ROC curves on the small trained pipelines.
+
+    python -m benchmarks.guard flux wan [--prompts 16] [--quick]
+
+Of every kind as many generations: held-out prompts, prompts unlike calibration's, other guidance, noise on the weights,
+a random LoRA. Bad is a picture whose PSNR against the full run of the same model and call is more than 5 dB under the
+median of calibration's prompts, each by weights that were fitted without it. An interrupted run goes on from what it
+had measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from benchmarks.keys import environment, key_of
+from benchmarks.markdown import table
+from ertacache import Policy, accelerated, calibrate, zoo
+from ertacache.calibration.session import opened
+from ertacache.evaluation.comparison import started
+from ertacache.files import written_whole
+from ertacache.metrics import psnr
+from ertacache.runtime.guard import Guard
+from ertacache.runtime.history import History
+from ertacache.runtime.run import denoisers_of
+
+SPEEDUPS = (2.0, 3.0)
+WORSE = 5.0
+"""Bad is so many dB under calibration's median."""
+UNLIKE = (
+    "",
+    "ein großer roter Stern auf grünem Grund",
+    "xq zzv plorf 88 kkw",
+    "a photograph of a lighthouse in a storm",
+    "a red star and a blue circle and a green cross and a yellow ring and a white heart and a black square",
+    "большой красный круг в центре",
+    "striped striped striped striped on on on",
+    "portrait of an old man, oil on canvas",
+    "紫色の小さな星",
+    "!!! ??? ### @@@",
+    "une grande croix bleue à gauche",
+    "the",
+    "a fox in a birch forest at dawn",
+    "asdf qwer zxcv uiop hjkl",
+    "one hundred tiny stars of every color, all over a checkered striped dotted background",
+    "nothing at all",
+)
+"""Empty, in other languages, gibberish, too long, of other things."""
+SCALES = (2.0, 3.0, 6.0, 9.0)
+"""Of guidance; calibration has 4."""
+NOISES = (0.05, 0.1, 0.2, 0.4)
+"""On every weight matrix, in its standard deviations."""
+LORAS = (0.1, 0.2, 0.4, 0.8)
+"""The norm of what a LoRA of rank 4 adds to a matrix of attention or feed-forward, over the matrix's."""
+RANK = 4
+
+Array = NDArray[np.float64]
+Change = Callable[[nn.Module], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One generation.
+
+    Args:
+        kind: of generations.
+        detail: what of its kind.
+        call: the arguments, with a seed.
+        change: what is done to the denoisers, if anything.
+    """
+
+    kind: str
+    detail: str
+    call: Mapping[str, Any]
+    change: Change | None = None
+
+
+def noise(strength: float, seed: int) -> Change:
+    """Gaussian noise on every weight matrix."""
+
+    def change(module: nn.Module) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for weight in module.parameters():
+            if weight.ndim > 1:
+                weight.add_(torch.randn(weight.shape, generator=generator) * weight.std() * strength)
+
+    return change
+
+
+def lora(strength: float, seed: int) -> Change:
+    """What a merged LoRA with random factors adds."""
+
+    def change(module: nn.Module) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in module.named_parameters():
+            if weight.ndim == 2 and ("attn" in name or "ff" in name):
+                up = torch.randn(weight.shape[0], RANK, generator=generator)
+                added = up @ torch.randn(RANK, weight.shape[1], generator=generator)
+                weight.add_(added * (strength * weight.norm() / added.norm()))
+
+    return change
+
+
+@contextmanager
+def changed(pipe: Any, change: Change | None) -> Iterator[None]:
+    """The pipeline with its denoisers changed, and as it was afterwards."""
+    if change is None:
+        yield
+        return
+    modules = list(denoisers_of(pipe).values())
+    own = [copy.deepcopy(module.state_dict()) for module in modules]
+    try:
+        for module in modules:
+            change(module)
+        yield
+    finally:
+        for module, weights in zip(modules, own, strict=True):
+            module.load_state_dict(weights)
+
+
+def cases_of(embedded: zoo.Embedded, each: int, seed: int) -> list[Case]:
+    """All generations, ``each`` of every kind; no prompt or seed is calibration's."""
+    common, prompts = embedded.arguments, embedded.held_out_prompts
+    guidance = next(name for name in ("true_cfg_scale", "guidance_scale") if name in common)
+    cases: list[Case] = []
+
+    def add(kind: str, detail: str, prompt: str, change: Change | None = None, scale: float | None = None) -> None:
+        more: dict[str, Any] = {} if scale is None else {guidance: scale}
+        call = {**common, **more, "prompt": prompt, "seed": seed + len(cases), "output_type": "pt"}
+        cases.append(Case(kind, detail, call, change))
+
+    for k in range(each):
+        add("held out", "", prompts[k])
+    for k in range(each):
+        add("unlike", UNLIKE[k % len(UNLIKE)], UNLIKE[k % len(UNLIKE)])
+    for k in range(each):
+        scale = SCALES[k % len(SCALES)]
+        add("guidance", f"{scale:g}", prompts[each + k], scale=scale)
+    for k in range(each):
+        strength = NOISES[k % len(NOISES)]
+        add("noise", f"{strength:g}", prompts[k], noise(strength, k))
+    for k in range(each):
+        strength = LORAS[k % len(LORAS)]
+        add("LoRA", f"{strength:g}", prompts[each + k], lora(strength, k))
+    return cases
+
+
+def pictures(output: Any) -> Tensor:
+    """What a call returned, float."""
+    found: Tensor = output.images if hasattr(output, "images") else output.frames
+    return found.float()
+
+
+def calibrated(embedded: zoo.Embedded, speedup: float, prompts: Sequence[str], folder: Path) -> tuple[Policy, float]:
+    """A policy, and the median PSNR of its calibration's prompts, each by weights that were fitted without it."""
+    path, quality = folder / f"{speedup:g}x.safetensors", folder / f"{speedup:g}x.json"
+    if not path.exists():
+        calibrate(embedded.pipe, prompts, speedup=speedup, checkpoint=folder / "full-runs", **embedded.arguments).save(
+            path
+        )
+    policy = Policy.load(path)
+    if not quality.exists():
+        call = dict(embedded.arguments)
+        with opened(
+            embedded.pipe,
+            prompts,
+            call.pop("num_inference_steps"),
+            full_runs=2,
+            seed=0,
+            progress=True,
+            checkpoint=folder / "full-runs",
+            memory_limit=2 << 30,
+            call_arguments=call,
+        ) as session:
+            session.loops.judge_pictures()
+            fit = session.loops.predict(policy.cached_steps, policy.method)
+        assert fit.quality is not None  # there is a judge
+        quality.write_text(json.dumps(fit.quality.psnr))
+    return policy, median(json.loads(quality.read_text()))
+
+
+def generation(pipe: Any, case: Case, policies: Mapping[float, Policy]) -> dict[str, Any]:
+    """One case in full and by each policy: PSNR, score, and where the guard acts, what computing the rest gives."""
+    found: dict[str, Any] = {"kind": case.kind, "detail": case.detail}
+    with changed(pipe, case.change):
+        full = pictures(pipe(**started(case.call)))
+        for speedup, policy in policies.items():
+            unbound = replace(policy, origin=None)  # another model and other guidance would be refused
+            with accelerated(pipe, unbound, guard="report") as run:
+                out = pictures(pipe(**started(case.call)))
+            guard = run.report.guard
+            assert guard is not None  # there is one
+            row: dict[str, Any] = {"psnr": psnr(out, full), "score": guard.scores[0], "left": guard.left[0]}
+            row["drifts"] = {str(step): drift for step, drift in guard.drifts[0].items()}
+            row["acted_on"] = acted_on(policy, guard.drifts[0])
+            if row["acted_on"]:
+                with accelerated(pipe, unbound, guard="compute") as run:
+                    out = pictures(pipe(**started(case.call)))
+                row |= {"mended": psnr(out, full), "computed": len(run.computed_steps)}
+            found[f"{speedup:g}"] = row
+    return found
+
+
+def acted_on(policy: Policy, drifts: Mapping[int, float]) -> bool:
+    """Whether ``guard="compute"`` would have computed a step: the sample was outside before its last drift."""
+    envelope, steps = policy.envelope, sorted(drifts)
+    assert envelope is not None  # there are prompts enough
+    reached = (steps[: n + 1] for n in range(len(steps) - 1))
+    return any(envelope.score({i: drifts[i] for i in some}) > envelope.limit(some[-1]) for some in reached)
+
+
+def recording_share(embedded: zoo.Embedded, policy: Policy, prompt: str) -> float:
+    """The processor's time for the guard of one generation, over that of a full run."""
+    call = {**embedded.arguments, "prompt": prompt, "seed": 1, "output_type": "pt"}
+    spent = 0.0
+
+    def timed(self: Guard, step: int, entry: Tensor, between: Tensor | None, history: History) -> None:
+        nonlocal spent
+        start = time.thread_time()
+        own(self, step, entry, between, history)
+        spent += time.thread_time() - start
+
+    own, Guard.saw = Guard.saw, timed  # type: ignore[method-assign]
+    try:
+        with accelerated(embedded.pipe, policy, guard="report"):
+            embedded.pipe(**started(call))
+            spent = 0.0  # the first call was a warm-up
+            embedded.pipe(**started(call))
+    finally:
+        Guard.saw = own  # type: ignore[method-assign]
+    start = time.process_time()
+    embedded.pipe(**started(call))
+    return spent / (time.process_time() - start)
+
+
+def roc(scores: Array, bad: NDArray[np.bool_]) -> tuple[Array, Array, float]:
+    """False and true positive rates of all limits, and the area: how often a bad one scores over a good one."""
+    limits = np.concatenate([[np.inf], np.sort(np.unique(scores))[::-1]])
+    false = np.array([(scores[~bad] >= limit).mean() for limit in limits])
+    true = np.array([(scores[bad] >= limit).mean() for limit in limits])
+    pairs = scores[bad][:, None] - scores[~bad][None]
+    return false, true, float((pairs > 0).mean() + (pairs == 0).mean() / 2)
+
+
+def area_interval(scores: Array, bad: NDArray[np.bool_], repeats: int = 2000) -> tuple[float, float]:
+    """The 95 % interval of the area over generations, by drawing them anew."""
+    generator, areas = np.random.default_rng(0), []
+    for _ in range(repeats):
+        drawn = generator.integers(len(bad), size=len(bad))
+        if 0 < bad[drawn].sum() < len(bad):
+            areas.append(roc(scores[drawn], bad[drawn])[2])
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def summary(rows: Sequence[Mapping[str, Any]], speedup: float, usual: float) -> dict[str, Any]:
+    """The figures of one budget, over all kinds and for each."""
+    own = [row[f"{speedup:g}"] for row in rows]
+    kinds = np.array([row["kind"] for row in rows])
+    scores, psnrs = np.array([r["score"] for r in own]), np.array([r["psnr"] for r in own])
+    bad, flagged = psnrs < usual - WORSE, np.array([r["left"] for r in own])
+    acted = np.array([r["acted_on"] for r in own])
+    found: dict[str, Any] = {"median_psnr": usual}
+    for name in ("all", *dict.fromkeys(kinds.tolist())):
+        here = kinds == name if name != "all" else np.ones(len(rows), bool)
+        mixed = 0 < bad[here].sum() < here.sum()
+        found[name] = {
+            "generations": int(here.sum()),
+            "bad": int(bad[here].sum()),
+            "area": roc(scores[here], bad[here])[2] if mixed else None,
+            "flagged_of_bad": int((flagged & bad & here).sum()),
+            "flagged_of_good": int((flagged & ~bad & here).sum()),
+            "acted_on_of_bad": int((acted & bad & here).sum()),
+            "acted_on_of_good": int((acted & ~bad & here).sum()),
+        }
+    if 0 < bad.sum() < len(bad):
+        found["area_interval"] = area_interval(scores, bad)
+    mended = [r for r in own if r["acted_on"]]
+    if mended:
+        found["acted_on"] = {name: fmean(r[name] for r in mended) for name in ("psnr", "mended", "computed")}
+    return found
+
+
+def markdown_of(result: Mapping[str, Any]) -> str:
+    """The figures for the docs."""
+    lines = [["", *(c for b in result["budgets"] for c in (f"{b}x: bad", "ROC area", "flagged of bad", "of good"))]]
+    for name in result["kinds"]:
+        cells = [name]
+        for figures in result["budgets"].values():
+            row = figures[name]
+            good = row["generations"] - row["bad"]
+            area = "–" if row["area"] is None else f"{row['area']:.2f}"
+            if name == "all" and "area_interval" in figures:
+                low, high = figures["area_interval"]
+                area = f"**{row['area']:.3f}** ({low:.2f} to {high:.2f})"
+            cells += [f"{row['bad']} of {row['generations']}", area]
+            cells += [f"{row['flagged_of_bad']} of {row['bad']}", f"{row['flagged_of_good']} of {good}"]
+        lines.append(cells)
+    return table(lines)
+
+
+def plot(rows: Sequence[Mapping[str, Any]], usual: Mapping[float, float], path: Path, title: str) -> None:
+    """The curves, and the place of the limit on each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(4.2, 4.0), layout="constrained")
+    for (speedup, median_psnr), color in zip(usual.items(), ("#1f4e79", "#b5651d"), strict=False):
+        own = [row[f"{speedup:g}"] for row in rows]
+        bad = np.array([r["psnr"] for r in own]) < median_psnr - WORSE
+        flagged = np.array([r["left"] for r in own])
+        if not 0 < bad.sum() < len(bad):
+            continue
+        false, true, area = roc(np.array([r["score"] for r in own]), bad)
+        axis.step(false, true, where="post", color=color, label=f"{speedup:g}x, area {area:.2f}")
+        axis.plot(flagged[~bad].mean(), flagged[bad].mean(), "o", color=color)
+    axis.plot([0, 1], [0, 1], color="#c0c0c0", linewidth=0.8)
+    axis.set(xlabel="flagged, of the good", ylabel="flagged, of the bad", title=title, aspect="equal")
+    axis.legend(loc="lower right", fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(
+    models: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(zoo.NAMES)}; flux and wan if none")] = None,
+    prompts: Annotated[int, typer.Option(min=1, max=32, help="generations of each kind")] = 12,
+    calibration_prompts: Annotated[int, typer.Option(min=4, help="calibration prompts")] = 16,
+    seed: Annotated[int, typer.Option(help="of the first generation")] = 1000,
+    work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-guard"),
+    out: Annotated[Path, typer.Option(help="folder for the figures")] = Path("benchmarks/results"),
+    images: Annotated[Path, typer.Option(help="folder for the plots")] = Path("docs/images"),
+    quick: Annotated[bool, typer.Option("--quick", help="one generation of each kind, ten steps: no figures")] = False,
+) -> None:
+    """Calibrate, generate, and write the figures as JSON and Markdown and the curves as PNG, model after model."""
+    for model in models or ("flux", "wan"):
+        one(model, prompts, calibration_prompts, seed, work / model, out, images, quick)
+
+
+@torch.no_grad()
+def one(
+    model: str, each: int, num_calibration: int, seed: int, work: Path, out: Path, images: Path, quick: bool
+) -> None:
+    """The same for one pipeline."""
+    console, embedded = Console(), zoo.load(model)
+    if quick:
+        each, num_calibration = 1, 4
+        embedded.arguments["num_inference_steps"] = 10
+    folder = work / key_of(embedded, seed, num_calibration)
+    (folder / "generations").mkdir(parents=True, exist_ok=True)
+    of_calibration = embedded.calibration_prompts[:num_calibration]
+    made = {speedup: calibrated(embedded, speedup, of_calibration, folder) for speedup in SPEEDUPS}
+    policies = {speedup: policy for speedup, (policy, _) in made.items()}
+    usual = {speedup: middle for speedup, (_, middle) in made.items()}
+    rows = []
+    for number, case in enumerate(track(cases_of(embedded, each, seed), "generating", console=console)):
+        path = folder / "generations" / f"{each}-{number}.json"
+        if not path.exists():
+            with written_whole(path) as unfinished:
+                Path(unfinished).write_text(json.dumps(generation(embedded.pipe, case, policies)))
+        rows.append(json.loads(path.read_text()))
+    result = {
+        **environment(),
+        "model": model,
+        "arguments": embedded.arguments,
+        "calibration_prompts": num_calibration,
+        "seed": seed,
+        "kinds": ["all", *dict.fromkeys(row["kind"] for row in rows)],
+        "budgets": {f"{speedup:g}": summary(rows, speedup, usual[speedup]) for speedup in SPEEDUPS},
+        "recording_share_of_a_full_run": recording_share(embedded, policies[SPEEDUPS[0]], of_calibration[0]),
+        "rows": rows,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    figures, text = (out / f"guard-{model}{ending}" for ending in (".json", ".md"))
+    figures.write_text(json.dumps(result, indent=1) + "\n")
+    text.write_text(markdown_of(result) + "\n")
+    plot(rows, usual, images / f"guard-{model}.png", model)
+    console.print(text.read_text(), markup=False, soft_wrap=True)
+    console.print(f"recording: {result['recording_share_of_a_full_run']:.2%} of a full run's time", highlight=False)
+    console.print(f"wrote {figures}, {text} and {images / f'guard-{model}.png'}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

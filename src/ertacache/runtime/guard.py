@@ -1,0 +1,206 @@
+"""The guard: watches whether a generation drifts as calibration's did, and computes the rest of it if it does not.
+
+Drifts are found on the device and read on the host one computed step later, so that nothing waits for the step that
+was just queued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from ertacache.errors import GuardError
+from ertacache.method.envelope import Envelope, relative_drift
+from ertacache.policy import Policy
+from ertacache.runtime.history import History
+
+Mode = Literal["report", "compute"]
+
+
+class Late:
+    """The drifts of one step on the way to the host; reading waits for that step alone, which is done by then.
+
+    Args:
+        values: (batch,), on any device. From CUDA they go to pinned memory behind what is queued.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+        self._arrived: Any = None
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record(torch.cuda.current_stream(values.device))
+
+    def read(self) -> list[float]:
+        """One for each sample."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._values.tolist()
+
+
+class GuardReport:
+    """What the guard saw in one call; what it asks the device for, it asks for when it is read.
+
+    Attributes:
+        mode: what the guard was asked to do.
+        computed_steps: the steps that it had computed and that the policy caches.
+    """
+
+    def __init__(self, envelope: Envelope, mode: Mode) -> None:
+        self.mode, self.envelope = mode, envelope
+        self.computed_steps: list[int] = []
+        self._late: dict[int, Late] = {}
+
+    def keep(self, step: int, drift: Tensor) -> None:
+        """Take in the drift of a computed step, (batch,)."""
+        self._late[step] = Late(drift)
+
+    def forget(self) -> None:
+        """Another trajectory begins."""
+        self._late.clear()
+
+    @property
+    def drifts(self) -> tuple[dict[int, float], ...]:
+        """For each sample of the batch, what was compared, by step."""
+        return self._drifts(list(self._late))
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """How far outside of the envelope each sample is; empty if no step could be compared with calibration's."""
+        return self._scores(list(self._late))
+
+    @property
+    def limit(self) -> float:
+        """The score from which a sample is outside, at the last step that was compared."""
+        return self.envelope.limit(max(self._late)) if self._late else self.envelope.limits[-1]
+
+    @property
+    def left(self) -> tuple[bool, ...]:
+        """For each sample of the batch, whether it is outside of the envelope, by all that was compared."""
+        return tuple(score > self.limit for score in self.scores)
+
+    def left_before_the_last(self) -> bool:
+        """Whether a sample was outside by all drifts but the newest, which the device may not have found yet."""
+        steps = list(self._late)[:-1]
+        return bool(steps) and max(self._scores(steps)) > self.envelope.limit(steps[-1])
+
+    def _scores(self, steps: Sequence[int]) -> tuple[float, ...]:
+        return tuple(map(self.envelope.score, self._drifts(steps)))
+
+    def _drifts(self, steps: Sequence[int]) -> tuple[dict[int, float], ...]:
+        samples = zip(*(self._late[step].read() for step in steps), strict=True)
+        return tuple(dict(zip(steps, row, strict=True)) for row in samples)
+
+    def __str__(self) -> str:
+        scores = self.scores
+        if not scores:
+            return "guard: no step could be compared with calibration's"
+        outside = [f"{k}" for k, left in enumerate(self.left) if left]
+        worst = f"score {max(scores):.2f}, limit {self.limit:.2f}"
+        computed = f"; {len(self.computed_steps)} cached steps were computed" if self.computed_steps else ""
+        if not outside:
+            return f"guard: within calibration's envelope ({worst}){computed}"
+        which = "" if len(scores) == 1 else f": samples {', '.join(outside)}"
+        return f"guard: outside of calibration's envelope{which} ({worst}){computed}"
+
+
+class Guard:
+    """One call's guard.
+
+    Args:
+        policy: which the call follows.
+        envelope: the policy's.
+        mode: what to do about a sample that leaves it.
+    """
+
+    def __init__(self, policy: Policy, envelope: Envelope, mode: Mode) -> None:
+        self.report = GuardReport(envelope, mode)
+        computed = policy.computed_steps
+        self._before = dict(zip(computed[1:], computed, strict=False))
+        self._contrasted = dict(zip(envelope.steps, envelope.contrasted, strict=True))
+        self._computing = False
+
+    def begin(self) -> None:
+        """A trajectory begins."""
+        self.report.forget()
+        self._computing = False
+
+    def saw(self, step: int, entry: Tensor, between: Tensor | None, history: History) -> None:
+        """A computed step, before it joins the history.
+
+        Where another step than calibration's came before it, its drift is over another stretch, and not compared.
+
+        Args:
+            step: its index.
+            entry: what the cache keeps of it, (batch, ...), float32.
+            between: how its guidance branches differ, the same shape, or None.
+            history: of the computed steps before.
+        """
+        if step not in self._contrasted or self._before[step] != next(iter(history.steps), None):
+            return
+        found = drift(entry, between, history)
+        if found.contrasted == self._contrasted[step]:
+            self.report.keep(step, found.values)
+
+    def computes(self, step: int) -> bool:
+        """Whether this step, which the policy caches, is computed.
+
+        Once a sample has left the envelope all later steps are: what is predicted from there on is not what the
+        weights were fitted on.
+        """
+        if self.report.mode != "compute":
+            return False
+        self._computing = self._computing or self.report.left_before_the_last()
+        if self._computing and step not in self.report.computed_steps:
+            self.report.computed_steps.append(step)
+        return self._computing
+
+
+class Drift(NamedTuple):
+    """How far a computed step is from the one before.
+
+    Args:
+        values: (batch,).
+        contrasted: whether they are the contrast's.
+    """
+
+    values: Tensor
+    contrasted: bool
+
+
+def drift(entry: Tensor, between: Tensor | None, history: History) -> Drift:
+    """The drift of a computed step from the last one: of its contrast, or of its output where it has none.
+
+    Args:
+        entry: what the cache keeps of the step, (batch, ...), float32.
+        between: how its guidance branches differ, the same shape, or None.
+        history: of the computed steps before, one or more.
+    """
+    if between is not None and history.contrasts:
+        return Drift(relative_drift(between, history.contrasts[0]), True)
+    return Drift(relative_drift(entry, history.entries[0]), False)
+
+
+def check_guard(policy: Policy, mode: str | None) -> Envelope | None:
+    """The envelope that a guard of this mode needs, or None without one.
+
+    Raises:
+        GuardError: if there is no such mode, or the policy has no envelope.
+    """
+    if mode is None:
+        return None
+    if mode not in get_args(Mode):
+        raise GuardError("there is no such guard", given=repr(mode), cure="Choose 'report', 'compute' or None.")
+    if policy.envelope is None:
+        raise GuardError(
+            "a guard compares with what calibration saw, and this policy has no envelope",
+            given=f"method {policy.method.name}, {policy.calibration.num_prompts} calibration prompts",
+            cure="Calibrate it again on four prompts or more, by a method that predicts its cached steps in a closed "
+            "loop, such as 'aligned', 'taylor' or 'reuse'; or leave the guard out.",
+        )
+    return policy.envelope

@@ -1,0 +1,118 @@
+"""What calibration leaves for a guard, and that by it a perturbed model is told from the calibrated one."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+import ertacache
+from benchmarks.guard import lora
+from ertacache import Method, Policy
+from ertacache.calibration.session import shifted
+from ertacache.errors import GuardError
+from ertacache.method.envelope import Envelope, envelope_of
+
+EVEN = Method(schedule="uniform", predictor="aligned")
+
+
+@pytest.fixture(scope="module")
+def policy(embedded):
+    settings = {**embedded.arguments, "num_inference_steps": 10, "progress": False}
+    return ertacache.calibrate(embedded.pipe, embedded.calibration_prompts[:8], speedup=2, method=EVEN, **settings)
+
+
+@pytest.fixture
+def perturbed(embedded):
+    """The embedded pipeline, with what a random LoRA adds to its weights."""
+    module = embedded.pipe.transformer
+    own = copy.deepcopy(module.state_dict())
+    with torch.no_grad():
+        lora(0.8, seed=0)(module)
+    yield embedded.pipe
+    module.load_state_dict(own)
+
+
+def generate(embedded, prompt, seed):
+    arguments = {**embedded.arguments, "num_inference_steps": 10, "output_type": "latent"}
+    return embedded.pipe(prompt, generator=torch.Generator().manual_seed(seed), **arguments).images
+
+
+def test_calibration_prompts_are_within_the_envelope(embedded, policy):
+    assert policy.envelope.steps == policy.computed_steps[1:]
+    assert all(policy.envelope.contrasted)  # the embedded pipeline is guided
+    with ertacache.accelerated(embedded.pipe, policy, guard="report") as run:
+        for seed, prompt in enumerate(embedded.calibration_prompts[:8]):
+            generate(embedded, prompt, seed)
+            assert run.report.guard.left == (False,)
+
+
+def test_a_perturbed_model_is_outside_and_computing_the_rest_helps(embedded, policy, perturbed):
+    unbound = dataclasses.replace(policy, origin=None)  # whose weights are not checked
+    prompt, errors = embedded.held_out_prompts[0], {}
+    full = generate(embedded, prompt, 0)
+    for guard in ("report", "compute"):
+        with ertacache.accelerated(perturbed, unbound, guard=guard) as run:
+            errors[guard] = float((generate(embedded, prompt, 0) - full).norm())
+        assert run.report.guard.left == (True,)
+    assert run.report.guard.computed_steps
+    assert {*run.cached_steps, *run.report.guard.computed_steps} == set(policy.cached_steps)
+    assert errors["compute"] < errors["report"]
+
+
+def test_an_envelope_goes_through_a_file(policy, tmp_path):
+    policy.save(tmp_path / "policy.safetensors")
+    loaded = Policy.load(tmp_path / "policy.safetensors")
+    assert loaded.envelope == policy.envelope
+    assert loaded.fingerprint == policy.fingerprint
+
+
+def test_too_few_prompts_and_methods_without_a_prediction_have_no_envelope(embedded, settings):
+    for method, prompts in ((EVEN, 3), ("uniform", 3), ("paper", 4)):
+        made = ertacache.calibrate(
+            embedded.pipe, embedded.calibration_prompts[:prompts], speedup=2, method=method, **settings
+        )
+        assert made.envelope is None
+        with pytest.raises(GuardError, match="four prompts or more"):
+            ertacache.enable(embedded.pipe, made, guard="report")
+
+
+def test_the_envelope_of_image_to_image_counts_from_its_first_step(policy):
+    moved = shifted(dataclasses.replace(policy, origin=None), 4)
+    assert moved.envelope.steps == tuple(step + 4 for step in policy.envelope.steps) == moved.computed_steps[1:]
+    assert dataclasses.replace(moved.envelope, steps=policy.envelope.steps) == policy.envelope
+
+
+def test_a_sample_is_outside_where_it_drifts_more_than_any_that_was_left_out():
+    drifts = {2: [0.1, 0.2, 0.1, 0.2, 0.15], 4: [0.3, 0.3, 0.4, 0.2, 0.25]}
+    found = envelope_of(drifts, [-3.0, -2.0, -2.9, -2.1, -2.5], contrasted={4})
+    assert (found.steps, found.contrasted) == ((2, 4), (False, True))
+    assert found.weight[0] > found.weight[1] == 0.2  # step 2 drifts as the errors go, step 4 against them
+    for k in range(5):
+        assert found.score({step: row[k] for step, row in drifts.items()}) < found.limits[-1]
+    assert found.score({2: 2.0, 4: 3.0}) > found.limits[-1]
+    assert found.score({2: 0.01, 4: 0.02}) > found.limits[-1]  # so much less is unusual too
+    assert found.score({2: 0.12, 4: 0.25}) < 0
+    assert found.score({2: float("nan"), 4: 0.3}) > found.limits[-1]
+    assert found.score({}) == 0.0
+    assert envelope_of({}, [0.0] * 5, ()) is None
+    assert envelope_of({1: [0.0] * 5}, [1.0] * 5, ()).problem((0, 1)) is None  # all alike: finite all the same
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"mean": (0.0,)}, "one entry for each"),
+        ({"steps": (1, 2)}, "have another one before"),
+        ({"steps": (4, 2)}, "have another one before"),
+        ({"limits": (0.0, float("nan"))}, "not finite"),
+        ({"deviation": (1.0, 0.0)}, "not over 0"),
+        ({"weight": (-1.0, 1.0)}, "not over 0"),
+    ],
+)
+def test_an_envelope_that_does_not_fit_is_named(changes, problem):
+    whole = Envelope((2, 4), (True, True), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0), (1.0, 1.0))
+    assert whole.problem((0, 2, 4)) is None
+    assert problem in dataclasses.replace(whole, **changes).problem((0, 2, 4))
+    with pytest.raises(ertacache.errors.PolicyFileError, match=problem):
+        Policy(5, (1, 3), Method(), envelope=dataclasses.replace(whole, **changes))

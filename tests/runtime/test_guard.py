@@ -1,0 +1,203 @@
+"""What the guard sees, when it acts, and that nothing of it outlives a call; tests/calibration has what it flags."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+import ertacache
+from ertacache.errors import GuardError
+from ertacache.method.envelope import Envelope, relative_drift
+from ertacache.runtime.guard import Guard, GuardReport, Late
+from ertacache.runtime.history import History
+
+STEPS, CACHED = 12, (3, 4, 6, 7, 9, 10)
+COMPARED = (1, 2, 5, 8, 11)
+
+
+def envelope(limits=(99.0,) * 5, contrasted=True):
+    return Envelope(COMPARED, (contrasted,) * 5, (0.0,) * 5, (1.0,) * 5, (1.0,) * 5, tuple(limits))
+
+
+def call_of(flux_call, **more):
+    return flux_call(steps=STEPS, guided=True, **more)
+
+
+def test_a_report_changes_nothing(flux, flux_call, make_policy):
+    with ertacache.accelerated(flux, make_policy(STEPS, CACHED, "taylor")) as run:
+        plain = flux(**call_of(flux_call)).images
+    assert run.report.guard is None
+    for guard, limits in (("report", (99.0,) * 5), ("report", (-99.0,) * 5), ("compute", (99.0,) * 5)):
+        policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(limits))
+        with ertacache.accelerated(flux, policy, guard=guard) as run:
+            assert torch.equal(flux(**call_of(flux_call)).images, plain)
+        assert run.report.guard.left == (limits[0] < 0,)
+        assert run.report.guard.computed_steps == []
+        assert f"guard: {'outside of' if limits[0] < 0 else 'within'} calibration's envelope" in str(run.report)
+
+
+def test_what_is_acted_on_is_one_computed_step_old_and_then_all_is_computed(flux, flux_call, make_policy, counted):
+    """At step 5 the sample leaves; that is known after step 8, and steps 9 and 10 are computed."""
+    counter = counted(flux.transformer)
+    for limits, computed in (((99, 99, -99, 99, 99), [9, 10]), ((99, -99, 99, 99, 99), [6, 7, 9, 10])):
+        policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(limits))
+        with ertacache.accelerated(flux, policy, guard="compute") as run:
+            flux(**call_of(flux_call))
+        assert run.report.guard.computed_steps == computed
+        assert run.computed_steps == tuple(sorted({*policy.computed_steps, *computed}))
+        assert counter.take() == 2 * len(run.computed_steps)
+        assert f"{len(computed)} cached steps were computed" in str(run.report)
+
+
+def test_steps_that_the_guard_computes_bring_the_picture_nearer_to_the_full_runs(flux, flux_call, make_policy):
+    full, errors = flux(**call_of(flux_call)).images, {}
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope((99, -99, 99, 99, 99)))
+    for guard in ("report", "compute"):
+        with ertacache.accelerated(flux, policy, guard=guard):
+            errors[guard] = float((flux(**call_of(flux_call)).images - full).norm())
+    assert errors["compute"] < errors["report"]
+
+
+def test_each_sample_of_a_batch_has_a_score_of_its_own(flux, flux_call, make_policy):
+    latents = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(5))
+    both = call_of(flux_call, prompts=2, latents=latents)
+    with ertacache.accelerated(flux, make_policy(STEPS, CACHED, "taylor", envelope=envelope()), guard="report") as run:
+        flux(**both)
+        together = run.report.guard.scores
+    assert abs(together[0] - together[1]) > 0.01
+    limits = (sum(together) / 2,) * 5
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(limits))
+    with ertacache.accelerated(flux, policy, guard="report") as run:
+        flux(**both)
+        assert run.report.guard.left == tuple(score > limits[0] for score in together)
+        assert f": samples {int(together[1] > together[0])} " in str(run.report)
+        for k in range(2):
+            flux(**{name: v[k : k + 1] if isinstance(v, torch.Tensor) else v for name, v in both.items()})
+            assert run.report.guard.scores == pytest.approx(together[k : k + 1], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("contrasted", [True, False])
+def test_the_drift_is_that_of_the_contrast_or_of_what_the_sampler_gets(contrasted, sd3, sd3_call, make_policy):
+    """Both guidance branches come in one call, in one batch."""
+    policy, branches = make_policy(STEPS, CACHED, "taylor", envelope=envelope(contrasted=contrasted)), []
+
+    def note(module, args, output):
+        branches.append(output[0].detach().clone())
+
+    hook = sd3.transformer.register_forward_hook(note)
+    with ertacache.accelerated(sd3, policy, guard="report") as run:
+        sd3(**sd3_call(steps=STEPS, guided=contrasted))
+    hook.remove()
+    (drifts,) = run.report.guard.drifts
+    assert tuple(drifts) == COMPARED
+    for before, here in pairwise(range(len(branches))):
+        if contrasted:
+            now, newest = (branches[k][:1] - branches[k][1:] for k in (here, before))
+        else:
+            now, newest = branches[here], branches[before]
+        assert drifts[policy.computed_steps[here]] == pytest.approx(float(relative_drift(now, newest)), rel=1e-4)
+
+
+@pytest.mark.parametrize("ending", [None, "exception", "interrupted"])
+def test_no_call_sees_what_another_one_drifted(ending, flux, flux_call, make_policy):
+    def end_early(pipe, i, t, kwargs):
+        if i == 8 and ending == "exception":
+            raise OSError
+        pipe._interrupt = i == 8 and ending == "interrupted"
+        return {}
+
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope())
+    with ertacache.accelerated(flux, policy, guard="compute") as run:
+        flux(**call_of(flux_call, seed=1))
+        first = run.report.guard
+        scores = first.scores
+        try:
+            flux(**call_of(flux_call, seed=2, callback_on_step_end=end_early))
+        except OSError:
+            assert ending == "exception"
+        assert run.report.guard.scores != scores
+        flux(**call_of(flux_call, seed=1))
+        assert run.report.guard.scores == first.scores == scores
+
+
+def test_a_call_without_what_calibration_compared_has_no_score(flux, flux_call, make_policy):
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope((-99.0,) * 5))
+    with ertacache.accelerated(flux, policy, guard="compute") as run:
+        flux(**flux_call(steps=STEPS))  # no guidance, so no contrast
+    assert (run.report.guard.scores, run.report.guard.left) == ((), ())
+    assert run.report.guard.computed_steps == []
+    assert "no step could be compared" in str(run.report)
+
+
+def test_a_drift_over_another_stretch_is_not_compared(make_policy):
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(contrasted=False))
+    for before, compared in ((2, 1), (1, 0), (3, 0)):  # step 5 comes after step 2 in calibration
+        guard, history = Guard(policy, policy.envelope, "report"), History(2)
+        guard.saw(0, torch.ones(1, 4), None, history)
+        history.push(before, torch.ones(1, 4))
+        guard.saw(5, torch.full((1, 4), 2.0), None, history)
+        assert guard.report.drifts == ({5: pytest.approx(0.5)},) * compared
+
+
+def test_a_guard_needs_an_envelope_and_a_name_there_is(flux, make_policy):
+    with pytest.raises(GuardError, match=r"no envelope .*four prompts"):
+        ertacache.enable(flux, make_policy(8, (2, 3)), guard="report")
+    with pytest.raises(GuardError, match=r"no such guard .*'report', 'compute'"):
+        ertacache.enable(flux, make_policy(8, (2, 3)), guard="warn")
+    assert type(flux).__name__ == "FluxPipeline"
+    ertacache.disable(flux)
+
+
+def test_a_drift_is_relative_to_the_truth_and_each_samples_own():
+    entry = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    newest = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    assert relative_drift(entry, newest).tolist() == pytest.approx([0.8, 0.0])
+
+
+def test_from_cuda_numbers_come_through_pinned_memory_and_are_waited_for_only_when_read(monkeypatch):
+    """Without a device: what is asked of torch, in which order."""
+    asked = []
+
+    class OnDevice:
+        shape, dtype, device = (2,), torch.float32, torch.device("cuda", 0)
+
+    class Host:
+        def copy_(self, values, non_blocking):
+            asked.append(("copy", non_blocking))
+
+        def tolist(self):
+            asked.append("read")
+            return [1.0, 2.0]
+
+    class Event:
+        def record(self, stream):
+            asked.append(("record", stream))
+
+        def synchronize(self):
+            asked.append("wait")
+
+    def empty(shape, *, dtype, pin_memory):
+        asked.append(("empty", pin_memory))
+        return Host()
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    late = Late(OnDevice())
+    assert asked == [("empty", True), ("copy", True), ("record", "stream of cuda:0")]
+    assert late.read() == [1.0, 2.0]
+    assert asked[3:] == ["wait", "read"]
+
+
+def test_the_decision_reads_no_number_of_the_newest_step():
+    class Newest:
+        def read(self):
+            raise AssertionError("the host would wait for the step that was just queued")
+
+    envelope = Envelope((1, 2, 3), (False,) * 3, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3, (0.5,) * 3)
+    report = GuardReport(envelope, "compute")
+    report.keep(1, torch.tensor([20.0]))
+    report._late[2] = Newest()
+    assert report.left_before_the_last()
