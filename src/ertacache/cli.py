@@ -218,9 +218,11 @@ def generate(
         fast = Variant(loaded.method.name, steps, policy=loaded) if loaded else full
         call = {**arguments, "prompt": prompt, "seed": seed}
         pictures = {}
+        notes: list[str] = []
 
         def keep(number: int, name: str, result: Any) -> None:
             pictures[name] = result.pictures[0]
+            notes.extend(result.notes)
 
         out.parent.mkdir(parents=True, exist_ok=True)
         if compare:
@@ -240,6 +242,7 @@ def generate(
             fresh = {**arguments, "prompt": prompt, "generator": _generator(seed)}
             with console.status("generating"):
                 result = generate_once(pipe, fast, fresh)
+            notes.extend(result.notes)
             picture = result.pictures[0]
             if picture.ndim == 4:
                 out = out.with_suffix(".mp4")
@@ -247,9 +250,11 @@ def generate(
             else:
                 _write_picture(picture, out)
             console.print(
-                f"{fast.computed_steps} of {steps} steps computed, {result.loop_seconds:.2f} s denoising",
+                f"{result.computed_steps} of {steps} steps computed, {result.loop_seconds:.2f} s denoising",
                 highlight=False,
             )
+        for note in notes:
+            console.print(f"note: {note}", highlight=False, markup=False)
     console.print(f"wrote {out}", highlight=False, markup=False)
 
 

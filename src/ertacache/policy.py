@@ -130,6 +130,9 @@ class Policy:
         rectification: the error model, one entry a cached step.
         calibration: what calibration did and measured.
         first_step: the step of the grid with which the calls begin, for image-to-image.
+        gram: ``<v_i, v_j>`` of the full runs' outputs, summed over prompts, (T, T), float64; where the guidance
+            branches were seen, their contrasts are further rows, (2T, 2T). What a transfer to other noise levels
+            needs; None where there can be none.
 
     Raises:
         PolicyFileError: if these do not fit together.
@@ -144,6 +147,7 @@ class Policy:
     rectification: Rectification | None = None
     calibration: CalibrationRecord = CalibrationRecord(budget="none")
     first_step: int = 0
+    gram: Tensor | None = None
 
     def __post_init__(self) -> None:
         steps, cached = self.num_inference_steps, self.cached_steps
@@ -167,6 +171,10 @@ class Policy:
             problem = "the correction of a computed step does not begin with its own output"
         elif self.rectification and not len(self.rectification.k) == len(self.rectification.b) == len(cached):
             problem = "the rectification has not one entry for each cached step"
+        elif self.gram is not None and tuple(self.gram.shape) not in ((steps, steps), (2 * steps, 2 * steps)):
+            problem = f"the outputs of {steps} steps have no Gram matrix of shape {tuple(self.gram.shape)}"
+        elif self.gram is not None and not bool(self.gram.isfinite().all()):
+            problem = "the Gram matrix of the outputs is not finite"
         elif self.time_grid is not None:
             grid = self.time_grid
             rises = all(b > a for a, b in pairwise(grid))  # False with NaN too
@@ -198,9 +206,9 @@ class Policy:
         """What tells this policy from every other: 16 hexadecimal digits, the same before saving and after loading."""
         plain = {name: value for name, value in self.metadata().items() if name != "library"}
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
-        if self.rectification:
-            for tensor in (self.rectification.k, self.rectification.b):
-                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        tensors = [self.rectification.k, self.rectification.b] if self.rectification else []
+        for tensor in tensors + ([] if self.gram is None else [self.gram]):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def push_to_hub(
@@ -289,12 +297,14 @@ class Policy:
             # Clones: safetensors refuses tensors that share memory.
             tensors |= {"rectification.k": self.rectification.k.clone().contiguous()}
             tensors |= {"rectification.b": self.rectification.b.clone().contiguous()}
+        tensors |= {} if self.gram is None else {"gram": self.gram.clone().contiguous()}
         with written_whole(Path(path)) as partial:
             save_file(tensors, partial, metadata={"ertacache": json.dumps(self.metadata())})
 
     def metadata(self) -> dict[str, Any]:
         """All of it but tensors, as JSON takes it; `parsed` reads it."""
-        plain = asdict(replace(self, rectification=None))
+        plain = asdict(replace(self, rectification=None, gram=None))
+        del plain["gram"]  # a tensor
         plain["rectification"] = (
             {"granularity": self.rectification.granularity, "axis": self.rectification.axis}
             if self.rectification
@@ -394,6 +404,7 @@ class Policy:
                 error_model["granularity"], error_model["axis"], tensors["rectification.k"], tensors["rectification.b"]
             ),
             calibration=CalibrationRecord(**record),
+            gram=tensors.get("gram"),
         )
 
 

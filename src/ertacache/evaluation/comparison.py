@@ -68,12 +68,16 @@ class Result:
             ``callback_on_step_end``).
         call_seconds: the whole pipeline call.
         latents: the latent after each step, if they were asked for.
+        computed_steps: how many steps ran the denoiser.
+        notes: what the policy's run reports, such as a transfer.
     """
 
     pictures: Tensor
     loop_seconds: float
     call_seconds: float
     latents: list[Tensor] = field(default_factory=list)
+    computed_steps: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -126,13 +130,16 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
         context = Run(pipe, _OwnGrid(variant.noise_levels))
     else:
         context = nullcontext()
-    with variant.around(pipe), clock.watching(pipe), context:
+    with variant.around(pipe), clock.watching(pipe), context as run:
         start = now()
         output = pipe(**settings, **clock.callback_for(pipe))
         end = now()
     pictures = output.images if hasattr(output, "images") else output.frames
     loop = (clock.end or end) - (clock.start or start)
-    return Result(pictures.detach().float().cpu(), loop, end - start, clock.latents)
+    result = Result(pictures.detach().float().cpu(), loop, end - start, clock.latents, variant.computed_steps)
+    if variant.policy is not None:
+        result.computed_steps, result.notes = len(run.report.computed_steps), list(run.report.notes)
+    return result
 
 
 def compare(
@@ -164,6 +171,7 @@ def compare(
         for row, variant in zip(rows, (full, *variants), strict=True):
             result = generate(pipe, variant, started(call), keep_latents=keep_latents)
             reference = reference or result
+            row.computed_steps = result.computed_steps
             row.psnr.append(psnr(result.pictures, reference.pictures))
             row.ssim.append(ssim(result.pictures, reference.pictures))
             row.speedup.append(reference.loop_seconds / result.loop_seconds)

@@ -19,32 +19,35 @@ from ertacache.runtime.branches import contrast
 from ertacache.runtime.history import History
 from ertacache.runtime.run import Driver, Report, Step
 from ertacache.runtime.samplers import retime, sampler_of
+from ertacache.runtime.transferring import policy_for
 
 
 class PolicyDriver(Driver):
     """Follows ``policy`` through one run; the policy's own checks are made as early as each can be."""
 
     def __init__(self, policy: Policy, report: Report | None = None) -> None:
-        self.policy = policy
+        self.given = policy
         self.report = report or Report()
+        self.residuals_kept = residuals_kept(policy.method)
+        self._follow(policy)
+        self.levels: list[float] = []
+        self.pattern: tuple[Any, ...] = ()
+        self.skipped: list[int] = []
+        self.error_model: tuple[Tensor, Tensor] | None = None
+
+    def _follow(self, policy: Policy) -> None:
+        self.policy = policy
         self.cached = frozenset(policy.cached_steps)
         self.position = {step: k for k, step in enumerate(policy.cached_steps)}
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
         fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
         self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
-        self.residuals_kept = residuals_kept(policy.method)
-        self.levels: list[float] = []
-        self.pattern: tuple[Any, ...] = ()
-        self.skipped: list[int] = []
-        self.error_model: tuple[Tensor, Tensor] | None = None
 
     def open_segment(self, scheduler: Any) -> list[float] | None:
-        """Check the grid against the policy's, and warp it if the policy says so."""
-        sampler = sampler_of(scheduler)
-        identity.check_noise_levels(self.policy, sampler.noise_levels(scheduler))
-        self.levels = sampler.noise_levels(scheduler)
-        self.history.clear()
+        """Compare the grid with the policy's, transfer or refuse it; and warp the grid if the policy says so."""
+        self.levels = sampler_of(scheduler).noise_levels(scheduler)
+        self._follow(policy_for(self.given, self.levels, self.report))
         self.skipped = []
         self.pattern = ()
         if self.policy.time_grid is None:
