@@ -292,14 +292,17 @@ class Policy:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""
+        with written_whole(Path(path)) as partial:
+            save_file(self.tensors(), partial, metadata={"ertacache": json.dumps(self.metadata())})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, as a file takes them; `parsed` reads them."""
         tensors = {"cached_steps": torch.tensor(self.cached_steps, dtype=torch.int64)}
         if self.rectification:
             # Clones: safetensors refuses tensors that share memory.
             tensors |= {"rectification.k": self.rectification.k.clone().contiguous()}
             tensors |= {"rectification.b": self.rectification.b.clone().contiguous()}
-        tensors |= {} if self.gram is None else {"gram": self.gram.clone().contiguous()}
-        with written_whole(Path(path)) as partial:
-            save_file(tensors, partial, metadata={"ertacache": json.dumps(self.metadata())})
+        return tensors | ({} if self.gram is None else {"gram": self.gram.clone().contiguous()})
 
     def metadata(self) -> dict[str, Any]:
         """All of it but tensors, as JSON takes it; `parsed` reads it."""

@@ -154,15 +154,14 @@ def test_other_guidance_is_taken_on_demand_only(calibrated, flux, flux_call):
         ertacache.transferred(calibrated, cfg=7)
 
 
-def test_the_embedded_pipeline_gains_over_fewer_steps_at_other_numbers_of_steps():
+def test_at_another_number_of_steps_it_is_nearer_to_the_full_run_than_fewer_steps():
     embedded = zoo.load("flux")
     arguments = {**embedded.arguments, "num_inference_steps": STEPS}
     policy = ertacache.calibrate(
-        embedded.pipe, embedded.calibration_prompts[:4], num_computed_steps=6, progress=False, **arguments
+        embedded.pipe, embedded.calibration_prompts[:2], num_computed_steps=6, progress=False, **arguments
     )
-    for steps in (10, 16):
-        calls = calls_of(arguments, embedded.held_out_prompts[:2], 1000)
-        variants = [Variant("moved", steps, policy), fewer_steps(steps // 2)]
-        _, moved, fewer = compare(embedded.pipe, Variant("full", steps), variants, calls)
-        assert moved.computed_steps == fewer.computed_steps == steps // 2
-        assert moved.mean_psnr() > fewer.mean_psnr() + 1
+    calls = calls_of(arguments, embedded.held_out_prompts[:2], 1000)
+    variants = [Variant("transferred", 18, policy), fewer_steps(9)]
+    _, moved, fewer = compare(embedded.pipe, Variant("full", 18), variants, calls)
+    assert moved.computed_steps == fewer.computed_steps == 9
+    assert moved.mean_psnr() > fewer.mean_psnr() + 1
