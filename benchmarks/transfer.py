@@ -26,6 +26,8 @@ from benchmarks.markdown import table, with_interval
 from ertacache import Policy, calibrate, transferred, zoo
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
 from ertacache.files import written_whole
+from ertacache.runtime import identity
+from ertacache.runtime.transferring import on_grid, refusal
 
 SPEEDUPS = (2.0, 3.0)
 ADAPTER_SIZE = 0.1
@@ -52,15 +54,15 @@ class Setting:
         name: how the table calls it.
         arguments: of the call, where they are not the pipeline's own.
         prepare: what changes the pipeline.
-        admit: what a policy of the pipeline's own setting needs to be taken here.
-        done: what a call does with such a policy.
+        admit: what a policy of the pipeline's own setting needs to be taken here, where the noise levels are the same.
+        done: what a call does with such a policy then.
     """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Any], None] = _nothing
     admit: Callable[[Policy], Policy] = _as_given
-    done: str = "automatic"
+    done: str = "followed"
 
 
 def guided(name: str, scale: float) -> Setting:
@@ -138,8 +140,15 @@ def measured(
     """PSNR of both policies and of fewer steps, a list over prompts each; or what was measured before."""
     path = work / f"{setting.name.replace(' ', '-')}-{speedup:g}x.json"
     if not path.exists():
-        brought = setting.admit(policy_in(model, settings_of(model)[0], speedup, num_prompts, work, quick))
+        own = policy_in(model, settings_of(model)[0], speedup, num_prompts, work, quick)
         calibrated = policy_in(model, setting, speedup, num_prompts, work, quick)
+        assert calibrated.origin is not None  # calibrate() always says where a policy comes from
+        levels = calibrated.origin.noise_levels
+        if identity.grid_difference(own, levels):
+            brought, reason = on_grid(own, levels), refusal(own, levels)
+            done = f"refused: {reason}" if reason else "transferred"
+        else:
+            brought, done = setting.admit(own), setting.done
         embedded, arguments = _opened(model, setting, quick)
         steps = arguments["num_inference_steps"]
         variants = [Variant("calibrated", steps, calibrated), Variant("transferred", steps, brought)]
@@ -154,7 +163,7 @@ def measured(
         )
         found = {
             "setting": setting.name,
-            "done": setting.done,
+            "done": done,
             "speedup": speedup,
             "steps": steps,
             "computed_steps": {row.name: row.computed_steps for row in rows},

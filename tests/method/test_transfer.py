@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ertacache.method.schedule import uniform
-from ertacache.method.transfer import Outputs, placed, reading
+from ertacache.method.transfer import Outputs, bend, placed, reading
 
 PROPERTY = settings(deadline=None, max_examples=100)
 
@@ -66,6 +66,20 @@ def test_computed_steps_go_where_their_noise_level_is_and_not_their_index():
     other_shift = placed(dense_at_the_end, levels, shifted(30, shift=1.0), 6)
     for i, j in zip((0, 10, 18, 24), (i for i in range(30) if i not in other_shift), strict=False):
         assert levels[i] == pytest.approx(shifted(30, shift=1.0)[j], abs=0.5 / 30 + 1e-9)
+
+
+@PROPERTY
+@given(grids())
+def test_a_grid_is_its_own_curve_and_so_is_every_other_step_of_it(levels):
+    assert bend(levels, levels) == pytest.approx(0, abs=1e-9)
+    finer = np.interp(np.arange(2 * len(levels) - 1) / 2, np.arange(len(levels)), levels)
+    assert bend(levels, finer) == pytest.approx(0, abs=1e-6)
+    assert bend(finer, levels) == pytest.approx(0, abs=1e-6)
+
+
+def test_another_shift_is_another_curve():
+    assert bend(shifted(30), shifted(20)) < 0.1
+    assert bend(shifted(30), shifted(30, shift=2.0)) > 2
 
 
 @PROPERTY

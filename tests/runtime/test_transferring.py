@@ -67,8 +67,11 @@ def test_on_another_grid_the_step_ratio_is_kept_and_the_report_says_so(steps, co
     ]
 
 
-def test_another_shift_is_followed_too(calibrated, flux, flux_call):
+def test_another_shift_is_refused_unless_it_moves_no_level_by_half_a_step(calibrated, flux, flux_call):
     flux.scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    with ertacache.accelerated(flux, calibrated), pytest.raises(PolicyMismatchError, match="follow another curve"):
+        flux(**flux_call(steps=STEPS, guided=True))
+    flux.scheduler = FlowMatchEulerDiscreteScheduler(shift=2.9)
     with ertacache.accelerated(flux, calibrated) as run:
         flux(**flux_call(steps=STEPS, guided=True))
     assert len(run.computed_steps) == 6

@@ -28,6 +28,18 @@ RIDGE = 1e-6
 """As in `ertacache.method.alignment.NormalEquations`."""
 
 
+def bend(levels: Sequence[float], others: Sequence[float]) -> float:
+    """How far two grids are from being one curve in other steps, in steps of the first; 0 where they are.
+
+    Args:
+        levels: the T + 1 noise levels of the first grid, falling.
+        others: the T' + 1 noise levels of the second, falling.
+    """
+    steps, targets = len(levels) - 1, len(others) - 1
+    places = np.interp(-np.asarray(others), -np.asarray(levels), np.arange(steps + 1))
+    return float(np.abs(places - np.arange(targets + 1) * steps / targets).max())
+
+
 def placed(cached: Collection[int], levels: Sequence[float], others: Sequence[float], computed: int) -> tuple[int, ...]:
     """The cached steps on another grid, its computed steps as dense over the noise levels as they were.
 

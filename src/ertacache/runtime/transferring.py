@@ -10,13 +10,15 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ertacache.errors import PolicyMismatchError
-from ertacache.method.transfer import Outputs, placed
+from ertacache.method.transfer import Outputs, bend, placed
 from ertacache.policy import Policy, Prediction
 from ertacache.runtime import identity
 from ertacache.runtime.run import Report
 
 FEWEST, MOST = 0.6, 1.7
-"""Between these multiples of the calibrated number of steps the transfer was measured; see docs/transfer.md."""
+"""Between these multiples of the calibrated number of steps a policy is transferred; see docs/transfer.md."""
+MOST_BENT = 0.5
+"""By how many steps the noise levels may leave the calibrated curve: schedulers round, another shift is far more."""
 
 
 def carries(policy: Policy) -> bool:
@@ -65,6 +67,9 @@ def refusal(policy: Policy, levels: Sequence[float]) -> str | None:
     known = policy.origin.noise_levels[:-1]
     if levels[0] > known[0] + (known[0] - known[1]) or levels[-2] < known[-1] - (known[-2] - known[-1]):
         return f"its noise levels lie outside of the calibrated ones, {known[0]:.4g} to {known[-1]:.4g}"
+    bent = bend(policy.origin.noise_levels, levels)
+    if bent > MOST_BENT:
+        return f"its noise levels follow another curve (the scheduler's shift), by up to {bent:.2g} calibrated steps"
     return None
 
 
