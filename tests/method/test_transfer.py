@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ertacache.method.schedule import uniform
-from ertacache.method.transfer import Outputs, bend, placed, reading
+from ertacache.method.transfer import Outputs, Solved, bend, corrected, placed, reading
 
 PROPERTY = settings(deadline=None, max_examples=100)
 
@@ -137,3 +137,39 @@ def test_a_computed_step_after_a_cached_one_makes_up_for_its_error():
 
 def test_with_nothing_cached_nothing_is_corrected():
     assert Outputs.of(np.eye(6), shifted(6)).solved((), order=3) == {}
+
+
+@PROPERTY
+@given(st.integers(1, 4), st.booleans(), st.data())
+def test_factors_and_weights_say_the_same(length, contrasted, data):
+    size = length * (2 if contrasted else 1)
+    weights = np.array(data.draw(st.lists(st.floats(-10, 10), min_size=size, max_size=size)))
+    assert Solved.by(range(length), weights).weights == pytest.approx(weights, abs=1e-9)
+
+
+@PROPERTY
+@given(schedules())
+def test_on_the_calibrated_grid_the_fitted_weights_come_back(schedule):
+    levels, cached = schedule
+    steps = len(levels) - 1
+    rows = np.random.default_rng(0).normal(size=(steps, 6))
+    solved = Outputs.of(rows @ rows.T, levels).solved(cached, order=3)
+    noise = np.random.default_rng(1)
+    fitted = {i: Solved.by(s.history, s.weights + noise.normal(size=len(s.weights))) for i, s in solved.items()}
+    back = corrected(solved, levels, fitted, solved, levels)
+    for i, wanted in fitted.items():
+        assert back[i].weights == pytest.approx(wanted.weights, rel=1e-6, abs=1e-6)
+
+
+def test_a_change_is_interpolated_between_steps_that_lie_as_far_into_a_gap():
+    levels = tuple(float(level) for level in range(12, -1, -1))
+    cached = (3, 4, 6, 7, 9, 10)  # two after each computed step
+    rows = np.random.default_rng(0).normal(size=(12, 6))
+    solved = Outputs.of(rows @ rows.T, levels).solved(cached, order=1)
+    fitted = {i: Solved.by(s.history, s.weights + (i - s.history[0]) * levels[i]) for i, s in solved.items()}
+    moved = tuple(level - 0.5 for level in levels)
+    there = corrected(solved, moved, fitted, solved, levels)
+    for i in (4, 7):  # between others of their kind, where the change is a line
+        assert there[i].weights - solved[i].weights == pytest.approx(2 * moved[i], rel=1e-6)
+    for i in (3, 6):
+        assert there[i].weights - solved[i].weights == pytest.approx(moved[i], rel=1e-6)

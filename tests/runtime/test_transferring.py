@@ -54,6 +54,16 @@ def test_on_its_own_grid_a_policy_is_what_it_is(calibrated, flux, flux_call):
     assert report.notes == []
 
 
+def test_a_transfer_to_its_own_grid_gives_the_policy_back(calibrated):
+    same = on_grid(calibrated, calibrated.origin.noise_levels)
+    assert same.cached_steps == calibrated.cached_steps
+    assert sorted(same.predictions) == sorted(calibrated.predictions)
+    for step, prediction in calibrated.predictions.items():
+        assert same.predictions[step].history == prediction.history
+        assert same.predictions[step].factors == pytest.approx(prediction.factors, rel=1e-6, abs=1e-6)
+        assert same.predictions[step].contrast_factors == pytest.approx(prediction.contrast_factors, rel=1e-6, abs=1e-6)
+
+
 @pytest.mark.parametrize(("steps", "computed"), [(8, 4), (9, 4), (16, 8), (20, 10)])
 def test_on_another_grid_the_step_ratio_is_kept_and_the_report_says_so(steps, computed, calibrated, flux, flux_call):
     with ertacache.accelerated(flux, calibrated) as run:

@@ -6,19 +6,21 @@ off between these, ``v(s) = sum_j R_j(s) v_j``, so that ``R G R^T`` is the same 
 every prediction is a linear combination of outputs, the weights that land the trajectory follow without running the
 denoiser.
 
-A weight itself is a poor thing to carry over: it depends on every gap between the steps it was fitted on.
+How an error of the latent changes a later output is not in the matrix. Closed loops show it, on the calibrated grid:
+there it makes the fitted weights differ from those that the matrix gives, and that difference is carried over. A weight
+itself would be a poor thing to carry: it depends on every gap between the steps it was fitted on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ertacache.method.alignment import coefficients
+from ertacache.method.alignment import coefficients, weights_of
 
 Array = NDArray[np.float64]
 
@@ -89,6 +91,22 @@ class Solved(NamedTuple):
     factors: tuple[float, ...]
     contrast_factors: tuple[float, ...]
 
+    @classmethod
+    def by(cls, history: Sequence[int], weights: Array) -> Solved:
+        """From the weights of the outputs' features and then of the contrasts'."""
+        own, between = weights[: len(history)].tolist(), weights[len(history) :].tolist()
+        return cls(
+            tuple(history),
+            coefficients(own[:-1], 1 + own[-1]),
+            coefficients(between[:-1], between[-1]) if between else (),
+        )
+
+    @property
+    def weights(self) -> Array:
+        """The inverse of `by`."""
+        between = weights_of(self.contrast_factors, 0.0) if self.contrast_factors else ()
+        return np.array([*weights_of(self.factors), *between])
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -119,8 +137,6 @@ class Outputs:
     def solved(self, cached: Collection[int], order: int) -> dict[int, Solved]:
         """The weights of every step from the first cached one on, sequentially, as closed loops solve them.
 
-        How an error of the latent changes a later output is not in the outputs, and is left out.
-
         Args:
             cached: the cached steps.
             order: the highest difference that is used.
@@ -143,11 +159,45 @@ class Outputs:
             normal += np.diag(RIDGE * np.diag(normal) + np.finfo(np.float64).tiny)
             weights = -np.linalg.solve(normal, features @ error)
             error = error + weights @ features
-            own, between = weights[: len(history)], weights[len(history) :]
-            factors = coefficients(own[:-1].tolist(), 1 + float(own[-1]))
-            others = coefficients(between[:-1].tolist(), float(between[-1])) if len(between) else ()
-            found[i] = Solved(tuple(history), factors, others)
+            found[i] = Solved.by(history, weights)
         return found
+
+
+def corrected(
+    solved: Mapping[int, Solved],
+    levels: Sequence[float],
+    fitted: Mapping[int, Solved],
+    solved_there: Mapping[int, Solved],
+    levels_there: Sequence[float],
+) -> dict[int, Solved]:
+    """Solved weights plus what closed loops changed of those that were solved on the calibrated grid.
+
+    The change is interpolated over the noise level, between steps that lie equally many steps after a computed one and
+    have as long a history: it is another one further into a gap. With none alike, weights stay as solved.
+
+    Args:
+        solved: on the grid of ``levels``.
+        levels: its noise levels.
+        fitted: what closed loops fitted on the calibrated grid.
+        solved_there: what :meth:`Outputs.solved` gives there, for the same schedule.
+        levels_there: its noise levels.
+    """
+    changes: dict[tuple[int, int, int], list[tuple[float, Array]]] = {}
+    for i, there in solved_there.items():
+        if i in fitted and _kind(i, fitted[i]) == _kind(i, there):
+            changes.setdefault(_kind(i, there), []).append((levels_there[i], fitted[i].weights - there.weights))
+    found = dict(solved)
+    for i, here in solved.items():
+        alike = changes.get(_kind(i, here), [])[::-1]  # rising levels
+        if alike:
+            at = [level for level, _ in alike]
+            change = [np.interp(levels[i], at, values) for values in np.array([w for _, w in alike]).T]
+            found[i] = Solved.by(here.history, here.weights + np.array(change))
+    return found
+
+
+def _kind(step: int, solved: Solved) -> tuple[int, int, int]:
+    return step - solved.history[0], len(solved.history), len(solved.contrast_factors)
 
 
 def _terms(history: Array) -> Array:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ertacache.errors import PolicyMismatchError
-from ertacache.method.transfer import Outputs, bend, placed
+from ertacache.method.transfer import Outputs, Solved, bend, corrected, placed
 from ertacache.policy import Policy, Prediction
 from ertacache.runtime import identity
 from ertacache.runtime.run import Report
@@ -82,7 +82,14 @@ def on_grid(policy: Policy, levels: Sequence[float]) -> Policy:
     computed = max(2, steps * len(policy.computed_steps) // policy.num_inference_steps)
     cached = placed(policy.cached_steps, origin.noise_levels, levels, computed)
     order = max((len(p.history) for p in policy.predictions.values()), default=1) - 1
-    solved = Outputs.of(policy.gram.numpy(), origin.noise_levels).at(levels).solved(cached, order)
+    outputs = Outputs.of(policy.gram.numpy(), origin.noise_levels)
+    solved = corrected(
+        outputs.at(levels).solved(cached, order),
+        levels,
+        {i: Solved(p.history, p.factors, p.contrast_factors) for i, p in policy.predictions.items()},
+        outputs.solved(policy.cached_steps, order),
+        origin.noise_levels,
+    )
     return replace(
         policy,
         num_inference_steps=steps,
