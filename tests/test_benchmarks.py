@@ -145,3 +145,15 @@ def test_the_tables_that_the_pages_show_are_those_that_were_measured():
     assert tables
     for table in tables:
         assert any(table.read_text().strip() in text for text in texts), f"no page shows {table.name} as it is"
+
+
+def test_transfers_in_the_quick_form(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.transfer", "flux", "--quick", "--speedup", "2", "--out", tmp_path]
+    command += ["--work", tmp_path / "work", "--only", "20 steps", "--only", "guidance 7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    steps, guidance = json.loads((tmp_path / "transfer-flux.json").read_text())["rows"]
+    assert steps["computed_steps"] == {"calibrated": 4, "transferred": 4, "fewer steps": 4}
+    assert steps["done"] == "transferred"
+    assert guidance["done"].startswith("refused")
+    assert (tmp_path / "transfer-flux.md").read_text().count("| guidance 7 | 6 of 12 |") == 1

@@ -181,10 +181,14 @@ def test_every_command_has_help(command):
     assert "Usage" in done.output
 
 
-def test_a_policy_for_another_number_of_steps_is_refused(policy_file):
-    done = run("generate", "zoo:flux", "a red star", "--policy", policy_file, "--steps", 9)
-    assert done.exit_code == 2
-    assert "num_inference_steps" in done.output
+def test_a_policy_is_transferred_to_a_near_number_of_steps_and_refused_for_another(policy_file, tmp_path):
+    asked = ["generate", "zoo:flux", "a red star", "--policy", policy_file, "--out", tmp_path / "star.png", "--steps"]
+    done = run(*asked, 9)
+    assert done.exit_code == 0, done.output
+    assert "weights solved anew for these 9" in done.output
+    refused = run(*asked, 20)
+    assert refused.exit_code == 2
+    assert "ertacache calibrate" in refused.output
 
 
 def test_a_frontier_is_written_whole_and_picked_from_without_the_model(make_policy, tmp_path):

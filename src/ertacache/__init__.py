@@ -6,6 +6,7 @@ from ertacache.calibration import Profile, calibrate, profile
 from ertacache.errors import ERTACacheError
 from ertacache.method.named import Method
 from ertacache.policy import Policy
+from ertacache.runtime.transferring import transferred
 
 __all__ = [
     "Acceleration",
@@ -19,4 +20,5 @@ __all__ = [
     "disable",
     "enable",
     "profile",
+    "transferred",
 ]

@@ -223,11 +223,11 @@ def generate(
         full = Variant("full", steps)
         fast = Variant(loaded.method.name, steps, policy=loaded, guard=cast(Any, guard)) if loaded else full
         call = {**arguments, "prompt": prompt, "seed": seed}
-        pictures, seen = {}, None
+        pictures, told = {}, None
 
         def keep(number: int, name: str, result: Any) -> None:
-            nonlocal seen
-            pictures[name], seen = result.pictures[0], result.guard
+            nonlocal told
+            pictures[name], told = result.pictures[0], result.report
 
         out.parent.mkdir(parents=True, exist_ok=True)
         if compare:
@@ -247,18 +247,15 @@ def generate(
             fresh = {**arguments, "prompt": prompt, "generator": _generator(seed)}
             with console.status("generating"):
                 result = generate_once(pipe, fast, fresh)
-            picture, seen = result.pictures[0], result.guard
+            picture, told = result.pictures[0], result.report
             if picture.ndim == 4:
                 out = out.with_suffix(".mp4")
                 write_clip({"": [picture]}, out, fps=fps)
             else:
                 _write_picture(picture, out)
-            console.print(
-                f"{fast.computed_steps} of {steps} steps computed, {result.loop_seconds:.2f} s denoising",
-                highlight=False,
-            )
-        if seen is not None:
-            console.print(str(seen), highlight=False)
+            console.print(f"{steps} steps, {result.loop_seconds:.2f} s denoising", highlight=False)
+        if told is not None:
+            console.print(str(told), highlight=False, markup=False)
     console.print(f"wrote {out}", highlight=False, markup=False)
 
 

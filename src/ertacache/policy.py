@@ -132,6 +132,9 @@ class Policy:
         calibration: what calibration did and measured.
         first_step: the step of the grid with which the calls begin, for image-to-image.
         envelope: how far calibration's prompts drifted, for a guard; None where that is not known.
+        gram: ``<v_i, v_j>`` of the full runs' outputs, summed over prompts, (T, T), float64; where the guidance
+            branches were seen, their contrasts are further rows, (2T, 2T). What a transfer to other noise levels
+            needs; None where there can be none.
 
     Raises:
         PolicyFileError: if these do not fit together.
@@ -147,6 +150,7 @@ class Policy:
     calibration: CalibrationRecord = CalibrationRecord(budget="none")
     first_step: int = 0
     envelope: Envelope | None = None
+    gram: Tensor | None = None
 
     def __post_init__(self) -> None:
         steps, cached = self.num_inference_steps, self.cached_steps
@@ -172,6 +176,10 @@ class Policy:
             problem = "the rectification has not one entry for each cached step"
         elif self.envelope is not None and (broken := self.envelope.problem(self.computed_steps)):
             problem = broken
+        elif self.gram is not None and tuple(self.gram.shape) not in ((steps, steps), (2 * steps, 2 * steps)):
+            problem = f"the outputs of {steps} steps have no Gram matrix of shape {tuple(self.gram.shape)}"
+        elif self.gram is not None and not bool(self.gram.isfinite().all()):
+            problem = "the Gram matrix of the outputs is not finite"
         elif self.time_grid is not None:
             grid = self.time_grid
             rises = all(b > a for a, b in pairwise(grid))  # False with NaN too
@@ -203,9 +211,9 @@ class Policy:
         """What tells this policy from every other: 16 hexadecimal digits, the same before saving and after loading."""
         plain = {name: value for name, value in self.metadata().items() if name != "library"}
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
-        if self.rectification:
-            for tensor in (self.rectification.k, self.rectification.b):
-                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        tensors = [self.rectification.k, self.rectification.b] if self.rectification else []
+        for tensor in tensors + ([] if self.gram is None else [self.gram]):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def push_to_hub(
@@ -289,17 +297,22 @@ class Policy:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""
+        with written_whole(Path(path)) as partial:
+            save_file(self.tensors(), partial, metadata={"ertacache": json.dumps(self.metadata())})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, as a file takes them; `parsed` reads them."""
         tensors = {"cached_steps": torch.tensor(self.cached_steps, dtype=torch.int64)}
         if self.rectification:
             # Clones: safetensors refuses tensors that share memory.
             tensors |= {"rectification.k": self.rectification.k.clone().contiguous()}
             tensors |= {"rectification.b": self.rectification.b.clone().contiguous()}
-        with written_whole(Path(path)) as partial:
-            save_file(tensors, partial, metadata={"ertacache": json.dumps(self.metadata())})
+        return tensors | ({} if self.gram is None else {"gram": self.gram.clone().contiguous()})
 
     def metadata(self) -> dict[str, Any]:
         """All of it but tensors, as JSON takes it; `parsed` reads it."""
-        plain = asdict(replace(self, rectification=None))
+        plain = asdict(replace(self, rectification=None, gram=None))
+        del plain["gram"]  # a tensor
         plain["rectification"] = (
             {"granularity": self.rectification.granularity, "axis": self.rectification.axis}
             if self.rectification
@@ -403,6 +416,7 @@ class Policy:
             ),
             calibration=CalibrationRecord(**record),
             envelope=envelope and Envelope(**{name: tuple(values) for name, values in envelope.items()}),
+            gram=tensors.get("gram"),
         )
 
 

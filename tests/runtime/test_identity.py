@@ -40,7 +40,7 @@ def refusal(pipe, policy, arguments=None):
     else:
         with ertacache.accelerated(pipe, policy), pytest.raises(PolicyMismatchError) as caught:
             pipe(**arguments)
-    assert "calibrate()" in str(caught.value)
+    assert "ertacache calibrate MODEL" in str(caught.value)
     return str(caught.value)
 
 

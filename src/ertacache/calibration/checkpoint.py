@@ -34,6 +34,7 @@ def key_of(pipe: Any, calls: Sequence[Call], num_inference_steps: int, *, hidden
     parts += [(name, identify(module)) for name, module in sorted((modules | denoisers_of(pipe)).items())]
     parts += [_plain(call.arguments()) for call in calls]
     parts += ["hidden"] if hidden else []
+    parts += ["gram"]  # recordings from before it was kept are made anew
     for part in parts:
         digest.update(repr(part).encode())
     return digest.hexdigest()[:16]

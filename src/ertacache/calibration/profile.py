@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ertacache.calibration.budget import QUALITIES, Budget, the_one
 from ertacache.calibration.fitting import MIN_HELD_OUT
@@ -110,7 +110,7 @@ class Profile:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""
         plain = [policy.metadata() for policy in self.policies]
-        tensors = {f"{k}.cached_steps": torch.tensor(p.cached_steps) for k, p in enumerate(self.policies)}
+        tensors = {f"{k}.{name}": t for k, p in enumerate(self.policies) for name, t in p.tensors().items()}
         with written_whole(Path(path)) as unfinished:
             save_file(tensors, unfinished, metadata={"ertacache.profile": json.dumps(plain)})
 
@@ -127,7 +127,10 @@ class Profile:
         try:
             with safe_open(path, "pt") as file:
                 plain = json.loads((file.metadata() or {})["ertacache.profile"])
-                tensors = [{"cached_steps": file.get_tensor(f"{k}.cached_steps")} for k in range(len(plain))]
+                tensors: list[dict[str, Tensor]] = [{} for _ in plain]
+                for key in list(file.keys()):
+                    number, _, name = key.partition(".")
+                    tensors[int(number)][name] = file.get_tensor(key)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise PolicyFileError(
                 f"this is not a profile, or a damaged one: {type(error).__name__}: {error}",

@@ -19,6 +19,7 @@ from ertacache.calibration.prompts import Call, twin_of
 from ertacache.errors import CalibrationError, PipelineError
 from ertacache.files import written_whole
 from ertacache.method.schedule import fewest_computed
+from ertacache.runtime.branches import contrast
 from ertacache.runtime.hidden import sketch
 from ertacache.runtime.run import Driver, Run, Step
 from ertacache.runtime.samplers import sampler_of
@@ -90,6 +91,11 @@ class Recording:
         """``x_i``; ``sample(T)`` is the final latent."""
         return self._get(f"x{step}")
 
+    def gram(self) -> NDArray[np.float64]:
+        """``<v_i, v_j>`` for all pairs of steps, (T, T); with the branches' contrasts as further rows, (2T, 2T)."""
+        gram: NDArray[np.float64] = self._get("gram").numpy()
+        return gram
+
 
 class Recorder(Driver):
     """The driver of a full run: keeps everything, changes nothing."""
@@ -100,6 +106,7 @@ class Recorder(Driver):
         self.prompt, self._on_first, self._on_step = prompt, on_first, on_step
         self.residuals_kept = int(hidden)
         self.tensors: dict[str, Tensor] = {}
+        self.contrasts: list[Tensor | None] = []
         self.patterns: list[tuple[Any, ...]] = []
         self.noise_levels: tuple[float, ...] = ()
         self.slopes: list[float] = []
@@ -134,6 +141,8 @@ class Recorder(Driver):
             self.tensors["x0"] = step.sample.detach().cpu().clone()
         index = step.index - self.first_step
         self.tensors[f"v{index}"] = step.model_output.detach().cpu().clone()
+        between = contrast(step)
+        self.contrasts.append(None if between is None else between.to("cpu", copy=True))
         if self.residuals_kept:
             self.tensors[f"r{index}"] = sketch(step.residuals)
         self.patterns.append(step.pattern)
@@ -215,6 +224,9 @@ def record(
             given=f"{steps} steps from step {recorder.first_step} on, of {num_inference_steps}",
             cure="Calibrate with a call that no callback interrupts and that samples once, to the end.",
         )
+    outputs = [recorder.tensors[f"v{i}"] for i in range(steps)]
+    contrasts = [between for between in recorder.contrasts if between is not None]
+    recorder.tensors["gram"] = gram_of_rows([*outputs, *(contrasts if len(contrasts) == steps else [])])
     patterns, (sample, output) = recorder.patterns, recorder.shapes
     setting = Setting(
         grid=recorder.noise_levels,
@@ -271,13 +283,17 @@ def pairwise(recordings: Sequence[Recording], entry: Callable[[Recording, int], 
 
 def gram_of(recordings: Sequence[Recording], num_steps: int) -> NDArray[np.float64]:
     """``<v_i, v_j>`` for all pairs of steps, summed over prompts, (T, T)."""
-    total = np.zeros((num_steps, num_steps))
-    for recording in recordings:
-        rows = torch.stack([recording.model_output(i).flatten() for i in range(num_steps)])
-        for part in torch.split(rows, _PART, dim=1):
-            wide = part.double()
-            total += (wide @ wide.T).numpy()
+    return sum((recording.gram()[:num_steps, :num_steps] for recording in recordings), np.zeros((num_steps, num_steps)))
+
+
+def gram_of_rows(rows: Sequence[Tensor]) -> Tensor:
+    """The dot products of tensors of one size, (rows, rows), float64."""
+    flat = [row.flatten() for row in rows]
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for start in range(0, len(flat[0]), _PART):
+        wide = torch.stack([row[start : start + _PART].double() for row in flat])
+        total += wide @ wide.T
     return total
 
 
-_PART = 1 << 16  # elements of an output that are widened at a time
+_PART = 1 << 16  # elements of a tensor that are widened at a time

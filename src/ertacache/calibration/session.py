@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ertacache.calibration.checkpoint import Shelf, key_of, readable
@@ -21,6 +22,7 @@ from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.run import Step
 from ertacache.runtime.samplers import sampler_of
+from ertacache.runtime.transferring import carries
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,11 @@ class Session:
             calls_per_step=setting.calls_per_step,
             latent_shape=setting.latent_shape,
         )
-        return replace(shifted(policy, setting.first_step), origin=origin)
+        whole = replace(shifted(policy, setting.first_step), origin=origin)
+        return replace(whole, gram=self._gram()) if carries(whole) and not setting.forced else whole
+
+    def _gram(self) -> Tensor:
+        return torch.from_numpy(sum(recording.gram() for recording in self.loops.recordings))
 
 
 @contextmanager
@@ -116,7 +122,7 @@ def record_all(
         kept += traced * (output.nbytes + 4 * output.numel())  # with the branches' contrast in float32
         live = 18 * sample.numel() * 4
         live += 2 * sum(residual.nbytes for residual in residuals)  # of level hidden
-        one = output.nbytes * num_steps  # read at a time to compare the steps
+        one = (output.nbytes + 4 * output.numel()) * num_steps  # at a time, with the branches' contrast in float32
         shown.expect(full_runs * num_steps * calls_per_step * len(calls))
         shown.say(
             f"calibration needs {readable(live * len(calls) + one)} beside the pipeline, and keeps "

@@ -16,8 +16,8 @@ from ertacache.acceleration import accelerated
 from ertacache.calibration.timing import now
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
-from ertacache.runtime.guard import GuardReport, Mode
-from ertacache.runtime.run import Driver, Run, denoisers_of
+from ertacache.runtime.guard import Mode
+from ertacache.runtime.run import Driver, Report, Run, denoisers_of
 from ertacache.runtime.samplers import lay
 
 
@@ -71,14 +71,14 @@ class Result:
             ``callback_on_step_end``).
         call_seconds: the whole pipeline call.
         latents: the latent after each step, if they were asked for.
-        guard: what the guard saw, if there was one.
+        report: what the policy's run did, if there was a policy.
     """
 
     pictures: Tensor
     loop_seconds: float
     call_seconds: float
     latents: list[Tensor] = field(default_factory=list)
-    guard: GuardReport | None = None
+    report: Report | None = None
 
 
 @dataclass
@@ -137,8 +137,8 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
         end = now()
     pictures = output.images if hasattr(output, "images") else output.frames
     loop = (clock.end or end) - (clock.start or start)
-    guard = run.report.guard if run is not None else None
-    return Result(pictures.detach().float().cpu(), loop, end - start, clock.latents, guard)
+    report = run.report if variant.policy is not None else None
+    return Result(pictures.detach().float().cpu(), loop, end - start, clock.latents, report)
 
 
 def compare(
@@ -170,6 +170,8 @@ def compare(
         for row, variant in zip(rows, (full, *variants), strict=True):
             result = generate(pipe, variant, started(call), keep_latents=keep_latents)
             reference = reference or result
+            if result.report is not None:  # a transferred policy computes other steps than the one that was given
+                row.computed_steps = len(result.report.computed_steps)
             row.psnr.append(psnr(result.pictures, reference.pictures))
             row.ssim.append(ssim(result.pictures, reference.pictures))
             row.speedup.append(reference.loop_seconds / result.loop_seconds)

@@ -37,6 +37,21 @@ def coefficients(weights: Sequence[float], newest: float = 1.0) -> tuple[float, 
     return tuple(factors)
 
 
+def weights_of(factors: Sequence[float], newest: float = 1.0) -> tuple[float, ...]:
+    """The weights whose `coefficients` with ``newest`` plus the last of them are these factors: the inverse of a fit.
+
+    One for each difference, and then that of ``h_1``.
+
+    >>> weights_of([1.75, -0.5])
+    (0.5, 0.25)
+    """
+    weights = [0.0] * len(factors)
+    for k in range(len(factors) - 1, 0, -1):
+        weights[k - 1] = (weights[k] if k < len(factors) - 1 else 0.0) - factors[k]
+    weights[-1] = factors[0] - newest - (weights[0] if len(factors) > 1 else 0.0)
+    return tuple(weights)
+
+
 def taylor_weights(levels: Sequence[float], step: int, history: Sequence[int]) -> tuple[float, ...]:
     """First-order Taylor over noise levels; reuse (no weight) while the history holds one step or stands still.
 

@@ -20,37 +20,41 @@ from ertacache.runtime.guard import Guard
 from ertacache.runtime.history import History
 from ertacache.runtime.run import Driver, Report, Step
 from ertacache.runtime.samplers import retime, sampler_of
+from ertacache.runtime.transferring import policy_for
 
 
 class PolicyDriver(Driver):
     """Follows ``policy`` through one run; the policy's own checks are made as early as each can be."""
 
     def __init__(self, policy: Policy, report: Report | None = None, guard: Guard | None = None) -> None:
-        self.policy, self.guard = policy, guard
+        self.given, self.guard = policy, guard
         self.report = report or Report()
-        self.cached = frozenset(policy.cached_steps)
-        self.position = {step: k for k, step in enumerate(policy.cached_steps)}
-        self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
-        fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
-        self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
-        self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
-        self.contrasted |= guard is not None and any(guard.report.envelope.contrasted)
         self.residuals_kept = residuals_kept(policy.method)
+        self._follow(policy)
         self.levels: list[float] = []
         self.pattern: tuple[Any, ...] = ()
         self.skipped: list[int] = []
         self.error_model: tuple[Tensor, Tensor] | None = None
 
+    def _follow(self, policy: Policy) -> None:
+        self.policy = policy
+        self.cached = frozenset(policy.cached_steps)
+        self.position = {step: k for k, step in enumerate(policy.cached_steps)}
+        self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
+        fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
+        self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
+        self.watching = self.guard if policy is self.given else None  # calibration saw no drifts on another grid
+        self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
+        self.contrasted |= self.watching is not None and any(self.watching.report.envelope.contrasted)
+
     def open_segment(self, scheduler: Any) -> list[float] | None:
-        """Check the grid against the policy's, and warp it if the policy says so."""
-        sampler = sampler_of(scheduler)
-        identity.check_noise_levels(self.policy, sampler.noise_levels(scheduler))
-        self.levels = sampler.noise_levels(scheduler)
-        self.history.clear()
+        """Compare the grid with the policy's, transfer or refuse it; and warp the grid if the policy says so."""
+        self.levels = sampler_of(scheduler).noise_levels(scheduler)
+        self._follow(policy_for(self.given, self.levels, self.report))
         self.skipped = []
         self.pattern = ()
-        if self.guard:
-            self.guard.begin()
+        if self.watching:
+            self.watching.begin()
         if self.policy.time_grid is None:
             return None
         self.levels = retime(scheduler, self.policy.time_grid)
@@ -59,7 +63,7 @@ class PolicyDriver(Driver):
     def is_cached(self, step: int) -> bool:
         """Whether the policy skips this step, there is something to predict it from, and the guard lets it."""
         wanted = step in self.cached and bool(self.history.steps)
-        return wanted and not (self.guard and self.guard.computes(step))
+        return wanted and not (self.watching and self.watching.computes(step))
 
     def model_output(self, step: Step) -> Tensor:
         """A computed step's output, corrected where the policy says so, or the prediction in its place.
@@ -76,8 +80,8 @@ class PolicyDriver(Driver):
         if step.computed:
             entry = to_cache(step.sample.float(), output.detach().float(), method.level)
             between = contrast(step) if self.contrasted else None
-            if self.guard:
-                self.guard.saw(step.index, entry, between, self.history)
+            if self.watching:
+                self.watching.saw(step.index, entry, between, self.history)
             self.history.push(step.index, entry, between)
             correction = self._correction(step.index)
             return output if correction is None else predicted(step, self.history, correction, method).to(output.dtype)

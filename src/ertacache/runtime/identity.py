@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from math import floor
 from typing import Any
 
 import torch
@@ -106,16 +107,16 @@ def check_pipeline(policy: Policy, pipe: Any) -> None:
     origin = policy.origin
     if origin is None:
         return
-    _agree("scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__)
+    _agree(policy, "scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__)
     modules = denoisers_of(pipe)
-    _agree("denoisers", sorted(origin.denoisers), sorted(modules))
+    _agree(policy, "denoisers", sorted(origin.denoisers), sorted(modules))
     for name, expected in origin.denoisers.items():
         actual = identify(modules[name])
-        _agree(f"class of {name}", expected.model_class, actual.model_class)
-        _agree(f"adapters of {name}", list(expected.adapters), list(actual.adapters))
-        _agree(f"configuration of {name}", expected.config_hash, actual.config_hash)
+        _agree(policy, f"class of {name}", expected.model_class, actual.model_class)
+        _agree(policy, f"adapters of {name}", list(expected.adapters), list(actual.adapters))
+        _agree(policy, f"configuration of {name}", expected.config_hash, actual.config_hash)
         if not _weights_agree(expected.weights, actual.weights):
-            raise _mismatch(f"weights of {name}", "those of another checkpoint", "this pipeline's")
+            raise mismatch(policy, f"weights of {name}", "those of another checkpoint", "this pipeline's")
 
 
 def check_guidance(policy: Policy, guidance: Mapping[str, float]) -> None:
@@ -123,29 +124,28 @@ def check_guidance(policy: Policy, guidance: Mapping[str, float]) -> None:
     if policy.origin is None or not policy.method.depends_on_calibration:
         return
     for name in sorted({*policy.origin.guidance, *guidance}):
-        _agree(name, policy.origin.guidance.get(name), guidance.get(name))
+        now = guidance.get(name)
+        _agree(policy, name, policy.origin.guidance.get(name), now, **{name: now})
 
 
 def check_calls_per_step(policy: Policy, calls: int) -> None:
     """Raise `PolicyMismatchError` where a step makes more or fewer denoiser calls than in calibration."""
     if policy.origin and policy.method.depends_on_calibration:
-        _agree("denoiser calls per step (guidance on or off)", policy.origin.calls_per_step, calls)
+        _agree(policy, "denoiser calls per step (guidance on or off)", policy.origin.calls_per_step, calls)
 
 
-def check_noise_levels(policy: Policy, levels: Sequence[float]) -> None:
-    """Raise `PolicyMismatchError` where the grid is not the calibrated one: its length always, its values if fitted."""
-    _agree("num_inference_steps", policy.num_inference_steps, len(levels) - 1)
+def grid_difference(policy: Policy, levels: Sequence[float]) -> tuple[str, str, str] | None:
+    """Where a grid is not the calibrated one: the field, what it was, what it is; its values count if fitted."""
+    if policy.num_inference_steps != len(levels) - 1:
+        return "num_inference_steps", str(policy.num_inference_steps), str(len(levels) - 1)
     if policy.origin is None or not policy.method.depends_on_calibration:
-        return
+        return None
     expected = policy.origin.noise_levels
     far = [i for i, (a, b) in enumerate(zip(expected, levels, strict=True)) if abs(a - b) > 1e-4 * max(abs(a), 1e-3)]
-    if far:
-        at = far[0]
-        raise _mismatch(
-            f"noise levels (the scheduler's shift, or sigmas of your own), first at step {at}",
-            f"{expected[at]:.5g}",
-            f"{levels[at]:.5g}",
-        )
+    if not far:
+        return None
+    field = f"noise levels (the scheduler's shift, or sigmas of your own), first at step {far[0]}"
+    return field, f"{expected[far[0]]:.5g}", f"{levels[far[0]]:.5g}"
 
 
 def check_latent_shape(policy: Policy, shape: Sequence[int]) -> None:
@@ -156,19 +156,48 @@ def check_latent_shape(policy: Policy, shape: Sequence[int]) -> None:
     expected, actual = list(policy.origin.latent_shape), list(shape)
     if model.granularity == "channel":
         expected, actual = [expected[model.axis - 1]], [actual[model.axis - 1]]
-    _agree(f"latent shape (error model per {model.granularity})", expected, actual)
+    _agree(policy, f"latent shape (error model per {model.granularity})", expected, actual)
 
 
-def _agree(field: str, expected: object, actual: object) -> None:
+def _agree(policy: Policy, field: str, expected: object, actual: object, **now: float | None) -> None:
     if expected != actual:
-        raise _mismatch(field, repr(expected), repr(actual))
+        raise mismatch(policy, field, repr(expected), repr(actual), guidance=now)
 
 
-def _mismatch(field: str, expected: str, actual: str) -> PolicyMismatchError:
+def mismatch(
+    policy: Policy,
+    field: str,
+    expected: str,
+    actual: str,
+    *,
+    reason: str = "",
+    steps: int | None = None,
+    guidance: Mapping[str, float | None] | None = None,
+) -> PolicyMismatchError:
+    """The refusal of a policy, and the commands that make one for the setting at hand.
+
+    Args:
+        policy: the policy.
+        field: what differs.
+        expected: what it was.
+        actual: what it is.
+        reason: why the policy cannot be transferred, where it sometimes can.
+        steps: T of the call, if that differs.
+        guidance: those of the call's guidance arguments that differ.
+    """
+    known = {**(policy.origin.guidance if policy.origin else {}), **(guidance or {})}
+    settings = {name: f"{value:g}" for name, value in sorted(known.items()) if value is not None}
+    steps = steps or policy.num_inference_steps
+    speedup = f"{floor(100 * policy.step_ratio) / 100:g}"  # rounded down: it asks for at least so much
+    call = "".join(f", {name}={value}" for name, value in settings.items())
+    shell = "".join(f" --set {name}={value}" for name, value in settings.items())
     return PolicyMismatchError(
-        f"the policy does not fit: {field} was {expected} when it was calibrated, and is {actual} now",
+        f"the policy does not fit: {field} was {expected} when it was calibrated, and is {actual} now"
+        + (f"; it cannot be transferred: {reason}" if reason else ""),
         given=actual,
-        cure="Use the calibrated setting, or calibrate a policy for this one with ertacache.calibrate().",
+        cure="Use the calibrated setting, or calibrate a policy for this one: "
+        f"ertacache.calibrate(pipe, prompts, num_inference_steps={steps}, speedup={speedup}{call}), or "
+        f"ertacache calibrate MODEL --prompts FILE --steps {steps} --speedup {speedup}{shell}",
     )
 
 

@@ -1,0 +1,205 @@
+"""A policy on other noise levels than it was calibrated on: its computed steps placed anew, its weights solved anew.
+
+What stays the same between two grids of one model is how its outputs vary with the noise level. Calibration keeps
+that as one matrix, ``G_ij = sum_prompts <v_i, v_j>`` over the levels of its own grid. Outputs at other levels are read
+off between these, ``v(s) = sum_j R_j(s) v_j``, so that ``R G R^T`` is the same matrix on the other grid; and there, as
+every prediction is a linear combination of outputs, the weights that land the trajectory follow without running the
+denoiser.
+
+How an error of the latent changes a later output is not in the matrix. Closed loops show it, on the calibrated grid:
+there it makes the fitted weights differ from those that the matrix gives, and that difference is carried over. A weight
+itself would be a poor thing to carry: it depends on every gap between the steps it was fitted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ertacache.method.alignment import coefficients, weights_of
+
+Array = NDArray[np.float64]
+
+NEIGHBOURS = 4
+"""From how many levels an output is read off: cubic."""
+RIDGE = 1e-6
+"""As in `ertacache.method.alignment.NormalEquations`."""
+
+
+def bend(levels: Sequence[float], others: Sequence[float]) -> float:
+    """How far two grids are from being one curve in other steps, in steps of the first; 0 where they are.
+
+    Args:
+        levels: the T + 1 noise levels of the first grid, falling.
+        others: the T' + 1 noise levels of the second, falling.
+    """
+    steps, targets = len(levels) - 1, len(others) - 1
+    places = np.interp(-np.asarray(others), -np.asarray(levels), np.arange(steps + 1))
+    return float(np.abs(places - np.arange(targets + 1) * steps / targets).max())
+
+
+def placed(cached: Collection[int], levels: Sequence[float], others: Sequence[float], computed: int) -> tuple[int, ...]:
+    """The cached steps on another grid, its computed steps as dense over the noise levels as they were.
+
+    Args:
+        cached: the cached steps on the grid of ``levels``.
+        levels: its T + 1 noise levels, falling.
+        others: the T' + 1 noise levels of the other grid, falling.
+        computed: how many steps are computed there, 1 .. T'.
+    """
+    steps, targets = len(levels) - 1, len(others) - 1
+    marks = [*(i for i in range(steps) if i not in set(cached)), steps]
+    wanted = np.interp(np.arange(1, computed) * (len(marks) - 1) / computed, np.arange(len(marks)), marks)
+    at = np.interp(wanted, np.arange(steps + 1), levels)
+    places = np.interp(-at, -np.asarray(others), np.arange(targets + 1))
+    kept = [0]
+    for k, place in enumerate(places, start=1):
+        kept.append(min(max(round(float(place)), kept[-1] + 1), targets - (computed - k)))
+    return tuple(i for i in range(targets) if i not in set(kept))
+
+
+def reading(levels: Sequence[float], others: Sequence[float]) -> Array:
+    """How values at some levels follow from those at others: ``R``, cubic between the four nearest.
+
+    Args:
+        levels: T falling levels at which values are known.
+        others: T' levels at which they are wanted.
+
+    Returns:
+        (T', T); its rows sum to 1. At a known level the row picks that value.
+    """
+    known = np.asarray(levels, dtype=np.float64)
+    size = min(NEIGHBOURS, len(known))
+    rows = np.zeros((len(others), len(known)))
+    for row, level in zip(rows, others, strict=True):
+        after = int(np.searchsorted(-known, -level))
+        first = min(max(after - size // 2, 0), len(known) - size)
+        near = range(first, first + size)
+        for j in near:
+            row[j] = np.prod([(level - known[k]) / (known[j] - known[k]) for k in near if k != j])
+    return rows
+
+
+class Solved(NamedTuple):
+    """What one step goes on with, as `ertacache.policy.Prediction` has it."""
+
+    history: tuple[int, ...]
+    factors: tuple[float, ...]
+    contrast_factors: tuple[float, ...]
+
+    @classmethod
+    def by(cls, history: Sequence[int], weights: Array) -> Solved:
+        """From the weights of the outputs' features and then of the contrasts'."""
+        own, between = weights[: len(history)].tolist(), weights[len(history) :].tolist()
+        return cls(
+            tuple(history),
+            coefficients(own[:-1], 1 + own[-1]),
+            coefficients(between[:-1], between[-1]) if between else (),
+        )
+
+    @property
+    def weights(self) -> Array:
+        """The inverse of `by`."""
+        between = weights_of(self.contrast_factors, 0.0) if self.contrast_factors else ()
+        return np.array([*weights_of(self.factors), *between])
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of full runs on one grid, known by their dot products alone.
+
+    Args:
+        levels: its T + 1 noise levels, falling; the distance of two is how far a step between them moves the latent.
+        rows: (T, size); row i is ``v_i`` in coordinates in which dot products are those of the outputs.
+        contrasts: the same of how the guidance branches differed, if that is known.
+    """
+
+    levels: tuple[float, ...]
+    rows: Array
+    contrasts: Array | None = None
+
+    @classmethod
+    def of(cls, gram: Array, levels: Sequence[float]) -> Outputs:
+        """From the Gram matrix, (T, T), or (2T, 2T) with the contrasts' rows behind the outputs'."""
+        values, vectors = np.linalg.eigh(gram)
+        rows, steps = vectors * np.sqrt(np.maximum(values, 0)), len(levels) - 1
+        return cls(tuple(levels), rows[:steps], rows[steps:] if len(rows) > steps else None)
+
+    def at(self, others: Sequence[float]) -> Outputs:
+        """The same on the grid of T' + 1 other noise levels."""
+        read = reading(self.levels[:-1], others[:-1])
+        return Outputs(tuple(others), read @ self.rows, None if self.contrasts is None else read @ self.contrasts)
+
+    def solved(self, cached: Collection[int], order: int) -> dict[int, Solved]:
+        """The weights of every step from the first cached one on, sequentially, as closed loops solve them.
+
+        Args:
+            cached: the cached steps.
+            order: the highest difference that is used.
+        """
+        skipped = frozenset(cached)
+        first = min(skipped, default=len(self.rows))
+        error = np.zeros(self.rows.shape[1])
+        history: list[int] = []
+        found = {}
+        for i, length in enumerate(np.diff(self.levels)):
+            if i not in skipped:
+                history = [i, *history][: order + 1]
+            error = error + length * (self.rows[history[0]] - self.rows[i])
+            if i < first:
+                continue
+            terms = [_terms(self.rows[history])]
+            terms += [] if self.contrasts is None else [_terms(self.contrasts[history])]
+            features = length * np.concatenate(terms)
+            normal = features @ features.T
+            normal += np.diag(RIDGE * np.diag(normal) + np.finfo(np.float64).tiny)
+            weights = -np.linalg.solve(normal, features @ error)
+            error = error + weights @ features
+            found[i] = Solved.by(history, weights)
+        return found
+
+
+def corrected(
+    solved: Mapping[int, Solved],
+    levels: Sequence[float],
+    fitted: Mapping[int, Solved],
+    solved_there: Mapping[int, Solved],
+    levels_there: Sequence[float],
+) -> dict[int, Solved]:
+    """Solved weights plus what closed loops changed of those that were solved on the calibrated grid.
+
+    The change is interpolated over the noise level, between steps that lie equally many steps after a computed one and
+    have as long a history: it is another one further into a gap. With none alike, weights stay as solved.
+
+    Args:
+        solved: on the grid of ``levels``.
+        levels: its noise levels.
+        fitted: what closed loops fitted on the calibrated grid.
+        solved_there: what :meth:`Outputs.solved` gives there, for the same schedule.
+        levels_there: its noise levels.
+    """
+    changes: dict[tuple[int, int, int], list[tuple[float, Array]]] = {}
+    for i, there in solved_there.items():
+        if i in fitted and _kind(i, fitted[i]) == _kind(i, there):
+            changes.setdefault(_kind(i, there), []).append((levels_there[i], fitted[i].weights - there.weights))
+    found = dict(solved)
+    for i, here in solved.items():
+        alike = changes.get(_kind(i, here), [])[::-1]  # rising levels
+        if alike:
+            at = [level for level, _ in alike]
+            change = [np.interp(levels[i], at, values) for values in np.array([w for _, w in alike]).T]
+            found[i] = Solved.by(here.history, here.weights + np.array(change))
+    return found
+
+
+def _kind(step: int, solved: Solved) -> tuple[int, int, int]:
+    return step - solved.history[0], len(solved.history), len(solved.contrast_factors)
+
+
+def _terms(history: Array) -> Array:
+    """As `ertacache.method.alignment.features`: the differences, newest first, and the newest entry."""
+    return np.concatenate([history[:-1] - history[1:], history[:1]])

@@ -1,0 +1,141 @@
+"""A policy meets another setting than it was calibrated in: it is transferred, or refused with the reason.
+
+What was measured to cost little is done in the call, and said in its report; docs/transfer.md has the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from ertacache.errors import PolicyMismatchError
+from ertacache.method.transfer import Outputs, Solved, bend, corrected, placed
+from ertacache.policy import Policy, Prediction
+from ertacache.runtime import identity
+from ertacache.runtime.run import Report
+
+FEWEST, MOST = 0.6, 1.7
+"""Between these multiples of the calibrated number of steps a policy is transferred; see docs/transfer.md."""
+MOST_BENT = 0.5
+"""By how many steps the noise levels may leave the calibrated curve: schedulers round, another shift is far more."""
+
+
+def carries(policy: Policy) -> bool:
+    """Whether a policy like this can be transferred once it knows its outputs' Gram matrix."""
+    method = policy.method
+    return method.predictor == "aligned" and method.level == "velocity" and not policy.first_step
+
+
+def policy_for(policy: Policy, levels: Sequence[float], report: Report) -> Policy:
+    """The policy for a call on these noise levels: as it is, or transferred.
+
+    Args:
+        policy: the policy that was given.
+        levels: the T' + 1 noise levels of the call.
+        report: is told of a transfer.
+
+    Raises:
+        PolicyMismatchError: if the grid is another one, and the policy cannot be transferred to it.
+    """
+    difference = identity.grid_difference(policy, levels)
+    if difference is None:
+        return policy
+    reason = refusal(policy, levels)
+    if reason:
+        raise identity.mismatch(policy, *difference, reason=reason, steps=len(levels) - 1)
+    moved = on_grid(policy, levels)
+    report.note(
+        f"the policy was calibrated on other noise levels, of {policy.num_inference_steps} steps; its computed steps "
+        f"were placed and its weights solved anew for these {moved.num_inference_steps}, "
+        f"{len(moved.computed_steps)} of them computed"
+    )
+    return moved
+
+
+def refusal(policy: Policy, levels: Sequence[float]) -> str | None:
+    """Why a policy cannot be transferred to a grid of T' + 1 noise levels; None if it can."""
+    steps = len(levels) - 1
+    if policy.gram is None or policy.origin is None:
+        return "the policy does not know how its outputs vary with the noise level, as only some of 'aligned' do"
+    if policy.cached_steps and set(policy.predictions) <= set(policy.cached_steps):
+        return "its fitted weights were worse than Taylor's in calibration"
+    if not FEWEST * policy.num_inference_steps <= steps <= MOST * policy.num_inference_steps or steps < 3:
+        return f"a transfer holds from {FEWEST:g} to {MOST:g} times the calibrated number of steps"
+    if any(a <= b for grid in (policy.origin.noise_levels, levels) for a, b in pairwise(grid)):
+        return "noise levels that do not fall are no grid to place steps on"
+    known = policy.origin.noise_levels[:-1]
+    if levels[0] > known[0] + (known[0] - known[1]) or levels[-2] < known[-1] - (known[-2] - known[-1]):
+        return f"its noise levels lie outside of the calibrated ones, {known[0]:.4g} to {known[-1]:.4g}"
+    bent = bend(policy.origin.noise_levels, levels)
+    if bent > MOST_BENT:
+        return f"its noise levels follow another curve (the scheduler's shift), by up to {bent:.2g} calibrated steps"
+    return None
+
+
+def on_grid(policy: Policy, levels: Sequence[float]) -> Policy:
+    """The policy of the same step ratio on other noise levels; only for what :func:`refusal` lets pass."""
+    origin, record = policy.origin, policy.calibration
+    assert policy.gram is not None
+    assert origin is not None  # seen to by `refusal`
+    steps = len(levels) - 1
+    computed = max(2, steps * len(policy.computed_steps) // policy.num_inference_steps)
+    cached = placed(policy.cached_steps, origin.noise_levels, levels, computed)
+    order = max((len(p.history) for p in policy.predictions.values()), default=1) - 1
+    outputs = Outputs.of(policy.gram.numpy(), origin.noise_levels)
+    solved = corrected(
+        outputs.at(levels).solved(cached, order),
+        levels,
+        {i: Solved(p.history, p.factors, p.contrast_factors) for i, p in policy.predictions.items()},
+        outputs.solved(policy.cached_steps, order),
+        origin.noise_levels,
+    )
+    return replace(
+        policy,
+        num_inference_steps=steps,
+        cached_steps=cached,
+        predictions={step: Prediction(*found) for step, found in solved.items()} if cached else {},
+        origin=replace(origin, noise_levels=tuple(levels)),
+        calibration=replace(record, error=None, step_errors=(), psnr=(), ssim=(), seconds=None),
+        envelope=None,  # drifts, as the matrix, are those of the calibrated grid
+        gram=None,
+    )
+
+
+def transferred(policy: Policy, **guidance: float) -> Policy:
+    """A policy that is taken at other guidance than it was calibrated at; what that costs is for you to measure.
+
+    Its steps and weights stay as they are. Other guidance bends the trajectory, and the weights do not follow: on the
+    embedded pipelines that lost some decibels (docs/transfer.md), so no call does it unasked. `calibrate` at the other
+    guidance loses nothing.
+
+    Args:
+        policy: a policy with an origin.
+        **guidance: guidance arguments of the calls to come, e.g. ``true_cfg_scale=7.0``; the others stay.
+
+    Raises:
+        PolicyMismatchError: if the policy's calls had no such argument, or nobody noted what they had.
+
+    >>> transferred(policy, true_cfg_scale=7.0).save("flux-7.safetensors")  # doctest: +SKIP
+    """
+    known = policy.origin.guidance if policy.origin else {}
+    for name in guidance:
+        if name not in known:
+            raise PolicyMismatchError(
+                "the policy's calls had no such guidance argument",
+                given=f"{name}, where they had {', '.join(known) or 'none'}",
+                cure="Name one of those, or calibrate a policy for this setting with ertacache.calibrate().",
+            )
+    assert policy.origin is not None or not guidance
+    if policy.origin is None or not guidance:
+        return policy
+    wanted = {name: float(value) for name, value in guidance.items()}
+    note = "used at other guidance than it was calibrated at: " + ", ".join(
+        f"{name} {known[name]:g} -> {value:g}" for name, value in sorted(wanted.items())
+    )
+    return replace(
+        policy,
+        origin=replace(policy.origin, guidance={**known, **wanted}),
+        envelope=None,  # other guidance drifts otherwise
+        calibration=replace(policy.calibration, notes=(*policy.calibration.notes, note)),
+    )

@@ -1,0 +1,175 @@
+"""Placing computed steps and solving weights on other noise levels, from the Gram matrix of the outputs alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ertacache.method.schedule import uniform
+from ertacache.method.transfer import Outputs, Solved, bend, corrected, placed, reading
+
+PROPERTY = settings(deadline=None, max_examples=100)
+
+
+def shifted(steps: int, shift: float = 3.0) -> tuple[float, ...]:
+    """The T + 1 levels that flow matching with a shift goes through."""
+    plain = np.linspace(1, 0, steps + 1)
+    return tuple(float(s) for s in shift * plain / (1 + (shift - 1) * plain))
+
+
+@st.composite
+def grids(draw: st.DrawFn, fewest: int = 3) -> tuple[float, ...]:
+    """Any falling grid, the terminal level included."""
+    gaps = draw(st.lists(st.floats(0.01, 1), min_size=fewest, max_size=20))
+    return tuple(float(level) for level in np.cumsum([0.0, *gaps])[::-1])
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """A grid and cached steps on it."""
+    levels = draw(grids())
+    return levels, tuple(sorted(draw(st.sets(st.integers(1, len(levels) - 2)))))
+
+
+def polynomial(levels: tuple[float, ...], degree: int, seed: int = 0) -> np.ndarray:
+    """Outputs of three prompts that are polynomials of the noise level, (T, 6)."""
+    factors = np.random.default_rng(seed).normal(size=(degree + 1, 6))
+    return np.vander(levels[:-1], degree + 1) @ factors
+
+
+@PROPERTY
+@given(schedules())
+def test_on_the_same_grid_the_computed_steps_stay_where_they_are(schedule):
+    levels, cached = schedule
+    assert placed(cached, levels, levels, len(levels) - 1 - len(cached)) == cached
+
+
+@PROPERTY
+@given(schedules(), grids(), st.data())
+def test_cached_steps_are_valid_and_as_many_as_asked_on_any_falling_grid(schedule, others, data):
+    levels, cached = schedule
+    steps = len(others) - 1
+    computed = data.draw(st.integers(1, steps))
+    found = placed(cached, levels, others, computed)
+    assert list(found) == sorted(set(found))
+    assert all(0 < i < steps for i in found)
+    assert len(found) == steps - computed
+
+
+def test_computed_steps_go_where_their_noise_level_is_and_not_their_index():
+    levels = shifted(30)
+    dense_at_the_end = tuple(i for i in range(30) if i not in {0, 10, 18, 24, 28, 29})
+    finer = placed(dense_at_the_end, levels, shifted(60), 12)
+    assert set(range(60)) - set(finer) >= {0, 20, 36, 48, 56, 58}
+    other_shift = placed(dense_at_the_end, levels, shifted(30, shift=1.0), 6)
+    for i, j in zip((0, 10, 18, 24), (i for i in range(30) if i not in other_shift), strict=False):
+        assert levels[i] == pytest.approx(shifted(30, shift=1.0)[j], abs=0.5 / 30 + 1e-9)
+
+
+@PROPERTY
+@given(grids())
+def test_a_grid_is_its_own_curve_and_so_is_every_other_step_of_it(levels):
+    assert bend(levels, levels) == pytest.approx(0, abs=1e-9)
+    finer = np.interp(np.arange(2 * len(levels) - 1) / 2, np.arange(len(levels)), levels)
+    assert bend(levels, finer) == pytest.approx(0, abs=1e-6)
+    assert bend(finer, levels) == pytest.approx(0, abs=1e-6)
+
+
+def test_another_shift_is_another_curve():
+    assert bend(shifted(30), shifted(20)) < 0.1
+    assert bend(shifted(30), shifted(30, shift=2.0)) > 2
+
+
+@PROPERTY
+@given(grids(fewest=4), grids(fewest=1))
+def test_reading_is_exact_for_cubics_and_picks_what_is_known(levels, others):
+    inside = [min(max(level, levels[-2]), levels[0]) for level in others]
+    cubic = np.polynomial.Polynomial([0.3, -1.0, 0.5, 0.2])
+    read = reading(levels[:-1], inside)
+    assert read.sum(axis=1) == pytest.approx(np.ones(len(inside)))
+    assert read @ cubic(np.asarray(levels[:-1])) == pytest.approx(cubic(np.asarray(inside)), abs=1e-6, rel=1e-6)
+    assert np.array_equal(reading(levels[:-1], levels[:-1]), np.eye(len(levels) - 1))
+
+
+def test_outputs_on_their_own_grid_are_their_own():
+    rows = polynomial(shifted(12), degree=5)
+    outputs = Outputs.of(rows @ rows.T, shifted(12))
+    assert outputs.rows @ outputs.rows.T == pytest.approx(rows @ rows.T)
+    assert np.array_equal(outputs.at(shifted(12)).rows, outputs.rows)
+    assert outputs.contrasts is None
+
+
+@pytest.mark.parametrize("steps", [8, 12, 20])
+def test_quadratic_outputs_are_predicted_exactly_on_every_grid(steps):
+    rows = polynomial(shifted(12), degree=2)
+    cached = tuple(i for i in uniform(steps, steps // 2) if i > 4)  # three outputs are computed by then
+    solved = Outputs.of(rows @ rows.T, shifted(12)).at(shifted(steps)).solved(cached, order=3)
+    wanted = polynomial(shifted(steps), degree=2)
+    for i in cached:
+        history, factors, between = solved[i]
+        assert np.asarray(factors) @ wanted[list(history)] == pytest.approx(wanted[i], abs=1e-3)
+        assert not set(history) & set(cached)
+        assert between == ()
+
+
+def test_contrasts_are_used_where_they_say_what_the_outputs_do_not():
+    """An output that turns as its contrast said it would."""
+    rows, turn = np.zeros((6, 3)), np.zeros((6, 3))
+    rows[:, 0], turn[:, 1] = 1.0, 1.0
+    rows[3] += turn[2]
+    both = np.concatenate([rows, turn])
+    solved = Outputs.of(both @ both.T, shifted(6)).solved((3,), order=1)
+    history, factors, between = solved[3]
+    assert history == (2, 1)
+    assert sum(factors) == pytest.approx(1, abs=1e-3)
+    assert sum(between) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_computed_step_after_a_cached_one_makes_up_for_its_error():
+    rows = np.eye(6)  # nothing can be predicted
+    solved = Outputs.of(rows, shifted(6)).solved((2,), order=1)
+    assert sorted(solved) == [2, 3, 4, 5]
+    assert solved[3].history[0] == 3
+    assert solved[3].factors != (1.0, 0.0)
+
+
+def test_with_nothing_cached_nothing_is_corrected():
+    assert Outputs.of(np.eye(6), shifted(6)).solved((), order=3) == {}
+
+
+@PROPERTY
+@given(st.integers(1, 4), st.booleans(), st.data())
+def test_factors_and_weights_say_the_same(length, contrasted, data):
+    size = length * (2 if contrasted else 1)
+    weights = np.array(data.draw(st.lists(st.floats(-10, 10), min_size=size, max_size=size)))
+    assert Solved.by(range(length), weights).weights == pytest.approx(weights, abs=1e-9)
+
+
+@PROPERTY
+@given(schedules())
+def test_on_the_calibrated_grid_the_fitted_weights_come_back(schedule):
+    levels, cached = schedule
+    steps = len(levels) - 1
+    rows = np.random.default_rng(0).normal(size=(steps, 6))
+    solved = Outputs.of(rows @ rows.T, levels).solved(cached, order=3)
+    noise = np.random.default_rng(1)
+    fitted = {i: Solved.by(s.history, s.weights + noise.normal(size=len(s.weights))) for i, s in solved.items()}
+    back = corrected(solved, levels, fitted, solved, levels)
+    for i, wanted in fitted.items():
+        assert back[i].weights == pytest.approx(wanted.weights, rel=1e-6, abs=1e-6)
+
+
+def test_a_change_is_interpolated_between_steps_that_lie_as_far_into_a_gap():
+    levels = tuple(float(level) for level in range(12, -1, -1))
+    cached = (3, 4, 6, 7, 9, 10)  # two after each computed step
+    rows = np.random.default_rng(0).normal(size=(12, 6))
+    solved = Outputs.of(rows @ rows.T, levels).solved(cached, order=1)
+    fitted = {i: Solved.by(s.history, s.weights + (i - s.history[0]) * levels[i]) for i, s in solved.items()}
+    moved = tuple(level - 0.5 for level in levels)
+    there = corrected(solved, moved, fitted, solved, levels)
+    for i in (4, 7):  # between others of their kind, where the change is a line
+        assert there[i].weights - solved[i].weights == pytest.approx(2 * moved[i], rel=1e-6)
+    for i in (3, 6):
+        assert there[i].weights - solved[i].weights == pytest.approx(moved[i], rel=1e-6)

@@ -1,0 +1,180 @@
+"""A calibrated policy at another number of steps: transferred and said so, or refused with the command."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+import ertacache
+from ertacache import zoo
+from ertacache.errors import PolicyFileError, PolicyMismatchError
+from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
+from ertacache.policy import Policy
+from ertacache.runtime.run import Report
+from ertacache.runtime.transferring import on_grid, policy_for
+
+STEPS = 12
+
+
+@pytest.fixture
+def calibrated(flux, flux_call):
+    """A policy for guided calls of ``flux`` at 12 steps, 6 of them computed."""
+    call = {name: value for name, value in flux_call(guided=True).items() if name != "num_inference_steps"}
+    return ertacache.calibrate(flux, [call], num_inference_steps=STEPS, num_computed_steps=6, progress=False)
+
+
+def levels_of(flux, flux_call, steps):
+    flux(**flux_call(steps=steps, guided=True))
+    return [float(sigma) for sigma in flux.scheduler.sigmas]
+
+
+def test_calibration_keeps_the_gram_matrix_of_outputs_and_contrasts(calibrated):
+    assert calibrated.gram.shape == (2 * STEPS, 2 * STEPS)
+    assert calibrated.gram.dtype == torch.float64
+    assert torch.linalg.eigvalsh(calibrated.gram).min() > -1e-9 * calibrated.gram.trace()
+
+
+@pytest.mark.parametrize("method", ["taylor", "uniform", "paper"])
+def test_other_methods_keep_none(method, flux, flux_call):
+    call = {name: value for name, value in flux_call().items() if name != "num_inference_steps"}
+    policy = ertacache.calibrate(
+        flux, [call], num_inference_steps=8, num_computed_steps=4, method=method, progress=False
+    )
+    assert policy.gram is None
+    with ertacache.accelerated(flux, policy), pytest.raises(PolicyMismatchError, match="cannot be transferred"):
+        flux(**flux_call(steps=10))
+
+
+def test_on_its_own_grid_a_policy_is_what_it_is(calibrated, flux, flux_call):
+    levels = levels_of(flux, flux_call, STEPS)
+    assert policy_for(calibrated, levels, report := Report()) is calibrated
+    assert report.notes == []
+
+
+def test_a_transfer_to_its_own_grid_gives_the_policy_back(calibrated):
+    same = on_grid(calibrated, calibrated.origin.noise_levels)
+    assert same.cached_steps == calibrated.cached_steps
+    assert sorted(same.predictions) == sorted(calibrated.predictions)
+    for step, prediction in calibrated.predictions.items():
+        assert same.predictions[step].history == prediction.history
+        assert same.predictions[step].factors == pytest.approx(prediction.factors, rel=1e-6, abs=1e-6)
+        assert same.predictions[step].contrast_factors == pytest.approx(prediction.contrast_factors, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "computed"), [(8, 4), (9, 4), (16, 8), (20, 10)])
+def test_on_another_grid_the_step_ratio_is_kept_and_the_report_says_so(steps, computed, calibrated, flux, flux_call):
+    with ertacache.accelerated(flux, calibrated) as run:
+        out = flux(**flux_call(steps=steps, guided=True)).images
+    assert out.isfinite().all()
+    assert len(run.computed_steps) == computed
+    assert len(run.computed_steps) + len(run.cached_steps) == steps
+    assert run.report.notes == [
+        f"the policy was calibrated on other noise levels, of 12 steps; its computed steps were placed and its weights "
+        f"solved anew for these {steps}, {computed} of them computed"
+    ]
+
+
+def test_another_shift_is_refused_unless_it_moves_no_level_by_half_a_step(calibrated, flux, flux_call):
+    flux.scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    with ertacache.accelerated(flux, calibrated), pytest.raises(PolicyMismatchError, match="follow another curve"):
+        flux(**flux_call(steps=STEPS, guided=True))
+    flux.scheduler = FlowMatchEulerDiscreteScheduler(shift=2.9)
+    with ertacache.accelerated(flux, calibrated) as run:
+        flux(**flux_call(steps=STEPS, guided=True))
+    assert len(run.computed_steps) == 6
+    assert "placed" in str(run.report)
+
+
+@pytest.mark.parametrize("steps", [6, 24])
+def test_too_far_is_refused_with_the_reason_and_the_command(steps, calibrated, flux, flux_call):
+    with ertacache.accelerated(flux, calibrated), pytest.raises(PolicyMismatchError) as caught:
+        flux(**flux_call(steps=steps, guided=True))
+    message = str(caught.value)
+    assert f"num_inference_steps was 12 when it was calibrated, and is {steps} now; it cannot be transferred" in message
+    assert "from 0.6 to 1.7 times the calibrated number of steps" in message
+    assert f"ertacache calibrate MODEL --prompts FILE --steps {steps} --speedup 2" in message
+    assert "--set true_cfg_scale=4" in message
+
+
+def test_the_command_for_other_guidance_names_it(calibrated, flux, flux_call):
+    with ertacache.accelerated(flux, calibrated), pytest.raises(PolicyMismatchError) as caught:
+        flux(**flux_call(steps=STEPS, guided=True, true_cfg_scale=7.0))
+    assert "--steps 12 --speedup 2 --set guidance_scale=3.5 --set true_cfg_scale=7" in str(caught.value)
+    assert "num_inference_steps=12, speedup=2, guidance_scale=3.5, true_cfg_scale=7)" in str(caught.value)
+
+
+def test_levels_outside_of_the_calibrated_ones_are_refused(calibrated, flux, flux_call):
+    levels = levels_of(flux, flux_call, STEPS)
+    below = [*levels[:-2], levels[-2] / 100, 0.0]
+    with pytest.raises(PolicyMismatchError, match="outside of the calibrated ones"):
+        policy_for(calibrated, below, Report())
+    still = [levels[0], *levels[:-2], 0.0]
+    with pytest.raises(PolicyMismatchError, match="do not fall"):
+        policy_for(calibrated, still, Report())
+
+
+def test_kept_taylor_weights_are_refused(calibrated, flux, flux_call):
+    cached = {step: p for step, p in calibrated.predictions.items() if step in calibrated.cached_steps}
+    policy = dataclasses.replace(calibrated, predictions=cached)
+    with pytest.raises(PolicyMismatchError, match="worse than Taylor's"):
+        policy_for(policy, levels_of(flux, flux_call, 16), Report())
+
+
+def test_a_transfer_leaves_nothing_behind(calibrated, flux, flux_call):
+    def out(steps):
+        return flux(**flux_call(steps=steps, guided=True)).images
+
+    before = calibrated.fingerprint
+    plain = out(16)
+    with ertacache.accelerated(flux, calibrated) as run:
+        first = out(STEPS)
+        moved = out(16)
+        assert torch.equal(out(STEPS), first)
+        assert run.report.notes == []
+        assert torch.equal(out(16), moved)
+    assert not torch.equal(moved, plain)
+    assert calibrated.fingerprint == before
+    assert torch.equal(out(16), plain)
+
+
+def test_a_policy_from_a_file_is_transferred_alike(tmp_path, calibrated, flux, flux_call):
+    calibrated.save(tmp_path / "policy.safetensors")
+    loaded = Policy.load(tmp_path / "policy.safetensors")
+    assert torch.equal(loaded.gram, calibrated.gram)
+    assert loaded.fingerprint == calibrated.fingerprint
+    levels = levels_of(flux, flux_call, 16)
+    assert on_grid(loaded, levels).predictions == on_grid(calibrated, levels).predictions
+
+
+@pytest.mark.parametrize("gram", [torch.eye(STEPS - 1), torch.full((STEPS, STEPS), float("nan"))])
+def test_a_gram_matrix_that_does_not_fit_is_no_policy(gram, calibrated):
+    with pytest.raises(PolicyFileError, match="Gram matrix"):
+        dataclasses.replace(calibrated, gram=gram.double())
+
+
+def test_other_guidance_is_taken_on_demand_only(calibrated, flux, flux_call):
+    policy = ertacache.transferred(calibrated, true_cfg_scale=7)
+    with ertacache.accelerated(flux, policy) as run:
+        flux(**flux_call(steps=STEPS, guided=True, true_cfg_scale=7.0))
+        assert run.cached_steps == calibrated.cached_steps
+        with pytest.raises(PolicyMismatchError, match="true_cfg_scale was 7"):
+            flux(**flux_call(steps=STEPS, guided=True))
+    assert policy.calibration.notes[-1] == ("used at other guidance than it was calibrated at: true_cfg_scale 4 -> 7")
+    with pytest.raises(PolicyMismatchError, match="no such guidance argument"):
+        ertacache.transferred(calibrated, cfg=7)
+
+
+def test_at_another_number_of_steps_it_is_nearer_to_the_full_run_than_fewer_steps():
+    embedded = zoo.load("flux")
+    arguments = {**embedded.arguments, "num_inference_steps": STEPS}
+    policy = ertacache.calibrate(
+        embedded.pipe, embedded.calibration_prompts[:2], num_computed_steps=6, progress=False, **arguments
+    )
+    calls = calls_of(arguments, embedded.held_out_prompts[:2], 1000)
+    variants = [Variant("transferred", 18, policy), fewer_steps(9)]
+    _, moved, fewer = compare(embedded.pipe, Variant("full", 18), variants, calls)
+    assert moved.computed_steps == fewer.computed_steps == 9
+    assert moved.mean_psnr() > fewer.mean_psnr() + 1
