@@ -128,6 +128,10 @@ def calibrate(
         typer.Option(help="In place of a budget: a folder for policies from 1.2x to 5x, with table and plot."),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED_METHODS)}.")] = "aligned",
+    full_runs: Annotated[
+        float | None,
+        typer.Option(help="What calibration may cost, in full runs per prompt; 4 by default. More search longer."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Use at most so many of the prompts.")] = 8,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep full runs here, so that an interrupted calibration goes on.")
@@ -152,13 +156,14 @@ def calibrate(
         given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
         common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, **arguments}
         if frontier is not None:
-            if given or method != "aligned":
-                raise typer.BadParameter("--frontier makes 'aligned' policies for all budgets; leave out the budget")
+            if given or method != "aligned" or full_runs:
+                raise typer.BadParameter("--frontier makes 'aligned' policies for all budgets; leave out those options")
             made = make_profile(pipe, lines[:limit], **common)
             written = write_frontier(made, frontier)
             console.print(frontier_table(made))
         else:
-            policy = calibrate_policy(pipe, lines[:limit], method=method, **(given or {"speedup": 2.0}), **common)
+            given = given or {"speedup": 2.0}
+            policy = calibrate_policy(pipe, lines[:limit], method=method, full_runs=full_runs, **given, **common)
             policy.save(out)
             written = [out]
     for path in written:

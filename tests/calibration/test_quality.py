@@ -8,6 +8,7 @@ import torch
 
 import ertacache
 from ertacache.calibration import solving
+from ertacache.calibration.budget import QUALITY_RUNS
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.quality import Judge, lower_bound, pictures_of, student_t
 from ertacache.calibration.solving import fewest
@@ -52,7 +53,7 @@ def test_a_quality_is_reached_with_confidence_and_no_step_more(embedded, of_qual
     assert len(record.psnr) == len(record.ssim) == 12
     assert lower_bound(record.psnr) >= 24
     assert 2 <= len(of_quality.computed_steps) < 10
-    assert record.full_runs <= solving.QUALITY_RUNS
+    assert record.full_runs <= QUALITY_RUNS
     assert record.budget == "min_psnr=24"
     assert "95% confidence" in record.notes[0]
 
@@ -71,8 +72,8 @@ def test_what_was_judged_are_the_pictures_that_the_prompts_get(embedded, of_qual
 
 def test_a_quality_that_only_the_full_run_has_caches_nothing(embedded, settings, monkeypatch):
     monkeypatch.setattr(solving, "fewest", lambda low, high, enough: high)
-    monkeypatch.setattr(solving, "QUALITY_RUNS", 0)
-    policy = ertacache.calibrate(embedded.pipe, embedded.calibration_prompts[:12], min_ssim=0.9999, **settings)
+    prompts = embedded.calibration_prompts[:12]
+    policy = ertacache.calibrate(embedded.pipe, prompts, min_ssim=0.9999, full_runs=1.01, **settings)
     assert policy.cached_steps == ()
     assert "only the full run" in policy.calibration.notes[0]
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import ertacache
 from ertacache.calibration.checkpoint import Shelf
 from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
 from ertacache.calibration.progress import CalibrationProgress
@@ -11,6 +12,7 @@ from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording import gram_of
 from ertacache.calibration.search import Search, Surrogate, clearly_better, climb, evenly_spaced, moves, turns
 from ertacache.calibration.session import record_all
+from ertacache.errors import BudgetError
 from ertacache.method.named import Method
 from ertacache.method.schedule import uniform
 
@@ -184,6 +186,34 @@ def test_the_search_stays_within_its_limit_and_never_ends_worse_than_evenly_spac
     assert loops.denoiser_calls <= limit
     assert len(search.tried) > 2
     assert best.score <= start.score
+
+
+def test_an_interrupted_search_keeps_the_best_so_far(loops, monkeypatch):
+    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, 10**6)
+    attempt = search._attempt
+
+    def interrupted(*args, **more):
+        if len(search.tried) == 3:
+            raise KeyboardInterrupt
+        return attempt(*args, **more)
+
+    monkeypatch.setattr(search, "_attempt", interrupted)
+    best = search.run(4)
+    assert search.stopped
+    assert best is search.fits[-1]
+    assert best.cached_steps in search.tried
+
+
+def test_a_longer_search_tries_more_and_is_within_what_was_allowed(embedded, settings):
+    prompts = embedded.calibration_prompts[:2]
+    short, long = (
+        ertacache.calibrate(embedded.pipe, prompts, num_computed_steps=4, full_runs=runs, **settings)
+        for runs in (2.5, 6)
+    )
+    assert short.calibration.full_runs <= 2.5 < long.calibration.full_runs <= 6
+    assert long.calibration.error <= short.calibration.error
+    with pytest.raises(BudgetError, match="Allow more than 1"):
+        ertacache.calibrate(embedded.pipe, prompts, full_runs=1, **settings)
 
 
 def test_the_fit_of_a_loop_that_took_steps_over_is_that_of_a_loop_of_its_own(loops):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ertacache.calibration.fitting import MIN_HELD_OUT
 from ertacache.errors import BudgetError
@@ -12,6 +12,12 @@ from ertacache.method.schedule import check_budget, computed_steps_for
 
 QUALITIES = {"min_psnr": "psnr", "min_ssim": "ssim"}
 """Budgets of quality, and the field of `ertacache.calibration.quality.Quality` that each is about."""
+
+
+FULL_RUNS = 4.0
+"""What calibration for a budget of steps may cost, in full runs' denoiser calls per prompt, unless the user says so."""
+QUALITY_RUNS = 8.0
+"""For a budget of quality, which has to find the number of steps too."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Budget:
         threshold: the lambda of Eq. (12).
         seconds: of one whole call.
         quality: a field of `ertacache.calibration.quality.Quality`, and what its mean over prompts must reach.
+        full_runs: no trial of the search begins that could take calibration's denoiser calls above so many full runs'.
     """
 
     asked: str
@@ -31,6 +38,7 @@ class Budget:
     threshold: float | None = None
     seconds: float | None = None
     quality: tuple[str, float] | None = None
+    full_runs: float = FULL_RUNS
 
 
 def the_one(given: Mapping[str, float | None]) -> tuple[str, float]:
@@ -49,12 +57,27 @@ def the_one(given: Mapping[str, float | None]) -> tuple[str, float]:
     return next(iter(found.items()))
 
 
-def parse_budget(num_steps: int, method: Method, given: Mapping[str, float | None]) -> Budget:
-    """Exactly one budget, of those that `ertacache.calibrate` takes.
+def parse_budget(
+    num_steps: int, method: Method, given: Mapping[str, float | None], full_runs: float | None = None
+) -> Budget:
+    """Exactly one budget, of those that `ertacache.calibrate` takes, and what meeting it may cost.
 
     Raises:
         BudgetError: if there is none, more than one, or one that cannot be met or does not suit the method.
     """
+    budget = _parsed(num_steps, method, given)
+    if full_runs is None:
+        return replace(budget, full_runs=QUALITY_RUNS) if budget.quality else budget
+    if not full_runs > 1:
+        raise BudgetError(
+            "calibration begins with a full run of every prompt",
+            given=f"full_runs={full_runs:g}",
+            cure=f"Allow more than 1; {FULL_RUNS:g} is usual, 8 or more search longer.",
+        )
+    return replace(budget, full_runs=full_runs)
+
+
+def _parsed(num_steps: int, method: Method, given: Mapping[str, float | None]) -> Budget:
     name, value = the_one(given)
     asked = f"{name}={value}"
     if name == "speedup":

@@ -9,7 +9,7 @@ from typing import Any
 from ertacache.calibration.budget import check_prompts, parse_budget
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.session import opened
-from ertacache.calibration.solving import FULL_RUNS, QUALITY_RUNS, solve
+from ertacache.calibration.solving import solve
 from ertacache.method.named import Method
 from ertacache.policy import Policy
 
@@ -26,6 +26,7 @@ def calibrate(
     min_psnr: float | None = None,
     min_ssim: float | None = None,
     method: str | Method = "aligned",
+    full_runs: float | None = None,
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -46,6 +47,9 @@ def calibrate(
             with 95 % confidence, judged on prompts that the fit did not use; met with as few computed steps as do.
         min_ssim: budget: the same of SSIM.
         method: a name of `ertacache.method.named.NAMED_METHODS`, or a `Method`.
+        full_runs: what calibration may cost, in full runs' denoiser calls per prompt: by default 4, or 8 for a budget
+            of quality. With more of them the schedule is searched longer. An interrupt (Ctrl-C) ends the search with
+            the best schedule so far.
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
         progress: show a progress bar and what calibration costs.
         checkpoint: a folder in which full runs are kept, so that an interrupted calibration goes on from there,
@@ -71,14 +75,14 @@ def calibrate(
         "min_psnr": min_psnr,
         "min_ssim": min_ssim,
     }
-    budget = parse_budget(num_inference_steps, chosen, given)
+    budget = parse_budget(num_inference_steps, chosen, given, full_runs)
     check_prompts(budget, len(prompts))
     hidden = chosen.level == "hidden"
     with opened(
         pipe,
         prompts,
         num_inference_steps,
-        full_runs=QUALITY_RUNS if budget.quality else FULL_RUNS,
+        full_runs=budget.full_runs,
         traced=2 * (budget.computed or num_inference_steps) if chosen.schedule == "search" and not hidden else 0,
         hidden=hidden,
         seed=seed,
@@ -88,7 +92,7 @@ def calibrate(
         call_arguments=call_arguments,
     ) as session:
         if session.loops.setting.first_step:
-            budget = parse_budget(session.loops.setting.num_steps, chosen, given)
+            budget = parse_budget(session.loops.setting.num_steps, chosen, given, full_runs)
         policy = session.finished(solve(session, chosen, budget))
         _tell(policy, session.shown)
         return policy

@@ -230,7 +230,10 @@ def _point(session: Session, computed: int, left: Sequence[int], costs: Costs) -
         return replace(found, calibration=replace(found.calibration, seconds=costs.seconds(computed)))
     available = FULL_RUNS * loops.full_run - loops.denoiser_calls
     limit = loops.denoiser_calls + available * computed / sum(left)
-    fit = searched(loops, method, computed, limit)
+    notes: list[str] = []
+    fit = searched(loops, method, computed, limit, notes)
+    if notes:  # the user interrupted one of many searches: the whole goes on from its checkpoint another time
+        raise KeyboardInterrupt
     fit = with_weights_of_all(loops, method, fit)
     policy = session.finished(policy_of(loops, method, Budget(f"num_computed_steps={computed}", computed), fit))
     if path:

@@ -184,6 +184,9 @@ class Search:
         surrogate: what orders the moves.
         method: of the predictions.
         limit: no trial begins that could take ``loops.denoiser_calls`` above this.
+
+    Attributes:
+        stopped: whether the user interrupted it.
     """
 
     patience = 2
@@ -196,12 +199,24 @@ class Search:
         self.tried: set[Schedule] = set()
         self.fits: list[Fit] = []
         self.trace: Trace | None = None
+        self.stopped = False
 
     def run(self, computed: int) -> Fit:
-        """The best closed loop found among schedules with so many computed steps; the first is run at any cost."""
+        """The best closed loop found among schedules with so many computed steps; the first is run at any cost.
+
+        An interrupt by the user ends the search with the best so far, once there is one.
+        """
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
-        first = evenly_spaced(steps, computed, forced)
-        self._attempt(first, None)
+        self._attempt(evenly_spaced(steps, computed, forced), None)
+        try:
+            self._improve(computed)
+        except KeyboardInterrupt:
+            self.stopped = True
+        return self.fits[-1]
+
+    def _improve(self, computed: int) -> None:
+        """Until no move is better, or none can be afforded."""
+        steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         if computed > max(steps / 2, 4) and turns(self.fits[-1]):  # of fewer, none can be spared for the beginning
             self._begin_otherwise(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
         elif computed <= steps / 4:
@@ -216,7 +231,7 @@ class Search:
             left = [move for move in moves(best.cached_steps, steps, forced) if move not in self.tried]
             left.sort(key=self.surrogate.error)
             if not any(self._attempt_if_affordable(move) for move in left):
-                return best  # no move is better, or none can be afforded
+                return
 
     def _begin_otherwise(self, cached: Schedule) -> None:
         """Go on from this schedule unless it is worse: what turns next is seen on too few prompts to tell."""

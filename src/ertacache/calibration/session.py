@@ -64,7 +64,7 @@ def opened(
     prompts: Sequence[str | Mapping[str, Any]],
     num_inference_steps: int,
     *,
-    full_runs: int,
+    full_runs: float,
     traced: int = 0,
     hidden: bool = False,
     seed: int,
@@ -113,7 +113,7 @@ def record_all(
     *,
     hidden: bool = False,
     traced: int = 0,
-    full_runs: int = 1,
+    full_runs: float = 1,
 ) -> tuple[list[Recording], Setting]:
     """Record every prompt's full run, or find it recorded."""
 
@@ -123,11 +123,11 @@ def record_all(
         live = 18 * sample.numel() * 4
         live += 2 * sum(residual.nbytes for residual in residuals)  # of level hidden
         one = (output.nbytes + 4 * output.numel()) * num_steps  # at a time, with the branches' contrast in float32
-        shown.expect(full_runs * num_steps * calls_per_step * len(calls))
+        shown.expect(int(full_runs * num_steps * calls_per_step * len(calls)))
         shown.say(
             f"calibration needs {readable(live * len(calls) + one)} beside the pipeline, and keeps "
             f"{readable(kept * len(calls))} of recordings in {shelf.expect(kept * len(calls))}; it makes at most "
-            f"{full_runs} full runs' denoiser calls per prompt"
+            f"{full_runs:g} full runs' denoiser calls per prompt"
         )
 
     def on_first(step: Step) -> None:

@@ -28,11 +28,6 @@ from ertacache.runtime.families import channel_axis
 from ertacache.runtime.run import denoisers_of
 from ertacache.runtime.seams import model_of
 
-FULL_RUNS = 4
-"""Calibration for a budget of steps costs at most so many full runs' denoiser calls per prompt."""
-QUALITY_RUNS = 8
-"""For a budget of quality, which has to find the number of steps too."""
-
 
 def solve(session: Session, method: Method, budget: Budget) -> Policy:
     """The policy of a method at a budget, its steps counted from the first one that the calls make.
@@ -63,8 +58,9 @@ def solve(session: Session, method: Method, budget: Budget) -> Policy:
         check_forced(setting.num_steps, budget.computed, setting.forced)
     if method.schedule == "search":
         assert budget.computed is not None  # `parse_budget` saw to it
-        fit = searched(loops, method, budget.computed, FULL_RUNS * loops.full_run)
-        return predicting(loops, method, budget, fit)
+        notes: list[str] = []
+        fit = searched(loops, method, budget.computed, budget.full_runs * loops.full_run, notes)
+        return predicting(loops, method, budget, fit, notes=notes)
     threshold, planned = _plan(loops, method, budget)
     corrected = method.timestep_adjustment or method.rectification is not None
     if method.schedule == "offline" or corrected:
@@ -130,20 +126,33 @@ def _observed(
     return seen, grid
 
 
-def searched(loops: ClosedLoops, method: Method, computed: int, limit: float) -> Fit:
-    """The aligned prediction on the schedule that is best in closed loop, within so many denoiser calls in all."""
+def searched(loops: ClosedLoops, method: Method, computed: int, limit: float, notes: list[str]) -> Fit:
+    """The aligned prediction on the schedule that is best in closed loop, within so many denoiser calls in all.
+
+    ``notes`` is told if the user interrupted the search.
+    """
     setting = loops.setting
     # For the loop with Taylor weights, to compare with, and the one whose weights the policy gets.
     reserve = (1 + loops.holds_out) * computed * setting.calls_per_step * len(loops.calls)
     surrogate = Surrogate(gram_of(loops.recordings, setting.num_steps), setting.slopes, setting.forced)
-    return Search(loops, surrogate, method, int(limit - reserve)).run(computed)
+    search = Search(loops, surrogate, method, int(limit - reserve))
+    fit = search.run(computed)
+    if search.stopped:
+        notes.append(f"the search was interrupted; the schedule is the best of {len(search.tried)}")
+    return fit
 
 
 def predicting(
-    loops: ClosedLoops, method: Method, budget: Budget, fit: Fit, *, threshold: float | None = None
+    loops: ClosedLoops,
+    method: Method,
+    budget: Budget,
+    fit: Fit,
+    *,
+    threshold: float | None = None,
+    notes: Sequence[str] = (),
 ) -> Policy:
     """The policy of a closed loop that predicted its cached steps."""
-    notes: list[str] = []
+    notes = list(notes)
     if method.predictor == "aligned":
         kept = _no_worse_than_taylor(loops, method, fit, notes)
         fit = with_weights_of_all(loops, method, fit) if kept is fit else kept
@@ -258,7 +267,8 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
     schedule, is asked for one step less and again, for as long as that reaches the quality too.
     """
     loops, steps = session.loops, session.loops.setting.num_steps
-    limit = QUALITY_RUNS * loops.full_run
+    limit = budget.full_runs * loops.full_run
+    notes: list[str] = []
     loops.judge_pictures()
     found: dict[int, Fit] = {}
 
@@ -277,10 +287,12 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
     best = found.get(computed)
     while method.schedule == "search" and computed > low and loops.denoiser_calls < limit:
         session.shown.phase(f"searching with {computed - 1} of {steps} steps")
-        fit = searched(loops, method, computed - 1, limit)
+        fit = searched(loops, method, computed - 1, limit, notes)
         if not reached(fit):
             break
         best, computed = fit, computed - 1
+        if notes:  # the user has had enough
+            break
     if best is None:
         return _nothing_cached(loops, method, budget, ["only the full run reaches this quality, so nothing is cached"])
     assert best.quality is not None  # there is a judge
@@ -289,7 +301,7 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
         f"mean {what.upper()} {fmean(values):.4g} over {len(values)} prompts, each by weights fitted on the others; "
         f"over {lower_bound(values):.4g} with {CONFIDENCE:.0%} confidence"
     )
-    return policy_of(loops, method, budget, with_weights_of_all(loops, method, best), notes=[note])
+    return policy_of(loops, method, budget, with_weights_of_all(loops, method, best), notes=[note, *notes])
 
 
 def fewest(low: int, high: int, enough: Callable[[int], bool]) -> int:
