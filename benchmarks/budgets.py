@@ -2,8 +2,8 @@
 
     python -m benchmarks.budgets flux wan
 
-Trials: in each, 16 calibration prompts drawn at random, one policy for each of three budgets, and each policy on 16
-held-out prompts drawn at random too. Then one profile, and what it predicts of its policies against what held-out
+Trials: in each, some calibration prompts drawn at random, one policy for each of three budgets, and each policy on as
+many held-out prompts drawn at random too. Then one profile, and what it predicts of its policies against what held-out
 prompts say. An interrupted run goes on from what it had. Time is measured: leave the machine alone meanwhile.
 """
 
@@ -160,6 +160,7 @@ def main(
     work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-budgets"),
     trials: Annotated[int, typer.Option(min=1, help="how many")] = 10,
     prompts: Annotated[int, typer.Option(min=12, help="calibration prompts, and held-out ones, of each trial")] = 16,
+    profile_prompts: Annotated[int, typer.Option(min=12, help="the same of the profile")] = 32,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt of the profile")] = 1000,
     quick: Annotated[bool, typer.Option("--quick", help="one trial, twelve prompts, eight steps: a check")] = False,
 ) -> None:
@@ -169,17 +170,18 @@ def main(
         embedded = zoo.load(model)
         ratios: Sequence[float] = RATIOS
         if quick:
-            trials, prompts, ratios = 1, 12, (1.5, 2.0)
+            trials, prompts, profile_prompts, ratios = 1, 12, 12, (1.5, 2.0)
             embedded.arguments["num_inference_steps"] = 8
-        folder = work / model / key_of(embedded, seed, prompts, source_digest(Path(__file__).parent))
+        folder = work / model / key_of(embedded, seed, prompts, profile_prompts, source_digest(Path(__file__).parent))
         folder.mkdir(parents=True, exist_ok=True)
 
         found = [
             kept(folder / f"trial-{k}.json", partial(trial_of, embedded, k, prompts, folder, console))
             for k in range(trials)
         ]
-        predicted = predicted_of(embedded, ratios, prompts, seed, folder, console)
-        setting = {"model": model, "arguments": embedded.arguments, "prompts": prompts, "seed": seed}
+        predicted = predicted_of(embedded, ratios, profile_prompts, seed, folder, console)
+        counts = {"prompts": prompts, "profile_prompts": profile_prompts}
+        setting = {"model": model, "arguments": embedded.arguments, **counts, "seed": seed}
         result = {**environment(), **setting, "trials": found, "profile": predicted}
         for path, text in (
             (out / f"budgets-{model}.json", json.dumps(result, indent=1)),
