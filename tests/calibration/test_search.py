@@ -205,15 +205,12 @@ def test_an_interrupted_search_keeps_the_best_so_far(loops, monkeypatch):
 
 
 def test_a_longer_search_tries_more_and_is_within_what_was_allowed(embedded, settings):
-    prompts = embedded.calibration_prompts[:2]
-    short, long = (
-        ertacache.calibrate(embedded.pipe, prompts, num_computed_steps=4, full_runs=runs, **settings)
-        for runs in (2.5, 6)
-    )
+    prompts, asked = embedded.calibration_prompts[:2], {**settings, "num_computed_steps": 4}
+    short, long = (ertacache.calibrate(embedded.pipe, prompts, full_runs=runs, **asked) for runs in (2.5, 6))
     assert short.calibration.full_runs <= 2.5 < long.calibration.full_runs <= 6
     assert long.calibration.error <= short.calibration.error
     with pytest.raises(BudgetError, match="Allow more than 1"):
-        ertacache.calibrate(embedded.pipe, prompts, full_runs=1, **settings)
+        ertacache.calibrate(embedded.pipe, prompts, full_runs=1, **asked)
 
 
 def test_the_fit_of_a_loop_that_took_steps_over_is_that_of_a_loop_of_its_own(loops):
