@@ -63,7 +63,7 @@ def test_generate_compare_shows_both_and_the_distance(policy_file, tmp_path):
 def test_generate_says_what_the_guard_saw(policy_file, tmp_path):
     policy, guarded = Policy.load(policy_file), tmp_path / "guarded.safetensors"
     steps = policy.computed_steps[1:]
-    columns = [(number,) * len(steps) for number in (0.0, 1.0, 1.0, 99.0)]
+    columns = [(number,) * len(steps) for number in (0.0, 1.0, 99.0)]
     replace(policy, envelope=Envelope(steps, (True,) * len(steps), *columns)).save(guarded)
     asked = ["generate", "zoo:flux", "a red star", "--guard", "report", "--out", tmp_path / "star.png", "--policy"]
     done = run(*asked, guarded)

@@ -155,6 +155,7 @@ def main(
     models: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(zoo.NAMES)}; by default all here")] = None,
     out: Annotated[Path, typer.Option(help="the folder for the figures, as JSON")] = Path("benchmarks/results"),
     work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-schedules"),
+    ratio: Annotated[list[float] | None, typer.Option(help="steps over computed steps; repeatable")] = None,
     prompts: Annotated[int, typer.Option(help="held-out prompts")] = 16,
     calibration_prompts: Annotated[int, typer.Option(help="calibration prompts")] = 16,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
@@ -164,7 +165,7 @@ def main(
     console = Console()
     for model in models or zoo.available():
         embedded = zoo.load(model)
-        ratios: Sequence[float] = RATIOS
+        ratios: Sequence[float] = ratio or RATIOS
         if quick:
             prompts, calibration_prompts, ratios = 2, 2, (2.0,)
             embedded.arguments["num_inference_steps"] = 10

@@ -18,7 +18,7 @@ COMPARED = (1, 2, 5, 8, 11)
 
 
 def envelope(limits=(99.0,) * 5, contrasted=True):
-    return Envelope(COMPARED, (contrasted,) * 5, (0.0,) * 5, (1.0,) * 5, (1.0,) * 5, tuple(limits))
+    return Envelope(COMPARED, (contrasted,) * 5, (0.0,) * 5, (1.0,) * 5, tuple(limits))
 
 
 def call_of(flux_call, **more):
@@ -196,8 +196,8 @@ def test_the_decision_reads_no_number_of_the_newest_step():
         def read(self):
             raise AssertionError("the host would wait for the step that was just queued")
 
-    envelope = Envelope((1, 2, 3), (False,) * 3, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3, (0.5,) * 3)
+    envelope = Envelope((1, 2, 3), (False,) * 3, (0.0,) * 3, (1.0,) * 3, (0.5,) * 3)
     report = GuardReport(envelope, "compute")
-    report.keep(1, torch.tensor([20.0]))
-    report._late[2] = Newest()
+    report.keep(2, torch.tensor([20.0]))
+    report._late[3] = Newest()
     assert report.left_before_the_last()

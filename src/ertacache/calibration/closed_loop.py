@@ -76,13 +76,11 @@ class Fit:
 
     @property
     def envelope(self) -> Envelope | None:
-        """For a guard: what it drifted and how that went with the prompts' errors; None of too few prompts."""
+        """For a guard: what it drifted; None of too few prompts."""
         if len(self.prompt_scores) < MIN_PROMPTS or not self.drifts:
             return None
-        samples = next(iter(self.drifts.values()))
-        errors = [error for error, own in zip(self.prompt_scores, samples, strict=True) for _ in own]
         flat = {step: [value for own in rows for value in own] for step, rows in self.drifts.items()}
-        return envelope_of(flat, errors, self.contrasted)
+        return envelope_of(flat, self.contrasted)
 
 
 class Seen(NamedTuple):

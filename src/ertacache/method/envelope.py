@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, log, sqrt
-from statistics import StatisticsError, correlation, fmean, variance
+from statistics import fmean, variance
 
 import torch
 from torch import Tensor
@@ -21,10 +21,6 @@ MIN_PROMPTS = 4
 """With fewer, there is no telling what is usual."""
 SLACK = 1.1
 """The limit, over the largest score of a calibration sample that was left out of the envelope."""
-USUAL = 1.75
-"""How large the root mean square of the deviations of a good sample may well be."""
-LEAST_WEIGHT = 0.2
-"""Of a step whose drift went with no error: a few prompts do not tell that it never does."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,6 @@ class Envelope:
         contrasted: whether the drift is that of the contrast, or else of the output.
         mean: of the logarithm of the drift over calibration's samples.
         deviation: its standard deviation, over 0.
-        weight: how much the step counts, over 0: the more, the more its drift went with the samples' final errors.
         limits: the score over which a sample is outside, once it has come to this step.
     """
 
@@ -44,20 +39,19 @@ class Envelope:
     contrasted: tuple[bool, ...]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
-    weight: tuple[float, ...]
     limits: tuple[float, ...]
 
     def problem(self, computed_steps: Sequence[int]) -> str | None:
         """What does not fit together, or to a policy that computes these steps; None if all does."""
-        numbers = (self.mean, self.deviation, self.weight, self.limits)
+        numbers = (self.mean, self.deviation, self.limits)
         if any(len(column) != len(self.steps) for column in (self.contrasted, *numbers)):
             return "the envelope has not one entry for each of its steps"
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or not {*self.steps} <= {*computed_steps[1:]}:
             return "the envelope's steps are not computed steps that have another one before them"
         if not all(isfinite(value) for column in numbers for value in column):
             return "the envelope is not finite"
-        if any(value <= 0 for value in (*self.deviation, *self.weight)):
-            return "the envelope's deviations and weights are not over 0"
+        if any(value <= 0 for value in self.deviation):
+            return "the envelope's deviations are not over 0"
         return None
 
     def shifted(self, first_step: int) -> Envelope:
@@ -69,27 +63,22 @@ class Envelope:
         return self.limits[self.steps.index(step)]
 
     def score(self, drifts: Mapping[int, float]) -> float:
-        """How far outside a sample is, in deviations: the greater of two figures.
+        """How far outside a sample is: the root mean square of its latest deviations, as many as half of the steps.
 
-        One is the weighted mean of its deviations, signed: a sample that drifts somewhat less than calibration's is
-        predicted well. The other is their root mean square, less `USUAL`: a model that is broken, or has nothing to
-        draw, drifts far less.
+        At the end these are the later half, where it shows what a sample's errors have become; in the first half bad
+        samples drift as good ones do, on the embedded pipelines. Both signs count: a model that is broken, or has
+        nothing to draw, drifts far less.
 
         Args:
             drifts: of the sample, by step; only steps that both have are compared.
 
         Returns:
-            About 0 for a sample like calibration's, and where no step can be compared.
+            About 1 for a sample like calibration's, and 0 where no step can be compared.
         """
-        above, weights = [], []
-        for step, mean, deviation, weight in zip(self.steps, self.mean, self.deviation, self.weight, strict=True):
-            if step in drifts:
-                above.append((_logarithm(drifts[step]) - mean) / deviation)
-                weights.append(weight)
-        if not above:
-            return 0.0
-        size = sqrt(fmean(z * z for z in above))
-        return max(fmean(above, weights), size - USUAL)
+        columns = zip(self.steps, self.mean, self.deviation, strict=True)
+        found = [(_logarithm(drifts[step]) - mean) / deviation for step, mean, deviation in columns if step in drifts]
+        latest = found[-((len(self.steps) + 1) // 2) :]
+        return sqrt(fmean(z * z for z in latest)) if latest else 0.0
 
 
 def relative_drift(now: Tensor, newest: Tensor) -> Tensor:
@@ -107,14 +96,11 @@ def relative_drift(now: Tensor, newest: Tensor) -> Tensor:
     return (change + _TINY) / (size + _TINY)
 
 
-def envelope_of(
-    drifts: Mapping[int, Sequence[float]], errors: Sequence[float], contrasted: Collection[int]
-) -> Envelope | None:
+def envelope_of(drifts: Mapping[int, Sequence[float]], contrasted: Collection[int]) -> Envelope | None:
     """The envelope of calibration's samples. Each is also scored by the others, and the limits are over all of these.
 
     Args:
-        drifts: by step, one for each sample.
-        errors: logarithms of the samples' final errors; four or more.
+        drifts: by step, one for each sample; four or more.
         contrasted: the steps whose drift is that of the contrast.
 
     Returns:
@@ -123,19 +109,15 @@ def envelope_of(
     if not drifts:
         return None
     left_out = []
-    for k in range(len(errors)):
-        others = _usual(
-            {step: [*row[:k], *row[k + 1 :]] for step, row in drifts.items()},
-            [*errors[:k], *errors[k + 1 :]],
-            contrasted,
-        )
+    for k in range(len(next(iter(drifts.values())))):
+        others = _usual({step: [*row[:k], *row[k + 1 :]] for step, row in drifts.items()}, contrasted)
         reached = [others.steps[: n + 1] for n in range(len(others.steps))]
         left_out.append([others.score({step: drifts[step][k] for step in steps}) for steps in reached])
     limits = tuple(SLACK * max(scores) for scores in zip(*left_out, strict=True))
-    return replace(_usual(drifts, errors, contrasted), limits=limits)
+    return replace(_usual(drifts, contrasted), limits=limits)
 
 
-def _usual(drifts: Mapping[int, Sequence[float]], errors: Sequence[float], contrasted: Collection[int]) -> Envelope:
+def _usual(drifts: Mapping[int, Sequence[float]], contrasted: Collection[int]) -> Envelope:
     """An envelope without limits; each deviation is half pooled over steps, since few samples say little about one."""
     rows = {step: list(map(_logarithm, drifts[step])) for step in sorted(drifts)}
     variances = [variance(row) for row in rows.values()]
@@ -145,16 +127,8 @@ def _usual(drifts: Mapping[int, Sequence[float]], errors: Sequence[float], contr
         tuple(step in contrasted for step in rows),
         tuple(fmean(row) for row in rows.values()),
         tuple(max((own + pooled) / 2, _TINY) ** 0.5 for own in variances),
-        tuple(LEAST_WEIGHT + max(_correlation(row, errors), 0.0) for row in rows.values()),
         (0.0,) * len(rows),
     )
-
-
-def _correlation(row: Sequence[float], errors: Sequence[float]) -> float:
-    try:
-        return correlation(row, errors)
-    except StatisticsError:  # one of them is constant
-        return 0.0
 
 
 def _logarithm(drift: float) -> float:
