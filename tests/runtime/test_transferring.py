@@ -99,6 +99,14 @@ def test_too_far_is_refused_with_the_reason_and_the_command(steps, calibrated, f
     assert "--set true_cfg_scale=4" in message
 
 
+def test_a_scheduler_that_was_not_measured_is_refused(calibrated, flux, flux_call):
+    levels = levels_of(flux, flux_call, 16)
+    for name in ("UniPCMultistepScheduler", "OtherScheduler"):
+        other = dataclasses.replace(calibrated, origin=dataclasses.replace(calibrated.origin, scheduler_class=name))
+        with pytest.raises(PolicyMismatchError, match=f"with {name} a transfer loses too much, or was not measured"):
+            policy_for(other, levels, Report())
+
+
 def test_the_command_for_other_guidance_names_it(calibrated, flux, flux_call):
     with ertacache.accelerated(flux, calibrated), pytest.raises(PolicyMismatchError) as caught:
         flux(**flux_call(steps=STEPS, guided=True, true_cfg_scale=7.0))
