@@ -9,7 +9,6 @@ prompts say. An interrupted run goes on from what it had. Time is measured: leav
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,11 +21,11 @@ from rich.console import Console
 
 from benchmarks.held_out import measured_on_held_out
 from benchmarks.keys import environment, key_of, source_digest
-from benchmarks.markdown import Rows, table, with_interval
+from benchmarks.markdown import Rows, table, with_interval, write_figures
 from ertacache import Policy, Profile, calibrate, profile, zoo
 from ertacache.calibration.profile import RATIOS
 from ertacache.evaluation.comparison import Variant, calls_of, generate, started
-from ertacache.files import written_whole
+from ertacache.files import kept
 from ertacache.metrics import psnr
 
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
@@ -78,15 +77,6 @@ def trial_of(embedded: zoo.Embedded, trial: int, num_prompts: int, work: Path, c
             rows[name]["speedup"].append(reference.loop_seconds / result.loop_seconds)
             rows[name]["seconds"].append(result.call_seconds)
     return rows
-
-
-def kept(path: Path, make: Callable[[], Any]) -> Any:
-    """What was made before, or now."""
-    if not path.exists():
-        made = make()
-        with written_whole(path) as unfinished:
-            Path(unfinished).write_text(json.dumps(made))
-    return json.loads(path.read_text())
 
 
 def met(name: str, row: Mapping[str, Any]) -> bool:
@@ -183,14 +173,8 @@ def main(
         counts = {"prompts": prompts, "profile_prompts": profile_prompts}
         setting = {"model": model, "arguments": embedded.arguments, **counts, "seed": seed}
         result = {**environment(), **setting, "trials": found, "profile": predicted}
-        for path, text in (
-            (out / f"budgets-{model}.json", json.dumps(result, indent=1)),
-            (out / f"budgets-{model}.md", trials_table(found)),
-            (out / f"predicted-{model}.md", predicted_table(predicted)),
-        ):
-            with written_whole(path) as unfinished:
-                Path(unfinished).write_text(text + "\n")
-            console.print(f"wrote {path}", highlight=False)
+        tables = {f"budgets-{model}": trials_table(found), f"predicted-{model}": predicted_table(predicted)}
+        write_figures(out, f"budgets-{model}", result, tables, console)
 
 
 if __name__ == "__main__":

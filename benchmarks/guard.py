@@ -11,11 +11,11 @@ had measured.
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any
@@ -23,17 +23,18 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
 from benchmarks.keys import environment, key_of
-from benchmarks.markdown import table
+from benchmarks.markdown import table, write_figures
 from ertacache import Policy, accelerated, calibrate, zoo
 from ertacache.calibration.session import opened
-from ertacache.evaluation.comparison import started
-from ertacache.files import written_whole
+from ertacache.evaluation.comparison import Variant, generate, started
+from ertacache.files import kept
 from ertacache.metrics import psnr
 from ertacache.runtime.guard import Guard
 from ertacache.runtime.history import History
@@ -160,21 +161,16 @@ def cases_of(embedded: zoo.Embedded, each: int, seed: int) -> list[Case]:
     return cases
 
 
-def pictures(output: Any) -> Tensor:
-    """What a call returned, float."""
-    found: Tensor = output.images if hasattr(output, "images") else output.frames
-    return found.float()
-
-
 def calibrated(embedded: zoo.Embedded, speedup: float, prompts: Sequence[str], folder: Path) -> tuple[Policy, float]:
     """A policy, and the median PSNR of its calibration's prompts, each by weights that were fitted without it."""
-    path, quality = folder / f"{speedup:g}x.safetensors", folder / f"{speedup:g}x.json"
+    path = folder / f"{speedup:g}x.safetensors"
     if not path.exists():
         calibrate(embedded.pipe, prompts, speedup=speedup, checkpoint=folder / "full-runs", **embedded.arguments).save(
             path
         )
     policy = Policy.load(path)
-    if not quality.exists():
+
+    def judged() -> list[float]:
         call = dict(embedded.arguments)
         with opened(
             embedded.pipe,
@@ -190,28 +186,31 @@ def calibrated(embedded: zoo.Embedded, speedup: float, prompts: Sequence[str], f
             session.loops.judge_pictures()
             fit = session.loops.predict(policy.cached_steps, policy.method)
         assert fit.quality is not None  # there is a judge
-        quality.write_text(json.dumps(fit.quality.psnr))
-    return policy, median(json.loads(quality.read_text()))
+        return list(fit.quality.psnr)
+
+    return policy, median(kept(folder / f"{speedup:g}x.json", judged))
 
 
 def generation(pipe: Any, case: Case, policies: Mapping[float, Policy]) -> dict[str, Any]:
     """One case in full and by each policy: PSNR, score, and where the guard acts, what computing the rest gives."""
     found: dict[str, Any] = {"kind": case.kind, "detail": case.detail}
+    steps = case.call["num_inference_steps"]
     with changed(pipe, case.change):
-        full = pictures(pipe(**started(case.call)))
+        full = generate(pipe, Variant("full", steps), started(case.call)).pictures
         for speedup, policy in policies.items():
             unbound = replace(policy, origin=None)  # another model and other guidance would be refused
-            with accelerated(pipe, unbound, guard="report") as run:
-                out = pictures(pipe(**started(case.call)))
-            guard = run.report.guard
+            watched = Variant("report", steps, policy=unbound, guard="report")
+            result = generate(pipe, watched, started(case.call))
+            assert result.report is not None  # there is a policy
+            guard = result.report.guard
             assert guard is not None  # there is one
-            row: dict[str, Any] = {"psnr": psnr(out, full), "score": guard.scores[0], "left": guard.left[0]}
+            row: dict[str, Any] = {"psnr": psnr(result.pictures, full), "score": guard.scores[0], "left": guard.left[0]}
             row["drifts"] = {str(step): drift for step, drift in guard.drifts[0].items()}
             row["acted_on"] = acted_on(policy, guard.drifts[0])
             if row["acted_on"]:
-                with accelerated(pipe, unbound, guard="compute") as run:
-                    out = pictures(pipe(**started(case.call)))
-                row |= {"mended": psnr(out, full), "computed": len(run.computed_steps)}
+                mended = generate(pipe, replace(watched, guard="compute"), started(case.call))
+                assert mended.report is not None  # as above
+                row |= {"mended": psnr(mended.pictures, full), "computed": len(mended.report.computed_steps)}
             found[f"{speedup:g}"] = row
     return found
 
@@ -316,12 +315,8 @@ def markdown_of(result: Mapping[str, Any]) -> str:
 
 def plot(rows: Sequence[Mapping[str, Any]], usual: Mapping[float, float], path: Path, title: str) -> None:
     """The curves, and the place of the limit on each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(4.2, 4.0), layout="constrained")
+    figure = Figure(figsize=(4.2, 4.0), layout="constrained")
+    axis = figure.subplots()
     for (speedup, median_psnr), color in zip(usual.items(), ("#1f4e79", "#b5651d"), strict=False):
         own = [row[f"{speedup:g}"] for row in rows]
         bad = np.array([r["psnr"] for r in own]) < median_psnr - WORSE
@@ -336,7 +331,6 @@ def plot(rows: Sequence[Mapping[str, Any]], usual: Mapping[float, float], path: 
     axis.legend(loc="lower right", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main(
@@ -364,7 +358,7 @@ def one(
         each, num_calibration = 1, 4
         embedded.arguments["num_inference_steps"] = 10
     folder = work / key_of(embedded, seed, num_calibration)
-    (folder / "generations").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     of_calibration = embedded.calibration_prompts[:num_calibration]
     made = {speedup: calibrated(embedded, speedup, of_calibration, folder) for speedup in SPEEDUPS}
     policies = {speedup: policy for speedup, (policy, _) in made.items()}
@@ -372,10 +366,7 @@ def one(
     rows = []
     for number, case in enumerate(track(cases_of(embedded, each, seed), "generating", console=console)):
         path = folder / "generations" / f"{each}-{number}.json"
-        if not path.exists():
-            with written_whole(path) as unfinished:
-                Path(unfinished).write_text(json.dumps(generation(embedded.pipe, case, policies)))
-        rows.append(json.loads(path.read_text()))
+        rows.append(kept(path, partial(generation, embedded.pipe, case, policies)))
     result = {
         **environment(),
         "model": model,
@@ -387,14 +378,12 @@ def one(
         "recording_share_of_a_full_run": recording_share(embedded, policies[SPEEDUPS[0]], of_calibration[0]),
         "rows": rows,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    figures, text = (out / f"guard-{model}{ending}" for ending in (".json", ".md"))
-    figures.write_text(json.dumps(result, indent=1) + "\n")
-    text.write_text(markdown_of(result) + "\n")
-    plot(rows, usual, images / f"guard-{model}.png", model)
-    console.print(text.read_text(), markup=False, soft_wrap=True)
+    name = f"guard-{model}"
+    write_figures(out, name, result, {name: markdown_of(result)}, console)
+    plot(rows, usual, images / f"{name}.png", model)
+    console.print(markdown_of(result), markup=False, soft_wrap=True)
     console.print(f"recording: {result['recording_share_of_a_full_run']:.2%} of a full run's time", highlight=False)
-    console.print(f"wrote {figures}, {text} and {images / f'guard-{model}.png'}", highlight=False)
+    console.print(f"wrote {images / f'{name}.png'}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
-"""Tables and figures as the pages show them."""
+"""Tables and figures as the pages show them, and the files that they are taken from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
+from rich.console import Console
+
+from ertacache.files import written_whole
 from ertacache.metrics import interval
 
 Rows = Sequence[Sequence[str]]
@@ -22,3 +28,12 @@ def with_interval(values: Sequence[float], form: str = ".1f") -> str:
     """A mean with its 95 % interval over prompts."""
     low, high = interval(values)
     return f"{fmean(values):{form}} ({low:{form}} to {high:{form}})"
+
+
+def write_figures(out: Path, name: str, result: Mapping[str, Any], tables: Mapping[str, str], console: Console) -> None:
+    """Write what was measured as ``name.json``, and each table of a page as Markdown under its own name."""
+    texts = {f"{name}.json": json.dumps(result, indent=1)} | {f"{table}.md": text for table, text in tables.items()}
+    for file, text in texts.items():
+        with written_whole(out / file) as unfinished:
+            Path(unfinished).write_text(text + "\n")
+        console.print(f"wrote {out / file}", highlight=False)

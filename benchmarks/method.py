@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.held_out import measured_on_held_out
 from benchmarks.keys import environment, key_of
-from benchmarks.markdown import table
+from benchmarks.markdown import table, write_figures
 from ertacache import Policy, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
 from ertacache.method.named import Method
@@ -193,11 +193,9 @@ def one(
             for (speedup, method), policy in policies.items()
         },
     }
-    out.mkdir(parents=True, exist_ok=True)
-    figures, table = (out / f"{kind}-{model}{suffix}{ending}" for ending in (".json", ".md"))
-    figures.write_text(json.dumps(result, indent=1) + "\n")
-    table.write_text(markdown_of(budgets, embedded.arguments["num_inference_steps"], timed=levels) + "\n")
-    console.print(f"wrote {figures} and {table}", highlight=False)
+    name = f"{kind}-{model}{suffix}"
+    text = markdown_of(budgets, embedded.arguments["num_inference_steps"], timed=levels)
+    write_figures(out, name, result, {name: text}, console)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ is compared with the full run in that setting, on held-out prompts. What was mea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -22,10 +22,10 @@ from peft import LoraConfig
 from rich.console import Console
 
 from benchmarks.keys import environment, key_of
-from benchmarks.markdown import table, with_interval
+from benchmarks.markdown import table, with_interval, write_figures
 from ertacache import Policy, calibrate, transferred, zoo
 from ertacache.evaluation.comparison import Result, Variant, calls_of, compare, fewer_steps
-from ertacache.files import written_whole
+from ertacache.files import kept
 from ertacache.runtime import identity
 from ertacache.runtime.transferring import on_grid, refusal
 
@@ -137,43 +137,38 @@ def _opened(model: str, setting: Setting, quick: bool) -> tuple[zoo.Embedded, di
 def measured(
     model: str, setting: Setting, speedup: float, num_prompts: int, held_out: int, seed: int, work: Path, quick: bool
 ) -> dict[str, Any]:
-    """PSNR of both policies and of fewer steps, a list over prompts each; or what was measured before."""
-    path = work / f"{setting.name.replace(' ', '-')}-{speedup:g}x.json"
-    if not path.exists():
-        own = policy_in(model, settings_of(model)[0], speedup, num_prompts, work, quick)
-        calibrated = policy_in(model, setting, speedup, num_prompts, work, quick)
-        assert calibrated.origin is not None  # calibrate() always says where a policy comes from
-        levels = calibrated.origin.noise_levels
-        if identity.grid_difference(own, levels):
-            brought, reason = on_grid(own, levels), refusal(own, levels)
-            done = f"refused: {reason}" if reason else "transferred"
-        else:
-            brought, done = setting.admit(own), setting.done
-        embedded, arguments = _opened(model, setting, quick)
-        steps = arguments["num_inference_steps"]
-        variants = [Variant("calibrated", steps, calibrated), Variant("transferred", steps, brought)]
-        variants.append(fewer_steps(len(calibrated.computed_steps)))
-        notes: list[str] = []
-        _, *rows = compare(
-            embedded.pipe,
-            Variant("full", steps),
-            variants,
-            calls_of(arguments, embedded.held_out_prompts[:held_out], seed),
-            on_result=lambda number, name, result: notes.extend(_new_notes(result, notes)),
-        )
-        found = {
-            "setting": setting.name,
-            "done": done,
-            "speedup": speedup,
-            "steps": steps,
-            "computed_steps": {row.name: row.computed_steps for row in rows},
-            "psnr": {row.name: row.psnr for row in rows},
-            "calibration_notes": calibrated.calibration.notes,
-            "notes": notes,
-        }
-        with written_whole(path) as unfinished:
-            Path(unfinished).write_text(json.dumps(found, indent=1) + "\n")
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
+    """PSNR of both policies and of fewer steps, a list over prompts each."""
+    own = policy_in(model, settings_of(model)[0], speedup, num_prompts, work, quick)
+    calibrated = policy_in(model, setting, speedup, num_prompts, work, quick)
+    assert calibrated.origin is not None  # calibrate() always says where a policy comes from
+    levels = calibrated.origin.noise_levels
+    if identity.grid_difference(own, levels):
+        brought, reason = on_grid(own, levels), refusal(own, levels)
+        done = f"refused: {reason}" if reason else "transferred"
+    else:
+        brought, done = setting.admit(own), setting.done
+    embedded, arguments = _opened(model, setting, quick)
+    steps = arguments["num_inference_steps"]
+    variants = [Variant("calibrated", steps, calibrated), Variant("transferred", steps, brought)]
+    variants.append(fewer_steps(len(calibrated.computed_steps)))
+    notes: list[str] = []
+    _, *rows = compare(
+        embedded.pipe,
+        Variant("full", steps),
+        variants,
+        calls_of(arguments, embedded.held_out_prompts[:held_out], seed),
+        on_result=lambda number, name, result: notes.extend(_new_notes(result, notes)),
+    )
+    return {
+        "setting": setting.name,
+        "done": done,
+        "speedup": speedup,
+        "steps": steps,
+        "computed_steps": {row.name: row.computed_steps for row in rows},
+        "psnr": {row.name: row.psnr for row in rows},
+        "calibration_notes": calibrated.calibration.notes,
+        "notes": notes,
+    }
 
 
 def _new_notes(result: Result, known: Sequence[str]) -> list[str]:
@@ -220,7 +215,9 @@ def main(
             if only and setting.name not in only:
                 continue
             for ratio in speedup or SPEEDUPS:
-                rows.append(measured(model, setting, ratio, calibration_prompts, prompts, seed, folder, quick))
+                path = folder / f"{setting.name.replace(' ', '-')}-{ratio:g}x.json"
+                measure = partial(measured, model, setting, ratio, calibration_prompts, prompts, seed, folder, quick)
+                rows.append(kept(path, measure))
                 psnr = {name: f"{fmean(values):.2f}" for name, values in rows[-1]["psnr"].items()}
                 console.print(model, setting.name, f"{ratio:g}x", psnr, highlight=False)
         result = {
@@ -232,11 +229,8 @@ def main(
             "seed": seed,
             "rows": rows,
         }
-        out.mkdir(parents=True, exist_ok=True)
-        figures, page = (out / f"transfer-{model}{ending}" for ending in (".json", ".md"))
-        figures.write_text(json.dumps(result, indent=1) + "\n")
-        page.write_text(markdown_of(rows) + "\n")
-        console.print(f"wrote {figures} and {page}", highlight=False)
+        name = f"transfer-{model}"
+        write_figures(out, name, result, {name: markdown_of(rows)}, console)
 
 
 if __name__ == "__main__":

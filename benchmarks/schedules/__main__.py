@@ -9,7 +9,6 @@ seeds and latents; an interrupted run goes on from what it had.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from benchmarks.held_out import measured_on_held_out
 from benchmarks.keys import environment, key_of, source_digest
-from benchmarks.markdown import table, with_interval
+from benchmarks.markdown import table, with_interval, write_figures
 from benchmarks.schedules.baselines import Schedule, algorithm_2, annealed, edges, shortest_path
 from ertacache import Policy, calibrate, zoo
 from ertacache.calibration.budget import Budget
@@ -33,7 +32,6 @@ from ertacache.calibration.session import Session, opened
 from ertacache.calibration.solving import policy_of, with_weights_of_all
 from ertacache.evaluation.comparison import Variant, fewer_steps
 from ertacache.evaluation.measuring import Measured
-from ertacache.files import written_whole
 from ertacache.method.named import Method
 
 RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0)
@@ -196,13 +194,8 @@ def main(
                 for (n, name), policy in policies.items()
             },
         }
-        for path, text in (
-            (out / f"schedules-{model}.json", json.dumps(result, indent=1)),
-            (out / f"schedules-{model}.md", markdown_of(result)),
-        ):
-            with written_whole(path) as unfinished:
-                Path(unfinished).write_text(text + "\n")
-            console.print(f"wrote {path}", highlight=False)
+        name = f"schedules-{model}"
+        write_figures(out, name, result, {name: markdown_of(result)}, console)
 
 
 if __name__ == "__main__":

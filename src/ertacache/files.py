@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -21,3 +23,12 @@ def written_whole(target: Path) -> Iterator[str]:
         os.replace(partial, target)
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What a JSON file holds; where there is none, what ``make`` returns, as JSON has it, is kept there first."""
+    if not path.exists():
+        made = make()
+        with written_whole(path) as unfinished:
+            Path(unfinished).write_text(json.dumps(made))
+    return json.loads(path.read_text())

@@ -281,9 +281,10 @@ def pairwise(recordings: Sequence[Recording], entry: Callable[[Recording, int], 
     return distance
 
 
-def gram_of(recordings: Sequence[Recording], num_steps: int) -> NDArray[np.float64]:
-    """``<v_i, v_j>`` for all pairs of steps, summed over prompts, (T, T)."""
-    return sum((recording.gram()[:num_steps, :num_steps] for recording in recordings), np.zeros((num_steps, num_steps)))
+def gram_of(recordings: Sequence[Recording], num_steps: int | None = None) -> NDArray[np.float64]:
+    """``<v_i, v_j>`` for all pairs of steps, summed over prompts, (T, T); all that is known, without ``num_steps``."""
+    total: NDArray[np.float64] = np.sum([recording.gram()[:num_steps, :num_steps] for recording in recordings], axis=0)
+    return total
 
 
 def gram_of_rows(rows: Sequence[Tensor]) -> Tensor:

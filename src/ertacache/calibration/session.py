@@ -16,7 +16,7 @@ from ertacache.calibration.checkpoint import Shelf, key_of, readable
 from ertacache.calibration.closed_loop import ClosedLoops
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import Call, calls_for
-from ertacache.calibration.recording import Recording, Setting, record
+from ertacache.calibration.recording import Recording, Setting, gram_of, record
 from ertacache.errors import PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
@@ -52,10 +52,9 @@ class Session:
             latent_shape=setting.latent_shape,
         )
         whole = replace(shifted(policy, setting.first_step), origin=origin)
-        return replace(whole, gram=self._gram()) if carries(whole) and not setting.forced else whole
-
-    def _gram(self) -> Tensor:
-        return torch.from_numpy(sum(recording.gram() for recording in self.loops.recordings))
+        if not carries(whole) or setting.forced:
+            return whole
+        return replace(whole, gram=torch.from_numpy(gram_of(self.loops.recordings)))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ measurement goes on from there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from ertacache.evaluation.comparison import Result, Variant, generate, started
 from ertacache.evaluation.cost import counting_flops, watching_memory
-from ertacache.files import written_whole
+from ertacache.files import kept
 from ertacache.metrics import motion_error, psnr, ssim
 
 Metric = Callable[[Tensor, Tensor, str], float]
@@ -98,9 +97,9 @@ def measure(
         return generate(pipe, variant, started(calls[number]))
 
     def operations(variant: Variant, number: int) -> int:
-        with counting_flops(pipe) as counted:
+        with counting_flops(pipe) as counter:
             run(variant, number)
-        return counted.flops
+        return counter.flops
 
     def costs() -> list[tuple[int, int]]:
         """Operations and memory on the first prompt, the full run's first."""
@@ -119,9 +118,9 @@ def measure(
                 timed = run(full, number)
             result = run(variant, number)
             pictures = result.pictures, reference.pictures
-            flops = operations(variant, number) if count in adaptive and number else kept[count + 1][0]
+            flops = operations(variant, number) if count in adaptive and number else counted[count + 1][0]
             row: dict[str, Any] = {
-                "flops": flops / kept[0][0],
+                "flops": flops / counted[0][0],
                 "psnr": psnr(*pictures),
                 "ssim": ssim(*pictures),
                 "speedup": timed.loop_seconds / result.loop_seconds,
@@ -134,15 +133,17 @@ def measure(
             on_generation(1)
         return found
 
-    kept = _kept(folder / "costs.json", costs)
-    rows = [Measured(variant.name, peak - kept[0][1]) for variant, (_, peak) in zip(variants, kept[1:], strict=True)]
+    counted: list[list[int]] = kept(folder / "costs.json", costs)
+    rows = [
+        Measured(variant.name, peak - counted[0][1]) for variant, (_, peak) in zip(variants, counted[1:], strict=True)
+    ]
     paths = [folder / f"prompt-{number}.json" for number in range(len(calls))]
     if not all(path.exists() for path in paths):
         run(full, 0)  # a warm-up: the first call allocates, compiles, reads weights
     for number, path in enumerate(paths):
         if path.exists():
             on_generation(len(variants))
-        found = _kept(path, partial(figures, number))
+        found = kept(path, partial(figures, number))
         for row, values in zip(rows, found, strict=True):
             more = values.pop("more")
             for name, value in values.items():
@@ -150,11 +151,3 @@ def measure(
             for name, value in more.items():
                 row.more.setdefault(name, []).append(value)
     return rows
-
-
-def _kept(path: Path, make: Callable[[], list[Any]]) -> list[Any]:
-    if not path.exists():
-        found = make()
-        with written_whole(path) as unfinished:
-            Path(unfinished).write_text(json.dumps(found))
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
