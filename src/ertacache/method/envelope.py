@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, log, sqrt
-from statistics import fmean, variance
+from math import isfinite, log
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[np.float64]
 
 MIN_PROMPTS = 4
 """With fewer, there is no telling what is usual."""
@@ -77,8 +80,7 @@ class Envelope:
         """
         columns = zip(self.steps, self.mean, self.deviation, strict=True)
         found = [(_logarithm(drifts[step]) - mean) / deviation for step, mean, deviation in columns if step in drifts]
-        latest = found[-((len(self.steps) + 1) // 2) :]
-        return sqrt(fmean(z * z for z in latest)) if latest else 0.0
+        return float(_size(np.array(found), len(self.steps))) if found else 0.0
 
 
 def relative_drift(now: Tensor, newest: Tensor) -> Tensor:
@@ -108,27 +110,36 @@ def envelope_of(drifts: Mapping[int, Sequence[float]], contrasted: Collection[in
     """
     if not drifts:
         return None
-    left_out = []
-    for k in range(len(next(iter(drifts.values())))):
-        others = _usual({step: [*row[:k], *row[k + 1 :]] for step, row in drifts.items()}, contrasted)
-        reached = [others.steps[: n + 1] for n in range(len(others.steps))]
-        left_out.append([others.score({step: drifts[step][k] for step in steps}) for steps in reached])
-    limits = tuple(SLACK * max(scores) for scores in zip(*left_out, strict=True))
-    return replace(_usual(drifts, contrasted), limits=limits)
-
-
-def _usual(drifts: Mapping[int, Sequence[float]], contrasted: Collection[int]) -> Envelope:
-    """An envelope without limits; each deviation is half pooled over steps, since few samples say little about one."""
-    rows = {step: list(map(_logarithm, drifts[step])) for step in sorted(drifts)}
-    variances = [variance(row) for row in rows.values()]
-    pooled = fmean(variances)
+    steps = sorted(drifts)
+    logs = np.array([[_logarithm(drift) for drift in drifts[step]] for step in steps])
+    count = logs.shape[1]
+    mean = logs.mean(axis=1, keepdims=True)
+    squares = (logs - mean) ** 2
+    variance = squares.sum(axis=1, keepdims=True) / (count - 1)
+    # The same of all samples but one follows from those of all: no sample need be left out in turn.
+    others_mean = mean + (mean - logs) / (count - 1)
+    others_variance = ((count - 1) * variance - squares * count / (count - 1)) / (count - 2)
+    deviations = (logs - others_mean) / _deviation(others_variance)
+    reached = [_size(deviations[: n + 1], len(steps)) for n in range(len(steps))]
     return Envelope(
-        tuple(rows),
-        tuple(step in contrasted for step in rows),
-        tuple(fmean(row) for row in rows.values()),
-        tuple(max((own + pooled) / 2, _TINY) ** 0.5 for own in variances),
-        (0.0,) * len(rows),
+        tuple(steps),
+        tuple(step in contrasted for step in steps),
+        tuple(mean[:, 0].tolist()),
+        tuple(_deviation(variance)[:, 0].tolist()),
+        tuple(SLACK * float(scores.max()) for scores in reached),
     )
+
+
+def _deviation(variance: Array) -> Array:
+    """Of variances by step, (steps, ...): half pooled over steps, since few samples say little about one."""
+    half_pooled: Array = np.sqrt(np.maximum((variance + variance.mean(axis=0)) / 2, _TINY))
+    return half_pooled
+
+
+def _size(deviations: Array, num_steps: int) -> Array:
+    """The root mean square of the latest of these deviations, (steps reached, ...), as many as half of all steps."""
+    size: Array = np.sqrt((deviations[-((num_steps + 1) // 2) :] ** 2).mean(axis=0))
+    return size
 
 
 def _logarithm(drift: float) -> float:
