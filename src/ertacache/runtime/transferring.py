@@ -112,8 +112,9 @@ def on_grid(policy: Policy, levels: Sequence[float]) -> Policy:
 def transferred(policy: Policy, **guidance: float) -> Policy:
     """A policy that is taken at other guidance than it was calibrated at; what that costs is for you to measure.
 
-    Its steps and weights stay as they are. Other guidance bends the trajectory, and the weights do not follow; what that
-    loses was not measured (docs/transfer.md), so no call does it unasked. `calibrate` at the other guidance loses nothing.
+    Its steps and weights stay as they are. Other guidance bends the trajectory, and the weights do not follow; what
+    that loses was not measured (docs/transfer.md), so no call does it unasked. `calibrate` at the other guidance loses
+    nothing.
 
     Args:
         policy: a policy with an origin.
