@@ -80,9 +80,8 @@ class Backbone:
 
 
 def _noise(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(
-        torch.get_default_device(), torch.get_default_dtype()
-    )
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu")  # alike on every device
+    return drawn.to(torch.get_default_device(), torch.get_default_dtype())
 
 
 def _flux(layers: tuple[int, int], heads: int, width: int, text: int, tokens: int, side: int) -> Any:

@@ -4,7 +4,8 @@
 
 Each other schedule is measured twice: with plain reuse, as its authors have it, and with the aligned prediction fitted
 on it, so that what the schedule is worth and what the prediction is worth can be told apart. One run, the same prompts,
-seeds and latents; an interrupted run goes on from what it had.
+seeds and latents; an interrupted run goes on from what it had, and several processes, each for some `--ratio`, can share
+one `--work` folder.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.console import Console
 from benchmarks.held_out import measured_on_held_out
 from benchmarks.keys import environment, key_of, source_digest
 from benchmarks.markdown import table, with_interval, write_figures
-from benchmarks.schedules.baselines import Schedule, algorithm_2, annealed, edges, shortest_path
+from benchmarks.schedules.baselines import Schedule, algorithm_2, annealed
 from ertacache import Policy, calibrate, zoo
 from ertacache.calibration.budget import Budget
 from ertacache.calibration.closed_loop import ClosedLoops
@@ -33,6 +34,7 @@ from ertacache.calibration.solving import policy_of, with_weights_of_all
 from ertacache.evaluation.comparison import Variant, fewer_steps
 from ertacache.evaluation.measuring import Measured
 from ertacache.method.named import Method
+from ertacache.method.paths import edges, shortest_path
 
 RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0)
 OURS = "ERTACache, search"
@@ -120,10 +122,16 @@ def measured(
 ) -> list[tuple[int, Measured]]:
     """All policies, and fewer steps, on held-out prompts."""
     steps = embedded.arguments["num_inference_steps"]
-    named = [(n, Variant(name, steps, policy=policy)) for (n, name), policy in policies.items()]
-    named += [(n, fewer_steps(n)) for n in dict.fromkeys(n for n, _ in policies)]
-    rows = measured_on_held_out(embedded, [variant for _, variant in named], num_prompts, seed, work, console)
-    return [(n, row) for (n, _), row in zip(named, rows, strict=True)]
+    rows = []
+    for computed in dict.fromkeys(n for n, _ in policies):
+        variants = [Variant(name, steps, policy=policy) for (n, name), policy in policies.items() if n == computed]
+        variants.append(fewer_steps(computed))
+        folder = work / f"{computed}-of-{num_prompts}-prompts"
+        folder.mkdir(exist_ok=True)
+        rows += [
+            (computed, row) for row in measured_on_held_out(embedded, variants, num_prompts, seed, folder, console)
+        ]
+    return rows
 
 
 def markdown_of(result: dict[str, Any]) -> str:
@@ -167,7 +175,7 @@ def main(
         if quick:
             prompts, calibration_prompts, ratios = 2, 2, (2.0,)
             embedded.arguments["num_inference_steps"] = 10
-        key = key_of(embedded, seed, calibration_prompts, ratios, source_digest(Path(__file__).parent))
+        key = key_of(embedded, seed, calibration_prompts, source_digest(Path(__file__).parent))
         folder = work / model / key
         folder.mkdir(parents=True, exist_ok=True)
         chosen = embedded.calibration_prompts[:calibration_prompts]

@@ -1,11 +1,7 @@
 """Other ways to choose the computed steps, each from the same recorded full runs, at a number of computed steps.
 
 - Algorithm 2 of the paper, at the threshold that leaves so many steps (`ertacache.method.schedule`).
-- The shortest path over pairwise errors, as LeMiCa (arXiv 2511.00090), MeanCache and DPCache do: a node is a computed
-  step, an edge from i to j what it costs to reuse step i's output until step j. LeMiCa measures an edge by what is left
-  of it in the final picture, which takes a generation for each; here it is how far it moves the latent, which the
-  recordings say. The sum of a path's edges, or LeMiCa's lexicographic minimax: the largest edge as small as can be,
-  then the next.
+- The shortest path over pairwise errors, as LeMiCa, MeanCache and DPCache do (`ertacache.method.paths`).
 - Simulated annealing and hill climbing on the final error of one prompt, as BudCache (arXiv 2606.13496; its code was
   read: moves within three steps mostly, the first quarter of the computed steps fixed at the start, temperatures from
   0.05 to 1e-5 of the mean squared error), within a number of denoiser calls.
@@ -17,9 +13,6 @@ import math
 import random
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ertacache.calibration.closed_loop import ClosedLoops, Trace
 from ertacache.calibration.recording import pairwise
 from ertacache.method.named import Method
@@ -28,8 +21,6 @@ from ertacache.method.schedule import threshold_for_budget
 
 Schedule = tuple[int, ...]
 """The cached steps, rising."""
-Weight = tuple[float, ...]
-"""What paths are compared by."""
 
 
 def algorithm_2(loops: ClosedLoops, computed: int) -> Schedule:
@@ -39,47 +30,6 @@ def algorithm_2(loops: ClosedLoops, computed: int) -> Schedule:
     )
     setting = loops.setting
     return threshold_for_budget(setting.num_steps, distance, computed, setting.forced)[1]
-
-
-def edges(gram: NDArray[np.float64], slopes: Sequence[float]) -> NDArray[np.float64]:
-    """``|| sum_{i<k<j} b_k (v_k - v_i) ||`` for all i < j, (T, T + 1): how far reuse between them moves the latent."""
-    steps = len(gram)
-    found = np.full((steps, steps + 1), np.inf)
-    for i in range(steps):
-        moved = np.zeros(steps)  # in coordinates of the recorded outputs
-        for j in range(i + 1, steps + 1):
-            found[i, j] = math.sqrt(max(float(moved @ gram @ moved), 0.0))
-            if j < steps:
-                moved[j] += slopes[j]
-                moved[i] -= slopes[j]
-    return found
-
-
-def shortest_path(costs: NDArray[np.float64], computed: int, forced: Sequence[int], *, minimax: bool) -> Schedule:
-    """The path of so many nodes, the first and the last step among them, of the least sum or the least worst edges.
-
-    Args:
-        costs: of `edges`.
-        computed: how many nodes.
-        forced: nodes that every path has.
-        minimax: compare the paths' sorted edges, the largest first, in place of their sums.
-    """
-    steps = len(costs)
-
-    def joined(weight: Weight, edge: float) -> Weight:
-        return tuple(sorted((*weight, edge), reverse=True)) if minimax else (weight[0] + edge,)
-
-    best: dict[int, tuple[Weight, Schedule]] = {0: (() if minimax else (0.0,), (0,))}
-    for _ in range(computed - 1):
-        longer: dict[int, tuple[Weight, Schedule]] = {}
-        for i, (weight, path) in best.items():
-            following = min((f for f in forced if f > i), default=steps)
-            for j in range(i + 1, min(following, steps - 1) + 1):
-                candidate = joined(weight, costs[i, j]), (*path, j)
-                if j not in longer or candidate < longer[j]:
-                    longer[j] = candidate
-        best = longer
-    return tuple(i for i in range(steps) if i not in best[steps - 1][1])
 
 
 def annealed(loops: ClosedLoops, computed: int, denoiser_calls: int, *, seed: int = 0, share: float = 0.7) -> Schedule:

@@ -10,7 +10,16 @@ from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording import gram_of
-from ertacache.calibration.search import Search, Surrogate, clearly_better, climb, evenly_spaced, moves, turns
+from ertacache.calibration.search import (
+    Search,
+    Surrogate,
+    beginnings,
+    clearly_better,
+    climb,
+    evenly_spaced,
+    moves,
+    turns,
+)
 from ertacache.calibration.session import record_all
 from ertacache.errors import BudgetError
 from ertacache.method.named import Method
@@ -51,8 +60,6 @@ def test_evenly_spaced_computes_the_forced_steps_within_the_budget():
         assert not set(cached) & {0, 1, 2, 3, 4, 19, *forced}
     assert evenly_spaced(20, 11, (), first=4) == (5, 7, 8, 10, 11, 13, 15, 17, 18)
     assert evenly_spaced(20, 13, (), first=4, last=2) == (5, 7, 9, 11, 12, 14, 16)
-    assert evenly_spaced(20, 4, (), end=2) == tuple(i for i in range(20) if i not in (0, 6, 11, 17))
-    assert evenly_spaced(20, 4, (19,), end=2) == tuple(i for i in range(20) if i not in (0, 6, 11, 19))
 
 
 @pytest.mark.parametrize(
@@ -71,35 +78,28 @@ def test_a_dense_beginning_is_taken_where_prompts_turn_unless_it_is_worse(loops,
     monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: worse)
     limit = loops.denoiser_calls + 100
     search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, limit)
-    monkeypatch.setattr(Search, "bent_tried", 0)
     best = search.run(computed)
-    even, dense = evenly_spaced(10, computed, ()), evenly_spaced(10, computed, (), first=int(0.35 * computed), last=2)
-    assert rows[0] == even
+    first, dense = rows[0], evenly_spaced(10, computed, (), first=int(0.35 * computed), last=2)
+    assert first == next(beginnings(10, computed, (), search.surrogate))
     if turning and computed == 6:
         assert rows[1] == dense
-        assert search.fits[1 - worse].cached_steps == (even if worse else dense)
+        assert search.fits[1 - worse].cached_steps == (first if worse else dense)
     else:
         assert dense not in rows[:2]
     assert best in search.fits
 
 
-@pytest.mark.parametrize("worse", [False, True])
-def test_where_three_of_four_steps_are_cached_half_a_gap_may_follow_the_last_computed_one(loops, monkeypatch, worse):
-    rows = []
-
-    def attempt(cached, method, **rest):
-        rows.append(cached)
-        return own(cached, method, **rest)
-
-    own = loops.attempt
-    monkeypatch.setattr(loops, "attempt", attempt)
-    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: worse)
-    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, 10**6)
-    search.run(2)
-    even, early = evenly_spaced(10, 2, ()), evenly_spaced(10, 2, (), end=2)
-    assert rows[:2] == [even, early]
-    assert search.fits[1 - worse].cached_steps == (even if worse else early)
-    assert 9 in early
+@pytest.mark.parametrize(("computed", "forced"), [(6, ()), (6, (4, 5)), (3, ()), (2, ()), (3, (5,))])
+def test_beginnings_have_the_steps_asked_for_and_evenly_spaced_ones_among_them(loops, computed, forced):
+    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, forced)
+    found = list(beginnings(10, computed, forced, surrogate))
+    even = evenly_spaced(10, computed, forced)
+    assert even == (found[0] if computed < 3 else found[-1])
+    for cached in found:
+        assert len(cached) == 10 - computed
+        assert not {0, *forced} & set(cached)
+    if computed > 2:
+        assert surrogate.error(found[1]) <= surrogate.error(found[0]) <= surrogate.error(even)
 
 
 def test_prompts_turn_where_some_errors_are_far_above_the_usual():

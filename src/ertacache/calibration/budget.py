@@ -14,7 +14,7 @@ QUALITIES = {"min_psnr": "psnr", "min_ssim": "ssim"}
 """Budgets of quality, and the field of `ertacache.calibration.quality.Quality` that each is about."""
 
 
-FULL_RUNS = 4.0
+FULL_RUNS = 5.0
 """What calibration for a budget of steps may cost, in full runs' denoiser calls per prompt, unless the user says so."""
 QUALITY_RUNS = 8.0
 """For a budget of quality, which has to find the number of steps too."""

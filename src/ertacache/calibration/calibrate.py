@@ -47,7 +47,7 @@ def calibrate(
             with 95 % confidence, judged on prompts that the fit did not use; met with as few computed steps as do.
         min_ssim: budget: the same of SSIM.
         method: a name of `ertacache.method.named.NAMED_METHODS`, or a `Method`.
-        full_runs: what calibration may cost, in full runs' denoiser calls per prompt: by default 4, or 8 for a budget
+        full_runs: what calibration may cost, in full runs' denoiser calls per prompt: by default 5, or 8 for a budget
             of quality. With more of them the schedule is searched longer. An interrupt (Ctrl-C) ends the search with
             the best schedule so far.
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.

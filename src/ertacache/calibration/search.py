@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
 from ertacache.method.named import Method
+from ertacache.method.paths import edges, shortest_path
 from ertacache.method.schedule import uniform
 
 Array = NDArray[np.float64]
@@ -37,6 +38,7 @@ class Surrogate:
     """How many differences its predictions use; more of them bend to what closed loops do not show."""
 
     def __init__(self, gram: Array, slopes: Sequence[float], forced: Sequence[int] = ()) -> None:
+        self.gram = gram
         self.factor = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) / len(gram) * np.eye(len(gram))).T
         self.slopes, self.forced = np.asarray(slopes), frozenset(forced)
 
@@ -79,16 +81,12 @@ def climb(start: Schedule, forced: Sequence[int], num_steps: int, cost: Callable
         value, best = min(candidates)
 
 
-def evenly_spaced(
-    num_steps: int, computed: int, forced: Sequence[int], *, first: int = 0, last: int = 0, end: int = 0
-) -> Schedule:
+def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first: int = 0, last: int = 0) -> Schedule:
     """The uniform schedule, each forced step computed in place of the computed step that is nearest to it.
 
     The ``first`` and the ``last`` steps are all computed; the uniform schedule is then one of the steps between them.
-    Or the ``end`` is all cached, and the uniform schedule one of the steps before it.
     """
-    skipped = {first + i for i in uniform(num_steps - first - last - end, computed - first - last)}
-    skipped |= set(range(num_steps - end, num_steps))
+    skipped = {first + i for i in uniform(num_steps - first - last, computed - first - last)}
     for step in forced:
         if step in skipped:
             free = [i for i in range(1, num_steps - 1) if i not in skipped and i not in forced]
@@ -147,6 +145,27 @@ EXPONENTS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)
 """Of `bends`."""
 
 
+def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: Surrogate) -> Iterator[Schedule]:
+    """The schedules that closed loops try first, in their order (measured in docs/research-log.md).
+
+    The surrogate's best of all `bends` and what it climbs to from there, the shortest paths over pairwise errors, and
+    evenly spaced steps. Those come first where three steps of four are cached: what the surrogate leaves out decides
+    there.
+    """
+    even = evenly_spaced(num_steps, computed, forced)
+    few = computed <= num_steps / 4
+    if few:
+        yield even
+    bent_best = min(bends(num_steps, computed, forced), key=lambda cached: (surrogate.error(cached), cached))
+    yield bent_best
+    if not few:
+        yield climb(bent_best, forced, num_steps, surrogate.error)
+    costs = edges(surrogate.gram, surrogate.slopes.tolist())
+    for minimax in (False, True):
+        yield shortest_path(costs, computed, forced, minimax=minimax)
+    yield even
+
+
 def turns(fit: Fit) -> bool:
     """Whether some prompts have errors far above the usual: they have turned into other pictures.
 
@@ -172,12 +191,10 @@ class Search:
 
     Best is the mean logarithm of the prompts' final errors, each by weights fitted on the others, and better what is
     :func:`clearly_better`. All prompts take part in every trial: on half of them the search finds schedules that are
-    good for that half only. Evenly spaced steps come first, or a dense beginning where prompts turn into other
-    pictures, or, where three steps of four are cached, evenly spaced steps with half a gap after the last one; then, if
-    half of the steps are computed, the surrogate's choice among all bends of them; then what it finds by single moves
-    from the best so far, and single moves one by one, in the order in which it ranks them. A loop starts where the
-    schedules part, and is given up where its latents are farther from the full runs' than the best schedule's are at
-    the same step, some computed steps after that.
+    good for that half only. The `beginnings` come first, with a dense beginning after the first of them where prompts
+    turn into other pictures; then what the surrogate finds by single moves from the best so far, and single moves one
+    by one, in the order in which it ranks them. A loop starts where the schedules part, and is given up where its
+    latents are farther from the full runs' than the best schedule's are at the same step, some computed steps later.
 
     Args:
         loops: where closed loops run.
@@ -191,8 +208,6 @@ class Search:
 
     patience = 2
     """How many computed steps after a move its error is compared."""
-    bent_tried = 3
-    """How many bends closed loops try."""
 
     def __init__(self, loops: ClosedLoops, surrogate: Surrogate, method: Method, limit: int) -> None:
         self.loops, self.surrogate, self.method, self.limit = loops, surrogate, method, limit
@@ -207,24 +222,21 @@ class Search:
         An interrupt by the user ends the search with the best so far, once there is one.
         """
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
-        self._attempt(evenly_spaced(steps, computed, forced), None)
+        begin = beginnings(steps, computed, forced, self.surrogate)
+        self._attempt(next(begin), None)
         try:
-            self._improve(computed)
+            self._improve(computed, begin)
         except KeyboardInterrupt:
             self.stopped = True
         return self.fits[-1]
 
-    def _improve(self, computed: int) -> None:
+    def _improve(self, computed: int, begin: Iterator[Schedule]) -> None:
         """Until no move is better, or none can be afforded."""
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         if computed > max(steps / 2, 4) and turns(self.fits[-1]):  # of fewer, none can be spared for the beginning
             self._begin_otherwise(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
-        elif computed <= steps / 4:
-            self._begin_otherwise(evenly_spaced(steps, computed, forced, end=round(steps / computed / 2)))
-        if computed >= steps / 2:  # with longer gaps than that, what the surrogate leaves out decides
-            ranked = sorted(bends(steps, computed, forced) - self.tried, key=self.surrogate.error)
-            for cached in ranked[: self.bent_tried]:
-                self._attempt_if_affordable(cached)
+        for cached in begin:
+            self._attempt_if_affordable(cached)
         self._attempt_if_affordable(climb(self.fits[-1].cached_steps, forced, steps, self.surrogate.error))
         while True:
             best = self.fits[-1]

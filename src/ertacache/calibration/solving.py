@@ -15,7 +15,7 @@ from ertacache.calibration.closed_loop import ClosedLoops, Fit
 from ertacache.calibration.observation import Observation, observe
 from ertacache.calibration.quality import CONFIDENCE, lower_bound
 from ertacache.calibration.recording import Recording, gram_of, pairwise
-from ertacache.calibration.search import Search, Surrogate, evenly_spaced
+from ertacache.calibration.search import Search, Surrogate, beginnings, evenly_spaced
 from ertacache.calibration.session import Session
 from ertacache.calibration.timing import MARGIN, REPEATS, time_call, timed
 from ertacache.errors import BudgetError, MethodError, PipelineError
@@ -134,12 +134,17 @@ def searched(loops: ClosedLoops, method: Method, computed: int, limit: float, no
     setting = loops.setting
     # For the loop with Taylor weights, to compare with, and the one whose weights the policy gets.
     reserve = (1 + loops.holds_out) * computed * setting.calls_per_step * len(loops.calls)
-    surrogate = Surrogate(gram_of(loops.recordings, setting.num_steps), setting.slopes, setting.forced)
-    search = Search(loops, surrogate, method, int(limit - reserve))
+    search = Search(loops, surrogate_of(loops), method, int(limit - reserve))
     fit = search.run(computed)
     if search.stopped:
         notes.append(f"the search was interrupted; the schedule is the best of {len(search.tried)}")
     return fit
+
+
+def surrogate_of(loops: ClosedLoops) -> Surrogate:
+    """What judges schedules without denoiser calls."""
+    setting = loops.setting
+    return Surrogate(gram_of(loops.recordings, setting.num_steps), setting.slopes, setting.forced)
 
 
 def predicting(
@@ -271,6 +276,7 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
     notes: list[str] = []
     loops.judge_pictures()
     found: dict[int, Fit] = {}
+    surrogate = surrogate_of(loops) if method.schedule == "search" else None
 
     def reached(fit: Fit) -> bool:
         assert fit.quality is not None  # there is a judge
@@ -279,6 +285,8 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
     def enough(computed: int) -> bool:
         session.shown.phase(f"judging {computed} of {steps} steps")
         cached = evenly_spaced(steps, computed, loops.setting.forced)
+        if surrogate and computed < steps:
+            cached = next(beginnings(steps, computed, loops.setting.forced, surrogate))
         found[computed] = loops.predict(cached, method)
         return reached(found[computed])
 
