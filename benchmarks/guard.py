@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.keys import environment, key_of
 from benchmarks.markdown import table, write_figures
@@ -37,7 +37,6 @@ from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.files import kept
 from ertacache.metrics import psnr
 from ertacache.runtime.guard import Guard
-from ertacache.runtime.history import History
 from ertacache.runtime.run import denoisers_of
 
 SPEEDUPS = (2.0, 3.0)
@@ -219,8 +218,10 @@ def acted_on(policy: Policy, drifts: Mapping[int, float]) -> bool:
     """Whether ``guard="compute"`` would have computed a step: the sample was outside before its last drift."""
     envelope, steps = policy.envelope, sorted(drifts)
     assert envelope is not None  # there are prompts enough
-    reached = (steps[: n + 1] for n in range(len(steps) - 1))
-    return any(envelope.score({i: drifts[i] for i in some}) > envelope.limit(some[-1]) for some in reached)
+    some = ({step: drifts[step] for step in steps[: n + 1]} for n in range(len(steps) - 1))
+    return any(
+        envelope.score(seen) > envelope.limits[envelope.reached(seen) - 1] for seen in some if envelope.reached(seen)
+    )
 
 
 def recording_share(embedded: zoo.Embedded, policy: Policy, prompt: str) -> float:
@@ -228,13 +229,13 @@ def recording_share(embedded: zoo.Embedded, policy: Policy, prompt: str) -> floa
     call = {**embedded.arguments, "prompt": prompt, "seed": 1, "output_type": "pt"}
     spent = 0.0
 
-    def timed(self: Guard, step: int, entry: Tensor, between: Tensor | None, history: History) -> None:
+    def timed(self: Guard, *seen: Any) -> None:
         nonlocal spent
         start = time.thread_time()
-        own(self, step, entry, between, history)
+        own(self, *seen)
         spent += time.thread_time() - start
 
-    own, Guard.saw = Guard.saw, timed  # type: ignore[method-assign]
+    own, Guard.saw = Guard.saw, timed  # type: ignore[method-assign, assignment]
     try:
         with accelerated(embedded.pipe, policy, guard="report"):
             embedded.pipe(**started(call))

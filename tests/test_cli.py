@@ -64,7 +64,7 @@ def test_generate_says_what_the_guard_saw(policy_file, tmp_path):
     policy, guarded = Policy.load(policy_file), tmp_path / "guarded.safetensors"
     steps = policy.computed_steps[1:]
     columns = [(number,) * len(steps) for number in (0.0, 1.0, 99.0)]
-    replace(policy, envelope=Envelope(steps, (True,) * len(steps), *columns)).save(guarded)
+    replace(policy, envelope=Envelope(steps, *columns)).save(guarded)
     asked = ["generate", "zoo:flux", "a red star", "--guard", "report", "--out", tmp_path / "star.png", "--policy"]
     done = run(*asked, guarded)
     assert done.exit_code == 0, done.output

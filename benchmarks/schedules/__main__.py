@@ -4,7 +4,7 @@
 
 Each other schedule is measured twice: with plain reuse, as its authors have it, and with the aligned prediction fitted
 on it, so that what the schedule is worth and what the prediction is worth can be told apart. One run, the same prompts,
-seeds and latents; an interrupted run goes on from what it had, and several processes, each for some `--ratio`, can share
+seeds and latents. An interrupted run goes on from what it had; several processes, each for some `--ratio`, may share
 one `--work` folder.
 """
 

@@ -3,11 +3,12 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 import ertacache
-from benchmarks.guard import lora
+from benchmarks.guard import noise
 from ertacache import Method, Policy
 from ertacache.calibration.session import shifted
 from ertacache.errors import GuardError
@@ -24,11 +25,11 @@ def policy(embedded):
 
 @pytest.fixture
 def perturbed(embedded):
-    """The embedded pipeline, with what a random LoRA adds to its weights."""
+    """The embedded pipeline, with noise on its weights."""
     module = embedded.pipe.transformer
     own = copy.deepcopy(module.state_dict())
     with torch.no_grad():
-        lora(0.8, seed=0)(module)
+        noise(1.0, seed=0)(module)
     yield embedded.pipe
     module.load_state_dict(own)
 
@@ -39,8 +40,8 @@ def generate(embedded, prompt, seed):
 
 
 def test_calibration_prompts_are_within_the_envelope(embedded, policy):
-    assert policy.envelope.steps == policy.computed_steps[1:]
-    assert all(policy.envelope.contrasted)  # the embedded pipeline is guided
+    corrected = tuple(step for step in policy.predictions if step not in policy.cached_steps)
+    assert policy.envelope.steps == corrected != ()
     with ertacache.accelerated(embedded.pipe, policy, guard="report") as run:
         for seed, prompt in enumerate(embedded.calibration_prompts[:8]):
             generate(embedded, prompt, seed)
@@ -79,24 +80,52 @@ def test_too_few_prompts_and_methods_without_a_prediction_have_no_envelope(embed
 
 def test_the_envelope_of_image_to_image_counts_from_its_first_step(policy):
     moved = shifted(dataclasses.replace(policy, origin=None, gram=None), 4)
-    assert moved.envelope.steps == tuple(step + 4 for step in policy.envelope.steps) == moved.computed_steps[1:]
+    assert moved.envelope.steps == tuple(step + 4 for step in policy.envelope.steps)
+    assert {*moved.envelope.steps} <= {*moved.computed_steps}
     assert dataclasses.replace(moved.envelope, steps=policy.envelope.steps) == policy.envelope
+
+
+def test_a_method_that_corrects_nothing_has_an_envelope_of_what_reuse_would_miss(embedded, settings):
+    made = ertacache.calibrate(embedded.pipe, embedded.calibration_prompts[:4], speedup=2, method="taylor", **settings)
+    assert made.envelope.steps == made.computed_steps[1:]
+    with ertacache.accelerated(embedded.pipe, made, guard="report") as run:
+        generate(embedded, embedded.calibration_prompts[0], 0)
+    assert tuple(run.report.guard.drifts[0]) == made.envelope.steps
+    assert run.report.guard.left == (False,)
 
 
 def test_a_sample_is_outside_where_it_drifts_more_than_any_that_was_left_out():
     drifts = {2: [0.1, 0.2, 0.1, 0.2, 0.15], 4: [0.3, 0.3, 0.4, 0.2, 0.25]}
-    found = envelope_of(drifts, contrasted={4})
-    assert (found.steps, found.contrasted) == ((2, 4), (False, True))
+    found = envelope_of(drifts)
+    assert found.steps == (2, 4)
+    assert found.mean[1] == pytest.approx(np.log(np.hypot(drifts[2], drifts[4])).mean())
     for k in range(5):
         assert found.score({step: row[k] for step, row in drifts.items()}) < found.limits[-1]
     assert found.score({2: 2.0, 4: 3.0}) > found.limits[-1]
-    assert found.score({2: 0.01, 4: 0.02}) > found.limits[-1]  # so much less is unusual too
-    assert found.score({2: 2.0, 4: 0.3}) < found.limits[-1]  # what counts is the later half
+    assert found.score({2: 2.0, 4: 0.3}) > found.limits[-1]  # what it had drifted counts to the end
+    assert found.score({2: 0.01, 4: 0.02}) < 0
     assert found.score({2: 0.15, 4: float("nan")}) > found.limits[-1]
-    assert found.score({}) == 0.0
     assert found.score({2: 2.0}) > found.limits[0]
-    assert envelope_of({}, ()) is None
-    assert envelope_of({1: [0.0] * 5}, ()).problem((0, 1)) is None  # all alike: finite all the same
+    assert (found.score({}), found.score({4: 3.0})) == (0.0, 0.0)  # nothing from the first step on
+    assert [found.reached(steps) for steps in ((), (2,), (4,), (2, 4))] == [0, 1, 0, 2]
+    assert envelope_of({}) is None
+    assert envelope_of({1: [0.0] * 5}).problem((0, 1)) is None  # all alike: finite all the same
+
+
+def test_limits_are_of_samples_that_were_left_out():
+    drifts = np.random.default_rng(0).lognormal(size=(3, 6))
+    found = envelope_of(dict(enumerate(drifts.tolist())))
+    scores = []
+    for k in range(6):
+        others = envelope_of({step: np.delete(row, k).tolist() for step, row in enumerate(drifts)})
+        scores.append(others.score({step: row[k] for step, row in enumerate(drifts)}))
+    assert found.limits[-1] == pytest.approx(1.1 * max(scores))
+
+
+def test_an_envelope_of_an_older_version_is_left_out(policy, tmp_path):
+    plain = policy.metadata()
+    plain["envelope"] = {"steps": [2], "contrasted": [True], "mean": [0.0], "deviation": [1.0], "limits": [1.0]}
+    assert Policy.parsed(plain, policy.tensors(), "a file").envelope is None
 
 
 @pytest.mark.parametrize(
@@ -110,7 +139,7 @@ def test_a_sample_is_outside_where_it_drifts_more_than_any_that_was_left_out():
     ],
 )
 def test_an_envelope_that_does_not_fit_is_named(changes, problem):
-    whole = Envelope((2, 4), (True, True), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0))
+    whole = Envelope((2, 4), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0))
     assert whole.problem((0, 2, 4)) is None
     assert problem in dataclasses.replace(whole, **changes).problem((0, 2, 4))
     with pytest.raises(ertacache.errors.PolicyFileError, match=problem):

@@ -10,15 +10,15 @@ import torch
 import ertacache
 from ertacache.errors import GuardError
 from ertacache.method.envelope import Envelope, relative_drift
+from ertacache.policy import Prediction
 from ertacache.runtime.guard import Guard, GuardReport, Late
-from ertacache.runtime.history import History
 
 STEPS, CACHED = 12, (3, 4, 6, 7, 9, 10)
 COMPARED = (1, 2, 5, 8, 11)
 
 
-def envelope(limits=(99.0,) * 5, contrasted=True):
-    return Envelope(COMPARED, (contrasted,) * 5, (0.0,) * 5, (1.0,) * 5, tuple(limits))
+def envelope(limits=(99.0,) * 5):
+    return Envelope(COMPARED, (0.0,) * 5, (1.0,) * 5, tuple(limits))
 
 
 def call_of(flux_call, **more):
@@ -78,26 +78,39 @@ def test_each_sample_of_a_batch_has_a_score_of_its_own(flux, flux_call, make_pol
             assert run.report.guard.scores == pytest.approx(together[k : k + 1], rel=1e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize("contrasted", [True, False])
-def test_the_drift_is_that_of_the_contrast_or_of_what_the_sampler_gets(contrasted, sd3, sd3_call, make_policy):
-    """Both guidance branches come in one call, in one batch."""
-    policy, branches = make_policy(STEPS, CACHED, "taylor", envelope=envelope(contrasted=contrasted)), []
+def outputs_of(sd3, sd3_call, policy):
+    """What a guarded call's drifts are, and what each computed step's denoiser call returned, without guidance."""
+    outputs = []
 
     def note(module, args, output):
-        branches.append(output[0].detach().clone())
+        outputs.append(output[0].detach().clone())
 
     hook = sd3.transformer.register_forward_hook(note)
     with ertacache.accelerated(sd3, policy, guard="report") as run:
-        sd3(**sd3_call(steps=STEPS, guided=contrasted))
+        sd3(**sd3_call(steps=STEPS, guided=False))
     hook.remove()
     (drifts,) = run.report.guard.drifts
+    return drifts, dict(zip(policy.computed_steps, outputs, strict=True))
+
+
+def test_the_drift_is_that_of_plain_reuse_where_the_policy_corrects_nothing(sd3, sd3_call, make_policy):
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope())
+    drifts, outputs = outputs_of(sd3, sd3_call, policy)
     assert tuple(drifts) == COMPARED
-    for before, here in pairwise(range(len(branches))):
-        if contrasted:
-            now, newest = (branches[k][:1] - branches[k][1:] for k in (here, before))
-        else:
-            now, newest = branches[here], branches[before]
-        assert drifts[policy.computed_steps[here]] == pytest.approx(float(relative_drift(now, newest)), rel=1e-4)
+    for before, here in pairwise(policy.computed_steps):
+        assert drifts[here] == pytest.approx(float(relative_drift(outputs[here], outputs[before])), rel=1e-4)
+
+
+def test_the_drift_is_that_of_the_correction_where_the_policy_corrects(sd3, sd3_call, make_policy):
+    fitted = {step: Prediction((step - 1 - step % 3,), (1.0,)) for step in CACHED}
+    corrections = {step: Prediction((step, step - 3), (1.25, -0.25)) for step in (5, 8, 11)}
+    seen = Envelope((5, 8, 11), (0.0,) * 3, (1.0,) * 3, (99.0,) * 3)
+    policy = make_policy(STEPS, CACHED, "aligned", predictions=fitted | corrections, envelope=seen)
+    drifts, outputs = outputs_of(sd3, sd3_call, policy)
+    assert tuple(drifts) == (5, 8, 11)
+    for step, drift in drifts.items():
+        correction = 0.25 * (outputs[step] - outputs[step - 3])
+        assert drift == pytest.approx(float(correction.norm() / outputs[step].norm()), rel=1e-3)
 
 
 @pytest.mark.parametrize("ending", [None, "exception", "interrupted"])
@@ -122,23 +135,17 @@ def test_no_call_sees_what_another_one_drifted(ending, flux, flux_call, make_pol
         assert run.report.guard.scores == first.scores == scores
 
 
-def test_a_call_without_what_calibration_compared_has_no_score(flux, flux_call, make_policy):
-    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope((-99.0,) * 5))
-    with ertacache.accelerated(flux, policy, guard="compute") as run:
-        flux(**flux_call(steps=STEPS))  # no guidance, so no contrast
-    assert (run.report.guard.scores, run.report.guard.left) == ((), ())
-    assert run.report.guard.computed_steps == []
-    assert "no step could be compared" in str(run.report)
-
-
 def test_a_drift_over_another_stretch_is_not_compared(make_policy):
-    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(contrasted=False))
-    for before, compared in ((2, 1), (1, 0), (3, 0)):  # step 5 comes after step 2 in calibration
-        guard, history = Guard(policy, policy.envelope, "report"), History(2)
-        guard.saw(0, torch.ones(1, 4), None, history)
-        history.push(before, torch.ones(1, 4))
-        guard.saw(5, torch.full((1, 4), 2.0), None, history)
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope((-99.0,) * 5))
+    entry, newest = torch.full((1, 4), 2.0), torch.ones(1, 4)
+    for before, compared in (((2, newest), 1), ((1, newest), 0), ((3, newest), 0), (None, 0)):
+        guard = Guard(policy, policy.envelope, "compute")
+        guard.saw(0, newest, None, newest, None)
+        guard.saw(5, entry, None, entry, before)  # step 5 comes after step 2 in calibration
         assert guard.report.drifts == ({5: pytest.approx(0.5)},) * compared
+        # Steps 1 and 2 are missing, and a sum with a gap is not compared.
+        assert (guard.report.scores, guard.report.left, guard.computes(6)) == ((), (), False)
+        assert "no step could be compared" in str(guard.report)
 
 
 def test_a_guard_needs_an_envelope_and_a_name_there_is(flux, make_policy):
@@ -196,8 +203,9 @@ def test_the_decision_reads_no_number_of_the_newest_step():
         def read(self):
             raise AssertionError("the host would wait for the step that was just queued")
 
-    envelope = Envelope((1, 2, 3), (False,) * 3, (0.0,) * 3, (1.0,) * 3, (0.5,) * 3)
+    envelope = Envelope((1, 2, 3), (0.0,) * 3, (1.0,) * 3, (0.5,) * 3)
     report = GuardReport(envelope, "compute")
+    report.keep(1, torch.tensor([20.0]))
     report.keep(2, torch.tensor([20.0]))
     report._late[3] = Newest()
     assert report.left_before_the_last()

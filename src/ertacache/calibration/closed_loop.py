@@ -21,13 +21,12 @@ from ertacache.calibration.prompts import Call
 from ertacache.calibration.quality import Judge, Quality
 from ertacache.calibration.recording import Recording, Setting, check_finite
 from ertacache.method.alignment import MAX_ORDER, NormalEquations, features
-from ertacache.method.envelope import MIN_PROMPTS, Envelope, envelope_of
+from ertacache.method.envelope import MIN_PROMPTS, Envelope, envelope_of, relative_drift
 from ertacache.method.named import Method, Predictor
 from ertacache.method.residual import to_cache
 from ertacache.policy import Prediction
 from ertacache.runtime.branches import contrast
 from ertacache.runtime.following import predicted, residuals_kept, reuse, taylor
-from ertacache.runtime.guard import Drift, drift
 from ertacache.runtime.history import History
 from ertacache.runtime.stepping import output_coefficient, plain_step
 
@@ -46,9 +45,7 @@ class Fit:
         step_scores: the logarithm of the same, averaged over prompts: what a mean PSNR follows, and what no single
             prompt of a large error can dominate.
         prompt_scores: the logarithm of the final error of each prompt.
-        drifts: by computed step that has another before it, one row a prompt, one number a sample; see
-            `ertacache.method.envelope`.
-        contrasted: the steps at which they are those of the contrast.
+        drifts: by computed step that has one, one row a prompt, one number a sample; see `ertacache.method.envelope`.
         quality: of the pictures, if the loops have a judge.
 
     The errors, scores, drifts and pictures are those of weights that were fitted without the prompt, where there are
@@ -61,7 +58,6 @@ class Fit:
     step_scores: tuple[float, ...]
     prompt_scores: tuple[float, ...]
     drifts: Mapping[int, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
-    contrasted: frozenset[int] = frozenset()
     quality: Quality | None = None
 
     @property
@@ -80,7 +76,7 @@ class Fit:
         if len(self.prompt_scores) < MIN_PROMPTS or not self.drifts:
             return None
         flat = {step: [value for own in rows for value in own] for step, rows in self.drifts.items()}
-        return envelope_of(flat, self.contrasted)
+        return envelope_of(flat)
 
 
 class Seen(NamedTuple):
@@ -261,7 +257,7 @@ class ClosedLoops:
         histories = [History(size) for _ in self.calls]
         predictions: dict[int, Prediction] = {}
         errors = Errors(self.recordings)
-        drifted: dict[int, list[Drift]] = {}
+        drifted: dict[int, list[Tensor]] = {}
         pattern: tuple[Any, ...] = ()
 
         def fit_at(arrivals: Sequence[Arrival]) -> StepFit:
@@ -299,9 +295,9 @@ class ClosedLoops:
                             for history in histories:
                                 history.clear()
                         seen = [seen_by(arrival) for arrival in arrivals]
-                        found = self._take_in(arrivals, histories, seen, method)
-                        if found:
-                            drifted[index] = found
+                        reused = self._take_in(arrivals, histories, seen, method)
+                        if reused and predictor != "aligned":
+                            drifted[index] = reused
                         if trace is not None:
                             trace.keep(index, seen)
                     # A computed step is corrected after the first cached one; before it all is exact.
@@ -309,6 +305,8 @@ class ClosedLoops:
                         predictions[index], own = fit_at(arrivals)
                         for arrival, history, prediction in zip(arrivals, histories, own, strict=True):
                             reply = predicted(arrival.step, history, prediction, method)
+                            if index not in skipped:
+                                drifted.setdefault(index, []).append(relative_drift(arrival.reply.float(), reply))
                             arrival.reply = reply.to(arrival.reply.dtype)
                 errors.add(self.setting.num_steps, lockstep.outputs)
             finally:
@@ -319,22 +317,21 @@ class ClosedLoops:
             tuple(errors.relative),
             tuple(errors.scores),
             tuple(errors.prompt_scores),
-            {step: tuple(tuple(found.values.tolist()) for found in row) for step, row in drifted.items()},
-            frozenset(step for step, row in drifted.items() if row[0].contrasted),
+            {step: tuple(tuple(found.tolist()) for found in row) for step, row in drifted.items()},
             judge(lockstep.results) if judge else None,
         )
 
     def _take_in(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], seen: Sequence[Seen], method: Method
-    ) -> list[Drift]:
-        """A computed step, on the way and into the histories; the drift of each prompt, if another came before."""
+    ) -> list[Tensor]:
+        """A computed step, on the way and into the histories; for each prompt, how far reuse would have been off."""
         found = []
         for arrival, history, (output, between) in zip(arrivals, histories, seen, strict=True):
             check_finite(output, arrival.prompt, arrival.index)
             arrival.reply = output
             entry = to_cache(arrival.step.sample.float(), output.float(), method.level)
             if history.entries:
-                found.append(drift(entry, between, history))
+                found.append(relative_drift(entry, history.entries[0]))
             history.push(arrival.index, entry, between)
         return found
 

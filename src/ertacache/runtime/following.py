@@ -45,7 +45,6 @@ class PolicyDriver(Driver):
         self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
         self.watching = self.guard if policy is self.given else None  # calibration saw no drifts on another grid
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
-        self.contrasted |= self.watching is not None and any(self.watching.report.envelope.contrasted)
 
     def open_segment(self, scheduler: Any) -> list[float] | None:
         """Compare the grid with the policy's, transfer or refuse it; and warp the grid if the policy says so."""
@@ -81,13 +80,15 @@ class PolicyDriver(Driver):
             self.pattern = step.pattern
         output = step.model_output
         if step.computed:
-            entry = to_cache(step.sample.float(), output.detach().float(), method.level)
-            between = contrast(step) if self.contrasted else None
-            if self.watching:
-                self.watching.saw(step.index, entry, between, self.history)
-            self.history.push(step.index, entry, between)
+            truth = output.detach().float()
+            entry = to_cache(step.sample.float(), truth, method.level)
+            before = next(zip(self.history.steps, self.history.entries, strict=True), None)
+            self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
             correction = self._correction(step.index)
-            return output if correction is None else predicted(step, self.history, correction, method).to(output.dtype)
+            corrected = None if correction is None else predicted(step, self.history, correction, method)
+            if self.watching:
+                self.watching.saw(step.index, truth, corrected, entry, before)
+            return output if corrected is None else corrected.to(output.dtype)
         self.skipped.append(step.index)
         instead = predicted(step, self.history, self.prediction(step.index), method)
         return self._rectified(step.index, instead).to(output.dtype)

@@ -7,7 +7,7 @@ was just queued.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch import Tensor
 from ertacache.errors import GuardError
 from ertacache.method.envelope import Envelope, relative_drift
 from ertacache.policy import Policy
-from ertacache.runtime.history import History
 
 Mode = Literal["report", "compute"]
 
@@ -77,7 +76,7 @@ class GuardReport:
     @property
     def limit(self) -> float:
         """The score from which a sample is outside, at the last step that was compared."""
-        return self.envelope.limit(max(self._late)) if self._late else self.envelope.limits[-1]
+        return self.envelope.limits[self.envelope.reached(self._late) - 1]
 
     @property
     def left(self) -> tuple[bool, ...]:
@@ -87,10 +86,11 @@ class GuardReport:
     def left_before_the_last(self) -> bool:
         """Whether a sample was outside by all drifts but the newest, which the device may not have found yet."""
         steps = list(self._late)[:-1]
-        return bool(steps) and max(self._scores(steps)) > self.envelope.limit(steps[-1])
+        reached = self.envelope.reached(steps)
+        return bool(reached) and max(self._scores(steps)) > self.envelope.limits[reached - 1]
 
     def _scores(self, steps: Sequence[int]) -> tuple[float, ...]:
-        return tuple(map(self.envelope.score, self._drifts(steps)))
+        return tuple(map(self.envelope.score, self._drifts(steps))) if self.envelope.reached(steps) else ()
 
     def _drifts(self, steps: Sequence[int]) -> tuple[dict[int, float], ...]:
         samples = zip(*(self._late[step].read() for step in steps), strict=True)
@@ -120,9 +120,10 @@ class Guard:
 
     def __init__(self, policy: Policy, envelope: Envelope, mode: Mode) -> None:
         self.report = GuardReport(envelope, mode)
+        self.compared = frozenset(envelope.steps)
         computed = policy.computed_steps
         self._before = dict(zip(computed[1:], computed, strict=False))
-        self._contrasted = dict(zip(envelope.steps, envelope.contrasted, strict=True))
+        self._corrects = not policy.predictions.keys().isdisjoint(computed)
         self._computing = False
 
     def begin(self) -> None:
@@ -130,22 +131,27 @@ class Guard:
         self.report.forget()
         self._computing = False
 
-    def saw(self, step: int, entry: Tensor, between: Tensor | None, history: History) -> None:
-        """A computed step, before it joins the history.
+    def saw(
+        self, step: int, truth: Tensor, corrected: Tensor | None, entry: Tensor, before: tuple[int, Tensor] | None
+    ) -> None:
+        """A computed step.
 
-        Where another step than calibration's came before it, its drift is over another stretch, and not compared.
+        One that the policy corrects in other runs and not in this one is not compared, nor, where it corrects none, one
+        that follows another step than calibration's did.
 
         Args:
             step: its index.
-            entry: what the cache keeps of it, (batch, ...), float32.
-            between: how its guidance branches differ, the same shape, or None.
-            history: of the computed steps before.
+            truth: what the denoiser returned, (batch, ...), float32.
+            corrected: what the policy makes of it, if it corrects it.
+            entry: what the cache keeps of it.
+            before: the computed step before, and what the cache kept of that.
         """
-        if step not in self._contrasted or self._before[step] != next(iter(history.steps), None):
+        if step not in self.compared:
             return
-        found = drift(entry, between, history)
-        if found.contrasted == self._contrasted[step]:
-            self.report.keep(step, found.values)
+        if corrected is not None:
+            self.report.keep(step, relative_drift(truth, corrected))
+        elif not self._corrects and before and before[0] == self._before[step]:
+            self.report.keep(step, relative_drift(entry, before[1]))
 
     def computes(self, step: int) -> bool:
         """Whether this step, which the policy caches, is computed.
@@ -159,31 +165,6 @@ class Guard:
         if self._computing and step not in self.report.computed_steps:
             self.report.computed_steps.append(step)
         return self._computing
-
-
-class Drift(NamedTuple):
-    """How far a computed step is from the one before.
-
-    Args:
-        values: (batch,).
-        contrasted: whether they are the contrast's.
-    """
-
-    values: Tensor
-    contrasted: bool
-
-
-def drift(entry: Tensor, between: Tensor | None, history: History) -> Drift:
-    """The drift of a computed step from the last one: of its contrast, or of its output where it has none.
-
-    Args:
-        entry: what the cache keeps of the step, (batch, ...), float32.
-        between: how its guidance branches differ, the same shape, or None.
-        history: of the computed steps before, one or more.
-    """
-    if between is not None and history.contrasts:
-        return Drift(relative_drift(between, history.contrasts[0]), True)
-    return Drift(relative_drift(entry, history.entries[0]), False)
 
 
 def check_guard(policy: Policy, mode: str | None) -> Envelope | None:
