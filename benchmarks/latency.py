@@ -15,7 +15,8 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -45,9 +46,10 @@ from benchmarks.rivals.base import Subject
 from benchmarks.rivals.cache_dit import DB_CACHE
 from benchmarks.rivals.diffusers_caches import FIRST_BLOCK_CACHE, MAG_CACHE
 from benchmarks.rivals.teacache import TEACACHE
-from ertacache import accelerated, calibrate
+from ertacache import Policy, accelerated, calibrate
 from ertacache.evaluation.cost import counting_flops, watching_memory
 from ertacache.files import written_whole
+from ertacache.method.envelope import Envelope
 from ertacache.opensora import (
     AutoencoderOpenSora,
     OpenSoraPipeline,
@@ -237,9 +239,19 @@ def caches(subject: Subject) -> dict[str, Callable[[], AbstractContextManager[An
         found["cache-dit, DBCache"] = every_other(DB_CACHE, **knobs)
     for method, speedup in OURS:
         arguments = {**subject.arguments, "output_type": "latent"}
-        policy = calibrate(subject.pipe, [{}], method=method, speedup=speedup, **arguments)
-        found[f"ERTACache, {method}, {speedup:g}x"] = lambda policy=policy: accelerated(subject.pipe, policy)  # type: ignore[misc]
+        policy = calibrate(subject.pipe, [{}], method=method, speedup=speedup, full_runs=3, **arguments)
+        found[f"ERTACache, {method}, {speedup:g}x"] = partial(accelerated, subject.pipe, policy)
+        if (method, speedup) == OURS[2]:
+            found["the same, guarded"] = partial(accelerated, subject.pipe, watched(policy), guard="report")
     return found
+
+
+def watched(policy: Policy) -> Policy:
+    """A policy with an envelope for a guard, which takes as long whatever the envelope says."""
+    corrected = tuple(step for step in policy.predictions if step not in policy.cached_steps)
+    steps = corrected or policy.computed_steps[1:]
+    count = len(steps)
+    return replace(policy, envelope=Envelope(steps, (0.0,) * count, (1.0,) * count, (1.0,) * count))
 
 
 def measured(subject: Subject, repeats: int) -> list[Figures]:

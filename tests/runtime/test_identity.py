@@ -263,3 +263,12 @@ def test_a_refused_call_leaves_the_next_one_as_it_should_be(flux, flux_call, fit
     assert run.cached_steps == CACHED
     assert type(flux.scheduler) is FlowMatchEulerDiscreteScheduler
     assert "_compiled_call_impl" not in vars(flux.transformer)
+
+
+def test_a_matrix_of_full_size_is_probed_within_its_end():
+    """As large as those of FLUX: float32 cannot tell its last element from the one behind it."""
+    module = torch.nn.Module()
+    module.register_parameter("weight", torch.nn.Parameter(torch.zeros(12288, 3072, dtype=torch.bfloat16)))
+    with torch.no_grad():
+        module.weight[-1, -1] = 1.0
+    assert identity.identify(module).weights == (0.0, 0.0, 0.0, 1.0)

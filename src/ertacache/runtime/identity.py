@@ -73,7 +73,8 @@ def _probe(model: nn.Module, active: Mapping[str, set[float]]) -> tuple[float, .
             if shared or matrix.is_meta or matrix.dtype.itemsize == 1:  # or away, or rounded too coarsely
                 return ()
             flat = matrix.detach().flatten()
-            places = torch.linspace(0, flat.numel() - 1, _PROBED_ELEMENTS).long()
+            # In float64: float32 rounds the last place of a matrix of more than 2^24 elements to behind its end.
+            places = torch.linspace(0, flat.numel() - 1, _PROBED_ELEMENTS, dtype=torch.float64).long()
             values += flat[places.to(flat.device)].float().cpu().tolist()
     return tuple(values)
 
