@@ -63,9 +63,11 @@ def test_evenly_spaced_computes_the_forced_steps_within_the_budget():
 
 
 @pytest.mark.parametrize(
-    ("computed", "turning", "worse"), [(6, True, False), (6, True, True), (6, False, False), (5, True, False)]
+    ("computed", "turning", "better"), [(6, True, True), (6, True, False), (6, False, True), (5, True, True)]
 )
-def test_a_dense_beginning_is_taken_where_prompts_turn_unless_it_is_worse(loops, monkeypatch, computed, turning, worse):
+def test_a_dense_beginning_is_tried_where_prompts_turn_and_taken_if_it_is_better(
+    loops, monkeypatch, computed, turning, better
+):
     rows = []
 
     def attempt(cached, method, **rest):
@@ -75,7 +77,8 @@ def test_a_dense_beginning_is_taken_where_prompts_turn_unless_it_is_worse(loops,
     own = loops.attempt
     monkeypatch.setattr(loops, "attempt", attempt)
     monkeypatch.setattr("ertacache.calibration.search.turns", lambda fit: turning)
-    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: worse)
+    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best, wanted: better)
+    monkeypatch.setattr(Search, "_rule", lambda self, cached: lambda step, score: False)
     limit = loops.denoiser_calls + 100
     search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, limit)
     best = search.run(computed)
@@ -83,10 +86,10 @@ def test_a_dense_beginning_is_taken_where_prompts_turn_unless_it_is_worse(loops,
     assert first == next(beginnings(10, computed, (), search.surrogate))
     if turning and computed == 6:
         assert rows[1] == dense
-        assert search.fits[1 - worse].cached_steps == (first if worse else dense)
+        assert [fit.cached_steps for fit in search.fits[:2]] == ([first, dense] if better else [first])
     else:
         assert dense not in rows[:2]
-    assert best in search.fits
+    assert best is search.fits[-1]
 
 
 @pytest.mark.parametrize(("computed", "forced"), [(6, ()), (6, (4, 5)), (3, ()), (2, ()), (3, (5,))])
@@ -171,6 +174,8 @@ def test_a_schedule_is_better_only_if_its_gain_exceeds_the_standard_error_over_p
 
     best = fit(-2.0, -3.0, -4.0, -5.0)
     assert clearly_better(fit(-2.1, -3.1, -4.1, -5.1), best)  # a little, on every prompt
+    assert clearly_better(fit(-2.1, -3.2, -4.0, -5.2), best)
+    assert not clearly_better(fit(-2.1, -3.2, -4.0, -5.2), best, 3.0)
     assert not clearly_better(fit(-2.0, -3.0, -4.0, -7.0), best)  # much, on one: as large as its standard error
     assert not clearly_better(fit(-2.6, -2.7, -4.5, -4.8), best)  # now better, now worse
     assert not clearly_better(best, best)

@@ -174,8 +174,8 @@ def turns(fit: Fit) -> bool:
     return bool(np.exp(fit.prompt_scores).mean() > 1.2 * np.exp(np.mean(fit.prompt_scores)))
 
 
-def clearly_better(fit: Fit, best: Fit) -> bool:
-    """Whether the mean over prompts of the score falls by more than its standard error.
+def clearly_better(fit: Fit, best: Fit, standard_errors: float = 1.0) -> bool:
+    """Whether the mean over prompts of the score falls by more than so many of its standard errors.
 
     Where a few prompts turn into other pictures, they decide which of two schedules has the smaller mean, and other
     prompts would decide otherwise: the best of many trials is then the luckiest one. A single prompt has no standard
@@ -183,7 +183,7 @@ def clearly_better(fit: Fit, best: Fit) -> bool:
     """
     gains = np.subtract(best.prompt_scores, fit.prompt_scores)
     noise = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-    return bool(gains.mean() > noise)
+    return bool(gains.mean() > standard_errors * noise)
 
 
 class Search:
@@ -193,8 +193,9 @@ class Search:
     :func:`clearly_better`. All prompts take part in every trial: on half of them the search finds schedules that are
     good for that half only. The `beginnings` come first, with a dense beginning after the first of them where prompts
     turn into other pictures; then what the surrogate finds by single moves from the best so far, and single moves one
-    by one, in the order in which it ranks them. A loop starts where the schedules part, and is given up where its
-    latents are farther from the full runs' than the best schedule's are at the same step, some computed steps later.
+    by one, in the order in which it ranks them. Of those there are many, so their luck is held against them: two
+    standard errors. A loop starts where the schedules part, and is given up where its latents are farther from the full
+    runs' than the best schedule's are at the same step, some computed steps later.
 
     Args:
         loops: where closed loops run.
@@ -204,6 +205,7 @@ class Search:
 
     Attributes:
         stopped: whether the user interrupted it.
+        wanted: how many standard errors a gain must exceed by now.
     """
 
     patience = 2
@@ -215,6 +217,7 @@ class Search:
         self.fits: list[Fit] = []
         self.trace: Trace | None = None
         self.stopped = False
+        self.wanted = 1.0
 
     def run(self, computed: int) -> Fit:
         """The best closed loop found among schedules with so many computed steps; the first is run at any cost.
@@ -234,9 +237,10 @@ class Search:
         """Until no move is better, or none can be afforded."""
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         if computed > max(steps / 2, 4) and turns(self.fits[-1]):  # of fewer, none can be spared for the beginning
-            self._begin_otherwise(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
+            self._attempt_if_affordable(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
         for cached in begin:
             self._attempt_if_affordable(cached)
+        self.wanted = 2.0
         self._attempt_if_affordable(climb(self.fits[-1].cached_steps, forced, steps, self.surrogate.error))
         while True:
             best = self.fits[-1]
@@ -244,11 +248,6 @@ class Search:
             left.sort(key=self.surrogate.error)
             if not any(self._attempt_if_affordable(move) for move in left):
                 return
-
-    def _begin_otherwise(self, cached: Schedule) -> None:
-        """Go on from this schedule unless it is worse: what turns next is seen on too few prompts to tell."""
-        if cached not in self.tried and self._affordable(cached, None):
-            self._attempt(cached, None, rather=True)
 
     def _affordable(self, cached: Schedule, earlier: Trace | None) -> bool:
         computed = self.loops.setting.num_steps - len(cached)
@@ -261,26 +260,19 @@ class Search:
             return False
         return self._attempt(cached, self.trace)
 
-    def _attempt(self, cached: Schedule, earlier: Trace | None, *, rather: bool = False) -> bool:
-        """Run a closed loop, from where an earlier one stood; whether it is the best so far, the last of ``fits``.
-
-        Where prompts do not tell which of the two is better, the earlier best stays, or this one is taken ``rather``.
-        """
+    def _attempt(self, cached: Schedule, earlier: Trace | None) -> bool:
+        """Run a closed loop, from where an earlier one stood; whether it is the best so far, the last of ``fits``."""
         self.tried.add(cached)
         trace = Trace(cached, in_files=self.loops.traces_in_files)
-        fit = self.loops.attempt(cached, self.method, earlier=earlier, trace=trace, give_up=self._rule(cached, rather))
-        if fit is None or (self.fits and not self._preferred(fit, self.fits[-1], rather)):
+        fit = self.loops.attempt(cached, self.method, earlier=earlier, trace=trace, give_up=self._rule(cached))
+        if fit is None or (self.fits and not clearly_better(fit, self.fits[-1], self.wanted)):
             return False
         self.fits.append(fit)
         self.trace = trace
         return True
 
-    @staticmethod
-    def _preferred(fit: Fit, best: Fit, rather: bool) -> bool:
-        return not clearly_better(best, fit) if rather else clearly_better(fit, best)
-
-    def _rule(self, cached: Schedule, rather: bool) -> Callable[[int, float], bool]:
-        if rather or not self.fits:
+    def _rule(self, cached: Schedule) -> Callable[[int, float], bool]:
+        if not self.fits:
             return lambda step, score: False
         best = self.fits[-1]
         differing = set(best.cached_steps) ^ set(cached)

@@ -29,6 +29,7 @@ class Late:
     def __init__(self, values: Tensor) -> None:
         self._values = values
         self._arrived: Any = None
+        self._read: list[float] | None = None
         if values.device.type == "cuda":
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
@@ -36,10 +37,12 @@ class Late:
             self._arrived.record(torch.cuda.current_stream(values.device))
 
     def read(self) -> list[float]:
-        """One for each sample."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._values.tolist()
+        """One for each sample; waited for once."""
+        if self._read is None:
+            if self._arrived is not None:
+                self._arrived.synchronize()
+            self._read = self._values.tolist()
+        return self._read
 
 
 class GuardReport:

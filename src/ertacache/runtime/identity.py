@@ -65,7 +65,7 @@ def _probe(model: nn.Module, active: Mapping[str, set[float]]) -> tuple[float, .
             own.append((name.replace(".base_layer", ""), name))
         elif active.keys() & set(parts):
             adapted.append((name, name))
-    values: list[float] = []
+    values: list[torch.Tensor] = []
     for rows in (sorted(own), sorted(adapted)):
         for _, name in rows[:: max(1, len(rows) // _PROBED_PARAMETERS)][:_PROBED_PARAMETERS]:
             matrix = at_hand(model, name)
@@ -75,8 +75,10 @@ def _probe(model: nn.Module, active: Mapping[str, set[float]]) -> tuple[float, .
             flat = matrix.detach().flatten()
             # In float64: float32 rounds the last place of a matrix of more than 2^24 elements to behind its end.
             places = torch.linspace(0, flat.numel() - 1, _PROBED_ELEMENTS, dtype=torch.float64).long()
-            values += flat[places.to(flat.device)].float().cpu().tolist()
-    return tuple(values)
+            values.append(flat[places.to(flat.device, non_blocking=True)].float())
+    if len({value.device for value in values}) > 1:
+        values = [value.cpu() for value in values]
+    return tuple(torch.cat(values).tolist()) if values else ()  # one wait for a device, not one a matrix
 
 
 def _weights_agree(a: Sequence[float], b: Sequence[float]) -> bool:
