@@ -10,13 +10,13 @@ one `--work` folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 
@@ -33,6 +33,7 @@ from ertacache.calibration.session import Session, opened
 from ertacache.calibration.solving import policy_of, with_weights_of_all
 from ertacache.evaluation.comparison import Variant, fewer_steps
 from ertacache.evaluation.measuring import Measured
+from ertacache.files import written_whole
 from ertacache.method.named import Method
 from ertacache.method.paths import edges, shortest_path
 
@@ -40,6 +41,12 @@ RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0)
 OURS = "ERTACache, search"
 CHOICES = ("evenly spaced", "Algorithm 2", "shortest path", "shortest path, minimax", "annealing")
 WAYS = ("reuse", "aligned")
+OTHERS = {
+    "as they are": (f"{CHOICES[0]}, aligned", *(f"{name}, reuse" for name in CHOICES)),
+    "with our weights": tuple(f"{name}, aligned" for name in CHOICES),
+}
+"""What we are compared with: evenly spaced steps with fitted weights and the others' schedules with what their authors
+predict with; and all of them with our weights, fitted on them."""
 
 
 def schedules(session: Session, computed: int, ours: Policy) -> dict[str, Callable[[], Schedule]]:
@@ -146,15 +153,30 @@ def markdown_of(result: dict[str, Any]) -> str:
             f"**{fmean(rows[n, name]):.1f}**" if name == best[n] else f"{fmean(rows[n, name]):.1f}" for n in counts
         ]
         lines.append([name, *cells])
-    leads = [["lead over the best other", *map(str, counts)]]
-    for way in WAYS[::-1]:
-        cells = []
-        for n in counts:
-            others = [f"{name}, {way}" for name in CHOICES]
-            other = max(others, key=lambda name: fmean(rows[n, name]))
-            cells.append(with_interval(np.subtract(rows[n, OURS], rows[n, other]).tolist()))
-        leads.append([f"with {way}", *cells])
+    leads = [["lead over the best of the others", *map(str, counts)]]
+    for name, others in OTHERS.items():
+        leads.append([name, *(with_interval(lead(rows, n, others)) for n in counts)])
     return table(lines) + "\n\n" + table(leads)
+
+
+def lead(rows: Mapping[tuple[int, str], Sequence[float]], computed: int, others: Sequence[str]) -> list[float]:
+    """Prompt by prompt, our PSNR less that of the way among the others which is best in the mean."""
+    other = max(others, key=lambda name: fmean(rows[computed, name]))
+    return [ours - theirs for ours, theirs in zip(rows[computed, OURS], rows[computed, other], strict=True)]
+
+
+def summary_of(results: Sequence[Mapping[str, Any]]) -> str:
+    """Our mean leads on every pipeline that was measured, and their median over pipelines and numbers of steps."""
+    found: dict[str, list[float]] = {}
+    lines = [["", "pipeline", *(f"{ratio:g}x" for ratio in RATIOS), "median"]]
+    for name, others in OTHERS.items():
+        for result in results:
+            rows = {(row["computed_steps"], row["name"]): row["psnr"] for row in result["rows"]}
+            means = [fmean(lead(rows, n, others)) for n in result["computed_steps"]]
+            found.setdefault(name, []).extend(means)
+            lines.append([name, result["model"], *(f"{mean:+.1f}" for mean in means), f"{median(means):+.1f}"])
+        lines.append([name, "all", *[""] * len(RATIOS), f"**{median(found[name]):+.1f}**"])
+    return table(lines)
 
 
 def main(
@@ -204,6 +226,11 @@ def main(
         }
         name = f"schedules-{model}"
         write_figures(out, name, result, {name: markdown_of(result)}, console)
+    measured_too = [json.loads(path.read_text()) for path in sorted(out.glob("schedules-*.json"))]
+    whole = [result for result in measured_too if len(result["computed_steps"]) == len(RATIOS)]
+    if whole:
+        with written_whole(out / "schedules.md") as unfinished:
+            Path(unfinished).write_text(summary_of(whole) + "\n")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def calibrate(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED_METHODS)}.")] = "aligned",
     full_runs: Annotated[
         float | None,
-        typer.Option(help="What calibration may cost, in full runs per prompt; 4 by default. More search longer."),
+        typer.Option(help="What calibration may cost, in full runs per prompt; 5 by default. More search longer."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Use at most so many of the prompts.")] = 8,
     checkpoint: Annotated[
