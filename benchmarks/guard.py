@@ -218,7 +218,8 @@ def acted_on(policy: Policy, drifts: Mapping[int, float]) -> bool:
     """Whether ``guard="compute"`` would have computed a step: the sample was outside before its last drift."""
     envelope, steps = policy.envelope, sorted(drifts)
     assert envelope is not None  # there are prompts enough
-    some = ({step: drifts[step] for step in steps[: n + 1]} for n in range(len(steps) - 1))
+    last = max(policy.cached_steps)  # after a drift, the next one must have come before a step that is left to act on
+    some = ({step: drifts[step] for step in steps[: n + 1]} for n in range(len(steps) - 1) if steps[n + 1] < last)
     return any(
         envelope.score(seen) > envelope.limits[envelope.reached(seen) - 1] for seen in some if envelope.reached(seen)
     )

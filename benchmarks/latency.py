@@ -241,7 +241,7 @@ def caches(subject: Subject) -> dict[str, Callable[[], AbstractContextManager[An
         arguments = {**subject.arguments, "output_type": "latent"}
         policy = calibrate(subject.pipe, [{}], method=method, speedup=speedup, full_runs=3, **arguments)
         found[f"ERTACache, {method}, {speedup:g}x"] = partial(accelerated, subject.pipe, policy)
-        if (method, speedup) == OURS[2]:
+        if (method, speedup) == ("aligned", 2.0):
             found["the same, guarded"] = partial(accelerated, subject.pipe, watched(policy), guard="report")
     return found
 
@@ -269,9 +269,9 @@ def measured(subject: Subject, repeats: int) -> list[Figures]:
     for name, around in ways.items():
         with counting_flops(pipe) as counted:
             seconds(around)
-        with watching_memory(device) as watched:
+        with watching_memory(device) as memory:
             seconds(around)
-        costs[name] = counted.flops, watched.peak_bytes
+        costs[name] = counted.flops, memory.peak_bytes
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, around in ways.items():

@@ -5,7 +5,7 @@
 Each other schedule is measured twice: with plain reuse, as its authors have it, and with the aligned prediction fitted
 on it, so that what the schedule is worth and what the prediction is worth can be told apart. One run, the same prompts,
 seeds and latents. An interrupted run goes on from what it had; several processes, each for some `--ratio`, may share
-one `--work` folder.
+one `--work` folder, and one for all of them then finds everything there.
 """
 
 from __future__ import annotations
@@ -224,13 +224,12 @@ def main(
                 for (n, name), policy in policies.items()
             },
         }
-        name = f"schedules-{model}"
+        name = f"schedules-{model}" if ratios == RATIOS else f"some-schedules-{model}"
         write_figures(out, name, result, {name: markdown_of(result)}, console)
     measured_too = [json.loads(path.read_text()) for path in sorted(out.glob("schedules-*.json"))]
-    whole = [result for result in measured_too if len(result["computed_steps"]) == len(RATIOS)]
-    if whole:
+    if measured_too:
         with written_whole(out / "schedules.md") as unfinished:
-            Path(unfinished).write_text(summary_of(whole) + "\n")
+            Path(unfinished).write_text(summary_of(measured_too) + "\n")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None) -> Accelerat
     Args:
         pipe: a diffusers pipeline.
         policy: a policy that was calibrated on this pipeline.
-        guard: ``"report"`` has each call's ``report.guard`` say which samples drifted otherwise than calibration's
+        guard: ``"report"`` has each call's ``report.guard`` say which samples drifted more than calibration's
             prompts; ``"compute"`` also computes the steps that are left once one did.
 
     Returns:

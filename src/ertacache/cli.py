@@ -204,7 +204,7 @@ def generate(
     compare: Annotated[bool, typer.Option("--compare", help="Show the full run beside the accelerated one.")] = False,
     guard: Annotated[
         str | None,
-        typer.Option(help="'report' says whether it drifts otherwise than in calibration; 'compute' also acts on it."),
+        typer.Option(help="'report' says whether it drifts more than in calibration; 'compute' also acts on it."),
     ] = None,
     settings: Settings = None,
     device: Device = "cpu",

@@ -120,9 +120,10 @@ def test_limits_are_of_samples_that_were_left_out():
         others = envelope_of({step: np.delete(row, k).tolist() for step, row in enumerate(drifts)})
         scores.append(others.score({step: row[k] for step, row in enumerate(drifts)}))
     assert found.limits[-1] == pytest.approx(1.1 * max(scores))
+    assert envelope_of({1: [0.5] * 5}).limits == (1.0,)  # where samples cannot be told apart
 
 
-def test_an_envelope_of_an_older_version_is_left_out(policy, tmp_path):
+def test_an_envelope_of_an_older_version_is_left_out(policy):
     plain = policy.metadata()
     plain["envelope"] = {"steps": [2], "contrasted": [True], "mean": [0.0], "deviation": [1.0], "limits": [1.0]}
     assert Policy.parsed(plain, policy.tensors(), "a file").envelope is None

@@ -14,6 +14,8 @@ from ertacache.calibration.search import (
     Search,
     Surrogate,
     beginnings,
+    bends,
+    bent,
     clearly_better,
     climb,
     evenly_spaced,
@@ -90,6 +92,22 @@ def test_a_dense_beginning_is_tried_where_prompts_turn_and_taken_if_it_is_better
     else:
         assert dense not in rows[:2]
     assert best is search.fits[-1]
+
+
+def test_a_forced_step_takes_the_place_of_the_nearest_computed_one_in_a_bend():
+    found = [i for i in range(30) if i not in bent(30, 10, (10, 11, 12, 13))]
+    assert found == [0, 3, 10, 11, 12, 13, 19, 23, 26, 29]  # in place of 6, 10, 13 and 16 of the even spacing
+    assert bent(30, 10, ()) == evenly_spaced(30, 10, ())
+
+
+@pytest.mark.parametrize("num_steps", [3, 4, 5, 8])
+def test_every_bend_has_the_steps_asked_for(num_steps):
+    for forced in ((), (num_steps - 1,), (1,), (num_steps // 2, num_steps // 2 + 1)):
+        inside = tuple(sorted({step for step in forced if 0 < step < num_steps}))
+        for computed in range(len({0, num_steps - 1, *inside}), num_steps):
+            for cached in bends(num_steps, computed, inside):
+                assert len(cached) == num_steps - computed
+                assert not {0, *inside} & {*cached}
 
 
 @pytest.mark.parametrize(("computed", "forced"), [(6, ()), (6, (4, 5)), (3, ()), (2, ()), (3, (5,))])
@@ -182,7 +200,7 @@ def test_a_schedule_is_better_only_if_its_gain_exceeds_the_standard_error_over_p
     assert clearly_better(fit(-2.1), fit(-2.0))  # one prompt tells nothing of luck
 
 
-def test_the_search_stays_within_its_limit_and_never_ends_worse_than_evenly_spaced(loops):
+def test_the_search_stays_within_its_limit_and_gains_on_evenly_spaced_steps(loops):
     start = loops.predict(evenly_spaced(10, 4, ()), ALIGNED)
     surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes)
     limit = loops.denoiser_calls + 100
@@ -191,6 +209,23 @@ def test_the_search_stays_within_its_limit_and_never_ends_worse_than_evenly_spac
     assert loops.denoiser_calls <= limit
     assert len(search.tried) > 2
     assert best.score <= start.score
+
+
+def test_single_moves_must_gain_two_standard_errors_and_beginnings_one(loops, monkeypatch):
+    compared = []
+
+    def compare(fit, best, standard_errors):
+        compared.append((fit.cached_steps, standard_errors))
+        return False
+
+    monkeypatch.setattr("ertacache.calibration.search.clearly_better", compare)
+    monkeypatch.setattr(Search, "_rule", lambda self, cached: lambda step, score: False)
+    limit = loops.denoiser_calls + 200
+    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, limit)
+    search.run(4)
+    begun = set(beginnings(10, 4, (), search.surrogate))
+    assert {errors for cached, errors in compared if cached in begun} == {1.0}
+    assert {errors for cached, errors in compared if cached not in begun} == {2.0}
 
 
 def test_an_interrupted_search_keeps_the_best_so_far(loops, monkeypatch):

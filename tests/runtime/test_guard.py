@@ -143,9 +143,21 @@ def test_a_drift_over_another_stretch_is_not_compared(make_policy):
         guard.saw(0, newest, None, newest, None)
         guard.saw(5, entry, None, entry, before)  # step 5 comes after step 2 in calibration
         assert guard.report.drifts == ({5: pytest.approx(0.5)},) * compared
-        # Steps 1 and 2 are missing, and a sum with a gap is not compared.
+        guard.saw(8, entry, None, entry, (5, newest))
+        # Steps 1 and 2 are missing, and a sum with a gap is not compared, whatever comes then.
         assert (guard.report.scores, guard.report.left, guard.computes(6)) == ((), (), False)
         assert "no step could be compared" in str(guard.report)
+
+
+def test_where_the_policy_corrects_what_it_cannot_correct_is_not_compared(make_policy):
+    predictions = {step: Prediction((2,), (1.0,)) for step in (3, 4)} | {5: Prediction((5, 2), (1.5, -0.5))}
+    seen = Envelope((5,), (0.0,), (1.0,), (99.0,))
+    guard = Guard(make_policy(8, (3, 4), "aligned", predictions=predictions, envelope=seen), seen, "report")
+    truth, newest = torch.full((1, 4), 2.0), torch.ones(1, 4)
+    guard.saw(5, truth, None, truth, (2, newest))  # reuse is at hand, but calibration's drift is of corrections
+    assert guard.report.drifts == ()
+    guard.saw(5, truth, newest, truth, (2, newest))
+    assert guard.report.drifts == ({5: pytest.approx(0.5)},)
 
 
 def test_a_guard_needs_an_envelope_and_a_name_there_is(flux, make_policy):

@@ -295,9 +295,12 @@ class ClosedLoops:
                             for history in histories:
                                 history.clear()
                         seen = [seen_by(arrival) for arrival in arrivals]
-                        reused = self._take_in(arrivals, histories, seen, method)
-                        if reused and predictor != "aligned":
-                            drifted[index] = reused
+                        if predictor != "aligned" and histories[0].entries:
+                            drifted[index] = [
+                                relative_drift(_entry(arrival, row, method), history.entries[0])
+                                for arrival, row, history in zip(arrivals, seen, histories, strict=True)
+                            ]
+                        self._take_in(arrivals, histories, seen, method)
                         if trace is not None:
                             trace.keep(index, seen)
                     # A computed step is corrected after the first cached one; before it all is exact.
@@ -323,17 +326,12 @@ class ClosedLoops:
 
     def _take_in(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], seen: Sequence[Seen], method: Method
-    ) -> list[Tensor]:
-        """A computed step, on the way and into the histories; for each prompt, how far reuse would have been off."""
-        found = []
-        for arrival, history, (output, between) in zip(arrivals, histories, seen, strict=True):
-            check_finite(output, arrival.prompt, arrival.index)
-            arrival.reply = output
-            entry = to_cache(arrival.step.sample.float(), output.float(), method.level)
-            if history.entries:
-                found.append(relative_drift(entry, history.entries[0]))
-            history.push(arrival.index, entry, between)
-        return found
+    ) -> None:
+        """A computed step, on the way and into the histories."""
+        for arrival, history, row in zip(arrivals, histories, seen, strict=True):
+            check_finite(row.output, arrival.prompt, arrival.index)
+            arrival.reply = row.output
+            history.push(arrival.index, _entry(arrival, row, method), row.contrast)
 
     def _solve(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], method: Method, held_out: bool
@@ -354,6 +352,11 @@ class ClosedLoops:
             equations.append(NormalEquations(len(terms)))
             equations[-1].add([slope * term for term in terms], goal - landed)
         return fit_step(equations, steps, contrasted=contrasted, held_out=held_out)
+
+
+def _entry(arrival: Arrival, seen: Seen, method: Method) -> Tensor:
+    """What the cache keeps of a computed step."""
+    return to_cache(arrival.step.sample.float(), seen.output.float(), method.level)
 
 
 class Errors:

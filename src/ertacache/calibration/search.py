@@ -9,7 +9,7 @@ out: gains that closed loops measure made it a worse judge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -87,11 +87,7 @@ def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first
     The ``first`` and the ``last`` steps are all computed; the uniform schedule is then one of the steps between them.
     """
     skipped = {first + i for i in uniform(num_steps - first - last, computed - first - last)}
-    for step in forced:
-        if step in skipped:
-            free = [i for i in range(1, num_steps - 1) if i not in skipped and i not in forced]
-            skipped = skipped - {step} | {min(free, key=lambda i: abs(i - step))}
-    return tuple(sorted(skipped))
+    return _with_forced(num_steps, skipped, forced)
 
 
 def bent(
@@ -100,8 +96,8 @@ def bent(
     """Evenly spaced steps, drawn to the first step or to the last.
 
     The computed step at u = 0 .. 1 of the way goes to ``(2u)^start / 2`` in the first half, and to
-    ``1 - (2 - 2u)^finish / 2`` in the second: an exponent over 1 makes its end dense. Where two would fall on one step,
-    or on a forced one's place, the next free step is taken.
+    ``1 - (2 - 2u)^finish / 2`` in the second: an exponent over 1 makes its end dense. Where two fall on one step, the
+    widest gap is halved; a forced step is computed in place of the one that is nearest to it.
 
     Args:
         num_steps: T.
@@ -113,26 +109,28 @@ def bent(
     """
     places = [k / (computed - 1) for k in range(computed)]
     curve = [(2 * u) ** start / 2 if u < 0.5 else 1 - (2 - 2 * u) ** finish / 2 for u in places]
-    kept = {0, *forced}
     last = num_steps - 1 - end
-    for u in curve[::-1]:  # from the end, so that what is drawn to the start gives way towards the middle
-        if len(kept) == computed:
-            break
-        wanted = round(u * last)
-        free = [i for i in range(last + 1) if i not in kept]
-        if wanted not in kept and free:
-            kept.add(wanted)
+    kept = {0, *(round(u * last) for u in curve)}
     while len(kept) < computed:  # places that fell together: halve the widest gap
         rising = [*sorted(kept), num_steps]
         left, right = max(pairwise(rising), key=lambda gap: gap[1] - gap[0])
         kept.add((left + right) // 2)
-    return tuple(i for i in range(num_steps) if i not in kept)
+    return _with_forced(num_steps, [i for i in range(num_steps) if i not in kept], forced)
+
+
+def _with_forced(num_steps: int, cached: Iterable[int], forced: Sequence[int]) -> Schedule:
+    """The schedule with each forced step computed in place of the computed step that is nearest to it."""
+    skipped = set(cached)
+    for step in forced:
+        if step in skipped:
+            free = [i for i in range(1, num_steps - 1) if i not in skipped and i not in forced]
+            skipped = skipped - {step} | {min(free, key=lambda i: abs(i - step))}
+    return tuple(sorted(skipped))
 
 
 def bends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]:
-    """The schedules of `bent` for all pairs of exponents, with none to two steps cached at the end, or half a gap."""
-    ends = {0, 1, 2, round(num_steps / computed / 2)}
-    ends = {end for end in ends if computed < num_steps - end and num_steps - 1 not in forced} | {0}
+    """The schedules of `bent` for all pairs of exponents, with none to two steps cached at the end."""
+    ends = [end for end in (0, 1, 2) if computed < num_steps - end]
     return {
         bent(num_steps, computed, forced, start=start, finish=finish, end=end)
         for start in EXPONENTS
@@ -149,8 +147,8 @@ def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: 
     """The schedules that closed loops try first, in their order (measured in docs/research-log.md).
 
     The surrogate's best of all `bends` and what it climbs to from there, the shortest paths over pairwise errors, and
-    evenly spaced steps. Those come first where three steps of four are cached: what the surrogate leaves out decides
-    there.
+    evenly spaced steps. Where three steps of four are cached, what the surrogate leaves out decides: evenly spaced
+    steps come first there, and it does not climb.
     """
     even = evenly_spaced(num_steps, computed, forced)
     few = computed <= num_steps / 4
@@ -193,9 +191,9 @@ class Search:
     :func:`clearly_better`. All prompts take part in every trial: on half of them the search finds schedules that are
     good for that half only. The `beginnings` come first, with a dense beginning after the first of them where prompts
     turn into other pictures; then what the surrogate finds by single moves from the best so far, and single moves one
-    by one, in the order in which it ranks them. Of those there are many, so their luck is held against them: two
-    standard errors. A loop starts where the schedules part, and is given up where its latents are farther from the full
-    runs' than the best schedule's are at the same step, some computed steps later.
+    by one, in the order in which it ranks them. Of moves there are many, so their luck is held against them: they must
+    gain two standard errors. A loop starts where the schedules part, and is given up where its latents are farther
+    from the full runs' than the best schedule's are at the same step, some computed steps later.
 
     Args:
         loops: where closed loops run.

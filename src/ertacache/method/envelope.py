@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 MIN_PROMPTS = 4
 """With fewer, there is no telling what is usual."""
 SLACK = 1.1
-"""The limit, over the largest score of a calibration sample that was left out of the envelope."""
+"""The limit, over the largest score of a calibration sample that was left out of the envelope; 1 at least."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def envelope_of(drifts: Mapping[int, Sequence[float]]) -> Envelope | None:
         tuple(steps),
         tuple(mean[:, 0].tolist()),
         tuple(_deviation(variance)[:, 0].tolist()),
-        tuple((SLACK * scores.max(axis=1)).tolist()),
+        tuple(np.maximum(SLACK * scores.max(axis=1), 1.0).tolist()),
     )
 
 

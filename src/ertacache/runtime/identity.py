@@ -73,9 +73,8 @@ def _probe(model: nn.Module, active: Mapping[str, set[float]]) -> tuple[float, .
             if shared or matrix.is_meta or matrix.dtype.itemsize == 1:  # or away, or rounded too coarsely
                 return ()
             flat = matrix.detach().flatten()
-            # In float64: float32 rounds the last place of a matrix of more than 2^24 elements to behind its end.
-            places = torch.linspace(0, flat.numel() - 1, _PROBED_ELEMENTS, dtype=torch.float64).long()
-            values.append(flat[places.to(flat.device, non_blocking=True)].float())
+            last, gaps = flat.numel() - 1, _PROBED_ELEMENTS - 1  # whole numbers: float32 ends at 2^24
+            values.append(torch.stack([flat[k * last // gaps] for k in range(gaps + 1)]).float())
     if len({value.device for value in values}) > 1:
         values = [value.cpu() for value in values]
     return tuple(torch.cat(values).tolist()) if values else ()  # one wait for a device, not one a matrix
