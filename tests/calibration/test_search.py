@@ -211,7 +211,10 @@ def test_the_search_stays_within_its_limit_and_gains_on_evenly_spaced_steps(loop
     assert best.score <= start.score
 
 
-def test_single_moves_must_gain_two_standard_errors_and_beginnings_one(loops, monkeypatch):
+@pytest.mark.parametrize(("computed", "errors"), [(4, 1.0), (2, 2.0)])
+def test_single_moves_must_gain_two_standard_errors_and_beginnings_of_more_steps_one(
+    loops, monkeypatch, computed, errors
+):
     compared = []
 
     def compare(fit, best, standard_errors):
@@ -222,10 +225,10 @@ def test_single_moves_must_gain_two_standard_errors_and_beginnings_one(loops, mo
     monkeypatch.setattr(Search, "_rule", lambda self, cached: lambda step, score: False)
     limit = loops.denoiser_calls + 200
     search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, limit)
-    search.run(4)
-    begun = set(beginnings(10, 4, (), search.surrogate))
-    assert {errors for cached, errors in compared if cached in begun} == {1.0}
-    assert {errors for cached, errors in compared if cached not in begun} == {2.0}
+    search.run(computed)
+    begun = set(beginnings(10, computed, (), search.surrogate))
+    assert {wanted for cached, wanted in compared if cached in begun} == {errors}
+    assert {wanted for cached, wanted in compared if cached not in begun} == {2.0}
 
 
 def test_an_interrupted_search_keeps_the_best_so_far(loops, monkeypatch):

@@ -192,7 +192,8 @@ class Search:
     good for that half only. The `beginnings` come first, with a dense beginning after the first of them where prompts
     turn into other pictures; then what the surrogate finds by single moves from the best so far, and single moves one
     by one, in the order in which it ranks them. Of moves there are many, so their luck is held against them: they must
-    gain two standard errors. A loop starts where the schedules part, and is given up where its latents are farther
+    gain two standard errors; and so must all where three steps of four are cached, since the errors of latents say less
+    of pictures there. A loop starts where the schedules part, and is given up where its latents are farther
     from the full runs' than the best schedule's are at the same step, some computed steps later.
 
     Args:
@@ -224,6 +225,7 @@ class Search:
         """
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         begin = beginnings(steps, computed, forced, self.surrogate)
+        self.wanted = 2.0 if computed <= steps / 4 else 1.0
         self._attempt(next(begin), None)
         try:
             self._improve(computed, begin)
