@@ -166,7 +166,10 @@ def lead(rows: Mapping[tuple[int, str], Sequence[float]], computed: int, others:
 
 
 def summary_of(results: Sequence[Mapping[str, Any]]) -> str:
-    """Our mean leads on every pipeline that was measured, and their median over pipelines and numbers of steps."""
+    """Our mean leads on every pipeline that was measured, and their median over pipelines and numbers of steps.
+
+    Then the same over each other schedule alone, with our weights: what it would be to settle on it beforehand.
+    """
     found: dict[str, list[float]] = {}
     lines = [["", "pipeline", *(f"{ratio:g}x" for ratio in RATIOS), "median"]]
     for name, others in OTHERS.items():
@@ -176,6 +179,14 @@ def summary_of(results: Sequence[Mapping[str, Any]]) -> str:
             found.setdefault(name, []).extend(means)
             lines.append([name, result["model"], *(f"{mean:+.1f}" for mean in means), f"{median(means):+.1f}"])
         lines.append([name, "all", *[""] * len(RATIOS), f"**{median(found[name]):+.1f}**"])
+    for choice in CHOICES:
+        alone: list[list[float]] = []
+        for result in results:
+            rows = {(row["computed_steps"], row["name"]): row["psnr"] for row in result["rows"]}
+            alone.append([fmean(lead(rows, n, [f"{choice}, aligned"])) for n in result["computed_steps"]])
+        middle = median(mean for row in alone for mean in row)
+        each = [f"{fmean(column):+.1f}" for column in zip(*alone, strict=True)]
+        lines.append([f"{choice}, with our weights", "mean of all", *each, f"{middle:+.1f}"])
     return table(lines)
 
 
