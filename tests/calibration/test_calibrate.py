@@ -29,7 +29,7 @@ def test_every_named_method_meets_its_budget_and_its_cost(embedded, settings, pr
     policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
     assert len(policy.computed_steps) == 5
     assert policy.step_ratio == 2
-    assert policy.calibration.full_runs <= 4
+    assert policy.calibration.full_runs <= 5
     assert policy.calibration.denoiser_calls == policy.calibration.full_runs * 10 * 2 * len(prompts)
     assert 0 < policy.calibration.error < 1
 

@@ -130,7 +130,7 @@ def test_guidance_that_ends_on_the_way_is_searched_and_followed(make_family):
 
     policy = calibrated(family.pipe, [call(1), call(2)])
     assert 3 in policy.computed_steps
-    assert policy.calibration.full_runs <= 4
+    assert policy.calibration.full_runs <= 5
     contrasted = {i for i, p in policy.predictions.items() if p.contrast_factors}
     assert contrasted <= {1, 2}
     with ertacache.accelerated(family.pipe, policy) as run:
