@@ -220,9 +220,7 @@ def acted_on(policy: Policy, drifts: Mapping[int, float]) -> bool:
     assert envelope is not None  # there are prompts enough
     last = max(policy.cached_steps)  # after a drift, the next one must have come before a step that is left to act on
     some = ({step: drifts[step] for step in steps[: n + 1]} for n in range(len(steps) - 1) if steps[n + 1] < last)
-    return any(
-        envelope.score(seen) > envelope.limits[envelope.reached(seen) - 1] for seen in some if envelope.reached(seen)
-    )
+    return any(map(envelope.left, some))
 
 
 def recording_share(embedded: zoo.Embedded, policy: Policy, prompt: str) -> float:

@@ -144,7 +144,7 @@ def measured(
 def markdown_of(result: dict[str, Any]) -> str:
     """The tables of one pipeline: PSNR of every way, and our lead over the best of the others."""
     steps, counts = result["arguments"]["num_inference_steps"], result["computed_steps"]
-    rows = {(row["computed_steps"], row["name"]): row["psnr"] for row in result["rows"]}
+    rows = _psnr_of(result)
     names = [OURS, *(f"{name}, {way}" for way in WAYS[::-1] for name in CHOICES), "fewer steps"]
     lines = [[f"steps computed, of {steps}", *map(str, counts)]]
     best = {n: max(names, key=lambda name: fmean(rows[n, name])) for n in counts}
@@ -157,6 +157,11 @@ def markdown_of(result: dict[str, Any]) -> str:
     for name, others in OTHERS.items():
         leads.append([name, *(with_interval(lead(rows, n, others)) for n in counts)])
     return table(lines) + "\n\n" + table(leads)
+
+
+def _psnr_of(result: Mapping[str, Any]) -> dict[tuple[int, str], list[float]]:
+    """Over prompts, by number of computed steps and way."""
+    return {(row["computed_steps"], row["name"]): row["psnr"] for row in result["rows"]}
 
 
 def lead(rows: Mapping[tuple[int, str], Sequence[float]], computed: int, others: Sequence[str]) -> list[float]:
@@ -174,7 +179,7 @@ def summary_of(results: Sequence[Mapping[str, Any]]) -> str:
     lines = [["", "pipeline", *(f"{ratio:g}x" for ratio in RATIOS), "median"]]
     for name, others in OTHERS.items():
         for result in results:
-            rows = {(row["computed_steps"], row["name"]): row["psnr"] for row in result["rows"]}
+            rows = _psnr_of(result)
             means = [fmean(lead(rows, n, others)) for n in result["computed_steps"]]
             found.setdefault(name, []).extend(means)
             lines.append([name, result["model"], *(f"{mean:+.1f}" for mean in means), f"{median(means):+.1f}"])
@@ -182,7 +187,7 @@ def summary_of(results: Sequence[Mapping[str, Any]]) -> str:
     for choice in CHOICES:
         alone: list[list[float]] = []
         for result in results:
-            rows = {(row["computed_steps"], row["name"]): row["psnr"] for row in result["rows"]}
+            rows = _psnr_of(result)
             alone.append([fmean(lead(rows, n, [f"{choice}, aligned"])) for n in result["computed_steps"]])
         middle = median(mean for row in alone for mean in row)
         each = [f"{fmean(column):+.1f}" for column in zip(*alone, strict=True)]

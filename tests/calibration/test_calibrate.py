@@ -38,7 +38,7 @@ def test_every_named_method_meets_its_budget_and_its_cost(embedded, settings, pr
 def test_the_denoiser_calls_are_counted_as_they_are_made(embedded, settings, prompts, method, counted_calls):
     with counted_calls() as made:
         policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
-    assert policy.calibration.denoiser_calls == made.calls <= 4 * 10 * 2 * len(prompts)
+    assert policy.calibration.denoiser_calls == made.calls <= 5 * 10 * 2 * len(prompts)
 
 
 def test_a_saved_and_loaded_policy_gives_bit_identical_pictures(embedded, settings, prompts, tmp_path):
@@ -60,7 +60,7 @@ def test_calibration_is_reproducible(embedded, settings, prompts):
 def test_aligned_is_nearer_to_the_full_run_than_reuse_and_taylor_on_held_out_prompts(embedded, settings):
     errors = {}
     steps = {"num_inference_steps": 20}  # at 10 the steps are so long that reuse is as good
-    held_out, prompts = embedded.held_out_prompts[:6], embedded.calibration_prompts[:4]
+    held_out, prompts = embedded.held_out_prompts[:12], embedded.calibration_prompts[:8]
     full = [generate(embedded, prompt=prompt, **steps) for prompt in held_out]
     for method in ("reuse", "taylor", "aligned"):
         policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **{**settings, **steps})
@@ -74,8 +74,9 @@ def test_aligned_is_nearer_to_the_full_run_than_reuse_and_taylor_on_held_out_pro
 def test_the_closed_loop_error_is_that_of_the_same_prompts_generated_anew(
     embedded, settings, prompts, method, speedup, monkeypatch
 ):
-    # At 5x a schedule that ends with cached steps is tried; nothing that comes after it is to be better.
-    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best: False)
+    # The search begins with a schedule that ends with cached steps; nothing that comes after it is to be better.
+    monkeypatch.setattr("ertacache.calibration.search.beginnings", lambda *_: iter([(1, 2, 3, 4, 6, 7, 8, 9)]))
+    monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best, standard_errors: False)
     policy = ertacache.calibrate(embedded.pipe, prompts, speedup=speedup, method=method, **settings)
     assert (9 in policy.cached_steps) == (method == "aligned")
     error = size = 0.0

@@ -150,8 +150,7 @@ def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: 
     evenly spaced steps. Where three steps of four are cached, what the surrogate leaves out decides: evenly spaced
     steps come first there, and it does not climb.
     """
-    even = evenly_spaced(num_steps, computed, forced)
-    few = computed <= num_steps / 4
+    even, few = evenly_spaced(num_steps, computed, forced), _few(num_steps, computed)
     if few:
         yield even
     bent_best = min(bends(num_steps, computed, forced), key=lambda cached: (surrogate.error(cached), cached))
@@ -162,6 +161,11 @@ def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: 
     for minimax in (False, True):
         yield shortest_path(costs, computed, forced, minimax=minimax)
     yield even
+
+
+def _few(num_steps: int, computed: int) -> bool:
+    """Whether three steps of four are cached: surrogate and errors of latents say less of pictures there."""
+    return computed <= num_steps / 4
 
 
 def turns(fit: Fit) -> bool:
@@ -225,7 +229,7 @@ class Search:
         """
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         begin = beginnings(steps, computed, forced, self.surrogate)
-        self.wanted = 2.0 if computed <= steps / 4 else 1.0
+        self.wanted = 2.0 if _few(steps, computed) else 1.0
         self._attempt(next(begin), None)
         try:
             self._improve(computed, begin)

@@ -284,9 +284,8 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
 
     def enough(computed: int) -> bool:
         session.shown.phase(f"judging {computed} of {steps} steps")
-        cached = evenly_spaced(steps, computed, loops.setting.forced)
-        if surrogate and computed < steps:
-            cached = next(beginnings(steps, computed, loops.setting.forced, surrogate))
+        setting = steps, computed, loops.setting.forced
+        cached = next(beginnings(*setting, surrogate)) if surrogate else evenly_spaced(*setting)
         found[computed] = loops.predict(cached, method)
         return reached(found[computed])
 

@@ -79,6 +79,11 @@ class Envelope:
         drifted = _up_to_each(np.array([drifts[step] for step in self.steps[:count]]))[-1]
         return float((drifted - self.mean[count - 1]) / self.deviation[count - 1])
 
+    def left(self, drifts: Mapping[int, float]) -> bool:
+        """Whether a sample is outside, by all of these that were `reached`; not where none was."""
+        count = self.reached(drifts)
+        return bool(count) and self.score(drifts) > self.limits[count - 1]
+
 
 def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:
     """``|| v - v^ || / || v ||`` of each sample.

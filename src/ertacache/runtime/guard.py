@@ -74,7 +74,8 @@ class GuardReport:
     @property
     def scores(self) -> tuple[float, ...]:
         """How far outside of the envelope each sample is; empty if no step could be compared with calibration's."""
-        return self._scores(list(self._late))
+        reached = self.envelope.reached(self._late)
+        return tuple(map(self.envelope.score, self.drifts)) if reached else ()
 
     @property
     def limit(self) -> float:
@@ -88,12 +89,7 @@ class GuardReport:
 
     def left_before_the_last(self) -> bool:
         """Whether a sample was outside by all drifts but the newest, which the device may not have found yet."""
-        steps = list(self._late)[:-1]
-        reached = self.envelope.reached(steps)
-        return bool(reached) and max(self._scores(steps)) > self.envelope.limits[reached - 1]
-
-    def _scores(self, steps: Sequence[int]) -> tuple[float, ...]:
-        return tuple(map(self.envelope.score, self._drifts(steps))) if self.envelope.reached(steps) else ()
+        return any(map(self.envelope.left, self._drifts(list(self._late)[:-1])))
 
     def _drifts(self, steps: Sequence[int]) -> tuple[dict[int, float], ...]:
         samples = zip(*(self._late[step].read() for step in steps), strict=True)
