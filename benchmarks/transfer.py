@@ -142,12 +142,12 @@ def measured(
     calibrated = policy_in(model, setting, speedup, num_prompts, work, quick)
     assert calibrated.origin is not None  # calibrate() always says where a policy comes from
     levels = calibrated.origin.noise_levels
+    embedded, arguments = _opened(model, setting, quick)
     if identity.grid_difference(own, levels):
-        brought, reason = on_grid(own, levels), refusal(own, levels)
+        brought, reason = on_grid(own, embedded.pipe.scheduler, levels), refusal(own, levels)
         done = f"refused: {reason}" if reason else "transferred"
     else:
         brought, done = setting.admit(own), setting.done
-    embedded, arguments = _opened(model, setting, quick)
     steps = arguments["num_inference_steps"]
     variants = [Variant("calibrated", steps, calibrated), Variant("transferred", steps, brought)]
     variants.append(fewer_steps(len(calibrated.computed_steps)))

@@ -399,7 +399,7 @@ class Policy:
         }
         error_model = data["rectification"]
         envelope = data.get("envelope")
-        if envelope and "contrasted" in envelope:  # an older version's, of another drift
+        if envelope and "limit" not in envelope:  # an older version's, of another drift
             envelope = None
         return cls(
             num_inference_steps=data["num_inference_steps"],
@@ -417,9 +417,13 @@ class Policy:
                 error_model["granularity"], error_model["axis"], tensors["rectification.k"], tensors["rectification.b"]
             ),
             calibration=CalibrationRecord(**record),
-            envelope=envelope and Envelope(**{name: tuple(values) for name, values in envelope.items()}),
+            envelope=envelope and _envelope_of(**envelope),
             gram=tensors.get("gram"),
         )
+
+
+def _envelope_of(steps: list[int], mean: list[float], deviation: list[float], limit: float) -> Envelope:
+    return Envelope(tuple(steps), tuple(mean), tuple(deviation), limit)
 
 
 def _unreadable(error: Exception, path: str) -> PolicyFileError:

@@ -94,38 +94,36 @@ def test_a_method_that_corrects_nothing_has_an_envelope_of_what_reuse_would_miss
     assert run.report.guard.left == (False,)
 
 
-def test_a_sample_is_outside_where_it_drifts_more_than_any_that_was_left_out():
+def test_a_sample_is_outside_where_it_drifts_far_more_than_is_usual():
     drifts = {2: [0.1, 0.2, 0.1, 0.2, 0.15], 4: [0.3, 0.3, 0.4, 0.2, 0.25]}
     found = envelope_of(drifts)
     assert found.steps == (2, 4)
     assert found.mean[1] == pytest.approx(np.log(np.hypot(drifts[2], drifts[4])).mean())
     for k in range(5):
-        assert found.score({step: row[k] for step, row in drifts.items()}) < found.limits[-1]
-    assert found.score({2: 2.0, 4: 3.0}) > found.limits[-1]
-    assert found.score({2: 2.0, 4: 0.3}) > found.limits[-1]  # what it had drifted counts to the end
+        assert found.score({step: row[k] for step, row in drifts.items()}) < found.limit
+    assert found.score({2: 2.0, 4: 3.0}) > found.limit
+    assert found.score({2: 2.0, 4: 0.3}) > found.limit  # what it had drifted counts to the end
     assert found.score({2: 0.01, 4: 0.02}) < 0
-    assert found.score({2: 0.15, 4: float("nan")}) > found.limits[-1]
-    assert found.score({2: 2.0}) > found.limits[0]
+    assert found.score({2: 0.15, 4: float("nan")}) > found.limit
+    assert found.score({2: 2.0}) > found.limit
     assert (found.score({}), found.score({4: 3.0})) == (0.0, 0.0)  # nothing from the first step on
     assert [found.reached(steps) for steps in ((), (2,), (4,), (2, 4))] == [0, 1, 0, 2]
     assert envelope_of({}) is None
     assert envelope_of({1: [0.0] * 5}).problem((0, 1)) is None  # all alike: finite all the same
 
 
-def test_limits_are_of_samples_that_were_left_out():
-    drifts = np.random.default_rng(0).lognormal(size=(3, 6))
-    found = envelope_of(dict(enumerate(drifts.tolist())))
-    scores = []
-    for k in range(6):
-        others = envelope_of({step: np.delete(row, k).tolist() for step, row in enumerate(drifts)})
-        scores.append(others.score({step: row[k] for step, row in enumerate(drifts)}))
-    assert found.limits[-1] == pytest.approx(1.1 * max(scores))
-    assert envelope_of({1: [0.5] * 5}).limits == (1.0,)  # where samples cannot be told apart
+@pytest.mark.parametrize("count", [4, 16])
+def test_one_in_twenty_samples_that_are_like_calibrations_is_outside(count):
+    generator, outside = np.random.default_rng(0), []
+    for _ in range(2000):
+        found = envelope_of({1: np.exp(generator.normal(-1.0, 0.3, size=count)).tolist()})
+        outside.append(found.left({1: float(np.exp(generator.normal(-1.0, 0.3)))}))
+    assert np.mean(outside) == pytest.approx(0.05, abs=0.015)
 
 
 def test_an_envelope_of_an_older_version_is_left_out(policy):
     plain = policy.metadata()
-    plain["envelope"] = {"steps": [2], "contrasted": [True], "mean": [0.0], "deviation": [1.0], "limits": [1.0]}
+    plain["envelope"] = {"steps": [2], "mean": [0.0], "deviation": [1.0], "limits": [1.0]}
     assert Policy.parsed(plain, policy.tensors(), "a file").envelope is None
 
 
@@ -135,12 +133,12 @@ def test_an_envelope_of_an_older_version_is_left_out(policy):
         ({"mean": (0.0,)}, "one entry for each"),
         ({"steps": (1, 2)}, "have another one before"),
         ({"steps": (4, 2)}, "have another one before"),
-        ({"limits": (0.0, float("nan"))}, "not finite"),
+        ({"limit": float("nan")}, "not finite"),
         ({"deviation": (1.0, 0.0)}, "not over 0"),
     ],
 )
 def test_an_envelope_that_does_not_fit_is_named(changes, problem):
-    whole = Envelope((2, 4), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0))
+    whole = Envelope((2, 4), (0.0, 0.0), (1.0, 1.0), 1.0)
     assert whole.problem((0, 2, 4)) is None
     assert problem in dataclasses.replace(whole, **changes).problem((0, 2, 4))
     with pytest.raises(ertacache.errors.PolicyFileError, match=problem):

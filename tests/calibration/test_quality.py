@@ -10,10 +10,11 @@ import ertacache
 from ertacache.calibration import solving
 from ertacache.calibration.budget import QUALITY_RUNS
 from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.quality import Judge, lower_bound, pictures_of, student_t
+from ertacache.calibration.quality import Judge, lower_bound, pictures_of
 from ertacache.calibration.solving import fewest
 from ertacache.calibration.timing import Costs
 from ertacache.errors import BudgetError, PipelineError
+from ertacache.method.student import student_t
 from ertacache.metrics import psnr
 
 

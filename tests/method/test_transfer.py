@@ -26,6 +26,11 @@ def grids(draw: st.DrawFn, fewest: int = 3) -> tuple[float, ...]:
     return tuple(float(level) for level in np.cumsum([0.0, *gaps])[::-1])
 
 
+def euler(levels: tuple[float, ...]) -> np.ndarray:
+    """The response of Euler steps: each output moves the latent once, by the length of its step."""
+    return np.tril(np.ones((len(levels) - 1,) * 2)) * np.diff(levels)
+
+
 @st.composite
 def schedules(draw: st.DrawFn) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """A grid and cached steps on it."""
@@ -105,7 +110,7 @@ def test_outputs_on_their_own_grid_are_their_own():
 def test_quadratic_outputs_are_predicted_exactly_on_every_grid(steps):
     rows = polynomial(shifted(12), degree=2)
     cached = tuple(i for i in uniform(steps, steps // 2) if i > 4)  # three outputs are computed by then
-    solved = Outputs.of(rows @ rows.T, shifted(12)).at(shifted(steps)).solved(cached, order=3)
+    solved = Outputs.of(rows @ rows.T, shifted(12)).at(shifted(steps)).solved(cached, 3, euler(shifted(steps)))
     wanted = polynomial(shifted(steps), degree=2)
     for i in cached:
         history, factors, between = solved[i]
@@ -120,7 +125,7 @@ def test_contrasts_are_used_where_they_say_what_the_outputs_do_not():
     rows[:, 0], turn[:, 1] = 1.0, 1.0
     rows[3] += turn[2]
     both = np.concatenate([rows, turn])
-    solved = Outputs.of(both @ both.T, shifted(6)).solved((3,), order=1)
+    solved = Outputs.of(both @ both.T, shifted(6)).solved((3,), 1, euler(shifted(6)))
     history, factors, between = solved[3]
     assert history == (2, 1)
     assert sum(factors) == pytest.approx(1, abs=1e-3)
@@ -129,14 +134,29 @@ def test_contrasts_are_used_where_they_say_what_the_outputs_do_not():
 
 def test_a_computed_step_after_a_cached_one_makes_up_for_its_error():
     rows = np.eye(6)  # nothing can be predicted
-    solved = Outputs.of(rows, shifted(6)).solved((2,), order=1)
+    solved = Outputs.of(rows, shifted(6)).solved((2,), 1, euler(shifted(6)))
     assert sorted(solved) == [2, 3, 4, 5]
     assert solved[3].history[0] == 3
     assert solved[3].factors != (1.0, 0.0)
 
 
+@PROPERTY
+@given(schedules(), st.integers(0, 9))
+def test_every_step_lands_as_near_as_it_can_whatever_the_sampler_makes_of_outputs(schedule, seed):
+    levels, cached = schedule
+    steps, generator = len(levels) - 1, np.random.default_rng(seed)
+    rows, response = generator.normal(size=(steps, 9)), np.tril(generator.uniform(0.5, 1.5, (steps, steps)))
+    solved = Outputs.of(rows @ rows.T, levels).solved(cached, 2, response)
+    wrong = np.zeros_like(rows)
+    for i, found in solved.items():
+        history = rows[list(found.history)]
+        wrong[i] = np.asarray(found.factors) @ history - rows[i]
+        error = response[i] @ wrong
+        assert history @ error == pytest.approx(np.zeros(len(history)), abs=1e-3)
+
+
 def test_with_nothing_cached_nothing_is_corrected():
-    assert Outputs.of(np.eye(6), shifted(6)).solved((), order=3) == {}
+    assert Outputs.of(np.eye(6), shifted(6)).solved((), 3, euler(shifted(6))) == {}
 
 
 @PROPERTY
@@ -153,7 +173,7 @@ def test_on_the_calibrated_grid_the_fitted_weights_come_back(schedule):
     levels, cached = schedule
     steps = len(levels) - 1
     rows = np.random.default_rng(0).normal(size=(steps, 6))
-    solved = Outputs.of(rows @ rows.T, levels).solved(cached, order=3)
+    solved = Outputs.of(rows @ rows.T, levels).solved(cached, 3, euler(levels))
     noise = np.random.default_rng(1)
     fitted = {i: Solved.by(s.history, s.weights + noise.normal(size=len(s.weights))) for i, s in solved.items()}
     back = corrected(solved, levels, fitted, solved, levels)
@@ -165,7 +185,7 @@ def test_a_change_is_interpolated_between_steps_that_lie_as_far_into_a_gap():
     levels = tuple(float(level) for level in range(12, -1, -1))
     cached = (3, 4, 6, 7, 9, 10)  # two after each computed step
     rows = np.random.default_rng(0).normal(size=(12, 6))
-    solved = Outputs.of(rows @ rows.T, levels).solved(cached, order=1)
+    solved = Outputs.of(rows @ rows.T, levels).solved(cached, 1, euler(levels))
     fitted = {i: Solved.by(s.history, s.weights + (i - s.history[0]) * levels[i]) for i, s in solved.items()}
     moved = tuple(level - 0.5 for level in levels)
     there = corrected(solved, moved, fitted, solved, levels)

@@ -17,8 +17,8 @@ STEPS, CACHED = 12, (3, 4, 6, 7, 9, 10)
 COMPARED = (1, 2, 5, 8, 11)
 
 
-def envelope(limits=(99.0,) * 5):
-    return Envelope(COMPARED, (0.0,) * 5, (1.0,) * 5, tuple(limits))
+def envelope(limit=99.0, mean=(0.0,) * 5):
+    return Envelope(COMPARED, tuple(mean), (1.0,) * 5, limit)
 
 
 def call_of(flux_call, **more):
@@ -29,20 +29,20 @@ def test_a_report_changes_nothing(flux, flux_call, make_policy):
     with ertacache.accelerated(flux, make_policy(STEPS, CACHED, "taylor")) as run:
         plain = flux(**call_of(flux_call)).images
     assert run.report.guard is None
-    for guard, limits in (("report", (99.0,) * 5), ("report", (-99.0,) * 5), ("compute", (99.0,) * 5)):
-        policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(limits))
+    for guard, limit in (("report", 99.0), ("report", -99.0), ("compute", 99.0)):
+        policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(limit))
         with ertacache.accelerated(flux, policy, guard=guard) as run:
             assert torch.equal(flux(**call_of(flux_call)).images, plain)
-        assert run.report.guard.left == (limits[0] < 0,)
+        assert run.report.guard.left == (limit < 0,)
         assert run.report.guard.computed_steps == []
-        assert f"guard: {'outside of' if limits[0] < 0 else 'within'} calibration's envelope" in str(run.report)
+        assert f"guard: {'outside of' if limit < 0 else 'within'} calibration's envelope" in str(run.report)
 
 
 def test_what_is_acted_on_is_one_computed_step_old_and_then_all_is_computed(flux, flux_call, make_policy, counted):
     """At step 5 the sample leaves; that is known after step 8, and steps 9 and 10 are computed."""
     counter = counted(flux.transformer)
-    for limits, computed in (((99, 99, -99, 99, 99), [9, 10]), ((99, -99, 99, 99, 99), [6, 7, 9, 10])):
-        policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(limits))
+    for mean, computed in (((0, 0, -199, 0, 0), [9, 10]), ((0, -199, 0, 0, 0), [6, 7, 9, 10])):
+        policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(mean=mean))
         with ertacache.accelerated(flux, policy, guard="compute") as run:
             flux(**call_of(flux_call))
         assert run.report.guard.computed_steps == computed
@@ -53,7 +53,7 @@ def test_what_is_acted_on_is_one_computed_step_old_and_then_all_is_computed(flux
 
 def test_steps_that_the_guard_computes_bring_the_picture_nearer_to_the_full_runs(flux, flux_call, make_policy):
     full, errors = flux(**call_of(flux_call)).images, {}
-    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope((99, -99, 99, 99, 99)))
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(mean=(0, -199, 0, 0, 0)))
     for guard in ("report", "compute"):
         with ertacache.accelerated(flux, policy, guard=guard):
             errors[guard] = float((flux(**call_of(flux_call)).images - full).norm())
@@ -67,11 +67,11 @@ def test_each_sample_of_a_batch_has_a_score_of_its_own(flux, flux_call, make_pol
         flux(**both)
         together = run.report.guard.scores
     assert abs(together[0] - together[1]) > 0.01
-    limits = (sum(together) / 2,) * 5
-    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(limits))
+    limit = sum(together) / 2
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(limit))
     with ertacache.accelerated(flux, policy, guard="report") as run:
         flux(**both)
-        assert run.report.guard.left == tuple(score > limits[0] for score in together)
+        assert run.report.guard.left == tuple(score > limit for score in together)
         assert f": samples {int(together[1] > together[0])} " in str(run.report)
         for k in range(2):
             flux(**{name: v[k : k + 1] if isinstance(v, torch.Tensor) else v for name, v in both.items()})
@@ -104,7 +104,7 @@ def test_the_drift_is_that_of_plain_reuse_where_the_policy_corrects_nothing(sd3,
 def test_the_drift_is_that_of_the_correction_where_the_policy_corrects(sd3, sd3_call, make_policy):
     fitted = {step: Prediction((step - 1 - step % 3,), (1.0,)) for step in CACHED}
     corrections = {step: Prediction((step, step - 3), (1.25, -0.25)) for step in (5, 8, 11)}
-    seen = Envelope((5, 8, 11), (0.0,) * 3, (1.0,) * 3, (99.0,) * 3)
+    seen = Envelope((5, 8, 11), (0.0,) * 3, (1.0,) * 3, 99.0)
     policy = make_policy(STEPS, CACHED, "aligned", predictions=fitted | corrections, envelope=seen)
     drifts, outputs = outputs_of(sd3, sd3_call, policy)
     assert tuple(drifts) == (5, 8, 11)
@@ -136,7 +136,7 @@ def test_no_call_sees_what_another_one_drifted(ending, flux, flux_call, make_pol
 
 
 def test_a_drift_over_another_stretch_is_not_compared(make_policy):
-    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope((-99.0,) * 5))
+    policy = make_policy(STEPS, CACHED, "taylor", envelope=envelope(-99.0))
     entry, newest = torch.full((1, 4), 2.0), torch.ones(1, 4)
     for before, compared in (((2, newest), 1), ((1, newest), 0), ((3, newest), 0), (None, 0)):
         guard = Guard(policy, policy.envelope, "compute")
@@ -151,7 +151,7 @@ def test_a_drift_over_another_stretch_is_not_compared(make_policy):
 
 def test_where_the_policy_corrects_what_it_cannot_correct_is_not_compared(make_policy):
     predictions = {step: Prediction((2,), (1.0,)) for step in (3, 4)} | {5: Prediction((5, 2), (1.5, -0.5))}
-    seen = Envelope((5,), (0.0,), (1.0,), (99.0,))
+    seen = Envelope((5,), (0.0,), (1.0,), 99.0)
     guard = Guard(make_policy(8, (3, 4), "aligned", predictions=predictions, envelope=seen), seen, "report")
     truth, newest = torch.full((1, 4), 2.0), torch.ones(1, 4)
     guard.saw(5, truth, None, truth, (2, newest))  # reuse is at hand, but calibration's drift is of corrections
@@ -215,7 +215,7 @@ def test_the_decision_reads_no_number_of_the_newest_step():
         def read(self):
             raise AssertionError("the host would wait for the step that was just queued")
 
-    envelope = Envelope((1, 2, 3), (0.0,) * 3, (1.0,) * 3, (0.5,) * 3)
+    envelope = Envelope((1, 2, 3), (0.0,) * 3, (1.0,) * 3, 0.5)
     report = GuardReport(envelope, "compute")
     report.keep(1, torch.tensor([20.0]))
     report.keep(2, torch.tensor([20.0]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 import ertacache
 from ertacache import zoo
@@ -14,7 +15,7 @@ from ertacache.errors import PolicyFileError, PolicyMismatchError
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
 from ertacache.policy import Policy
 from ertacache.runtime.run import Report
-from ertacache.runtime.transferring import on_grid, policy_for
+from ertacache.runtime.transferring import on_grid, policy_for, response
 
 STEPS = 12
 
@@ -50,18 +51,44 @@ def test_other_methods_keep_none(method, flux, flux_call):
 
 def test_on_its_own_grid_a_policy_is_what_it_is(calibrated, flux, flux_call):
     levels = levels_of(flux, flux_call, STEPS)
-    assert policy_for(calibrated, levels, report := Report()) is calibrated
+    assert policy_for(calibrated, flux.scheduler, levels, report := Report()) is calibrated
     assert report.notes == []
 
 
-def test_a_transfer_to_its_own_grid_gives_the_policy_back(calibrated):
-    same = on_grid(calibrated, calibrated.origin.noise_levels)
+def test_a_transfer_to_its_own_grid_gives_the_policy_back(calibrated, flux):
+    same = on_grid(calibrated, flux.scheduler, calibrated.origin.noise_levels)
     assert same.cached_steps == calibrated.cached_steps
     assert sorted(same.predictions) == sorted(calibrated.predictions)
     for step, prediction in calibrated.predictions.items():
         assert same.predictions[step].history == prediction.history
         assert same.predictions[step].factors == pytest.approx(prediction.factors, rel=1e-6, abs=1e-6)
         assert same.predictions[step].contrast_factors == pytest.approx(prediction.contrast_factors, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=3),
+    ],
+)
+def test_the_response_says_where_the_scheduler_goes_on_any_outputs(scheduler):
+    scheduler.set_timesteps(14)
+    levels = [float(sigma) for sigma in scheduler.sigmas]
+    scheduler.set_timesteps(10)
+    before = {name: repr(value) for name, value in vars(scheduler).items()}
+    found = response(scheduler, levels)
+    assert {name: repr(value) for name, value in vars(scheduler).items()} == before
+    assert found.shape == (14, 14)
+    assert np.array_equal(found, np.tril(found))
+    assert len(set(np.diag(found))) > 7
+    scheduler.set_timesteps(14)
+    outputs = torch.randn(14, 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    latent = torch.zeros(1, 5, dtype=torch.float64)
+    for i, timestep in enumerate(scheduler.timesteps):
+        latent = scheduler.step(outputs[i], timestep, latent, return_dict=False)[0]
+        assert latent[0].tolist() == pytest.approx((found[i] @ outputs[:, 0].numpy()).tolist(), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize(("steps", "computed"), [(8, 4), (9, 4), (16, 8), (20, 10)])
@@ -104,7 +131,7 @@ def test_a_scheduler_that_was_not_measured_is_refused(calibrated, flux, flux_cal
     for name in ("UniPCMultistepScheduler", "OtherScheduler"):
         other = dataclasses.replace(calibrated, origin=dataclasses.replace(calibrated.origin, scheduler_class=name))
         with pytest.raises(PolicyMismatchError, match=f"with {name} a transfer loses too much, or was not measured"):
-            policy_for(other, levels, Report())
+            policy_for(other, flux.scheduler, levels, Report())
 
 
 def test_the_command_for_other_guidance_names_it(calibrated, flux, flux_call):
@@ -118,17 +145,17 @@ def test_levels_outside_of_the_calibrated_ones_are_refused(calibrated, flux, flu
     levels = levels_of(flux, flux_call, STEPS)
     below = [*levels[:-2], levels[-2] / 100, 0.0]
     with pytest.raises(PolicyMismatchError, match="outside of the calibrated ones"):
-        policy_for(calibrated, below, Report())
+        policy_for(calibrated, flux.scheduler, below, Report())
     still = [levels[0], *levels[:-2], 0.0]
     with pytest.raises(PolicyMismatchError, match="do not fall"):
-        policy_for(calibrated, still, Report())
+        policy_for(calibrated, flux.scheduler, still, Report())
 
 
 def test_kept_taylor_weights_are_refused(calibrated, flux, flux_call):
     cached = {step: p for step, p in calibrated.predictions.items() if step in calibrated.cached_steps}
     policy = dataclasses.replace(calibrated, predictions=cached)
     with pytest.raises(PolicyMismatchError, match="worse than Taylor's"):
-        policy_for(policy, levels_of(flux, flux_call, 16), Report())
+        policy_for(policy, flux.scheduler, levels_of(flux, flux_call, 16), Report())
 
 
 def test_a_transfer_leaves_nothing_behind(calibrated, flux, flux_call):
@@ -154,7 +181,8 @@ def test_a_policy_from_a_file_is_transferred_alike(tmp_path, calibrated, flux, f
     assert torch.equal(loaded.gram, calibrated.gram)
     assert loaded.fingerprint == calibrated.fingerprint
     levels = levels_of(flux, flux_call, 16)
-    assert on_grid(loaded, levels).predictions == on_grid(calibrated, levels).predictions
+    moved = [on_grid(policy, flux.scheduler, levels).predictions for policy in (loaded, calibrated)]
+    assert moved[0] == moved[1]
 
 
 @pytest.mark.parametrize("gram", [torch.eye(STEPS - 1), torch.full((STEPS, STEPS), float("nan"))])

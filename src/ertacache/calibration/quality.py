@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import exp, lgamma, pi, sqrt
+from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from ertacache.errors import BudgetError, PipelineError
+from ertacache.method.student import student_t
 
 CONFIDENCE = 0.95
 """One-sided, of `lower_bound`."""
@@ -86,16 +86,3 @@ def lower_bound(values: Sequence[float], confidence: float = CONFIDENCE) -> floa
         confidence: one-sided, over 0.5.
     """
     return fmean(values) - student_t(len(values) - 1, confidence) * stdev(values) / sqrt(len(values))
-
-
-def student_t(freedom: int, probability: float) -> float:
-    """The quantile of Student's distribution, to four digits, by the trapezium rule over its density.
-
-    >>> round(student_t(15, 0.95), 3)
-    1.753
-    """
-    at = np.linspace(0.0, 100.0, 400_001)
-    scale = exp(lgamma((freedom + 1) / 2) - lgamma(freedom / 2)) / sqrt(freedom * pi)
-    density = scale * (1 + at**2 / freedom) ** (-(freedom + 1) / 2)
-    below = 0.5 + np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(at))])
-    return float(np.interp(probability, below, at))

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, sqrt
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ertacache.method.student import student_t
+
 Array = NDArray[np.float64]
 
 MIN_PROMPTS = 4
 """With fewer, there is no telling what is usual."""
-SLACK = 1.1
-"""The limit, over the largest score of a calibration sample that was left out of the envelope; 1 at least."""
+WITHIN = 0.95
+"""How many of the samples that are like calibration's are within the limit, if their logarithms are normal."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,21 @@ class Envelope:
         steps: the computed steps that have a drift.
         mean: of the logarithm of the drift up to this step, over calibration's samples.
         deviation: its standard deviation, over 0.
-        limits: the score over which a sample is outside, once it has come to this step.
+        limit: the score over which a sample is outside.
     """
 
     steps: tuple[int, ...]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
-    limits: tuple[float, ...]
+    limit: float
 
     def problem(self, computed_steps: Sequence[int]) -> str | None:
         """What does not fit together, or to a policy that computes these steps; None if all does."""
-        numbers = (self.mean, self.deviation, self.limits)
-        if any(len(column) != len(self.steps) for column in numbers):
+        if not len(self.mean) == len(self.deviation) == len(self.steps):
             return "the envelope has not one entry for each of its steps"
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or not {*self.steps} <= {*computed_steps[1:]}:
             return "the envelope's steps are not computed steps that have another one before them"
-        if not all(isfinite(value) for column in numbers for value in column):
+        if not all(map(isfinite, (*self.mean, *self.deviation, self.limit))):
             return "the envelope is not finite"
         if any(value <= 0 for value in self.deviation):
             return "the envelope's deviations are not over 0"
@@ -81,8 +82,7 @@ class Envelope:
 
     def left(self, drifts: Mapping[int, float]) -> bool:
         """Whether a sample is outside, by all of these that were `reached`; not where none was."""
-        count = self.reached(drifts)
-        return bool(count) and self.score(drifts) > self.limits[count - 1]
+        return bool(self.reached(drifts)) and self.score(drifts) > self.limit
 
 
 def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:
@@ -101,7 +101,9 @@ def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:
 
 
 def envelope_of(drifts: Mapping[int, Sequence[float]]) -> Envelope | None:
-    """The envelope of calibration's samples. Each is also scored by the others, and the limits are over all of these.
+    """The envelope of calibration's samples.
+
+    Its limit is that for one more sample of a normal distribution of which a few are known (Student's t).
 
     Args:
         drifts: by step, one for each sample; four or more.
@@ -114,18 +116,11 @@ def envelope_of(drifts: Mapping[int, Sequence[float]]) -> Envelope | None:
     steps = sorted(drifts)
     logs = _up_to_each(np.array([drifts[step] for step in steps], dtype=np.float64))
     count = logs.shape[1]
-    mean = logs.mean(axis=1, keepdims=True)
-    squares = (logs - mean) ** 2
-    variance = squares.sum(axis=1, keepdims=True) / (count - 1)
-    # The same of all samples but one follows from those of all: no sample need be left out in turn.
-    others_mean = mean + (mean - logs) / (count - 1)
-    others_variance = ((count - 1) * variance - squares * count / (count - 1)) / (count - 2)
-    scores = (logs - others_mean) / _deviation(others_variance)
     return Envelope(
         tuple(steps),
-        tuple(mean[:, 0].tolist()),
-        tuple(_deviation(variance)[:, 0].tolist()),
-        tuple(np.maximum(SLACK * scores.max(axis=1), 1.0).tolist()),
+        tuple(logs.mean(axis=1).tolist()),
+        tuple(_deviation(logs.var(axis=1, ddof=1)).tolist()),
+        student_t(count - 1, WITHIN) * sqrt(1 + 1 / count),
     )
 
 
@@ -140,8 +135,8 @@ def _up_to_each(drifts: Array) -> Array:
 
 
 def _deviation(variance: Array) -> Array:
-    """Of variances by step, (steps, ...): half pooled over steps, since few samples say little about one."""
-    half_pooled: Array = np.sqrt(np.maximum((variance + variance.mean(axis=0)) / 2, _TINY))
+    """Of variances by step: half pooled over steps, since few samples say little about one."""
+    half_pooled: Array = np.sqrt(np.maximum((variance + variance.mean()) / 2, _TINY))
     return half_pooled
 
 

@@ -2,9 +2,9 @@
 
 What stays the same between two grids of one model is how its outputs vary with the noise level. Calibration keeps
 that as one matrix, ``G_ij = sum_prompts <v_i, v_j>`` over the levels of its own grid. Outputs at other levels are read
-off between these, ``v(s) = sum_j R_j(s) v_j``, so that ``R G R^T`` is the same matrix on the other grid; and there, as
-every prediction is a linear combination of outputs, the weights that land the trajectory follow without running the
-denoiser.
+off between these, ``v(s) = sum_j R_j(s) v_j``, so that ``R G R^T`` is the same matrix on the other grid; and there,
+every prediction is a linear combination of outputs, and so is what the sampler makes of them: the weights that land the
+trajectory follow without running the denoiser.
 
 How an error of the latent changes a later output is not in the matrix. Closed loops show it, on the calibrated grid:
 there it makes the fitted weights differ from those that the matrix gives, and that difference is carried over. A weight
@@ -113,7 +113,7 @@ class Outputs:
     """The outputs of full runs on one grid, known by their dot products alone.
 
     Args:
-        levels: its T + 1 noise levels, falling; the distance of two is how far a step between them moves the latent.
+        levels: its T + 1 noise levels, falling.
         rows: (T, size); row i is ``v_i`` in coordinates in which dot products are those of the outputs.
         contrasts: the same of how the guidance branches differed, if that is known.
     """
@@ -134,31 +134,34 @@ class Outputs:
         read = reading(self.levels[:-1], others[:-1])
         return Outputs(tuple(others), read @ self.rows, None if self.contrasts is None else read @ self.contrasts)
 
-    def solved(self, cached: Collection[int], order: int) -> dict[int, Solved]:
+    def solved(self, cached: Collection[int], order: int, response: Array) -> dict[int, Solved]:
         """The weights of every step from the first cached one on, sequentially, as closed loops solve them.
 
         Args:
             cached: the cached steps.
             order: the highest difference that is used.
+            response: how far the output of each step (column) has moved the latent after each (row), (T, T), lower
+                triangular. Of Euler steps all rows hold the steps' lengths; a multistep solver uses an output again.
         """
         skipped = frozenset(cached)
         first = min(skipped, default=len(self.rows))
-        error = np.zeros(self.rows.shape[1])
+        wrong = np.zeros_like(self.rows)  # by how much the output that each step went on with was not the full run's
         history: list[int] = []
         found = {}
-        for i, length in enumerate(np.diff(self.levels)):
+        for i in range(len(self.rows)):
             if i not in skipped:
                 history = [i, *history][: order + 1]
-            error = error + length * (self.rows[history[0]] - self.rows[i])
+            wrong[i] = self.rows[history[0]] - self.rows[i]
             if i < first:
                 continue
-            terms = [_terms(self.rows[history])]
-            terms += [] if self.contrasts is None else [_terms(self.contrasts[history])]
-            features = length * np.concatenate(terms)
+            terms = _terms(self.rows[history])
+            if self.contrasts is not None:
+                terms = np.concatenate([terms, _terms(self.contrasts[history])])
+            features, error = response[i, i] * terms, response[i] @ wrong
             normal = features @ features.T
             normal += np.diag(RIDGE * np.diag(normal) + np.finfo(np.float64).tiny)
             weights = -np.linalg.solve(normal, features @ error)
-            error = error + weights @ features
+            wrong[i] += weights @ terms
             found[i] = Solved.by(history, weights)
         return found
 

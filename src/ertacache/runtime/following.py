@@ -49,7 +49,7 @@ class PolicyDriver(Driver):
     def open_segment(self, scheduler: Any) -> list[float] | None:
         """Compare the grid with the policy's, transfer or refuse it; and warp the grid if the policy says so."""
         self.levels = sampler_of(scheduler).noise_levels(scheduler)
-        policy = policy_for(self.given, self.levels, self.report)
+        policy = policy_for(self.given, scheduler, self.levels, self.report)
         if policy is not self.policy:
             self._follow(policy)
         self.history.clear()

@@ -79,8 +79,8 @@ class GuardReport:
 
     @property
     def limit(self) -> float:
-        """The score from which a sample is outside, at the last step that was compared."""
-        return self.envelope.limits[self.envelope.reached(self._late) - 1]
+        """The score over which a sample is outside."""
+        return self.envelope.limit
 
     @property
     def left(self) -> tuple[bool, ...]:

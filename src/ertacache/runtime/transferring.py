@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from ertacache.errors import PolicyMismatchError
 from ertacache.method.transfer import Outputs, Solved, bend, corrected, placed
 from ertacache.policy import Policy, Prediction
 from ertacache.runtime import identity
 from ertacache.runtime.run import Report
+from ertacache.runtime.samplers import lay
+from ertacache.runtime.seams import own_class
 
 MEASURED: Mapping[str, tuple[float, float]] = {"FlowMatchEulerDiscreteScheduler": (0.6, 1.7)}
 """Between which multiples of the calibrated number of steps a transfer was measured to lose at most 1 dB, by scheduler.
@@ -30,11 +37,12 @@ def carries(policy: Policy) -> bool:
     return method.predictor == "aligned" and method.level == "velocity" and not policy.first_step
 
 
-def policy_for(policy: Policy, levels: Sequence[float], report: Report) -> Policy:
+def policy_for(policy: Policy, scheduler: Any, levels: Sequence[float], report: Report) -> Policy:
     """The policy for a call on these noise levels: as it is, or transferred.
 
     Args:
         policy: the policy that was given.
+        scheduler: that of the call; left as it is.
         levels: the T' + 1 noise levels of the call.
         report: is told of a transfer.
 
@@ -47,7 +55,7 @@ def policy_for(policy: Policy, levels: Sequence[float], report: Report) -> Polic
     reason = refusal(policy, levels)
     if reason:
         raise identity.mismatch(policy, *difference, reason=reason, steps=len(levels) - 1)
-    moved = on_grid(policy, levels)
+    moved = on_grid(policy, scheduler, levels)
     report.note(
         f"the policy was calibrated on other noise levels, of {policy.num_inference_steps} steps; its computed steps "
         f"were placed and its weights solved anew for these {moved.num_inference_steps}, "
@@ -80,7 +88,29 @@ def refusal(policy: Policy, levels: Sequence[float]) -> str | None:
     return None
 
 
-def on_grid(policy: Policy, levels: Sequence[float]) -> Policy:
+def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
+    """How far the output of each step (column) has moved the latent after each step (row), (T, T).
+
+    The scheduler says it itself: it is linear in the outputs, so the rows are where it goes from zero when the output
+    of step k is the k-th unit vector.
+
+    Args:
+        scheduler: of whose class and configuration; its step takes an output, a timestep and a latent, no more.
+        levels: the T + 1 noise levels that its steps go along.
+    """
+    kind: Any = own_class(scheduler)
+    twin = kind.from_config(scheduler.config)
+    steps = len(levels) - 1
+    twin.set_timesteps(steps, **({"mu": 0.0} if twin.config.get("use_dynamic_shifting") else {}))  # laid over
+    lay(twin, levels)
+    latent, rows = torch.zeros(1, steps, dtype=torch.float64), []
+    for timestep, unit in zip(twin.timesteps, torch.eye(steps, dtype=torch.float64), strict=True):
+        latent = twin.step(unit[None], timestep, latent, return_dict=False)[0]
+        rows.append(latent[0].numpy())
+    return np.array(rows, dtype=np.float64)
+
+
+def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Policy:
     """The policy of the same step ratio on other noise levels; only for what :func:`refusal` lets pass."""
     origin, record = policy.origin, policy.calibration
     assert policy.gram is not None
@@ -91,10 +121,10 @@ def on_grid(policy: Policy, levels: Sequence[float]) -> Policy:
     order = max((len(p.history) for p in policy.predictions.values()), default=1) - 1
     outputs = Outputs.of(policy.gram.numpy(), origin.noise_levels)
     solved = corrected(
-        outputs.at(levels).solved(cached, order),
+        outputs.at(levels).solved(cached, order, response(scheduler, levels)),
         levels,
         {i: Solved(p.history, p.factors, p.contrast_factors) for i, p in policy.predictions.items()},
-        outputs.solved(policy.cached_steps, order),
+        outputs.solved(policy.cached_steps, order, response(scheduler, origin.noise_levels)),
         origin.noise_levels,
     )
     return replace(
