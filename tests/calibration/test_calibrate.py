@@ -1,5 +1,6 @@
 """Calibration on the embedded pipeline: what it makes, what it costs, what it refuses."""
 
+import dataclasses
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.solving import _no_worse_than_taylor
 from ertacache.errors import BudgetError, CalibrationError, MethodError, PipelineError
 from ertacache.method.named import NAMED_METHODS
+from ertacache.policy import Prediction
 
 
 def generate(embedded, policy=None, prompt="a red star on a gray background", **changes):
@@ -235,6 +237,8 @@ def test_taylor_weights_are_kept_for_most_prompts_not_for_one_of_a_large_error()
         return Fit((1,), {}, (pooled,), (sum(scores) / len(scores),), scores)
 
     class Loops:
+        holds_out = False
+
         def predict(self, cached_steps, method, *, predictor):
             assert (cached_steps, predictor) == ((1,), "taylor")
             return taylor
@@ -243,8 +247,32 @@ def test_taylor_weights_are_kept_for_most_prompts_not_for_one_of_a_large_error()
     for fitted, notes_expected in ((fit(0.01, 0.01, 0.6), 0), (fit(0.05, 0.05, 0.45), 1)):
         notes = []
         kept = _no_worse_than_taylor(Loops(), Method.named("aligned"), fitted, notes)
-        assert kept is (taylor if notes_expected else fitted)
+        assert kept == (taylor if notes_expected else fitted)
         assert len(notes) == notes_expected
+
+
+def test_taylor_weights_are_compared_with_those_of_all_prompts():
+    """Errors of held-out prompts are reported, and are no measure of what the policy's weights do."""
+
+    def fit(error, factor=1.0):
+        predictions = {1: Prediction((0,), (factor,))}
+        return Fit((1,), predictions, (error,), (math.log(error),), (math.log(error),))
+
+    class Loops:
+        holds_out = True
+
+        def __init__(self, of_all):
+            self.of_all = of_all
+
+        def predict(self, cached_steps, method, *, predictor=None, held_out=True):
+            assert held_out == (predictor == "taylor")
+            return taylor if predictor else self.of_all
+
+    taylor, held_out = fit(0.05), fit(0.09)
+    kept = _no_worse_than_taylor(Loops(fit(0.04, 2.0)), Method.named("aligned"), held_out, [])
+    assert kept == dataclasses.replace(held_out, predictions=fit(1, 2.0).predictions)
+    assert _no_worse_than_taylor(Loops(fit(0.06)), Method.named("aligned"), held_out, notes := []) is taylor
+    assert "0.05, of the fitted ones' 0.06" in notes[0]
 
 
 def test_a_text_for_a_pipeline_that_takes_none_is_refused_with_what_it_takes():
