@@ -105,7 +105,9 @@ def settings_of(model: str) -> list[Setting]:
     found += [Setting("shift 2", prepare=shift_by(2.0)), Setting("shift 5", prepare=shift_by(5.0))]
     found += [Setting(f"{s} x {s} pixels", {"height": s, "width": s}) for s in size]
     found += [Setting(f"{frames} frames", {"num_frames": frames}) for frames in ((9, 25) if model == "wan" else ())]
-    found += [guided({"flux": "true_cfg_scale", "wan": "guidance_scale"}[model], scale) for scale in (2.0, 7.0)]
+    found += [
+        guided({"flux": "true_cfg_scale", "wan": "guidance_scale"}[model], scale) for scale in (2.0, 3.0, 5.0, 7.0)
+    ]
     return [*found, Setting("a LoRA", prepare=add_adapter, admit=_unchecked, done="refused")]
 
 

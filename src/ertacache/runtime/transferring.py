@@ -140,11 +140,12 @@ def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Policy:
 
 
 def transferred(policy: Policy, **guidance: float) -> Policy:
-    """A policy that is taken at other guidance than it was calibrated at; what that costs is for you to measure.
+    """A policy that is taken at other guidance than it was calibrated at; docs/transfer.md has what that costs.
 
-    Its steps and weights stay as they are. Other guidance bends the trajectory, and the weights do not follow; what
-    that loses was not measured (docs/transfer.md), so no call does it unasked. `calibrate` at the other guidance loses
-    nothing.
+    Its steps stay, and so do its weights, in the variables that guidance mixes: of an output ``v = u + g d``, where the
+    branches differ by ``d``, it predicts ``u`` and ``d`` as it did. In its own variables, ``v`` and ``d``, the factors of
+    the contrasts are multiplied by what the scale is multiplied by. Other guidance bends the trajectory too, and that
+    the weights do not follow: no call does this unasked, and `calibrate` at the other guidance loses nothing.
 
     Args:
         policy: a policy with an origin.
@@ -170,9 +171,21 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
     note = "used at other guidance than it was calibrated at: " + ", ".join(
         f"{name} {known[name]:g} -> {value:g}" for name, value in sorted(wanted.items())
     )
+    scale = next((name for name in _SCALES if name in known), None)
+    ratio = wanted[scale] / known[scale] if scale in wanted and known[scale] else 1.0
     return replace(
         policy,
         origin=replace(policy.origin, guidance={**known, **wanted}),
+        predictions={step: _contrasted(prediction, ratio) for step, prediction in policy.predictions.items()},
         envelope=None,  # other guidance drifts otherwise
+        gram=None,  # and has other outputs
         calibration=replace(policy.calibration, notes=(*policy.calibration.notes, note)),
     )
+
+
+_SCALES = ("true_cfg_scale", "guidance_scale")
+"""What multiplies the difference of the branches: the first of these that a call has. The other is an input then."""
+
+
+def _contrasted(prediction: Prediction, ratio: float) -> Prediction:
+    return replace(prediction, contrast_factors=tuple(factor * ratio for factor in prediction.contrast_factors))
