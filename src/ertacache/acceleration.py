@@ -14,6 +14,7 @@ from ertacache.runtime.following import PolicyDriver
 from ertacache.runtime.guard import Guard, Mode, check_guard
 from ertacache.runtime.run import Report, Run, denoisers_of
 from ertacache.runtime.samplers import sampler_of
+from ertacache.runtime.transferring import at_guidance
 
 
 class Acceleration:
@@ -43,12 +44,16 @@ class Acceleration:
     def call(self, pipe: Any, own: type, args: Any, kwargs: Any) -> Any:
         """One call of the pipeline under the policy."""
         identity.check_pipeline(self.policy, pipe)
-        identity.check_guidance(self.policy, identity.guidance_of(pipe, args, kwargs))
+        guidance = identity.guidance_of(pipe, args, kwargs)
+        policy = at_guidance(self.policy, guidance)
+        identity.check_guidance(policy, guidance)
         guard = Guard(self.policy, self._envelope, self.guard) if self._envelope and self.guard else None
-        driver = PolicyDriver(self.policy, guard=guard)
+        driver = PolicyDriver(policy, guard=guard if policy is self.policy else None)  # it knows one guidance's drifts
         run = Run(pipe, driver)
         run.report.guard = guard.report if guard else None
         self.report = driver.report = run.report
+        if policy is not self.policy:
+            self.report.note(policy.calibration.notes[-1])
         with run:
             return own.__call__(pipe, *args, **kwargs)
 

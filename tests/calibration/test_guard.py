@@ -29,7 +29,7 @@ def perturbed(embedded):
     module = embedded.pipe.transformer
     own = copy.deepcopy(module.state_dict())
     with torch.no_grad():
-        noise(1.0, seed=0)(module)
+        noise(2.0, seed=0)(module)
     yield embedded.pipe
     module.load_state_dict(own)
 

@@ -13,6 +13,7 @@ import ertacache
 from ertacache import zoo
 from ertacache.errors import PolicyFileError, PolicyMismatchError
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
+from ertacache.method.envelope import Envelope
 from ertacache.policy import Policy
 from ertacache.runtime.run import Report
 from ertacache.runtime.transferring import on_grid, policy_for, response
@@ -201,6 +202,31 @@ def test_other_guidance_is_taken_on_demand_only(calibrated, flux, flux_call):
     assert policy.calibration.notes[-1] == ("used at other guidance than it was calibrated at: true_cfg_scale 4 -> 7")
     with pytest.raises(PolicyMismatchError, match="no such guidance argument"):
         ertacache.transferred(calibrated, cfg=7)
+
+
+def test_near_guidance_is_taken_unasked_and_the_report_says_so(calibrated, flux, flux_call):
+    def out(policy, scale, **more):
+        with ertacache.accelerated(flux, policy) as run:
+            return flux(**flux_call(steps=STEPS, guided=True, true_cfg_scale=scale, **more)).images, run.report
+
+    asked, _ = out(ertacache.transferred(calibrated, true_cfg_scale=5), 5.0)
+    unasked, report = out(calibrated, 5.0)
+    assert torch.equal(asked, unasked)
+    assert report.notes == ["used at other guidance than it was calibrated at: true_cfg_scale 4 -> 5"]
+    assert out(calibrated, 4.0)[1].notes == []
+    for scale, more in ((5.5, {}), (5.0, {"guidance_scale": 3.0}), (4.0, {"guidance_scale": 3.0})):
+        with pytest.raises(PolicyMismatchError, match="scale was"):
+            out(calibrated, scale, **more)
+
+
+def test_a_guard_compares_no_drifts_of_other_guidance(calibrated, flux, flux_call):
+    steps = calibrated.computed_steps[1:]
+    envelope = Envelope(steps, (-99.0,) * len(steps), (1.0,) * len(steps), limit=0.0)
+    watched = dataclasses.replace(calibrated, envelope=envelope)
+    with ertacache.accelerated(flux, watched, guard="compute") as run:
+        flux(**flux_call(steps=STEPS, guided=True, true_cfg_scale=5.0))
+    assert run.cached_steps == calibrated.cached_steps
+    assert "no step could be compared" in str(run.report)
 
 
 def test_at_other_guidance_the_branches_are_predicted_as_they_were(calibrated):

@@ -31,6 +31,8 @@ MEASURED: Mapping[str, tuple[float, float]] = {
 It is nearer to the full run than fewer steps by 2 to 17 dB there, and loses up to 7 dB against a policy that was
 calibrated there (docs/transfer.md); a call's report says that it is one.
 """
+NEAR = (0.75, 1.25)
+"""By what a call may multiply the guidance scale: that was measured to lose about 1 dB at most (docs/transfer.md)."""
 MOST_BENT = 0.5
 """By how many steps the noise levels may leave the calibrated curve: schedulers round, another shift is far more."""
 
@@ -143,13 +145,33 @@ def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Policy:
     )
 
 
+def at_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy:
+    """The policy for a call at this guidance: `transferred` where that was measured to cost little, else as it is.
+
+    Args:
+        policy: the policy that was given.
+        guidance: the guidance arguments of the call.
+    """
+    known = policy.origin.guidance if policy.origin else {}
+    scale = next((name for name in _SCALES if known.get(name)), None)
+    if scale is None or not carries(policy) or known.keys() != guidance.keys():
+        return policy
+    if not NEAR[0] <= guidance[scale] / known[scale] <= NEAR[1]:
+        return policy
+    if guidance == known or not all(prediction.contrast_factors for prediction in policy.predictions.values()):
+        return policy
+    moved = transferred(policy, **{scale: guidance[scale]})
+    return moved if moved.origin and moved.origin.guidance == guidance else policy  # another argument may differ too
+
+
 def transferred(policy: Policy, **guidance: float) -> Policy:
     """A policy that is taken at other guidance than it was calibrated at; docs/transfer.md has what that costs.
 
     Its steps stay, and so do its weights, in the variables that guidance mixes: of an output ``v = u + g d``, where the
     branches differ by ``d``, it predicts ``u`` and ``d`` as it did. In its own variables, ``v`` and ``d``, the factors
     of the contrasts are multiplied by what the scale is multiplied by. Other guidance bends the trajectory too, and
-    that the weights do not follow: no call does this unasked, and `calibrate` at the other guidance loses nothing.
+    that the weights do not follow: calls do this unasked for near scales only, and `calibrate` at the other guidance
+    loses nothing.
 
     Args:
         policy: a policy with an origin.
