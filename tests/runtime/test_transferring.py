@@ -133,6 +133,11 @@ def test_a_scheduler_that_was_not_measured_is_refused(calibrated, flux, flux_cal
     other = dataclasses.replace(calibrated, origin=dataclasses.replace(calibrated.origin, scheduler_class="Other"))
     with pytest.raises(PolicyMismatchError, match="a transfer with Other was not measured"):
         policy_for(other, flux.scheduler, levels, Report())
+    diffusion = dataclasses.replace(
+        calibrated.origin, noise_levels=tuple(14 * s for s in calibrated.origin.noise_levels)
+    )
+    with pytest.raises(PolicyMismatchError, match="was not measured for such noise levels"):
+        policy_for(dataclasses.replace(calibrated, origin=diffusion), flux.scheduler, levels, Report())
 
 
 def test_the_command_for_other_guidance_names_it(calibrated, flux, flux_call):

@@ -22,16 +22,15 @@ from ertacache.runtime.run import Report
 from ertacache.runtime.samplers import lay
 from ertacache.runtime.seams import own_class
 
-MEASURED: Mapping[str, tuple[float, float]] = {
-    "FlowMatchEulerDiscreteScheduler": (0.6, 1.7),
-    "UniPCMultistepScheduler": (0.6, 1.7),
-}
-"""Between which multiples of the calibrated number of steps a transfer was measured, by scheduler.
+SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
+"""With which a transfer to other steps was measured, both of them in flow matching."""
+NEAR_STEPS = (0.6, 1.7)
+"""By what a call may multiply the number of steps.
 
-It is nearer to the full run than fewer steps by 2 to 17 dB there, and loses up to 7 dB against a policy that was
-calibrated there (docs/transfer.md); a call's report says that it is one.
+A transferred policy is nearer to the full run than fewer steps by 2 to 16 dB there, and loses up to 7 dB against one
+that was calibrated there (docs/transfer.md).
 """
-NEAR = (0.75, 1.25)
+NEAR_SCALES = (0.75, 1.25)
 """By what a call may multiply the guidance scale: that was measured to lose about 1 dB at most (docs/transfer.md)."""
 MOST_BENT = 0.5
 """By how many steps the noise levels may leave the calibrated curve: schedulers round, another shift is far more."""
@@ -78,11 +77,11 @@ def refusal(policy: Policy, levels: Sequence[float]) -> str | None:
     if policy.cached_steps and set(policy.predictions) <= set(policy.cached_steps):
         return "its fitted weights were worse than Taylor's in calibration"
     scheduler, calibrated = policy.origin.scheduler_class, policy.num_inference_steps
-    if scheduler not in MEASURED:
-        return f"a transfer with {scheduler} was not measured"
-    fewest, most = MEASURED[scheduler]
+    if scheduler not in SCHEDULERS or policy.origin.noise_levels[0] > 1 + 1e-4:
+        return f"a transfer with {scheduler} was not measured for such noise levels"
+    fewest, most = NEAR_STEPS
     if not fewest * calibrated <= steps <= most * calibrated or steps < 3:
-        return f"with {scheduler} it holds from {fewest:g} to {most:g} times the calibrated number of steps"
+        return f"it holds from {fewest:g} to {most:g} times the calibrated number of steps"
     if any(a <= b for grid in (policy.origin.noise_levels, levels) for a, b in pairwise(grid)):
         return "noise levels that do not fall are no grid to place steps on"
     known = policy.origin.noise_levels[:-1]
@@ -153,10 +152,10 @@ def at_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy:
         guidance: the guidance arguments of the call.
     """
     known = policy.origin.guidance if policy.origin else {}
-    scale = next((name for name in _SCALES if known.get(name)), None)
+    scale = _scale_of(known)
     if scale is None or not carries(policy) or known.keys() != guidance.keys():
         return policy
-    if not NEAR[0] <= guidance[scale] / known[scale] <= NEAR[1]:
+    if not NEAR_SCALES[0] <= guidance[scale] / known[scale] <= NEAR_SCALES[1]:
         return policy
     if guidance == known or not all(prediction.contrast_factors for prediction in policy.predictions.values()):
         return policy
@@ -200,8 +199,8 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
     note = "used at other guidance than it was calibrated at: " + ", ".join(
         f"{name} {known[name]:g} -> {value:g}" for name, value in sorted(wanted.items())
     )
-    scale = next((name for name in _SCALES if name in known), None)
-    ratio = wanted[scale] / known[scale] if scale in wanted and known[scale] else 1.0
+    scale = _scale_of(known)
+    ratio = wanted[scale] / known[scale] if scale in wanted else 1.0
     return replace(
         policy,
         origin=replace(policy.origin, guidance={**known, **wanted}),
@@ -212,8 +211,9 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
     )
 
 
-_SCALES = ("true_cfg_scale", "guidance_scale")
-"""What multiplies the difference of the branches: the first of these that a call has. The other is an input then."""
+def _scale_of(guidance: Mapping[str, float]) -> str | None:
+    """What multiplies the difference of the branches. Beside ``true_cfg_scale``, ``guidance_scale`` is an input."""
+    return next((name for name in ("true_cfg_scale", "guidance_scale") if guidance.get(name)), None)
 
 
 def _contrasted(prediction: Prediction, ratio: float) -> Prediction:
