@@ -27,9 +27,11 @@ from ertacache import Policy, calibrate, transferred, zoo
 from ertacache.evaluation.comparison import Result, Variant, calls_of, compare, fewer_steps
 from ertacache.files import kept
 from ertacache.runtime import identity
-from ertacache.runtime.transferring import on_grid, refusal
+from ertacache.runtime.transferring import NEAR_SCALES, on_grid, refusal
 
 SPEEDUPS = (2.0, 3.0)
+OWN_SCALE = 4.0
+"""Of guidance, in the pipelines' own setting."""
 ADAPTER_SIZE = 0.1
 """Of an adapter's change of a weight matrix, over the matrix."""
 
@@ -66,12 +68,13 @@ class Setting:
 
 
 def guided(name: str, scale: float) -> Setting:
-    """Other guidance, which a policy is taken at on demand only."""
+    """Other guidance, to which a policy is transferred in the call where it is near, else on demand only."""
+    near = NEAR_SCALES[0] <= scale / OWN_SCALE <= NEAR_SCALES[1]
     return Setting(
         f"guidance {scale:g}",
         {name: scale},
         admit=lambda policy: transferred(policy, **{name: scale}),
-        done="refused, unless by `transferred`",
+        done="transferred" if near else "refused, unless by `transferred`",
     )
 
 

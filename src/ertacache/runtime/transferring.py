@@ -30,8 +30,8 @@ NEAR_STEPS = (0.6, 1.7)
 A transferred policy is nearer to the full run than fewer steps by 2 to 16 dB there, and loses up to 7 dB against one
 that was calibrated there (docs/transfer.md).
 """
-NEAR_SCALES = (0.75, 1.25)
-"""By what a call may multiply the guidance scale: that was measured to lose about 1 dB at most (docs/transfer.md)."""
+NEAR_SCALES = (0.75, 1.0)
+"""By what a call may multiply the guidance scale: that was measured to lose 1 dB at most, and 1.25 up to 10 dB."""
 MOST_BENT = 0.5
 """By how many steps the noise levels may leave the calibrated curve: schedulers round, another shift is far more."""
 
