@@ -224,6 +224,16 @@ def test_near_guidance_is_taken_unasked_and_the_report_says_so(calibrated, flux,
             out(calibrated, scale, **more)
 
 
+def test_another_size_is_followed_and_the_report_says_so(calibrated, flux, flux_call):
+    with ertacache.accelerated(flux, calibrated) as run:
+        for height, notes in ((32, 1), (16, 0)):
+            flux(**flux_call(steps=STEPS, guided=True, height=height))
+            assert run.cached_steps == calibrated.cached_steps
+            assert len(run.report.notes) == notes
+        flux(**flux_call(steps=STEPS, guided=True, height=32))
+    assert "of shape (16, 16), and these are of (32, 16); it is followed as it is" in run.report.notes[0]
+
+
 def test_a_guard_compares_no_drifts_of_other_guidance(calibrated, flux, flux_call):
     steps = calibrated.computed_steps[1:]
     envelope = Envelope(steps, (-99.0,) * len(steps), (1.0,) * len(steps), limit=0.0)

@@ -107,7 +107,14 @@ class PolicyDriver(Driver):
         if step.index in self.cached:
             self.report.note(f"step {step.index} was computed: it is the first one made")
         identity.check_calls_per_step(self.policy, step.denoiser_calls)
-        identity.check_latent_shape(self.policy, step.sample.shape[1:])
+        shape = tuple(step.sample.shape[1:])
+        identity.check_latent_shape(self.policy, shape)
+        origin = self.policy.origin
+        if origin and self.policy.method.predictor == "aligned" and shape != origin.latent_shape:
+            self.report.note(
+                f"the policy was calibrated on latents of shape {origin.latent_shape}, and these are of {shape}; it is "
+                "followed as it is, and one that is calibrated on them may be nearer to the full run"
+            )
 
     def prediction(self, step: int) -> Prediction:
         """The policy's for a cached step, or Taylor's where that was fitted on another history than this run has."""
