@@ -229,7 +229,7 @@ def test_single_moves_must_gain_two_standard_errors_and_beginnings_of_more_steps
     begun = set(beginnings(10, computed, (), search.surrogate))
     assert {wanted for cached, wanted in compared if cached in begun} == {errors}
     assert {wanted for cached, wanted in compared if cached not in begun} <= {2.0}
-    assert {wanted for _, wanted in compared} == {errors, 2.0}
+    assert errors == 2.0 or any(cached not in begun for cached, _ in compared)
 
 
 def test_an_interrupted_search_keeps_the_best_so_far(loops, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -16,7 +17,7 @@ from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_st
 from ertacache.method.envelope import Envelope
 from ertacache.policy import Policy
 from ertacache.runtime.run import Report
-from ertacache.runtime.transferring import on_grid, policy_for, response
+from ertacache.runtime.transferring import at_guidance, on_grid, policy_for, response
 
 STEPS = 12
 
@@ -78,9 +79,11 @@ def test_the_response_says_where_the_scheduler_goes_on_any_outputs(scheduler):
     scheduler.set_timesteps(14)
     levels = [float(sigma) for sigma in scheduler.sigmas]
     scheduler.set_timesteps(10)
-    before = {name: repr(value) for name, value in vars(scheduler).items()}
+    before = copy.deepcopy(vars(scheduler))
     found = response(scheduler, levels)
-    assert {name: repr(value) for name, value in vars(scheduler).items()} == before
+    for name, value in vars(scheduler).items():
+        same = torch.equal(value, before[name]) if isinstance(value, torch.Tensor) else value == before[name]
+        assert same, name
     assert found.shape == (14, 14)
     assert np.array_equal(found, np.tril(found))
     assert len(set(np.diag(found))) > 7
@@ -224,6 +227,32 @@ def test_near_guidance_is_taken_unasked_and_the_report_says_so(calibrated, flux,
             out(calibrated, scale, **more)
 
 
+def test_guidance_is_near_only_where_that_was_measured(calibrated):
+    def moved(scheduler="FlowMatchEulerDiscreteScheduler", gram=calibrated.gram, now=3.0, **known):
+        guidance = {"guidance_scale": 4.0, **known}
+        origin = dataclasses.replace(calibrated.origin, guidance=guidance, scheduler_class=scheduler)
+        policy = dataclasses.replace(calibrated, origin=origin, gram=gram)
+        return at_guidance(policy, {**guidance, "guidance_scale": now}) is not policy
+
+    assert moved()
+    assert moved("UniPCMultistepScheduler")
+    assert not moved("DDIMScheduler")
+    assert not moved(gram=None)
+    assert not moved(guidance_rescale=0.7)
+    assert not moved(use_dynamic_cfg=1.0)
+    assert not moved(guidance_scale_2=3.0)
+    assert not moved(now=2.9)
+    origin = dataclasses.replace(calibrated.origin, guidance={"guidance_scale": 1.3})
+    barely = dataclasses.replace(calibrated, origin=origin)
+    assert at_guidance(barely, {"guidance_scale": 1.0}) is barely  # which switches guidance off
+
+
+def test_what_a_transfer_did_not_measure_it_does_not_state(calibrated):
+    record = dataclasses.replace(calibrated.calibration, psnr=(40.0,), ssim=(0.9,), seconds=1.0)
+    moved = ertacache.transferred(dataclasses.replace(calibrated, calibration=record), true_cfg_scale=7).calibration
+    assert (moved.error, moved.step_errors, moved.psnr, moved.ssim, moved.seconds) == (None, (), (), (), None)
+
+
 def test_another_size_is_followed_and_the_report_says_so(calibrated, flux, flux_call):
     with ertacache.accelerated(flux, calibrated) as run:
         for height, notes in ((32, 1), (16, 0)):
@@ -259,12 +288,12 @@ def test_at_other_guidance_the_branches_are_predicted_as_they_were(calibrated):
 
 
 def test_a_second_scale_follows_the_first_where_they_were_one(calibrated):
-    for second, expected in ((4.0, 6.0), (3.0, 3.0)):
+    for second, expected, ratio in ((4.0, 6.0, 1.5), (3.0, 3.0, 1.0)):
         origin = dataclasses.replace(calibrated.origin, guidance={"guidance_scale": 4.0, "guidance_scale_2": second})
         moved = ertacache.transferred(dataclasses.replace(calibrated, origin=origin), guidance_scale=6)
         assert moved.origin.guidance == {"guidance_scale": 6.0, "guidance_scale_2": expected}
         factors, were = (policy.predictions[STEPS - 1].contrast_factors for policy in (moved, calibrated))
-        assert factors == pytest.approx([1.5 * factor for factor in were])
+        assert factors == pytest.approx([ratio * factor for factor in were])
 
 
 def test_at_another_number_of_steps_it_is_nearer_to_the_full_run_than_fewer_steps():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ertacache.errors import PolicyMismatchError
 from ertacache.method.transfer import Outputs, Solved, bend, corrected, placed
-from ertacache.policy import Policy, Prediction
+from ertacache.policy import CalibrationRecord, Origin, Policy, Prediction
 from ertacache.runtime import identity
 from ertacache.runtime.run import Report
 from ertacache.runtime.samplers import lay
@@ -73,13 +73,15 @@ def refusal(policy: Policy, levels: Sequence[float]) -> str | None:
     """Why a policy cannot be transferred to a grid of T' + 1 noise levels; None if it can."""
     steps = len(levels) - 1
     if policy.gram is None or policy.origin is None:
-        return "the policy does not know how its outputs vary with the noise level, as only some of 'aligned' do"
+        return (
+            "the policy does not know how its outputs vary with the noise level, as only some of 'aligned' do, "
+            "and none at other guidance than they were calibrated at"
+        )
     if policy.cached_steps and set(policy.predictions) <= set(policy.cached_steps):
         return "its fitted weights were worse than Taylor's in calibration"
-    scheduler, calibrated = policy.origin.scheduler_class, policy.num_inference_steps
-    if scheduler not in SCHEDULERS or policy.origin.noise_levels[0] > 1 + 1e-4:
-        return f"a transfer with {scheduler} was not measured for such noise levels"
-    fewest, most = NEAR_STEPS
+    if not _of_measured_kind(policy.origin):
+        return f"a transfer with {policy.origin.scheduler_class} was not measured for such noise levels"
+    calibrated, (fewest, most) = policy.num_inference_steps, NEAR_STEPS
     if not fewest * calibrated <= steps <= most * calibrated or steps < 3:
         return f"it holds from {fewest:g} to {most:g} times the calibrated number of steps"
     if any(a <= b for grid in (policy.origin.noise_levels, levels) for a, b in pairwise(grid)):
@@ -106,7 +108,7 @@ def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
     kind: Any = own_class(scheduler)
     twin = kind.from_config(scheduler.config)
     steps = len(levels) - 1
-    twin.set_timesteps(steps, **({"mu": 0.0} if twin.config.get("use_dynamic_shifting") else {}))  # laid over
+    twin.set_timesteps(steps, **({"mu": 1.0} if twin.config.get("use_dynamic_shifting") else {}))  # laid over
     lay(twin, levels)
     latent, rows = torch.zeros(1, steps, dtype=torch.float64), []
     for timestep, unit in zip(twin.timesteps, torch.eye(steps, dtype=torch.float64), strict=True):
@@ -117,7 +119,7 @@ def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
 
 def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Policy:
     """The policy of the same step ratio on other noise levels; only for what :func:`refusal` lets pass."""
-    origin, record = policy.origin, policy.calibration
+    origin = policy.origin
     assert policy.gram is not None
     assert origin is not None  # seen to by `refusal`
     steps = len(levels) - 1
@@ -138,7 +140,7 @@ def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Policy:
         cached_steps=cached,
         predictions={step: Prediction(*found) for step, found in solved.items()} if cached else {},
         origin=replace(origin, noise_levels=tuple(levels)),
-        calibration=replace(record, error=None, step_errors=(), psnr=(), ssim=(), seconds=None),
+        calibration=_unmeasured(policy.calibration),
         envelope=None,  # drifts, as the matrix, are those of the calibrated grid
         gram=None,
     )
@@ -151,14 +153,19 @@ def at_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy:
         policy: the policy that was given.
         guidance: the guidance arguments of the call.
     """
-    known = policy.origin.guidance if policy.origin else {}
+    if policy.origin is None or policy.gram is None or not _of_measured_kind(policy.origin):
+        return policy
+    known = policy.origin.guidance
     scale = _scale_of(known)
-    if scale is None or not carries(policy) or known.keys() != guidance.keys():
+    if scale is None or known.keys() != guidance.keys() or guidance == known:
         return policy
-    if not NEAR_SCALES[0] <= guidance[scale] / known[scale] <= NEAR_SCALES[1]:
-        return policy
-    if guidance == known or not all(prediction.contrast_factors for prediction in policy.predictions.values()):
-        return policy
+    if known.get("guidance_rescale") or known.get("use_dynamic_cfg"):
+        return policy  # of which no output is proportional to the scale
+    if known.get("guidance_scale_2", known[scale]) != known[scale]:
+        return policy  # one ratio would be that of one expert
+    near = NEAR_SCALES[0] <= guidance[scale] / known[scale] <= NEAR_SCALES[1]
+    if not near or guidance[scale] <= 1 or not all(p.contrast_factors for p in policy.predictions.values()):
+        return policy  # a scale of 1 switches the second branch off
     moved = transferred(policy, **{scale: guidance[scale]})
     return moved if moved.origin and moved.origin.guidance == guidance else policy  # another argument may differ too
 
@@ -201,14 +208,26 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
     )
     scale = _scale_of(known)
     ratio = wanted[scale] / known[scale] if scale in wanted else 1.0
+    if second and scale == "guidance_scale" and wanted.get("guidance_scale_2", second) / second != ratio:
+        ratio = 1.0  # two experts, and the weights of which is not known: they stay
     return replace(
         policy,
         origin=replace(policy.origin, guidance={**known, **wanted}),
         predictions={step: _contrasted(prediction, ratio) for step, prediction in policy.predictions.items()},
         envelope=None,  # other guidance drifts otherwise
         gram=None,  # and has other outputs
-        calibration=replace(policy.calibration, notes=(*policy.calibration.notes, note)),
+        calibration=_unmeasured(policy.calibration, notes=(*policy.calibration.notes, note)),
     )
+
+
+def _of_measured_kind(origin: Origin) -> bool:
+    """Whether transfers were measured with this scheduler on such noise levels."""
+    return origin.scheduler_class in SCHEDULERS and origin.noise_levels[0] <= 1 + 1e-4
+
+
+def _unmeasured(record: CalibrationRecord, **changes: Any) -> CalibrationRecord:
+    """The record of a policy whose quality and time nobody measured."""
+    return replace(record, error=None, step_errors=(), psnr=(), ssim=(), seconds=None, **changes)
 
 
 def _scale_of(guidance: Mapping[str, float]) -> str | None:
