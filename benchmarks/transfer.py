@@ -27,11 +27,9 @@ from ertacache import Policy, calibrate, transferred, zoo
 from ertacache.evaluation.comparison import Result, Variant, calls_of, compare, fewer_steps
 from ertacache.files import kept
 from ertacache.runtime import identity
-from ertacache.runtime.transferring import NEAR_SCALES, on_grid, refusal
+from ertacache.runtime.transferring import at_guidance, on_grid, refusal
 
 SPEEDUPS = (2.0, 3.0)
-OWN_SCALE = 4.0
-"""Of guidance, in the pipelines' own setting."""
 ADAPTER_SIZE = 0.1
 """Of an adapter's change of a weight matrix, over the matrix."""
 
@@ -57,7 +55,7 @@ class Setting:
         arguments: of the call, where they are not the pipeline's own.
         prepare: what changes the pipeline.
         admit: what a policy of the pipeline's own setting needs to be taken here, where the noise levels are the same.
-        done: what a call does with such a policy then.
+        done: what a call does with such a policy then, unless it transfers it.
     """
 
     name: str
@@ -68,13 +66,12 @@ class Setting:
 
 
 def guided(name: str, scale: float) -> Setting:
-    """Other guidance, to which a policy is transferred in the call where it is near, else on demand only."""
-    near = NEAR_SCALES[0] <= scale / OWN_SCALE <= NEAR_SCALES[1]
+    """Other guidance."""
     return Setting(
         f"guidance {scale:g}",
         {name: scale},
         admit=lambda policy: transferred(policy, **{name: scale}),
-        done="transferred" if near else "refused, unless by `transferred`",
+        done="refused, unless by `transferred`",
     )
 
 
@@ -152,7 +149,8 @@ def measured(
         brought, reason = on_grid(own, embedded.pipe.scheduler, levels), refusal(own, levels)
         done = f"refused: {reason}" if reason else "transferred"
     else:
-        brought, done = setting.admit(own), setting.done
+        unasked = at_guidance(own, calibrated.origin.guidance) is not own
+        brought, done = setting.admit(own), "transferred" if unasked else setting.done
     steps = arguments["num_inference_steps"]
     variants = [Variant("calibrated", steps, calibrated), Variant("transferred", steps, brought)]
     variants.append(fewer_steps(len(calibrated.computed_steps)))
