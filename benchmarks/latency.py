@@ -251,7 +251,7 @@ def watched(policy: Policy) -> Policy:
     corrected = tuple(step for step in policy.predictions if step not in policy.cached_steps)
     steps = corrected or policy.computed_steps[1:]
     count = len(steps)
-    return replace(policy, envelope=Envelope(steps, (0.0,) * count, (1.0,) * count, 1.0))
+    return replace(policy, envelope=Envelope(steps, steps[0], (0.0,) * count, (1.0,) * count, 1.0))
 
 
 def measured(subject: Subject, repeats: int) -> list[Figures]:

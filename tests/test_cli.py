@@ -64,7 +64,7 @@ def test_generate_says_what_the_guard_saw(policy_file, tmp_path):
     policy, guarded = Policy.load(policy_file), tmp_path / "guarded.safetensors"
     steps = policy.computed_steps[1:]
     mean, deviation = (0.0,) * len(steps), (1.0,) * len(steps)
-    replace(policy, envelope=Envelope(steps, mean, deviation, limit=99.0)).save(guarded)
+    replace(policy, envelope=Envelope(steps, steps[0], mean, deviation, limit=99.0)).save(guarded)
     asked = ["generate", "zoo:flux", "a red star", "--guard", "report", "--out", tmp_path / "star.png", "--policy"]
     done = run(*asked, guarded)
     assert done.exit_code == 0, done.output

@@ -422,8 +422,11 @@ class Policy:
         )
 
 
-def _envelope_of(steps: list[int], mean: list[float], deviation: list[float], limit: float) -> Envelope:
-    return Envelope(tuple(steps), tuple(mean), tuple(deviation), limit)
+def _envelope_of(
+    steps: list[int], mean: list[float], deviation: list[float], limit: float, middle: int | None = None
+) -> Envelope:
+    begin = steps[0] if middle is None else middle  # an older version's sum is of the whole run
+    return Envelope(tuple(steps), begin, tuple(mean), tuple(deviation), limit)
 
 
 def _unreadable(error: Exception, path: str) -> PolicyFileError:

@@ -41,7 +41,7 @@ def generate(embedded, prompt, seed):
 
 def test_calibration_prompts_are_within_the_envelope(embedded, policy):
     corrected = tuple(step for step in policy.predictions if step not in policy.cached_steps)
-    assert policy.envelope.steps == corrected != ()
+    assert policy.envelope.steps == tuple(step for step in corrected if step <= 8) != ()
     with ertacache.accelerated(embedded.pipe, policy, guard="report") as run:
         for seed, prompt in enumerate(embedded.calibration_prompts[:8]):
             generate(embedded, prompt, seed)
@@ -82,12 +82,14 @@ def test_the_envelope_of_image_to_image_counts_from_its_first_step(policy):
     moved = shifted(dataclasses.replace(policy, origin=None, gram=None), 4)
     assert moved.envelope.steps == tuple(step + 4 for step in policy.envelope.steps)
     assert {*moved.envelope.steps} <= {*moved.computed_steps}
-    assert dataclasses.replace(moved.envelope, steps=policy.envelope.steps) == policy.envelope
+    assert moved.envelope.middle == policy.envelope.middle + 4
+    own = {"steps": policy.envelope.steps, "middle": policy.envelope.middle}
+    assert dataclasses.replace(moved.envelope, **own) == policy.envelope
 
 
 def test_a_method_that_corrects_nothing_has_an_envelope_of_what_reuse_would_miss(embedded, settings):
     made = ertacache.calibrate(embedded.pipe, embedded.calibration_prompts[:4], speedup=2, method="taylor", **settings)
-    assert made.envelope.steps == made.computed_steps[1:]
+    assert made.envelope.steps == tuple(step for step in made.computed_steps[1:] if step <= 8)
     with ertacache.accelerated(embedded.pipe, made, guard="report") as run:
         generate(embedded, embedded.calibration_prompts[0], 0)
     assert tuple(run.report.guard.drifts[0]) == made.envelope.steps
@@ -96,27 +98,39 @@ def test_a_method_that_corrects_nothing_has_an_envelope_of_what_reuse_would_miss
 
 def test_a_sample_is_outside_where_it_drifts_far_more_than_is_usual():
     drifts = {2: [0.1, 0.2, 0.1, 0.2, 0.15], 4: [0.3, 0.3, 0.4, 0.2, 0.25]}
-    found = envelope_of(drifts)
+    found = envelope_of(drifts, 10)
     assert found.steps == (2, 4)
     assert found.mean[1] == pytest.approx(np.log(np.hypot(drifts[2], drifts[4])).mean())
     for k in range(5):
         assert found.score({step: row[k] for step, row in drifts.items()}) < found.limit
     assert found.score({2: 2.0, 4: 3.0}) > found.limit
-    assert found.score({2: 2.0, 4: 0.3}) > found.limit  # what it had drifted counts to the end
+    assert found.score({2: 2.0, 4: 0.3}) > found.limit  # what it had drifted counts, up to the middle
     assert found.score({2: 0.01, 4: 0.02}) < 0
     assert found.score({2: 0.15, 4: float("nan")}) > found.limit
     assert found.score({2: 2.0}) > found.limit
     assert (found.score({}), found.score({4: 3.0})) == (0.0, 0.0)  # nothing from the first step on
     assert [found.reached(steps) for steps in ((), (2,), (4,), (2, 4))] == [0, 1, 0, 2]
-    assert envelope_of({}) is None
-    assert envelope_of({1: [0.0] * 5}).problem((0, 1)) is None  # all alike: finite all the same
+    assert envelope_of({}, 10) is None
+    assert envelope_of({1: [0.0] * 5}, 10).problem((0, 1)) is None  # all alike: finite all the same
+
+
+def test_from_the_middle_on_what_comes_after_it_counts_and_nothing_near_the_end():
+    rows = {1: [0.4, 0.3, 0.5, 0.4], 3: [0.1, 0.2, 0.1, 0.2], 6: [0.3, 0.3, 0.4, 0.2], 8: [0.2, 0.2, 0.1, 0.1]}
+    found = envelope_of({**rows, 9: [5.0, 1.0, 2.0, 9.0]}, 10)
+    assert (found.steps, found.middle) == ((1, 3, 6, 8), 6)
+    assert found.mean[3] == pytest.approx(np.log(np.hypot(rows[6], rows[8])).mean())
+    usual = {1: 0.4, 3: 0.15, 6: 0.3, 8: 0.15}
+    far = {**usual, 3: 9.0}
+    assert found.left({step: far[step] for step in (1, 3)})
+    assert found.score(far) == found.score(usual) < found.limit
+    assert envelope_of({9: [5.0, 1.0, 2.0, 9.0]}, 10).steps == (9,)  # better than nothing
 
 
 @pytest.mark.parametrize("count", [4, 16])
 def test_one_in_twenty_samples_that_are_like_calibrations_is_outside(count):
     generator, outside = np.random.default_rng(0), []
     for _ in range(2000):
-        found = envelope_of({1: np.exp(generator.normal(-1.0, 0.3, size=count)).tolist()})
+        found = envelope_of({1: np.exp(generator.normal(-1.0, 0.3, size=count)).tolist()}, 3)
         outside.append(found.left({1: float(np.exp(generator.normal(-1.0, 0.3)))}))
     assert np.mean(outside) == pytest.approx(0.05, abs=0.015)
 
@@ -127,18 +141,26 @@ def test_an_envelope_of_an_older_version_is_left_out(policy):
     assert Policy.parsed(plain, policy.tensors(), "a file").envelope is None
 
 
+def test_an_older_versions_sum_is_of_the_whole_run(policy):
+    plain = policy.metadata()
+    del plain["envelope"]["middle"]
+    found = Policy.parsed(plain, policy.tensors(), "a file").envelope
+    assert found == dataclasses.replace(policy.envelope, middle=policy.envelope.steps[0])
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"mean": (0.0,)}, "one entry for each"),
         ({"steps": (1, 2)}, "have another one before"),
         ({"steps": (4, 2)}, "have another one before"),
+        ({"middle": 3}, "begins anew at a step"),
         ({"limit": float("nan")}, "not finite"),
         ({"deviation": (1.0, 0.0)}, "not over 0"),
     ],
 )
 def test_an_envelope_that_does_not_fit_is_named(changes, problem):
-    whole = Envelope((2, 4), (0.0, 0.0), (1.0, 1.0), 1.0)
+    whole = Envelope((2, 4), 2, (0.0, 0.0), (1.0, 1.0), 1.0)
     assert whole.problem((0, 2, 4)) is None
     assert problem in dataclasses.replace(whole, **changes).problem((0, 2, 4))
     with pytest.raises(ertacache.errors.PolicyFileError, match=problem):

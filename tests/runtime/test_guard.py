@@ -18,7 +18,7 @@ COMPARED = (1, 2, 5, 8, 11)
 
 
 def envelope(limit=99.0, mean=(0.0,) * 5):
-    return Envelope(COMPARED, tuple(mean), (1.0,) * 5, limit)
+    return Envelope(COMPARED, COMPARED[0], tuple(mean), (1.0,) * 5, limit)
 
 
 def call_of(flux_call, **more):
@@ -104,7 +104,7 @@ def test_the_drift_is_that_of_plain_reuse_where_the_policy_corrects_nothing(sd3,
 def test_the_drift_is_that_of_the_correction_where_the_policy_corrects(sd3, sd3_call, make_policy):
     fitted = {step: Prediction((step - 1 - step % 3,), (1.0,)) for step in CACHED}
     corrections = {step: Prediction((step, step - 3), (1.25, -0.25)) for step in (5, 8, 11)}
-    seen = Envelope((5, 8, 11), (0.0,) * 3, (1.0,) * 3, 99.0)
+    seen = Envelope((5, 8, 11), 5, (0.0,) * 3, (1.0,) * 3, 99.0)
     policy = make_policy(STEPS, CACHED, "aligned", predictions=fitted | corrections, envelope=seen)
     drifts, outputs = outputs_of(sd3, sd3_call, policy)
     assert tuple(drifts) == (5, 8, 11)
@@ -151,7 +151,7 @@ def test_a_drift_over_another_stretch_is_not_compared(make_policy):
 
 def test_where_the_policy_corrects_what_it_cannot_correct_is_not_compared(make_policy):
     predictions = {step: Prediction((2,), (1.0,)) for step in (3, 4)} | {5: Prediction((5, 2), (1.5, -0.5))}
-    seen = Envelope((5,), (0.0,), (1.0,), 99.0)
+    seen = Envelope((5,), 5, (0.0,), (1.0,), 99.0)
     guard = Guard(make_policy(8, (3, 4), "aligned", predictions=predictions, envelope=seen), seen, "report")
     truth, newest = torch.full((1, 4), 2.0), torch.ones(1, 4)
     guard.saw(5, truth, None, truth, (2, newest))  # reuse is at hand, but calibration's drift is of corrections
@@ -215,7 +215,7 @@ def test_the_decision_reads_no_number_of_the_newest_step():
         def read(self):
             raise AssertionError("the host would wait for the step that was just queued")
 
-    envelope = Envelope((1, 2, 3), (0.0,) * 3, (1.0,) * 3, 0.5)
+    envelope = Envelope((1, 2, 3), 1, (0.0,) * 3, (1.0,) * 3, 0.5)
     report = GuardReport(envelope, "compute")
     report.keep(1, torch.tensor([20.0]))
     report.keep(2, torch.tensor([20.0]))

@@ -265,7 +265,7 @@ def test_another_size_is_followed_and_the_report_says_so(calibrated, flux, flux_
 
 def test_a_guard_compares_no_drifts_of_other_guidance(calibrated, flux, flux_call):
     steps = calibrated.computed_steps[1:]
-    envelope = Envelope(steps, (-99.0,) * len(steps), (1.0,) * len(steps), limit=0.0)
+    envelope = Envelope(steps, steps[0], (-99.0,) * len(steps), (1.0,) * len(steps), limit=0.0)
     watched = dataclasses.replace(calibrated, envelope=envelope)
     with ertacache.accelerated(flux, watched, guard="compute") as run:
         flux(**flux_call(steps=STEPS, guided=True, true_cfg_scale=3.0))

@@ -76,7 +76,7 @@ class Fit:
         if len(self.prompt_scores) < MIN_PROMPTS or not self.drifts:
             return None
         flat = {step: [value for own in rows for value in own] for step, rows in self.drifts.items()}
-        return envelope_of(flat)
+        return envelope_of(flat, len(self.step_errors))
 
 
 class Seen(NamedTuple):

@@ -1,10 +1,13 @@
-"""The envelope: how far calibration's prompts drifted up to each computed step, and how far outside of it others are.
+"""The envelope: how far calibration's prompts drifted by each computed step, and how far outside of it others are.
 
 At a computed step the truth is at hand, and beside it what the policy would put in its place: the output as the fitted
 weights correct it, since what they correct is how far the cached steps led astray. The relative distance per sample,
-the *drift*, costs no denoiser call. Of what was tried, the root of the sum of its squares over the steps so far tells
-bad pictures from good ones best (docs/research-log.md). Where a policy corrects nothing, its drift is that of plain
-reuse of the computed step before.
+the *drift*, costs no denoiser call. Where a policy corrects nothing, its drift is that of plain reuse of the computed
+step before.
+
+What is compared at a step is the root of the sum of squares so far; from the middle of the run on, of what comes after
+the middle, and nothing after four fifths. Of what was tried (docs/research-log.md) this tells bad pictures from good
+ones best. They turn bad there: a drift before it says little of the end, and after it only fine noise still changes.
 """
 
 from __future__ import annotations
@@ -24,22 +27,26 @@ Array = NDArray[np.float64]
 
 MIN_PROMPTS = 4
 """With fewer, there is no telling what is usual."""
+MIDDLE, END = 0.5, 0.8
+"""Of the run: where the sum begins anew, and where comparing ends."""
 WITHIN = 0.95
 """How many of the samples that are like calibration's are within the limit, if their logarithms are normal."""
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """What calibration's samples had drifted in all, one entry a computed step, in sampling order.
+    """What calibration's samples had drifted, one entry a computed step, in sampling order.
 
     Args:
-        steps: the computed steps that have a drift.
-        mean: of the logarithm of the drift up to this step, over calibration's samples.
+        steps: the computed steps whose drift is compared.
+        middle: of these, the one where the sum begins anew.
+        mean: of the logarithm of the root of the sum there, over calibration's samples.
         deviation: its standard deviation, over 0.
         limit: the score over which a sample is outside.
     """
 
     steps: tuple[int, ...]
+    middle: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     limit: float
@@ -50,6 +57,8 @@ class Envelope:
             return "the envelope has not one entry for each of its steps"
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or not {*self.steps} <= {*computed_steps[1:]}:
             return "the envelope's steps are not computed steps that have another one before them"
+        if self.middle not in self.steps:
+            return "the envelope's sum begins anew at a step that it does not have"
         if not all(map(isfinite, (*self.mean, *self.deviation, self.limit))):
             return "the envelope is not finite"
         if any(value <= 0 for value in self.deviation):
@@ -58,10 +67,10 @@ class Envelope:
 
     def shifted(self, first_step: int) -> Envelope:
         """The same with steps that count from ``first_step`` of the grid."""
-        return replace(self, steps=tuple(step + first_step for step in self.steps))
+        return replace(self, steps=tuple(step + first_step for step in self.steps), middle=self.middle + first_step)
 
     def reached(self, steps: Collection[int]) -> int:
-        """How many of its steps, from the first one on, are among these: a sum with a gap is not compared."""
+        """How many of its steps, from the first one on, are among these: nothing behind a gap is compared."""
         missing = (n for n, step in enumerate(self.steps) if step not in steps)
         return next(missing, len(self.steps))
 
@@ -72,16 +81,17 @@ class Envelope:
             drifts: of the sample, by step.
 
         Returns:
-            That of all steps that were `reached`; 0 if none was.
+            That at the last step that was `reached`; 0 if none was.
         """
         count = self.reached(drifts)
         if not count:
             return 0.0
-        drifted = _up_to_each(np.array([drifts[step] for step in self.steps[:count]]))[-1]
+        rows = np.array([drifts[step] for step in self.steps[:count]])
+        drifted = _logs_of_sums(rows, self.steps.index(self.middle))[-1]
         return float((drifted - self.mean[count - 1]) / self.deviation[count - 1])
 
     def left(self, drifts: Mapping[int, float]) -> bool:
-        """Whether a sample is outside, by all of these that were `reached`; not where none was."""
+        """Whether a sample is outside, at the last step that was `reached`; not where none was."""
         return bool(self.reached(drifts)) and self.score(drifts) > self.limit
 
 
@@ -100,38 +110,42 @@ def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:
     return (change + _TINY) / (size + _TINY)
 
 
-def envelope_of(drifts: Mapping[int, Sequence[float]]) -> Envelope | None:
+def envelope_of(drifts: Mapping[int, Sequence[float]], num_steps: int) -> Envelope | None:
     """The envelope of calibration's samples.
 
     Its limit is that for one more sample of a normal distribution of which a few are known (Student's t).
 
     Args:
         drifts: by step, one for each sample; four or more.
+        num_steps: of the run.
 
     Returns:
         None if there is no step with a drift.
     """
     if not drifts:
         return None
-    steps = sorted(drifts)
-    logs = _up_to_each(np.array([drifts[step] for step in steps], dtype=np.float64))
+    steps = [step for step in sorted(drifts) if step <= END * num_steps] or sorted(drifts)
+    middle = next((step for step in steps if step >= MIDDLE * num_steps), steps[0])
+    logs = _logs_of_sums(np.array([drifts[step] for step in steps], dtype=np.float64), steps.index(middle))
     count = logs.shape[1]
     return Envelope(
         tuple(steps),
+        middle,
         tuple(logs.mean(axis=1).tolist()),
         tuple(_deviation(logs.var(axis=1, ddof=1)).tolist()),
         student_t(count - 1, WITHIN) * sqrt(1 + 1 / count),
     )
 
 
-def _up_to_each(drifts: Array) -> Array:
-    """The logarithm of the root of the sum of squares up to each step, along the first axis.
+def _logs_of_sums(drifts: Array, middle: int) -> Array:
+    """The logarithm of the root of the sum of squares up to each, along the first axis; begun anew at ``middle``.
 
     Finite for whatever a denoiser returns, and large where that is not a number.
     """
     finite = np.where(np.isfinite(drifts), np.clip(drifts, _TINY, 1 / _TINY), 1 / _TINY)
-    summed: Array = 0.5 * np.log(np.cumsum(finite**2, axis=0))
-    return summed
+    summed = [np.cumsum(half**2, axis=0) for half in (finite[:middle], finite[middle:])]
+    logs: Array = 0.5 * np.log(np.concatenate(summed))
+    return logs
 
 
 def _deviation(variance: Array) -> Array:
