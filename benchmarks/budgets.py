@@ -111,7 +111,13 @@ def trials_table(trials: Sequence[Trial]) -> str:
 
 
 def predicted_of(
-    embedded: zoo.Embedded, ratios: Sequence[float], num_prompts: int, seed: int, work: Path, console: Console
+    embedded: zoo.Embedded,
+    ratios: Sequence[float],
+    num_prompts: int,
+    held_out: int,
+    seed: int,
+    work: Path,
+    console: Console,
 ) -> dict[str, Any]:
     """One profile, and each of its policies on held-out prompts."""
     path = work / "profile.safetensors"
@@ -121,7 +127,7 @@ def predicted_of(
     policies = Profile.load(path).policies
     steps = embedded.arguments["num_inference_steps"]
     variants = [Variant(f"{policy.step_ratio:.2f}x", steps, policy=policy) for policy in policies]
-    rows = measured_on_held_out(embedded, variants, num_prompts, seed, work / "predicted", console)
+    rows = measured_on_held_out(embedded, variants, held_out, seed, work / "predicted", console)
     return {
         "full_runs": policies[-1].calibration.full_runs,
         "rows": [
@@ -150,7 +156,8 @@ def main(
     work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-budgets"),
     trials: Annotated[int, typer.Option(min=1, help="how many")] = 10,
     prompts: Annotated[int, typer.Option(min=12, help="calibration prompts, and held-out ones, of each trial")] = 16,
-    profile_prompts: Annotated[int, typer.Option(min=12, help="the same of the profile")] = 32,
+    profile_prompts: Annotated[int, typer.Option(min=12, help="calibration prompts of the profile")] = 32,
+    profile_held_out: Annotated[int, typer.Option(min=2, help="held-out prompts of the profile")] = 64,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt of the profile")] = 1000,
     quick: Annotated[bool, typer.Option("--quick", help="one trial, twelve prompts, eight steps: a check")] = False,
 ) -> None:
@@ -160,7 +167,7 @@ def main(
         embedded = zoo.load(model)
         ratios: Sequence[float] = RATIOS
         if quick:
-            trials, prompts, profile_prompts, ratios = 1, 12, 12, (1.5, 2.0)
+            trials, prompts, profile_prompts, profile_held_out, ratios = 1, 12, 12, 12, (1.5, 2.0)
             embedded.arguments["num_inference_steps"] = 8
         folder = work / model / key_of(embedded, seed, prompts, profile_prompts, source_digest(Path(__file__).parent))
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,8 +176,8 @@ def main(
             kept(folder / f"trial-{k}.json", partial(trial_of, embedded, k, prompts, folder, console))
             for k in range(trials)
         ]
-        predicted = predicted_of(embedded, ratios, profile_prompts, seed, folder, console)
-        counts = {"prompts": prompts, "profile_prompts": profile_prompts}
+        predicted = predicted_of(embedded, ratios, profile_prompts, profile_held_out, seed, folder, console)
+        counts = {"prompts": prompts, "profile_prompts": profile_prompts, "profile_held_out": profile_held_out}
         setting = {"model": model, "arguments": embedded.arguments, **counts, "seed": seed}
         result = {**environment(), **setting, "trials": found, "profile": predicted}
         tables = {f"budgets-{model}": trials_table(found), f"predicted-{model}": predicted_table(predicted)}
