@@ -155,6 +155,8 @@ def test_evaluate_refuses_two_policies_that_its_table_could_not_tell_apart(polic
         (["calibrate", "/nowhere/at/all", "--steps", 8], "cannot be loaded"),
         (["calibrate", "zoo:flux", "--set", "guidance"], "NAME=VALUE"),
         (["calibrate", "zoo:flux", "--dtype", "float99"], "no dtype"),
+        (["calibrate", "zoo:flux", "--device", "abacus"], "device 'abacus' cannot be used here"),
+        (["calibrate", "zoo:flux", "--min-psnr", 40, "--limit", 3], "with 3 prompts"),
         (["generate", "zoo:flux", "a star", "--policy", "/nowhere.safetensors"], "no policy file"),
         (["generate", "zoo:flux", "a star", "--compare"], "needs a policy"),
         (["generate", "zoo:flux", "a star", "--guard", "report"], "needs a policy"),

@@ -130,9 +130,12 @@ def calibrate(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED_METHODS)}.")] = "aligned",
     full_runs: Annotated[
         float | None,
-        typer.Option(help="What calibration may cost, in full runs per prompt; 5 by default. More search longer."),
+        typer.Option(help="What calibration may cost, in full runs per prompt; by default 5, for a quality 8."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Use at most so many of the prompts.")] = 8,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use at most so many of the prompts; by default 8, for a quality or --frontier 16."),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep full runs here, so that an interrupted calibration goes on.")
     ] = None,
@@ -155,15 +158,17 @@ def calibrate(
         }
         given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
         common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, **arguments}
+        judged = frontier is not None or min_psnr is not None or min_ssim is not None
+        lines = lines[: limit or (16 if judged else 8)]
         if frontier is not None:
             if given or method != "aligned" or full_runs:
                 raise typer.BadParameter("--frontier makes 'aligned' policies for all budgets; leave out those options")
-            made = make_profile(pipe, lines[:limit], **common)
+            made = make_profile(pipe, lines, **common)
             written = write_frontier(made, frontier)
             console.print(frontier_table(made))
         else:
             given = given or {"speedup": 2.0}
-            policy = calibrate_policy(pipe, lines[:limit], method=method, full_runs=full_runs, **given, **common)
+            policy = calibrate_policy(pipe, lines, method=method, full_runs=full_runs, **given, **common)
             policy.save(out)
             written = [out]
     for path in written:
@@ -455,6 +460,11 @@ def open_pipeline(
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
         raise typer.BadParameter(f"there is no dtype {dtype!r}; choose float32, bfloat16 or float16")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or a build of PyTorch without it
+        reason = str(error).splitlines()[0]
+        raise typer.BadParameter(f"the device {device!r} cannot be used here: {reason}") from error
     given = dict(setting(text) for text in settings or [])
     if steps is not None:
         given["num_inference_steps"] = steps

@@ -370,7 +370,7 @@ class Policy:
                 return cls._parse(data, tensors)
         except PolicyFileError as error:
             raise PolicyFileError(f"{error.what}: {error.given}", given=path, cure=error.cure) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise _unreadable(error, path) from error
         raise PolicyFileError(
             f"the policy has schema {schema}, and this version ({__version__}) reads schema {SCHEMA}",

@@ -12,7 +12,7 @@ from ertacache import Method, Policy, zoo
 from ertacache.calibration.closed_loop import Fit
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.solving import _no_worse_than_taylor
-from ertacache.errors import BudgetError, CalibrationError, MethodError, PipelineError
+from ertacache.errors import BudgetError, CalibrationError, GuardError, MethodError, PipelineError
 from ertacache.method.named import NAMED_METHODS
 from ertacache.policy import Prediction
 
@@ -59,14 +59,14 @@ def test_calibration_is_reproducible(embedded, settings, prompts):
     assert first.predictions == second.predictions
 
 
-def test_aligned_is_nearer_to_the_full_run_than_reuse_and_taylor_on_held_out_prompts(embedded, settings):
+def test_aligned_is_nearer_to_the_full_run_than_reuse_and_taylor_on_held_out_prompts(embedded, settings, tmp_path):
     errors = {}
     steps = {"num_inference_steps": 20}  # at 10 the steps are so long that reuse is as good
     held_out, prompts = embedded.held_out_prompts[:8], embedded.calibration_prompts[:8]
     full = [generate(embedded, prompt=prompt, **steps) for prompt in held_out]
     for method in ("reuse", "taylor", "aligned"):
         policy = ertacache.calibrate(
-            embedded.pipe, prompts, speedup=2, method=method, full_runs=3, **{**settings, **steps}
+            embedded.pipe, prompts, speedup=2, method=method, full_runs=3, checkpoint=tmp_path, **{**settings, **steps}
         )
         fast = [generate(embedded, policy, prompt=prompt, **steps) for prompt in held_out]
         errors[method] = sum(math.log(float((a - b).norm() / b.norm())) for a, b in zip(fast, full, strict=True))
@@ -91,6 +91,17 @@ def test_the_closed_loop_error_is_that_of_the_same_prompts_generated_anew(
             fast = embedded.pipe(prompt, generator=torch.Generator().manual_seed(k), **arguments).images
         error, size = error + float((fast - full).square().sum()), size + float(full.square().sum())
     assert policy.calibration.error == pytest.approx((error / size) ** 0.5, rel=1e-3)
+
+
+def test_a_budget_of_all_steps_caches_nothing_and_says_so(embedded, settings, prompts):
+    for budget in ({"speedup": 1}, {"num_computed_steps": 10}):
+        policy = ertacache.calibrate(embedded.pipe, prompts, **budget, **settings)
+        assert policy.cached_steps == ()
+        assert policy.calibration.full_runs == 1
+        assert "nothing is cached" in policy.calibration.notes[0]
+    assert torch.equal(generate(embedded, policy), generate(embedded))
+    with pytest.raises(GuardError, match="nothing to guard"):
+        ertacache.enable(embedded.pipe, policy, guard="report")
 
 
 def test_calibration_leaves_the_pipeline_and_the_users_objects_as_they_were(embedded, settings, prompts):

@@ -11,7 +11,7 @@ import ertacache
 from benchmarks.guard import noise
 from ertacache import Method, Policy
 from ertacache.calibration.session import shifted
-from ertacache.errors import GuardError
+from ertacache.errors import GuardError, PolicyFileError
 from ertacache.method.envelope import Envelope, envelope_of
 
 EVEN = Method(schedule="uniform", predictor="aligned")
@@ -141,6 +141,13 @@ def test_an_envelope_of_an_older_version_is_left_out(policy):
     assert Policy.parsed(plain, policy.tensors(), "a file").envelope is None
 
 
+def test_an_envelope_that_was_edited_is_an_error_that_names_the_file(policy):
+    plain = policy.metadata()
+    plain["envelope"] = {"steps": [], "mean": [], "deviation": [], "limit": 1.0}
+    with pytest.raises(PolicyFileError, match="a file"):
+        Policy.parsed(plain, policy.tensors(), "a file")
+
+
 def test_an_older_versions_sum_is_of_the_whole_run(policy):
     plain = policy.metadata()
     del plain["envelope"]["middle"]
@@ -163,5 +170,5 @@ def test_an_envelope_that_does_not_fit_is_named(changes, problem):
     whole = Envelope((2, 4), 2, (0.0, 0.0), (1.0, 1.0), 1.0)
     assert whole.problem((0, 2, 4)) is None
     assert problem in dataclasses.replace(whole, **changes).problem((0, 2, 4))
-    with pytest.raises(ertacache.errors.PolicyFileError, match=problem):
+    with pytest.raises(PolicyFileError, match=problem):
         Policy(5, (1, 3), Method(), envelope=dataclasses.replace(whole, **changes))

@@ -6,6 +6,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import ertacache
 from ertacache.calibration import profile as make_profile
@@ -69,6 +70,11 @@ def test_files_of_other_kinds_are_refused(made, tmp_path):
     found.save(tmp_path / "profile.safetensors")
     with pytest.raises(PolicyFileError, match="not a policy"):
         ertacache.Policy.load(tmp_path / "profile.safetensors")
+    for plain in ("[{}]", "7", '["a policy"]'):  # an edited file, with fewer policies than tensors or none
+        path = tmp_path / "edited.safetensors"
+        save_file({"1.cached_steps": torch.tensor([1])}, path, {"ertacache.profile": plain})
+        with pytest.raises(PolicyFileError, match="not a profile"):
+            Profile.load(path)
     damaged = (tmp_path / "profile.safetensors").read_bytes()[:-20]
     (tmp_path / "damaged.safetensors").write_bytes(damaged)
     with pytest.raises(PolicyFileError):
@@ -129,9 +135,11 @@ def test_a_budget_that_no_policy_meets_is_refused_with_what_there_is(by_hand, bu
 def test_profiles_need_prompts_ratios_and_an_order(embedded, settings, by_hand):
     with pytest.raises(CalibrationError, match="too few"):
         make_profile(embedded.pipe, embedded.calibration_prompts[:11], **settings)
-    for ratios in ((), (1.0,), (20.0,)):
+    for ratios in ((), (1.0,), (0,), (float("nan"),), (2.0, float("inf"))):  # before any full run
         with pytest.raises(BudgetError, match="ratios"):
-            make_profile(embedded.pipe, embedded.calibration_prompts[:12], **{**settings, "ratios": ratios})
+            make_profile(None, embedded.calibration_prompts[:12], **{**settings, "ratios": ratios})
+    with pytest.raises(BudgetError, match="up to 5"):
+        make_profile(embedded.pipe, embedded.calibration_prompts[:12], **{**settings, "ratios": (20.0,)})
     for policies in ((), by_hand.policies[::-1]):
         with pytest.raises(CalibrationError, match="ever fewer"):
             Profile(policies)

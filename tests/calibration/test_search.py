@@ -253,8 +253,9 @@ def test_a_longer_search_tries_more_and_is_within_what_was_allowed(embedded, set
     short, long = (ertacache.calibrate(embedded.pipe, prompts, full_runs=runs, **asked) for runs in (2.5, 6))
     assert short.calibration.full_runs <= 2.5 < long.calibration.full_runs <= 6
     assert long.calibration.error <= short.calibration.error
-    with pytest.raises(BudgetError, match="Allow more than 1"):
-        ertacache.calibrate(embedded.pipe, prompts, full_runs=1, **asked)
+    for runs in (1, float("inf"), float("nan")):
+        with pytest.raises(BudgetError, match="Allow more than 1"):
+            ertacache.calibrate(embedded.pipe, prompts, full_runs=runs, **asked)
 
 
 def test_the_fit_of_a_loop_that_took_steps_over_is_that_of_a_loop_of_its_own(loops):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 
 from ertacache.calibration.fitting import MIN_HELD_OUT
 from ertacache.errors import BudgetError
@@ -68,11 +69,11 @@ def parse_budget(
     budget = _parsed(num_steps, method, given)
     if full_runs is None:
         return replace(budget, full_runs=QUALITY_RUNS) if budget.quality else budget
-    if not full_runs > 1:
+    if not 1 < full_runs < inf:
         raise BudgetError(
-            "calibration begins with a full run of every prompt",
+            "calibration begins with a full run of every prompt, and ends",
             given=f"full_runs={full_runs:g}",
-            cure=f"Allow more than 1; {FULL_RUNS:g} is usual, 8 or more search longer.",
+            cure=f"Allow more than 1; {FULL_RUNS:g} is usual, 8 or more search longer, and Ctrl-C ends the search.",
         )
     return replace(budget, full_runs=full_runs)
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -131,7 +132,7 @@ class Profile:
                 for key in list(file.keys()):
                     number, _, name = key.partition(".")
                     tensors[int(number)][name] = file.get_tensor(key)
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             raise PolicyFileError(
                 f"this is not a profile, or a damaged one: {type(error).__name__}: {error}",
                 given=os.fspath(path),
@@ -188,6 +189,8 @@ def profile(
             given=f"{len(prompts)} prompts",
             cure=f"Give {MIN_HELD_OUT} prompts or more; 16 or 32 make the intervals narrow.",
         )
+    if not ratios or not all(1 < ratio < inf for ratio in ratios):
+        raise _no_such_ratios(ratios, num_inference_steps, "Ask for ratios over 1.")
     with opened(
         pipe,
         prompts,
@@ -203,12 +206,9 @@ def profile(
         loops, setting = session.loops, session.loops.setting
         least = setting.fewest_computed
         counts = sorted({int(setting.num_steps / ratio + 1e-9) for ratio in ratios}, reverse=True)
-        if not counts or not least <= counts[-1] or counts[0] >= setting.num_steps:
-            raise BudgetError(
-                "these ratios cannot be had",
-                given=f"{', '.join(f'{ratio:g}' for ratio in ratios) or 'none'} at {setting.num_steps} steps",
-                cure=f"Ask for ratios over 1 and up to {setting.num_steps / least:g}.",
-            )
+        if not least <= counts[-1] or counts[0] >= setting.num_steps:
+            cure = f"Ask for ratios over 1 and up to {setting.num_steps / least:g}."
+            raise _no_such_ratios(ratios, setting.num_steps, cure)
         session.shown.phase("timing computed and cached steps")
         costs = timed(pipe, loops.calls[0].as_given(), setting)
         loops.denoiser_calls += costs.denoiser_calls
@@ -218,6 +218,11 @@ def profile(
             session.shown.phase(f"{computed} of {setting.num_steps} steps ({position + 1} of {len(counts)})")
             found.append(_point(session, computed, counts[position:], costs))
         return Profile(tuple(found))
+
+
+def _no_such_ratios(ratios: Sequence[float], num_steps: int, cure: str) -> BudgetError:
+    given = f"{', '.join(f'{ratio:g}' for ratio in ratios) or 'none'} at {num_steps} steps"
+    return BudgetError("these ratios cannot be had", given=given, cure=cure)
 
 
 def _point(session: Session, computed: int, left: Sequence[int], costs: Costs) -> Policy:

@@ -56,6 +56,8 @@ def solve(session: Session, method: Method, budget: Budget) -> Policy:
         return _within_seconds(session, method, budget, budget.seconds)
     if budget.computed is not None:
         check_forced(setting.num_steps, budget.computed, setting.forced)
+    if budget.computed == setting.num_steps:
+        return _nothing_cached(loops, method, budget, ["all steps are computed, so nothing is cached"])
     if method.schedule == "search":
         assert budget.computed is not None  # `parse_budget` saw to it
         notes: list[str] = []

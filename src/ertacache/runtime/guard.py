@@ -176,11 +176,18 @@ def check_guard(policy: Policy, mode: str | None) -> Envelope | None:
         return None
     if mode not in get_args(Mode):
         raise GuardError("there is no such guard", given=repr(mode), cure="Choose 'report', 'compute' or None.")
+    if not policy.cached_steps:
+        raise GuardError(
+            "there is nothing to guard, since this policy caches nothing",
+            given=f"budget {policy.calibration.budget or 'none'}",
+            cure="Leave the guard out, or calibrate for a budget that leaves steps to cache.",
+        )
     if policy.envelope is None:
         raise GuardError(
             "a guard compares with what calibration saw, and this policy has no envelope",
             given=f"method {policy.method.name}, {policy.calibration.num_prompts} calibration prompts",
-            cure="Calibrate it again on four prompts or more, by a method that predicts its cached steps in a closed "
-            "loop, such as 'aligned', 'taylor' or 'reuse'; or leave the guard out.",
+            cure="Calibrate it again on four prompts or more, in the setting of the calls to come (a transferred one "
+            "has none), by a method that predicts its cached steps in a closed loop, such as 'aligned', 'taylor' or "
+            "'reuse'; or leave the guard out.",
         )
     return policy.envelope
