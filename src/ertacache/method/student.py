@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import exp, lgamma, pi, sqrt
 
 import numpy as np
 
 
+@cache
 def student_t(freedom: int, probability: float) -> float:
     """The quantile of Student's distribution, to four digits, by the trapezium rule over its density.
 
