@@ -22,6 +22,7 @@ from ertacache._version import __version__
 from ertacache.calibration import Profile
 from ertacache.calibration import calibrate as calibrate_policy
 from ertacache.calibration import profile as make_profile
+from ertacache.calibration.budget import QUALITIES
 from ertacache.errors import ERTACacheError, PipelineError
 from ertacache.files import written_whole
 from ertacache.method.named import NAMED_METHODS
@@ -158,7 +159,7 @@ def calibrate(
         }
         given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
         common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, **arguments}
-        judged = frontier is not None or min_psnr is not None or min_ssim is not None
+        judged = frontier is not None or not QUALITIES.keys().isdisjoint(given)
         lines = lines[: limit or (16 if judged else 8)]
         if frontier is not None:
             if given or method != "aligned" or full_runs:
