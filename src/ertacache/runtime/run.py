@@ -262,7 +262,7 @@ class Run:
             output = call(*args, **kwargs)
             self.kept[key] = gate.keep(output)
         self.report.denoiser_calls += 1
-        return output
+        return gate.keep(output)  # a copy: a CUDA graph's next run would overwrite what guidance and history hold
 
     # The step boundary.
 
