@@ -36,6 +36,16 @@ def test_every_named_method_meets_its_budget_and_its_cost(embedded, settings, pr
     assert 0 < policy.calibration.error < 1
 
 
+@pytest.mark.parametrize(("method", "cost"), [("offline", 2), ("paper", 3), ("uniform", 1.5)])
+def test_what_does_not_search_says_what_it_costs_however_little_is_allowed(
+    embedded, settings, prompts, capsys, method, cost
+):
+    asked = {"speedup": 2, "method": method, "full_runs": 1.5}
+    policy = ertacache.calibrate(embedded.pipe, prompts, **{**settings, **asked, "progress": True})
+    assert policy.calibration.full_runs == cost
+    assert f"at most {cost:g} full runs' denoiser calls" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("method", ["aligned", "paper"])
 def test_the_denoiser_calls_are_counted_as_they_are_made(embedded, settings, prompts, method, counted_calls):
     with counted_calls() as made:

@@ -75,7 +75,9 @@ def parse_budget(
             given=f"full_runs={full_runs:g}",
             cure=f"Allow more than 1; {FULL_RUNS:g} is usual, 8 or more search longer, and Ctrl-C ends the search.",
         )
-    return replace(budget, full_runs=full_runs)
+    observed = method.schedule == "offline" or method.timestep_adjustment or method.rectification is not None
+    least = 1 + observed + method.timestep_adjustment  # what is fitted on a cached trajectory has a full run for it
+    return replace(budget, full_runs=max(full_runs, least))
 
 
 def _parsed(num_steps: int, method: Method, given: Mapping[str, float | None]) -> Budget:

@@ -49,7 +49,7 @@ def calibrate(
         method: a name of `ertacache.method.named.NAMED_METHODS`, or a `Method`.
         full_runs: what calibration may cost, in full runs' denoiser calls per prompt: by default 5, or 8 for a budget
             of quality. With more of them the schedule is searched longer. An interrupt (Ctrl-C) ends the search with
-            the best schedule so far.
+            the best schedule so far. Methods that do not search take what they need, at most 3.
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
         progress: show a progress bar and what calibration costs.
         checkpoint: a folder in which full runs are kept, so that an interrupted calibration goes on from there,
