@@ -3,7 +3,8 @@
     python -m benchmarks.guard flux wan [--prompts 16] [--quick]
 
 Of every kind as many generations: held-out prompts, prompts unlike calibration's, other guidance, noise on the weights,
-a random LoRA. Bad is a picture whose PSNR against the full run of the same model and call is more than 5 dB under the
+a random LoRA. Told by the drift of computed steps, which is free, and by a draft, which is a run of six steps more of
+thirty. Bad is a picture whose PSNR against the full run of the same model and call is more than 5 dB under the
 median of calibration's prompts, each by weights that were fitted without it. An interrupted run goes on from what it
 had measured.
 """
@@ -31,7 +32,7 @@ from torch import nn
 
 from benchmarks.keys import environment, key_of
 from benchmarks.markdown import table, write_figures
-from ertacache import Policy, accelerated, calibrate, zoo
+from ertacache import Draft, Policy, accelerated, calibrate, draft, zoo
 from ertacache.calibration.session import opened
 from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.files import kept
@@ -40,6 +41,7 @@ from ertacache.runtime.guard import Guard
 from ertacache.runtime.run import denoisers_of
 
 SPEEDUPS = (2.0, 3.0)
+TOLD_BY = ("drift", "draft")
 WORSE = 5.0
 """Bad is so many dB under calibration's median."""
 UNLIKE = (
@@ -190,24 +192,45 @@ def calibrated(embedded: zoo.Embedded, speedup: float, prompts: Sequence[str], f
     return policy, median(kept(folder / f"{speedup:g}x.json", judged))
 
 
-def generation(pipe: Any, case: Case, policies: Mapping[float, Policy]) -> dict[str, Any]:
-    """One case in full and by each policy: PSNR, score, and where the guard acts, what computing the rest gives."""
+def drafts_of(
+    embedded: zoo.Embedded, policies: Mapping[float, Policy], prompts: Sequence[str], folder: Path
+) -> dict[float, Draft]:
+    """What each policy's runs are compared with: all with those of one policy, of a fifth of the steps."""
+    found: dict[float, Draft] = {}
+    common = {name: value for name, value in embedded.arguments.items() if name != "num_inference_steps"}
+    for speedup, policy in policies.items():
+        path, by = folder / f"draft-{speedup:g}x.safetensors", next((d.policy for d in found.values()), None)
+        if not path.exists():
+            draft(embedded.pipe, policy, prompts, by=by, checkpoint=folder / "full-runs", **common).save(path)
+        found[speedup] = Draft.load(path)
+    return found
+
+
+def generation(
+    pipe: Any, case: Case, policies: Mapping[float, Policy], drafts: Mapping[float, Draft]
+) -> dict[str, Any]:
+    """One case in full and by each policy: PSNR, scores, and where the guard acts, what computing the rest gives."""
     found: dict[str, Any] = {"kind": case.kind, "detail": case.detail}
     steps = case.call["num_inference_steps"]
     with changed(pipe, case.change):
         full = generate(pipe, Variant("full", steps), started(case.call)).pictures
         for speedup, policy in policies.items():
             unbound = replace(policy, origin=None)  # another model and other guidance would be refused
-            watched = Variant("report", steps, policy=unbound, guard="report")
+            own = drafts[speedup]
+            own = replace(own, policy=replace(own.policy, origin=None), of=unbound.fingerprint)
+            watched = Variant("report", steps, policy=unbound, guard="report", draft=own)
             result = generate(pipe, watched, started(case.call))
             assert result.report is not None  # there is a policy
-            guard = result.report.guard
+            guard, told = result.report.guard, result.report.draft
             assert guard is not None  # there is one
-            row: dict[str, Any] = {"psnr": psnr(result.pictures, full), "score": guard.scores[0], "left": guard.left[0]}
+            assert told is not None  # likewise
+            row: dict[str, Any] = {"psnr": psnr(result.pictures, full)}
+            row["drift"] = {"score": guard.scores[0], "left": guard.left[0]}
+            row["draft"] = {"score": told.scores[0], "left": told.left[0]}
             row["drifts"] = {str(step): drift for step, drift in guard.drifts[0].items()}
             row["acted_on"] = acted_on(policy, guard.drifts[0])
             if row["acted_on"]:
-                mended = generate(pipe, replace(watched, guard="compute"), started(case.call))
+                mended = generate(pipe, replace(watched, guard="compute", draft=None), started(case.call))
                 assert mended.report is not None  # as above
                 row |= {"mended": psnr(mended.pictures, full), "computed": len(mended.report.computed_steps)}
             found[f"{speedup:g}"] = row
@@ -271,66 +294,75 @@ def summary(rows: Sequence[Mapping[str, Any]], speedup: float, usual: float) -> 
     """The figures of one budget, over all kinds and for each."""
     own = [row[f"{speedup:g}"] for row in rows]
     kinds = np.array([row["kind"] for row in rows])
-    scores, psnrs = np.array([r["score"] for r in own]), np.array([r["psnr"] for r in own])
-    bad, flagged = psnrs < usual - WORSE, np.array([r["left"] for r in own])
+    bad = np.array([r["psnr"] for r in own]) < usual - WORSE
     acted = np.array([r["acted_on"] for r in own])
     found: dict[str, Any] = {"median_psnr": usual}
     for name in ("all", *dict.fromkeys(kinds.tolist())):
         here = kinds == name if name != "all" else np.ones(len(rows), bool)
-        mixed = 0 < bad[here].sum() < here.sum()
         found[name] = {
             "generations": int(here.sum()),
             "bad": int(bad[here].sum()),
-            "area": roc(scores[here], bad[here])[2] if mixed else None,
-            "flagged_of_bad": int((flagged & bad & here).sum()),
-            "flagged_of_good": int((flagged & ~bad & here).sum()),
             "acted_on_of_bad": int((acted & bad & here).sum()),
             "acted_on_of_good": int((acted & ~bad & here).sum()),
         }
-    if 0 < bad.sum() < len(bad):
-        found["area_interval"] = area_interval(scores, bad)
+        for told_by in TOLD_BY:
+            scores, flagged = (np.array([r[told_by][what] for r in own]) for what in ("score", "left"))
+            mixed = 0 < bad[here].sum() < here.sum()
+            found[name][told_by] = {
+                "area": roc(scores[here], bad[here])[2] if mixed else None,
+                "flagged_of_bad": int((flagged & bad & here).sum()),
+                "flagged_of_good": int((flagged & ~bad & here).sum()),
+            }
+            if name == "all" and mixed:
+                found[name][told_by]["area_interval"] = area_interval(scores, bad)
     mended = [r for r in own if r["acted_on"]]
     if mended:
         found["acted_on"] = {name: fmean(r[name] for r in mended) for name in ("psnr", "mended", "computed")}
     return found
 
 
-def markdown_of(result: Mapping[str, Any]) -> str:
-    """The figures for the docs."""
-    lines = [["", *(c for b in result["budgets"] for c in (f"{b}x: bad", "ROC area", "flagged of bad", "of good"))]]
-    for name in result["kinds"]:
-        cells = [name]
-        for figures in result["budgets"].values():
-            row = figures[name]
+def markdown_of(figures: Mapping[str, Any], kinds: Sequence[str]) -> str:
+    """The figures of one budget for the docs."""
+    heads = ("ROC area", "flagged of bad", "of good")
+    lines = [["", "bad", *(f"{told_by}: {head}" for told_by in TOLD_BY for head in heads)]]
+    for name in kinds:
+        row = figures[name]
+        cells = [name, f"{row['bad']} of {row['generations']}"]
+        for told_by in TOLD_BY:
+            told = row[told_by]
+            area = "–" if told["area"] is None else f"{told['area']:.2f}"
+            if "area_interval" in told:
+                low, high = told["area_interval"]
+                area = f"**{told['area']:.3f}** ({low:.2f} to {high:.2f})"
             good = row["generations"] - row["bad"]
-            area = "–" if row["area"] is None else f"{row['area']:.2f}"
-            if name == "all" and "area_interval" in figures:
-                low, high = figures["area_interval"]
-                area = f"**{row['area']:.3f}** ({low:.2f} to {high:.2f})"
-            cells += [f"{row['bad']} of {row['generations']}", area]
-            cells += [f"{row['flagged_of_bad']} of {row['bad']}", f"{row['flagged_of_good']} of {good}"]
+            cells += [area, f"{told['flagged_of_bad']} of {row['bad']}", f"{told['flagged_of_good']} of {good}"]
         lines.append(cells)
     return table(lines)
 
 
 def plot(rows: Sequence[Mapping[str, Any]], usual: Mapping[float, float], path: Path, title: str) -> None:
     """The curves, and the place of the limit on each."""
-    figure = Figure(figsize=(4.2, 4.0), layout="constrained")
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axis = figure.subplots()
     for (speedup, median_psnr), color in zip(usual.items(), ("#1f4e79", "#b5651d"), strict=False):
         own = [row[f"{speedup:g}"] for row in rows]
         bad = np.array([r["psnr"] for r in own]) < median_psnr - WORSE
-        flagged = np.array([r["left"] for r in own])
         if not 0 < bad.sum() < len(bad):
             continue
-        false, true, area = roc(np.array([r["score"] for r in own]), bad)
-        axis.step(false, true, where="post", color=color, label=f"{speedup:g}x, area {area:.2f}")
-        axis.plot(flagged[~bad].mean(), flagged[bad].mean(), "o", color=color)
+        for told_by, style in zip(TOLD_BY, ("--", "-"), strict=True):
+            flagged = np.array([r[told_by]["left"] for r in own])
+            false, true, area = roc(np.array([r[told_by]["score"] for r in own]), bad)
+            label = f"{told_by}, {speedup:g}x: {area:.2f}"
+            axis.step(false, true, where="post", color=color, linestyle=style, label=label)
+            axis.plot(flagged[~bad].mean(), flagged[bad].mean(), "o", color=color, fillstyle=_FILLED[told_by])
     axis.plot([0, 1], [0, 1], color="#c0c0c0", linewidth=0.8)
     axis.set(xlabel="flagged, of the good", ylabel="flagged, of the bad", title=title, aspect="equal")
     axis.legend(loc="lower right", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+_FILLED: Mapping[str, Any] = {"drift": "none", "draft": "full"}
 
 
 def main(
@@ -363,27 +395,38 @@ def one(
     made = {speedup: calibrated(embedded, speedup, of_calibration, folder) for speedup in SPEEDUPS}
     policies = {speedup: policy for speedup, (policy, _) in made.items()}
     usual = {speedup: middle for speedup, (_, middle) in made.items()}
+    drafts = drafts_of(embedded, policies, of_calibration, folder)
     rows = []
     for number, case in enumerate(track(cases_of(embedded, each, seed), "generating", console=console)):
         path = folder / "generations" / f"{each}-{number}.json"
-        rows.append(kept(path, partial(generation, embedded.pipe, case, policies)))
+        rows.append(kept(path, partial(generation, embedded.pipe, case, policies, drafts)))
+    kinds = ["all", *dict.fromkeys(row["kind"] for row in rows)]
+    budgets = {f"{speedup:g}": summary(rows, speedup, usual[speedup]) for speedup in SPEEDUPS}
     result = {
         **environment(),
         "model": model,
         "arguments": embedded.arguments,
         "calibration_prompts": num_calibration,
         "seed": seed,
-        "kinds": ["all", *dict.fromkeys(row["kind"] for row in rows)],
-        "budgets": {f"{speedup:g}": summary(rows, speedup, usual[speedup]) for speedup in SPEEDUPS},
+        "kinds": kinds,
+        "budgets": budgets,
         "recording_share_of_a_full_run": recording_share(embedded, policies[SPEEDUPS[0]], of_calibration[0]),
+        "drafts": {f"{speedup:g}": _facts_of(draft) for speedup, draft in drafts.items()},
         "rows": rows,
     }
     name = f"guard-{model}"
-    write_figures(out, name, result, {name: markdown_of(result)}, console)
+    tables = {f"{name}-{budget}x": markdown_of(figures, kinds) for budget, figures in budgets.items()}
+    write_figures(out, name, result, tables, console)
     plot(rows, usual, images / f"{name}.png", model)
-    console.print(markdown_of(result), markup=False, soft_wrap=True)
+    for budget, text in tables.items():
+        console.print(f"{budget}\n{text}", markup=False, soft_wrap=True)
     console.print(f"recording: {result['recording_share_of_a_full_run']:.2%} of a full run's time", highlight=False)
     console.print(f"wrote {images / f'{name}.png'}", highlight=False)
+
+
+def _facts_of(draft: Draft) -> dict[str, Any]:
+    facts = {"mean": draft.mean, "deviation": draft.deviation, "limit": draft.limit, "full_runs": draft.full_runs}
+    return {"computed_steps": draft.policy.computed_steps, **facts}
 
 
 if __name__ == "__main__":

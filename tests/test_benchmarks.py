@@ -47,7 +47,10 @@ def test_the_guard_in_its_quick_form(tmp_path):
         assert all(figures["all"]["generations"] == 5 for figures in result["budgets"].values())
         assert 0 < result["recording_share_of_a_full_run"] < 0.01
         assert (tmp_path / "guard-flux.png").stat().st_size > 0
-        assert (tmp_path / "guard-flux.md").read_text().count("\n") == 8
+        assert all((tmp_path / f"guard-flux-{b}x.md").read_text().count("\n") == 8 for b in (2, 3))
+        for rows in (row[budget] for row in result["rows"] for budget in ("2", "3")):
+            assert rows["draft"]["left"] == (rows["draft"]["score"] > result["drafts"]["2"]["limit"])
+        assert result["drafts"]["2"]["computed_steps"] == result["drafts"]["3"]["computed_steps"]
     assert "calibrat" not in done.stderr
 
 

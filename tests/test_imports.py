@@ -20,6 +20,7 @@ PARTS = [
     "policy",
     "runtime",
     "calibration",
+    "drafting",
     "acceleration",
     "zoo",
     "evaluation",

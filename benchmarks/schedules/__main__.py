@@ -30,7 +30,7 @@ from ertacache.calibration.closed_loop import ClosedLoops
 from ertacache.calibration.recording import gram_of
 from ertacache.calibration.search import evenly_spaced
 from ertacache.calibration.session import Session, opened
-from ertacache.calibration.solving import policy_of, with_weights_of_all
+from ertacache.calibration.solving import policy_of
 from ertacache.evaluation.comparison import Variant, fewer_steps
 from ertacache.evaluation.measuring import Measured
 from ertacache.files import written_whole
@@ -75,7 +75,7 @@ def fitted(session: Session, computed: int, way: str, choose: Callable[[], Sched
     cached = beside.cached_steps if beside else choose()
     method = Method() if way == "reuse" else Method(predictor="aligned")
     budget = Budget(f"num_computed_steps={computed}", computed)
-    fit = with_weights_of_all(session.loops, method, session.loops.predict(cached, method))
+    fit = session.loops.judged(cached, method)
     return session.finished(policy_of(session.loops, method, budget, fit))
 
 

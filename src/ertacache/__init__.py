@@ -3,6 +3,7 @@
 from ertacache._version import __version__
 from ertacache.acceleration import Acceleration, accelerated, disable, enable
 from ertacache.calibration import Profile, calibrate, profile
+from ertacache.drafting import Draft, draft
 from ertacache.errors import ERTACacheError
 from ertacache.method.named import Method
 from ertacache.policy import Policy
@@ -10,6 +11,7 @@ from ertacache.runtime.transferring import transferred
 
 __all__ = [
     "Acceleration",
+    "Draft",
     "ERTACacheError",
     "Method",
     "Policy",
@@ -18,6 +20,7 @@ __all__ = [
     "accelerated",
     "calibrate",
     "disable",
+    "draft",
     "enable",
     "profile",
     "transferred",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ertacache.drafting import Again, Draft, check_draft, drafted
 from ertacache.errors import PipelineError, PolicyMismatchError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
@@ -23,12 +24,15 @@ class Acceleration:
     Attributes:
         policy: the policy.
         guard: what its guard does, if it has one.
+        draft: what each call is compared with, if anything.
         report: what the last call did; empty before the first.
     """
 
-    def __init__(self, policy: Policy, guard: Mode | None = None) -> None:
-        self.policy, self.guard = policy, guard
+    def __init__(self, policy: Policy, guard: Mode | None = None, draft: Draft | None = None) -> None:
+        self.policy, self.guard, self.draft = policy, guard, draft
         self._envelope = check_guard(policy, guard)
+        if draft is not None:
+            check_draft(draft, policy)
         self.report = Report()
 
     @property
@@ -54,11 +58,15 @@ class Acceleration:
         self.report = driver.report = run.report
         if policy is not self.policy:
             self.report.note(policy.calibration.notes[-1])
+        again = Again(pipe, args, kwargs) if self.draft and policy is self.policy else None
         with run:
-            return own.__call__(pipe, *args, **kwargs)
+            result = own.__call__(pipe, *args, **kwargs)
+        if again and self.draft and driver.as_calibrated and driver.latest is not None:
+            run.report.draft = drafted(self.draft, again, pipe, driver.latest)
+        return result
 
 
-def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None) -> Acceleration:
+def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft | None = None) -> Acceleration:
     """Make every later call of ``pipe`` follow ``policy``, until `disable`.
 
     Only the pipeline object's class changes, to a subclass of the same name; other pipelines that share its
@@ -69,12 +77,15 @@ def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None) -> Accelerat
         policy: a policy that was calibrated on this pipeline.
         guard: ``"report"`` has each call's ``report.guard`` say which samples drifted more than calibration's
             prompts; ``"compute"`` also computes the steps that are left once one did.
+        draft: has each call be followed by another one, of the few computed steps of the draft's policy and without
+            pictures, and ``report.draft`` say which samples are farther from it than calibration's were.
 
     Returns:
         The acceleration, whose ``report`` tells what the last call did.
 
     Raises:
-        GuardError: if there is no such guard, or the policy has no envelope to compare with.
+        GuardError: if there is no such guard, the policy has no envelope to compare with, or the draft is of another
+            policy.
         PipelineError: if it is enabled already, has no denoiser, or its scheduler is not supported.
         PolicyMismatchError: if the policy was made for another model or scheduler.
     """
@@ -91,7 +102,7 @@ def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None) -> Accelerat
     denoisers_of(pipe)
     sampler_of(getattr(pipe, "scheduler", None))
     identity.check_pipeline(policy, pipe)
-    acceleration, own = Acceleration(policy, guard), type(pipe)
+    acceleration, own = Acceleration(policy, guard, draft), type(pipe)
 
     @functools.wraps(own.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -114,7 +125,9 @@ def _acceleration(pipe: Any) -> Acceleration | None:
 
 
 @contextmanager
-def accelerated(pipe: Any, policy: Policy, *, guard: Mode | None = None) -> Iterator[Acceleration]:
+def accelerated(
+    pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft | None = None
+) -> Iterator[Acceleration]:
     """`enable` on entry, `disable` on exit, whatever happens in between.
 
     >>> with accelerated(pipe, policy) as run:  # doctest: +SKIP
@@ -122,7 +135,7 @@ def accelerated(pipe: Any, policy: Policy, *, guard: Mode | None = None) -> Iter
     >>> run.computed_steps  # doctest: +SKIP
     (0, 3, 6, 11, 14, 17, 20, 23, 27, 29)
     """
-    acceleration = enable(pipe, policy, guard=guard)
+    acceleration = enable(pipe, policy, guard=guard, draft=draft)
     try:
         yield acceleration
     finally:

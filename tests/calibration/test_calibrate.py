@@ -287,8 +287,8 @@ def test_taylor_weights_are_compared_with_those_of_all_prompts():
         def __init__(self, of_all):
             self.of_all = of_all
 
-        def predict(self, cached_steps, method, *, predictor=None, held_out=True):
-            assert held_out == (predictor == "taylor")
+        def predict(self, cached_steps, method, *, predictor=None, weights="others"):
+            assert (weights == "others") == (predictor == "taylor")
             return taylor if predictor else self.of_all
 
     taylor, held_out = fit(0.05), fit(0.09)

@@ -45,8 +45,7 @@ def test_with_too_few_prompts_all_go_on_with_the_weights_of_all():
     assert fit.own == [fit.prediction] * (MIN_HELD_OUT - 1)
 
 
-def test_the_weights_of_all_are_gone_on_with_where_nothing_is_to_be_held_out():
+def test_contrasts_have_weights_of_their_own():
     terms, noise = problem(MIN_HELD_OUT, 4)
-    fit = fit_step(equations_of(terms, terms[:, 0] + noise), (2, 0), contrasted=True, held_out=False)
-    assert fit.own == [fit.prediction] * MIN_HELD_OUT
+    fit = fit_step(equations_of(terms, terms[:, 0] + noise), (2, 0), contrasted=True)
     assert len(fit.prediction.factors) == len(fit.prediction.contrast_factors) == 2

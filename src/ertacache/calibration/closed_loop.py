@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -30,6 +30,10 @@ from ertacache.runtime.following import predicted, residuals_kept, reuse, taylor
 from ertacache.runtime.history import History
 from ertacache.runtime.stepping import output_coefficient, plain_step
 
+Weights = Literal["others", "all"] | Mapping[int, Sequence[Prediction]]
+"""What each prompt of a loop goes on with: weights fitted on the other prompts of the loop, or on all of them; or what
+is given by step, one for each prompt. With too few prompts to hold one out, "others" are all."""
+
 MANY_PROMPTS = 4
 """With fewer, a third difference would be fitted to little but their luck."""
 
@@ -47,9 +51,9 @@ class Fit:
         prompt_scores: the logarithm of the final error of each prompt.
         drifts: by computed step that has one, one row a prompt, one number a sample; see `ertacache.method.envelope`.
         quality: of the pictures, if the loops have a judge.
+        left_out: by step for each prompt the weights that this loop fits on the others.
 
-    The errors, scores, drifts and pictures are those of weights that were fitted without the prompt, where there are
-    enough prompts (`ertacache.calibration.fitting`).
+    The errors, scores, drifts and pictures are those of the `Weights` that the prompts went on with.
     """
 
     cached_steps: tuple[int, ...]
@@ -59,6 +63,7 @@ class Fit:
     prompt_scores: tuple[float, ...]
     drifts: Mapping[int, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     quality: Quality | None = None
+    left_out: Mapping[int, tuple[Prediction, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def error(self) -> float:
@@ -148,7 +153,7 @@ class ClosedLoops:
 
     Attributes:
         denoiser_calls: of all loops so far; the full runs are for the caller to add.
-        judge: looks at the pictures of every held-out loop that runs to its end, if there is one; see `judge_pictures`.
+        judge: looks at the pictures of `judged` loops, if there is one; see `judge_pictures`.
     """
 
     def __init__(
@@ -210,7 +215,12 @@ class ClosedLoops:
         return earlier.shared_with(cached) - {0, *self.setting.forced}
 
     def predict(
-        self, cached: Collection[int], method: Method, *, predictor: Predictor | None = None, held_out: bool = True
+        self,
+        cached: Collection[int],
+        method: Method,
+        *,
+        predictor: Predictor | None = None,
+        weights: Weights = "others",
     ) -> Fit:
         """Skip the cached steps on all prompts and predict them, solving ``aligned`` weights on the way.
 
@@ -218,11 +228,30 @@ class ClosedLoops:
             cached: the schedule.
             method: its level, predictor and order are used.
             predictor: in place of the method's.
-            held_out: see `attempt`.
+            weights: what each prompt goes on with.
         """
-        fit = self.attempt(cached, method, predictor=predictor, held_out=held_out)
+        fit = self.attempt(cached, method, predictor=predictor, weights=weights)
         assert fit is not None  # nothing gives this loop up
         return fit
+
+    def judged(
+        self, cached: Collection[int], method: Method, worth_it: Callable[[Fit], bool] = lambda fit: True
+    ) -> Fit:
+        """What a policy of this schedule has for weights, and does on prompts that it was not fitted on.
+
+        The weights of all are fitted in a loop that goes on with them. In a second one each prompt goes on with the
+        weights that the first one fitted on the others, as prompts do that come later. Fitted on the way of such a
+        loop, others' errors would be in each prompt's weights, and add up from step to step.
+
+        Args:
+            cached: the schedule.
+            method: its level, predictor and order are used.
+            worth_it: whether what the first loop found, which flatters, is reason to run the second one.
+        """
+        fit = self.predict(cached, method, weights="all")
+        if method.predictor != "aligned" or not self.holds_out or not worth_it(fit):
+            return fit
+        return replace(self.predict(cached, method, weights=fit.left_out), predictions=fit.predictions)
 
     def attempt(
         self,
@@ -233,7 +262,7 @@ class ClosedLoops:
         earlier: Trace | None = None,
         trace: Trace | None = None,
         give_up: Callable[[int, float], bool] = lambda step, score: False,
-        held_out: bool = True,
+        weights: Weights = "others",
     ) -> Fit | None:
         """The same, starting as an earlier loop did, and ending early if it is given up.
 
@@ -244,25 +273,27 @@ class ClosedLoops:
             earlier: a loop of the same method; what it computed before the schedules differ is not computed again.
             trace: is filled with what this loop computes.
             give_up: asked after every step with the score of the latent; the loop ends there if it says so.
-            held_out: whether each prompt goes on with weights fitted on the others, or with those of all.
+            weights: what each prompt goes on with.
 
         Returns:
             What the loop found, or None if it was given up.
         """
         predictor = predictor or method.predictor
-        judge = self.judge if held_out else None  # other pictures would flatter
+        given: Mapping[int, Sequence[Prediction]] = {} if isinstance(weights, str) else weights
+        judge = None if weights == "others" else self.judge
         levels, skipped = self.setting.noise_levels, frozenset(cached)
         replayed = self.replayed(cached, method, earlier)
         size = 1 if predictor == "reuse" else 2 if predictor == "taylor" else MAX_ORDER + 1
         histories = [History(size) for _ in self.calls]
         predictions: dict[int, Prediction] = {}
+        left_out: dict[int, tuple[Prediction, ...]] = {}
         errors = Errors(self.recordings)
         drifted: dict[int, list[Tensor]] = {}
         pattern: tuple[Any, ...] = ()
 
         def fit_at(arrivals: Sequence[Arrival]) -> StepFit:
             if predictor == "aligned":
-                return self._solve(arrivals, histories, method, held_out)
+                return self._solve(arrivals, histories, method)
             newest = histories[0]
             found = taylor(levels, arrivals[0].index, newest) if predictor == "taylor" else reuse(newest)
             return StepFit(found, [found] * len(arrivals))
@@ -305,7 +336,9 @@ class ClosedLoops:
                             trace.keep(index, seen)
                     # A computed step is corrected after the first cached one; before it all is exact.
                     if index in skipped or (predictor == "aligned" and predictions):
-                        predictions[index], own = fit_at(arrivals)
+                        fit = fit_at(arrivals)
+                        predictions[index], left_out[index] = fit.prediction, tuple(fit.own)
+                        own = [fit.prediction] * len(arrivals) if weights == "all" else given.get(index, fit.own)
                         for arrival, history, prediction in zip(arrivals, histories, own, strict=True):
                             reply = predicted(arrival.step, history, prediction, method)
                             if index not in skipped:
@@ -322,6 +355,7 @@ class ClosedLoops:
             tuple(errors.prompt_scores),
             {step: tuple(tuple(found.tolist()) for found in row) for step, row in drifted.items()},
             judge(lockstep.results) if judge else None,
+            left_out,
         )
 
     def _take_in(
@@ -333,9 +367,7 @@ class ClosedLoops:
             arrival.reply = row.output
             history.push(arrival.index, _entry(arrival, row, method), row.contrast)
 
-    def _solve(
-        self, arrivals: Sequence[Arrival], histories: Sequence[History], method: Method, held_out: bool
-    ) -> StepFit:
+    def _solve(self, arrivals: Sequence[Arrival], histories: Sequence[History], method: Method) -> StepFit:
         """The factors that take the prompts nearest to their full run's next latent."""
         order = method.order if len(arrivals) >= MANY_PROMPTS else min(method.order, 2)
         steps = histories[0].steps[: order + 1]
@@ -351,7 +383,7 @@ class ClosedLoops:
             terms += features(history.contrasts, order) if contrasted else []
             equations.append(NormalEquations(len(terms)))
             equations[-1].add([slope * term for term in terms], goal - landed)
-        return fit_step(equations, steps, contrasted=contrasted, held_out=held_out)
+        return fit_step(equations, steps, contrasted=contrasted)
 
 
 def _entry(arrival: Arrival, seen: Seen, method: Method) -> Tensor:

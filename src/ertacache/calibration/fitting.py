@@ -23,16 +23,14 @@ class StepFit(NamedTuple):
 
     Args:
         prediction: fitted on all prompts.
-        own: for each prompt what it goes on with.
+        own: for each prompt fitted on the others, where there are enough; else that of all.
     """
 
     prediction: Prediction
     own: list[Prediction]
 
 
-def fit_step(
-    equations: Sequence[NormalEquations], history: Sequence[int], *, contrasted: bool, held_out: bool = True
-) -> StepFit:
+def fit_step(equations: Sequence[NormalEquations], history: Sequence[int], *, contrasted: bool) -> StepFit:
     """Solve one step.
 
     Args:
@@ -40,7 +38,6 @@ def fit_step(
             outputs and then, if ``contrasted``, of the contrasts: the differences, newest first, and the newest entry.
         history: the steps of the entries, newest first; one more than there are differences.
         contrasted: whether the contrasts' features are among them.
-        held_out: whether each prompt goes on with the weights of the others, where there are enough; else of all.
     """
     total = equations[0]
     for one in equations[1:]:
@@ -52,6 +49,6 @@ def fit_step(
         return Prediction(tuple(history), factors, coefficients(between[:-1], between[-1]) if contrasted else ())
 
     found = prediction(total.solve())
-    if not held_out or len(equations) < MIN_HELD_OUT:
+    if len(equations) < MIN_HELD_OUT:
         return StepFit(found, [found] * len(equations))
     return StepFit(found, [prediction((total - one).solve()) for one in equations])

@@ -90,13 +90,13 @@ def calls_for(
             )
         if "generator" in takes and arguments.get("generator") is None:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
-        latents = "output_type" in takes and "output_type" not in arguments and _gives_latents(own_class(pipe))
+        latents = "output_type" in takes and "output_type" not in arguments and gives_latents(own_class(pipe))
         # Calibration looks at latents; decoding would be waste where nobody asks for pictures.
         calls.append(Call(arguments, {"output_type": "latent"} if latents else None))
     return calls
 
 
-def _gives_latents(kind: type) -> bool:
+def gives_latents(kind: type) -> bool:
     """Whether a pipeline's code knows the output type "latent"; many refuse what they do not know."""
     try:
         return re.search(r"""["']latent["']""", inspect.getsource(kind)) is not None

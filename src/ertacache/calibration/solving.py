@@ -165,20 +165,15 @@ def predicting(
     return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
 
 
-def with_weights_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
-    """A loop's schedule and errors, with weights fitted on all prompts in a loop of their own, if it held prompts out.
+def _of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
+    """The loop in which all prompts go on with the weights of all, as those that follow the policy will.
 
     Held-out trajectories have more error than those a policy makes, and weights that are fitted there are up to half a
     decibel worse.
     """
-    return replace(fit, predictions=_of_all(loops, method, fit).predictions)
-
-
-def _of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
-    """The loop in which all prompts go on with the weights of all, as those that follow the policy will."""
     if method.predictor != "aligned" or not loops.holds_out:
         return fit
-    return loops.predict(fit.cached_steps, method, held_out=False)
+    return loops.predict(fit.cached_steps, method, weights="all")
 
 
 def policy_of(
@@ -280,7 +275,7 @@ def _within_seconds(session: Session, method: Method, budget: Budget, seconds: f
 def _of_quality(session: Session, method: Method, budget: Budget, what: str, least: float) -> Policy:
     """The policy with the fewest computed steps whose quality is this with confidence, as far as loops can tell.
 
-    Bisection over the number of steps, each judged by one closed loop; then the search, which may find a better
+    Bisection over the number of steps, each judged by one or two closed loops; then the search, which may find a better
     schedule, is asked for one step less and again, for as long as that reaches the quality too.
     """
     loops, steps = session.loops, session.loops.setting.num_steps
@@ -298,7 +293,7 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
         session.shown.phase(f"judging {computed} of {steps} steps")
         setting = steps, computed, loops.setting.forced
         cached = next(beginnings(*setting, surrogate)) if surrogate else evenly_spaced(*setting)
-        found[computed] = loops.predict(cached, method)
+        found[computed] = loops.judged(cached, method, reached)
         return reached(found[computed])
 
     low = loops.setting.fewest_computed
@@ -306,7 +301,8 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
     best = found.get(computed)
     while method.schedule == "search" and computed > low and loops.denoiser_calls < limit:
         session.shown.phase(f"searching with {computed - 1} of {steps} steps")
-        fit = searched(loops, method, computed - 1, limit, notes)
+        cached = searched(loops, method, computed - 1, limit, notes).cached_steps
+        fit = loops.judged(cached, method, reached)
         if not reached(fit):
             break
         best, computed = fit, computed - 1
@@ -320,7 +316,7 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
         f"mean {what.upper()} {fmean(values):.4g} over {len(values)} prompts, each by weights fitted on the others; "
         f"over {lower_bound(values):.4g} with {CONFIDENCE:.0%} confidence"
     )
-    return policy_of(loops, method, budget, with_weights_of_all(loops, method, best), notes=[note, *notes])
+    return policy_of(loops, method, budget, best, notes=[note, *notes])
 
 
 def fewest(low: int, high: int, enough: Callable[[int], bool]) -> int:

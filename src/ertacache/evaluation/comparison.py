@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ertacache.acceleration import accelerated
 from ertacache.calibration.timing import now
+from ertacache.drafting import Draft
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
 from ertacache.runtime.guard import Mode
@@ -30,6 +31,7 @@ class Variant:
         num_inference_steps: what the pipeline is asked for.
         policy: the policy it follows, if any.
         guard: what the policy's guard does, if it has one.
+        draft: what its run is compared with, if anything; it is made when the run was timed.
         noise_levels: a grid of its own, ``num_inference_steps`` + 1 levels, if any.
         around: given the pipeline, a context to generate in, such as another library's cache; entered anew for each
             generation.
@@ -39,6 +41,7 @@ class Variant:
     num_inference_steps: int
     policy: Policy | None = None
     guard: Mode | None = None
+    draft: Draft | None = None
     noise_levels: tuple[float, ...] | None = None
     around: Callable[[Any], AbstractContextManager[Any]] = nullcontext
 
@@ -126,7 +129,7 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
     settings = {**arguments, "num_inference_steps": variant.num_inference_steps, "output_type": "pt"}
     clock = _LoopClock(keep_latents)
     if variant.policy is not None:
-        context: Any = accelerated(pipe, variant.policy, guard=variant.guard)
+        context: Any = accelerated(pipe, variant.policy, guard=variant.guard, draft=variant.draft)
     elif variant.noise_levels is not None:
         context = Run(pipe, _OwnGrid(variant.noise_levels))
     else:

@@ -24,7 +24,11 @@ from ertacache.runtime.transferring import policy_for
 
 
 class PolicyDriver(Driver):
-    """Follows ``policy`` through one run; the policy's own checks are made as early as each can be."""
+    """Follows ``policy`` through one run; the policy's own checks are made as early as each can be.
+
+    Attributes:
+        latest: the latent after the last step that was made, (batch, ...).
+    """
 
     def __init__(self, policy: Policy, report: Report | None = None, guard: Guard | None = None) -> None:
         self.given, self.guard = policy, guard
@@ -35,6 +39,7 @@ class PolicyDriver(Driver):
         self.pattern: tuple[Any, ...] = ()
         self.skipped: list[int] = []
         self.error_model: tuple[Tensor, Tensor] | None = None
+        self.latest: Tensor | None = None
 
     def _follow(self, policy: Policy) -> None:
         self.policy = policy
@@ -43,7 +48,7 @@ class PolicyDriver(Driver):
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
         fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
         self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
-        self.watching = self.guard if policy is self.given else None  # calibration saw no drifts on another grid
+        self.watching = self.guard if self.as_calibrated else None  # calibration saw no drifts on another grid
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
 
     def open_segment(self, scheduler: Any) -> list[float] | None:
@@ -92,6 +97,15 @@ class PolicyDriver(Driver):
         self.skipped.append(step.index)
         instead = predicted(step, self.history, self.prediction(step.index), method)
         return self._rectified(step.index, instead).to(output.dtype)
+
+    @property
+    def as_calibrated(self) -> bool:
+        """Whether the policy was followed on the grid that it was made on."""
+        return self.policy is self.given
+
+    def stepped(self, index: int, sample: Tensor) -> None:
+        """Keep the latent."""
+        self.latest = sample
 
     def block_factors(self, step: int) -> tuple[float, ...]:
         """How the residual of the blocks is predicted at a cached step of level ``hidden``."""

@@ -7,6 +7,7 @@ was just queued.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf, log
 from typing import Any, Literal, get_args
 
 import torch
@@ -106,6 +107,43 @@ class GuardReport:
             return f"guard: within calibration's envelope ({worst}){computed}"
         which = "" if len(scores) == 1 else f": samples {', '.join(outside)}"
         return f"guard: outside of calibration's envelope{which} ({worst}){computed}"
+
+
+class DraftReport:
+    """How far a generation is from its draft; see `ertacache.draft`. The device is asked when it is read.
+
+    Args:
+        distances: (batch,), of the final latents.
+        mean: of their logarithms, over calibration's samples.
+        deviation: of the same.
+        limit: the score over which a sample is farther off than calibration's.
+    """
+
+    def __init__(self, distances: Tensor, mean: float, deviation: float, limit: float) -> None:
+        self._late, self.mean, self.deviation, self.limit = Late(distances), mean, deviation, limit
+
+    @property
+    def distances(self) -> tuple[float, ...]:
+        """The root mean square of the difference of the final latents, for each sample of the batch."""
+        return tuple(self._late.read())
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The logarithm of the distance, in standard deviations of calibration's samples above their mean."""
+        return tuple((log(d) - self.mean) / self.deviation if d > 0 else -inf for d in self.distances)
+
+    @property
+    def left(self) -> tuple[bool, ...]:
+        """For each sample of the batch, whether it is farther from its draft than calibration's are."""
+        return tuple(not score <= self.limit for score in self.scores)
+
+    def __str__(self) -> str:
+        scores, outside = self.scores, [f"{k}" for k, left in enumerate(self.left) if left]
+        worst = f"score {max(scores):.2f}, limit {self.limit:.2f}"
+        if not outside:
+            return f"draft: as near as calibration's ({worst})"
+        which = "" if len(scores) == 1 else f": samples {', '.join(outside)}"
+        return f"draft: farther off than calibration's{which} ({worst})"
 
 
 class Guard:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ertacache.errors import PipelineError, RunError
 from ertacache.runtime import gate
-from ertacache.runtime.guard import GuardReport
+from ertacache.runtime.guard import DraftReport, GuardReport
 from ertacache.runtime.hidden import Stack
 from ertacache.runtime.history import History
 from ertacache.runtime.samplers import sampler_of
@@ -99,6 +99,7 @@ class Report:
         denoiser_calls: how often it ran in all.
         notes: where the run left the policy, and why.
         guard: what the guard saw, if there was one.
+        draft: how far it is from its draft, if one was made.
     """
 
     computed_steps: list[int] = field(default_factory=list)
@@ -106,6 +107,7 @@ class Report:
     denoiser_calls: int = 0
     notes: list[str] = field(default_factory=list)
     guard: GuardReport | None = None
+    draft: DraftReport | None = None
 
     def note(self, text: str) -> None:
         """Add a note, once."""
@@ -116,7 +118,7 @@ class Report:
         total = len(self.computed_steps) + len(self.cached_steps)
         lines = [f"{len(self.computed_steps)} of {total} steps computed, {self.denoiser_calls} denoiser calls"]
         lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines + ([str(self.guard)] if self.guard else []))
+        return "\n".join([*lines, *(str(told) for told in (self.guard, self.draft) if told)])
 
 
 def denoisers_of(pipe: Any) -> dict[str, nn.Module]:

@@ -1,0 +1,273 @@
+"""A second opinion on a generation: its draft, from the same noise, by a policy that computes far fewer steps.
+
+Whether a picture turned bad is hardly told by the errors that cached steps make, even if each were known exactly: it is
+told by how the denoiser answers to them, and a single run does not show that (docs/research-log.md). A second run from
+the same noise does. It has errors of its own, and where the denoiser makes much of small errors, the two runs part.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ertacache.calibration.calibrate import calibrate
+from ertacache.calibration.progress import CalibrationProgress
+from ertacache.calibration.prompts import Call, calls_for, gives_latents, twin_of
+from ertacache.errors import CalibrationError, GuardError, PolicyFileError
+from ertacache.files import written_whole
+from ertacache.method.envelope import MIN_PROMPTS, WITHIN
+from ertacache.method.student import student_t
+from ertacache.policy import Policy
+from ertacache.runtime.following import PolicyDriver
+from ertacache.runtime.guard import DraftReport
+from ertacache.runtime.run import Run, denoisers_of
+from ertacache.runtime.seams import own_class
+
+RATIO = 5
+"""The step ratio of a draft's policy, if none is given."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """How far the runs of a policy usually are from those of a cheaper one, and the cheaper one.
+
+    Args:
+        policy: the cheaper one.
+        of: the fingerprint of the policy whose runs it checks.
+        mean: of the logarithm of the distance, over calibration's samples; the distance is the root mean square of the
+            difference of the final latents.
+        deviation: its standard deviation.
+        limit: the score over which a sample is farther off than calibration's: what one more sample like those exceeds
+            once in twenty times (Student's t).
+        full_runs: what making it cost, in full runs' denoiser calls per prompt.
+
+    Raises:
+        GuardError: if these are no numbers that a score can be made of.
+    """
+
+    policy: Policy
+    of: str
+    mean: float
+    deviation: float
+    limit: float
+    full_runs: float
+
+    def __post_init__(self) -> None:
+        numbers = self.mean, self.deviation, self.limit, self.full_runs
+        if not all(map(math.isfinite, numbers)) or self.deviation <= 0:
+            raise GuardError(
+                "this is no draft that a run can be compared with",
+                given=f"mean, deviation, limit, full runs {numbers}",
+                cure="Make it with ertacache.draft().",
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file, whole or not at all."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "policy"}
+        text = json.dumps({**plain, "policy": self.policy.metadata()})
+        with written_whole(Path(path)) as unfinished:
+            save_file(self.policy.tensors(), unfinished, metadata={"ertacache.draft": text})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Draft:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            PolicyFileError: if it is damaged, or holds something else.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no draft at {os.fspath(path)!r}; make one with ertacache.draft()")
+        try:
+            with safe_open(path, "pt") as file:
+                plain = json.loads((file.metadata() or {})["ertacache.draft"])
+                tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            policy = Policy.parsed(plain.pop("policy"), tensors, os.fspath(path))
+            return cls(policy, **plain)
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, PolicyFileError):
+                raise
+            raise PolicyFileError(
+                f"this is not a draft, or a damaged one: {type(error).__name__}: {error}",
+                given=os.fspath(path),
+                cure="Pass a file that Draft.save() wrote.",
+            ) from error
+
+
+def check_draft(draft: Any, policy: Policy) -> None:
+    """Raise `GuardError` if it is no draft, or one of another policy's runs."""
+    if not isinstance(draft, Draft):
+        raise GuardError(
+            "this is not a draft",
+            given=type(draft).__name__,
+            cure="Pass what ertacache.draft() or Draft.load() returned.",
+        )
+    if policy.fingerprint != draft.of:
+        raise GuardError(
+            "this draft is of another policy's runs",
+            given=f"policy {policy.fingerprint}, and a draft for {draft.of}",
+            cure="Make one for this policy with ertacache.draft().",
+        )
+
+
+class Again:
+    """A call as it is about to be made, to be made again from the same noise by another policy.
+
+    Args:
+        pipe: the pipeline.
+        args: the call's.
+        kwargs: the call's.
+    """
+
+    def __init__(self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        signature = inspect.signature(own_class(pipe).__call__)
+        given = dict(signature.bind(pipe, *args, **kwargs).arguments)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                given |= given.pop(name, {})
+        del given[next(iter(signature.parameters))]  # self
+        arguments = {name: value for name, value in given.items() if not name.startswith("callback")}
+        self._call = Call(arguments, {"output_type": "latent"} if gives_latents(own_class(pipe)) else None)
+        parameters = (p.device for module in denoisers_of(pipe).values() for p in module.parameters())
+        device = torch.device(getattr(pipe, "_execution_device", None) or next(parameters, "cpu"))
+        self._cuda = [device] if device.type == "cuda" else []
+        self._random: list[tuple[Tensor, Callable[[Tensor], None]]] = [(torch.get_rng_state(), torch.set_rng_state)]
+        for cuda in self._cuda:
+            self._random.append((torch.cuda.get_rng_state(cuda), partial(torch.cuda.set_rng_state, device=cuda)))
+
+    def latent(self, pipe: Any, policy: Policy) -> Tensor:
+        """The final latent of the same call by this policy, (batch, ...); what the user has stays as it is."""
+        twin, driver = twin_of(pipe), PolicyDriver(policy)
+        with torch.random.fork_rng(devices=self._cuda):
+            for state, set_state in self._random:
+                set_state(state)
+            with Run(twin, driver):
+                twin(**self._call.arguments())
+        assert driver.latest is not None  # a run that makes no step raises
+        return driver.latest
+
+
+def drafted(draft: Draft, again: Again, pipe: Any, latest: Tensor) -> DraftReport:
+    """Make the draft of a call, and say how far the call's final latent, (batch, ...), is from it."""
+    distance = distance_of(latest, again.latent(pipe, draft.policy))
+    return DraftReport(distance, draft.mean, draft.deviation, draft.limit)
+
+
+def distance_of(one: Tensor, other: Tensor) -> Tensor:
+    """The root mean square of the difference, of each sample.
+
+    Args:
+        one: (batch, ...), floating.
+        other: the same shape.
+
+    Returns:
+        (batch,), float32, on the same device; found without waiting for it.
+    """
+    change: Tensor = (one.float() - other.float()).flatten(1)
+    found: Tensor = change.square().mean(dim=1).sqrt()
+    return found
+
+
+def draft(
+    pipe: Any,
+    policy: Policy,
+    prompts: Sequence[str | Mapping[str, Any]],
+    *,
+    by: Policy | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    memory_limit: int = 2 << 30,
+    **call_arguments: Any,
+) -> Draft:
+    """Make what `ertacache.accelerated` takes as ``draft=``: it then tells whose pictures to look at.
+
+    Args:
+        pipe: the pipeline that the policy is for; left as it was found.
+        policy: whose runs are to be checked.
+        prompts: those that it was calibrated on, or others like those to come; texts or dicts of call arguments.
+        by: a policy for the draft, of fewer computed steps, such as the last one of a profile; by default one of step
+            ratio 5 is calibrated now, on these prompts.
+        seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
+        progress: show a progress bar.
+        checkpoint: as of `ertacache.calibrate`; with that of the policy's calibration, its full runs are used again.
+        memory_limit: as of `ertacache.calibrate`.
+        **call_arguments: go to every pipeline call; ``num_inference_steps`` is the policy's.
+
+    Returns:
+        The draft.
+
+    Raises:
+        CalibrationError: with fewer than four prompts.
+        GuardError: if the policy caches nothing, or ``by`` computes no fewer steps.
+        PolicyMismatchError: if a policy was made for another model or setting.
+    """
+    call_arguments = {**call_arguments, "num_inference_steps": policy.num_inference_steps}
+    computed = len(policy.computed_steps)
+    if not policy.cached_steps or (by is not None and len(by.computed_steps) >= computed):
+        given = f"{computed} of {policy.num_made_steps} steps computed"
+        raise GuardError(
+            "a draft computes fewer steps than what it is of, and that caches some",
+            given=given if by is None else f"{given}, and {len(by.computed_steps)} for the draft",
+            cure="Take another policy, or leave `by` out.",
+        )
+    if len(prompts) < MIN_PROMPTS:
+        raise CalibrationError(
+            "with so few prompts there is no telling how far from its draft a picture usually is",
+            given=f"{len(prompts)} prompts",
+            cure=f"Give {MIN_PROMPTS} prompts or more; 16 are usual.",
+        )
+    if by is None:
+        by = calibrate(
+            pipe,
+            prompts,
+            num_computed_steps=min(max(policy.num_made_steps // RATIO, 2), computed - 1),
+            seed=seed,
+            progress=progress,
+            checkpoint=checkpoint,
+            memory_limit=memory_limit,
+            **call_arguments,
+        )
+    calls = calls_for(pipe, prompts, call_arguments, seed)
+    logs: list[float] = []
+    with CalibrationProgress(progress) as shown:
+        shown.phase("how far drafts usually are")
+        calls_per_step = policy.origin.calls_per_step if policy.origin else 1
+        cost = (computed + len(by.computed_steps)) * calls_per_step
+        shown.expect(cost * len(calls))
+        for call in calls:
+            again = Again(pipe, (), call.arguments())
+            distances = distance_of(again.latent(pipe, policy), again.latent(pipe, by))
+            logs += distances.clamp_min(_TINY).log().tolist()
+            shown.advance(cost)
+    if not all(map(math.isfinite, logs)):
+        raise CalibrationError(
+            "a run or its draft ends with NaN",
+            given=f"policy {policy.fingerprint}",
+            cure="See whether the pipeline itself gives numbers on these prompts, in this precision.",
+        )
+    made = policy.num_made_steps
+    return Draft(
+        policy=by,
+        of=policy.fingerprint,
+        mean=fmean(logs),
+        deviation=max(stdev(logs), _TINY),
+        limit=student_t(len(logs) - 1, WITHIN) * math.sqrt(1 + 1 / len(logs)),
+        full_runs=by.calibration.full_runs + (computed + len(by.computed_steps)) / made,
+    )
+
+
+_TINY = 1e-12

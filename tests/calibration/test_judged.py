@@ -1,0 +1,63 @@
+"""What a loop says of prompts that the fit did not use: each goes on with what the loop of all fitted on the others."""
+
+import math
+
+import pytest
+import torch
+
+import ertacache
+from ertacache.calibration import closed_loop, fitting
+from ertacache.calibration.checkpoint import Shelf
+from ertacache.calibration.closed_loop import ClosedLoops
+from ertacache.calibration.progress import CalibrationProgress
+from ertacache.calibration.prompts import calls_for
+from ertacache.calibration.session import record_all
+from ertacache.method.named import Method
+from ertacache.policy import Policy
+
+ALIGNED, CACHED, PROMPTS = Method.named("aligned"), (3, 5, 6, 8), 3
+
+
+@pytest.fixture
+def loops(embedded, monkeypatch):
+    monkeypatch.setattr(fitting, "MIN_HELD_OUT", PROMPTS)
+    monkeypatch.setattr(closed_loop, "MIN_HELD_OUT", PROMPTS)
+    arguments = {**embedded.arguments, "num_inference_steps": 10}
+    calls = calls_for(embedded.pipe, embedded.calibration_prompts[:PROMPTS], arguments, seed=0)
+    with CalibrationProgress(False) as shown:
+        recordings, setting = record_all(embedded.pipe, calls, 10, Shelf(None, "", 1 << 30), shown)
+    return ClosedLoops(embedded.pipe, calls, recordings, setting, lambda calls: None)
+
+
+def test_each_prompt_ends_as_a_policy_with_the_weights_of_the_others_ends(embedded, loops):
+    of_all, judged = loops.predict(CACHED, ALIGNED, weights="all"), loops.judged(CACHED, ALIGNED)
+    assert judged.predictions == of_all.predictions
+    assert judged.left_out.keys() == of_all.left_out.keys() == {3, 4, 5, 6, 7, 8, 9}
+    arguments = {**embedded.arguments, "num_inference_steps": 10, "output_type": "latent"}
+    for k, prompt in enumerate(embedded.calibration_prompts[:PROMPTS]):
+        full = embedded.pipe(prompt, generator=torch.Generator().manual_seed(k), **arguments).images
+        for fit, predictions in (
+            (judged, {step: own[k] for step, own in of_all.left_out.items()}),
+            (of_all, of_all.predictions),
+        ):
+            policy = Policy(10, CACHED, ALIGNED, predictions)
+            with ertacache.accelerated(embedded.pipe, policy):
+                fast = embedded.pipe(prompt, generator=torch.Generator().manual_seed(k), **arguments).images
+            assert math.exp(fit.prompt_scores[k]) == pytest.approx(float((fast - full).norm() / full.norm()), rel=1e-3)
+    others = loops.predict(CACHED, ALIGNED)  # fitted on the way of prompts that are held out: other weights again
+    assert len({judged.prompt_scores, of_all.prompt_scores, others.prompt_scores}) == 3
+
+
+def test_a_second_loop_is_run_only_where_the_first_one_is_reason_to(loops):
+    one = (10 - len(CACHED)) * loops.setting.calls_per_step * PROMPTS
+    for method, worth_it, cost in ((ALIGNED, True, 2), (ALIGNED, False, 1), (Method.named("taylor"), True, 1)):
+        before = loops.denoiser_calls
+        fit = loops.judged(CACHED, method, lambda fit, worth_it=worth_it: worth_it)
+        assert loops.denoiser_calls - before == cost * one
+        assert (fit.prompt_scores == loops.predict(CACHED, method, weights="all").prompt_scores) == (cost == 1)
+
+
+def test_only_what_is_judged_is_looked_at(loops):
+    loops.judge_pictures()
+    assert loops.predict(CACHED, ALIGNED).quality is None
+    assert len(loops.judged(CACHED, ALIGNED).quality.psnr) == PROMPTS

@@ -1,0 +1,142 @@
+"""A draft: the same call again from the same noise by a cheaper policy, and nothing of the call is changed by it."""
+
+import math
+
+import pytest
+import torch
+
+import ertacache
+from ertacache import Draft
+from ertacache.drafting import distance_of
+from ertacache.errors import CalibrationError, GuardError, PolicyFileError
+from ertacache.policy import CalibrationRecord
+
+STEPS = 8
+CACHED, FEW = (2, 3, 5), (1, 2, 3, 4, 5, 6)
+
+
+@pytest.fixture
+def policies(make_policy):
+    return make_policy(STEPS, CACHED, "taylor"), make_policy(STEPS, FEW)
+
+
+@pytest.fixture
+def draft(policies):
+    policy, by = policies
+    return Draft(by, policy.fingerprint, mean=-1.0, deviation=0.5, limit=1.8, full_runs=2.0)
+
+
+def latents_of(pipe, call, policy):
+    with ertacache.accelerated(pipe, policy):
+        return pipe(**call()).images
+
+
+def test_the_score_is_of_the_distance_to_the_run_of_the_cheaper_policy(flux, flux_call, policies, draft, counted):
+    policy, by = policies
+
+    def call():
+        return flux_call(guided=True, prompts=2)
+
+    fast, cheap = (latents_of(flux, call, p) for p in policies)
+    counter = counted(flux.transformer)
+    with ertacache.accelerated(flux, policy, draft=draft) as run:
+        assert torch.equal(flux(**call()).images, fast)
+    assert counter.take() == 2 * (len(policy.computed_steps) + len(by.computed_steps))
+    assert run.report.denoiser_calls == 2 * len(policy.computed_steps)
+    told = run.report.draft
+    expected = (fast - cheap).flatten(1).square().mean(1).sqrt()
+    assert told.distances == pytest.approx(expected.tolist(), rel=1e-5)
+    assert told.scores == pytest.approx([(math.log(d) + 1) / 0.5 for d in expected.tolist()], rel=1e-4)
+    for limit in (min(told.scores) - 1, sum(told.scores) / 2, max(told.scores) + 1):
+        told.limit = limit
+        assert told.left == tuple(score > limit for score in told.scores)
+        outside = [str(k) for k, left in enumerate(told.left) if left]
+        said = f"farther off than calibration's: samples {', '.join(outside)} (" if outside else "as near as"
+        assert said in str(run.report)
+
+
+@pytest.mark.parametrize("given", ["a generator", "no generator", "latents"])
+def test_noise_callbacks_and_later_draws_are_as_without_it(flux, flux_call, policies, draft, given):
+    policy, by = policies
+    seen = []
+
+    def call(p, **more):
+        arguments = {**flux_call(steps=STEPS), **more}
+        if given != "latents":
+            arguments.pop("latents", None)
+        arguments["generator"] = torch.Generator().manual_seed(3) if given == "a generator" else None
+        arguments["callback_on_step_end"] = lambda pipe, step, timestep, kwargs: seen.append(step) or {}
+        torch.manual_seed(7)
+        with ertacache.accelerated(flux, p, **({"draft": draft} if p is policy and drafted else {})) as run:
+            images = flux(**arguments).images
+        generator = arguments["generator"]
+        return images, torch.rand(1), torch.rand(1, generator=generator), run.report.draft
+
+    drafted = False
+    plain, cheap = call(policy), call(by)
+    seen.clear()
+    drafted = True
+    found = call(policy)
+    assert all(torch.equal(a, b) for a, b in zip(plain[:3], found[:3], strict=True))
+    assert seen == list(range(STEPS))
+    assert found[3].distances == pytest.approx(distance_of(plain[0], cheap[0]).tolist(), rel=1e-5)
+
+
+def test_it_is_written_whole_and_read_back(draft, tmp_path, make_policy):
+    path = tmp_path / "a.draft.safetensors"
+    draft.save(path)
+    loaded = Draft.load(path)
+    assert loaded.policy.fingerprint == draft.policy.fingerprint
+    assert (loaded.of, loaded.mean, loaded.deviation, loaded.limit, loaded.full_runs) == (draft.of, -1.0, 0.5, 1.8, 2.0)
+    with pytest.raises(FileNotFoundError, match=r"ertacache\.draft\(\)"):
+        Draft.load(tmp_path / "none")
+    make_policy(STEPS, FEW).save(tmp_path / "policy")
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:100])
+    for name in ("policy", "cut"):
+        with pytest.raises(PolicyFileError, match=r"not a draft, or a damaged one.*Draft\.save"):
+            Draft.load(tmp_path / name)
+
+
+def test_a_draft_of_other_runs_and_what_is_none_are_refused(flux, make_policy, policies, draft):
+    policy, by = policies
+    other = make_policy(STEPS, CACHED, "taylor", calibration=CalibrationRecord("another"))
+    with (
+        pytest.raises(GuardError, match=rf"another policy's runs.*{draft.of}"),
+        ertacache.accelerated(flux, other, draft=draft),
+    ):
+        pass
+    with pytest.raises(GuardError, match="this is not a draft"), ertacache.accelerated(flux, policy, draft=by):
+        pass
+    for numbers in ({"deviation": 0.0}, {"mean": math.nan}, {"limit": math.inf}):
+        with pytest.raises(GuardError, match="no draft"):
+            Draft(by, "", **{"mean": 0.0, "deviation": 1.0, "limit": 1.0, "full_runs": 1.0, **numbers})
+
+
+def test_what_it_cannot_be_made_of_is_said(flux, make_policy, policies):
+    policy, by = policies
+    with pytest.raises(GuardError, match="computes fewer steps"):
+        ertacache.draft(flux, by, ["a"] * 4, by=policy)
+    with pytest.raises(GuardError, match="computes fewer steps"):
+        ertacache.draft(flux, make_policy(STEPS, ()), ["a"] * 4)
+    with pytest.raises(CalibrationError, match="3 prompts"):
+        ertacache.draft(flux, policy, ["a"] * 3)
+
+
+def test_a_broken_second_run_leaves_the_pipeline_as_it_was(flux, flux_call, policies, draft, monkeypatch):
+    policy, _ = policies
+    own = flux.transformer.forward
+    left = len(policy.computed_steps)
+
+    def breaks(*args, **kwargs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError("out of memory")
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(flux.transformer, "forward", breaks)
+    before = type(flux), type(flux.scheduler)
+    with pytest.raises(RuntimeError, match="out of memory"), ertacache.accelerated(flux, policy, draft=draft):
+        flux(**flux_call())
+    assert (type(flux), type(flux.scheduler)) == before
+    assert "_compiled_call_impl" not in vars(flux.transformer)
