@@ -147,6 +147,20 @@ def test_evaluate_refuses_two_policies_that_its_table_could_not_tell_apart(polic
     assert "two policies have one name (policy)" in done.output
 
 
+def test_a_draft_is_made_and_says_how_far_a_picture_is_from_it(policy_file, tmp_path):
+    made, star = tmp_path / "draft.safetensors", tmp_path / "star.png"
+    done = run("draft", "zoo:flux", policy_file, "--limit", 4, "--out", made)
+    assert done.exit_code == 0, done.output
+    assert "drafts compute 2 of 8 steps" in done.output
+    asked = ["generate", "zoo:flux", "a red star", "--out", star, "--draft", made]
+    done = run(*asked, "--policy", policy_file)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"draft: \w.*score -?\d+\.\d\d, limit 2\.63; 4 more denoiser calls", done.output)
+    done = run(*asked)
+    assert done.exit_code == 2
+    assert "needs a policy" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -160,6 +174,7 @@ def test_evaluate_refuses_two_policies_that_its_table_could_not_tell_apart(polic
         (["generate", "zoo:flux", "a star", "--policy", "/nowhere.safetensors"], "no policy file"),
         (["generate", "zoo:flux", "a star", "--compare"], "needs a policy"),
         (["generate", "zoo:flux", "a star", "--guard", "report"], "needs a policy"),
+        (["draft", "zoo:flux", "/nowhere.safetensors"], "no policy file"),
         (["inspect", __file__], "cannot be read"),
     ],
 )

@@ -45,6 +45,7 @@ def test_the_score_is_of_the_distance_to_the_run_of_the_cheaper_policy(flux, flu
     assert run.report.denoiser_calls == 2 * len(policy.computed_steps)
     told = run.report.draft
     expected = (fast - cheap).flatten(1).square().mean(1).sqrt()
+    assert told.denoiser_calls == 2 * len(by.computed_steps)
     assert told.distances == pytest.approx(expected.tolist(), rel=1e-5)
     assert told.scores == pytest.approx([(math.log(d) + 1) / 0.5 for d in expected.tolist()], rel=1e-4)
     for limit in (min(told.scores) - 1, sum(told.scores) / 2, max(told.scores) + 1):

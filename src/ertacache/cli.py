@@ -23,6 +23,8 @@ from ertacache.calibration import Profile
 from ertacache.calibration import calibrate as calibrate_policy
 from ertacache.calibration import profile as make_profile
 from ertacache.calibration.budget import QUALITIES
+from ertacache.drafting import Draft
+from ertacache.drafting import draft as make_draft
 from ertacache.errors import ERTACacheError, PipelineError
 from ertacache.files import written_whole
 from ertacache.method.named import NAMED_METHODS
@@ -197,6 +199,39 @@ def pick(
 
 
 @app.command()
+def draft(
+    model: Model,
+    policy: PolicyName,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file, one prompt a line. Embedded pipelines bring their own.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("draft.safetensors"),
+    limit: Annotated[int, typer.Option(min=4, help="Use at most so many of the prompts.")] = 16,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="That of `ertacache calibrate`: its full runs are used again.")
+    ] = None,
+    settings: Settings = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+) -> None:
+    """Make what `generate --draft` takes: a second, shorter run then tells whether a picture is one to look at."""
+    with clear_errors():
+        loaded = Policy.from_pretrained(policy)
+        pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.num_inference_steps)
+        del arguments["num_inference_steps"]
+        lines = prompts_of(prompts, embedded.calibration_prompts if embedded else None)[:limit]
+        made = make_draft(pipe, loaded, lines, seed=seed, checkpoint=checkpoint, **arguments)
+        made.save(out)
+    console.print(
+        f"drafts compute {len(made.policy.computed_steps)} of {made.policy.num_made_steps} steps; made in "
+        f"{made.full_runs:.2f} full runs per prompt",
+        highlight=False,
+    )
+    console.print(f"wrote {out}", highlight=False, markup=False)
+
+
+@app.command()
 def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="What to generate.")],
@@ -211,6 +246,10 @@ def generate(
     guard: Annotated[
         str | None,
         typer.Option(help="'report' says whether it drifts more than in calibration; 'compute' also acts on it."),
+    ] = None,
+    draft: Annotated[
+        Path | None,
+        typer.Option(help="What `ertacache draft` made for the policy: run it too, and say how far the two are apart."),
     ] = None,
     settings: Settings = None,
     device: Device = "cpu",
@@ -228,11 +267,16 @@ def generate(
             raise typer.BadParameter("--compare needs a policy; pass --policy FILE")
         if guard and loaded is None:
             raise typer.BadParameter("--guard needs a policy; pass --policy FILE")
+        if draft and loaded is None:
+            raise typer.BadParameter("--draft needs a policy; pass --policy FILE")
+        drafted = Draft.load(draft) if draft else None
         steps = steps or (loaded.num_inference_steps if loaded else None)
         pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
         steps = arguments.pop("num_inference_steps")
         full = Variant("full", steps)
-        fast = Variant(loaded.method.name, steps, policy=loaded, guard=cast(Any, guard)) if loaded else full
+        fast = full
+        if loaded:
+            fast = Variant(loaded.method.name, steps, policy=loaded, guard=cast(Any, guard), draft=drafted)
         call = {**arguments, "prompt": prompt, "seed": seed}
         pictures, told = {}, None
 

@@ -148,22 +148,25 @@ class Again:
         for cuda in self._cuda:
             self._random.append((torch.cuda.get_rng_state(cuda), partial(torch.cuda.set_rng_state, device=cuda)))
 
-    def latent(self, pipe: Any, policy: Policy) -> Tensor:
-        """The final latent of the same call by this policy, (batch, ...); what the user has stays as it is."""
+    def latent(self, pipe: Any, policy: Policy) -> tuple[Tensor, int]:
+        """The final latent of the same call by this policy, (batch, ...), and the denoiser calls that it took.
+
+        What the user has stays as it is.
+        """
         twin, driver = twin_of(pipe), PolicyDriver(policy)
         with torch.random.fork_rng(devices=self._cuda):
             for state, set_state in self._random:
                 set_state(state)
-            with Run(twin, driver):
+            with Run(twin, driver) as run:
                 twin(**self._call.arguments())
         assert driver.latest is not None  # a run that makes no step raises
-        return driver.latest
+        return driver.latest, run.report.denoiser_calls
 
 
 def drafted(draft: Draft, again: Again, pipe: Any, latest: Tensor) -> DraftReport:
     """Make the draft of a call, and say how far the call's final latent, (batch, ...), is from it."""
-    distance = distance_of(latest, again.latent(pipe, draft.policy))
-    return DraftReport(distance, draft.mean, draft.deviation, draft.limit)
+    other, denoiser_calls = again.latent(pipe, draft.policy)
+    return DraftReport(distance_of(latest, other), draft.mean, draft.deviation, draft.limit, denoiser_calls)
 
 
 def distance_of(one: Tensor, other: Tensor) -> Tensor:
@@ -245,14 +248,12 @@ def draft(
     logs: list[float] = []
     with CalibrationProgress(progress) as shown:
         shown.phase("how far drafts usually are")
-        calls_per_step = policy.origin.calls_per_step if policy.origin else 1
-        cost = (computed + len(by.computed_steps)) * calls_per_step
-        shown.expect(cost * len(calls))
         for call in calls:
             again = Again(pipe, (), call.arguments())
-            distances = distance_of(again.latent(pipe, policy), again.latent(pipe, by))
-            logs += distances.clamp_min(_TINY).log().tolist()
-            shown.advance(cost)
+            (one, some), (other, more) = (again.latent(pipe, p) for p in (policy, by))
+            logs += distance_of(one, other).clamp_min(_TINY).log().tolist()
+            shown.expect((some + more) * len(calls))
+            shown.advance(some + more)
     if not all(map(math.isfinite, logs)):
         raise CalibrationError(
             "a run or its draft ends with NaN",

@@ -117,10 +117,12 @@ class DraftReport:
         mean: of their logarithms, over calibration's samples.
         deviation: of the same.
         limit: the score over which a sample is farther off than calibration's.
+        denoiser_calls: of the draft.
     """
 
-    def __init__(self, distances: Tensor, mean: float, deviation: float, limit: float) -> None:
+    def __init__(self, distances: Tensor, mean: float, deviation: float, limit: float, denoiser_calls: int) -> None:
         self._late, self.mean, self.deviation, self.limit = Late(distances), mean, deviation, limit
+        self.denoiser_calls = denoiser_calls
 
     @property
     def distances(self) -> tuple[float, ...]:
@@ -139,7 +141,7 @@ class DraftReport:
 
     def __str__(self) -> str:
         scores, outside = self.scores, [f"{k}" for k, left in enumerate(self.left) if left]
-        worst = f"score {max(scores):.2f}, limit {self.limit:.2f}"
+        worst = f"score {max(scores):.2f}, limit {self.limit:.2f}; {self.denoiser_calls} more denoiser calls"
         if not outside:
             return f"draft: as near as calibration's ({worst})"
         which = "" if len(scores) == 1 else f": samples {', '.join(outside)}"

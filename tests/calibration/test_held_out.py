@@ -61,3 +61,21 @@ def test_only_what_is_judged_is_looked_at(loops):
     loops.judge_pictures()
     assert loops.predict(CACHED, ALIGNED).quality is None
     assert len(loops.judged(CACHED, ALIGNED).quality.psnr) == PROMPTS
+
+
+def test_a_draft_knows_how_far_calibrations_runs_are_from_it(embedded, settings):
+    prompts, common = embedded.calibration_prompts[:4], {**settings, "method": "taylor"}
+    policy, by = (ertacache.calibrate(embedded.pipe, prompts, num_computed_steps=n, **common) for n in (5, 3))
+    known = {name: value for name, value in settings.items() if name != "num_inference_steps"}
+    draft = ertacache.draft(embedded.pipe, policy, prompts, by=by, **known)
+    arguments = {**embedded.arguments, "num_inference_steps": 10, "output_type": "latent"}
+    scores = []
+    for k, prompt in enumerate(prompts):
+        with ertacache.accelerated(embedded.pipe, policy, draft=draft) as run:
+            embedded.pipe(prompt, generator=torch.Generator().manual_seed(k), **arguments)
+        scores += run.report.draft.scores
+    assert sum(scores) == pytest.approx(0, abs=1e-3)
+    assert sum(score**2 for score in scores) / 3 == pytest.approx(1, rel=1e-3)
+    assert not any(run.report.draft.left)
+    assert draft.of == policy.fingerprint
+    assert draft.full_runs == pytest.approx(by.calibration.full_runs + (5 + 3) / 10)
