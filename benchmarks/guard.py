@@ -185,7 +185,7 @@ def calibrated(embedded: zoo.Embedded, speedup: float, prompts: Sequence[str], f
             call_arguments=call,
         ) as session:
             session.loops.judge_pictures()
-            fit = session.loops.predict(policy.cached_steps, policy.method)
+            fit = session.loops.judged(policy.cached_steps, policy.method)
         assert fit.quality is not None  # there is a judge
         return list(fit.quality.psnr)
 
