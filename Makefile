@@ -16,7 +16,7 @@ demo: $(VENV)/installed  ## generate with the embedded pipeline in full, acceler
 	$(BIN)/ertacache demo --out out/demo
 
 test: $(VENV)/installed lint  ## the tests that CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .

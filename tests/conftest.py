@@ -24,6 +24,14 @@ from torch import Tensor, nn
 from ertacache.policy import Method, Origin, Policy
 from ertacache.runtime import identity
 
+LONG = ("test_examples.py", "test_benchmarks.py", "test_budget_trials.py")
+"""Files of few and long tests. On several processes they come first: what begins last would be waited for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 SIZE = 16
 """Pixels; the latents are (batch, 16 tokens, 16 channels) for FLUX and (batch, 4, 8, 8) for SD3."""
 

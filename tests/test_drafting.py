@@ -10,6 +10,7 @@ from ertacache import Draft
 from ertacache.drafting import distance_of
 from ertacache.errors import CalibrationError, GuardError, PolicyFileError
 from ertacache.policy import CalibrationRecord
+from ertacache.runtime.guard import DraftReport
 
 STEPS = 8
 CACHED, FEW = (2, 3, 5), (1, 2, 3, 4, 5, 6)
@@ -141,3 +142,10 @@ def test_a_broken_second_run_leaves_the_pipeline_as_it_was(flux, flux_call, poli
         flux(**flux_call())
     assert (type(flux), type(flux.scheduler)) == before
     assert "_compiled_call_impl" not in vars(flux.transformer)
+
+
+@pytest.mark.parametrize(("distance", "left"), [(0.0, False), (math.inf, True), (math.nan, True)])
+def test_the_same_is_near_and_what_is_no_number_is_not(distance, left):
+    told = DraftReport(torch.tensor([distance]), mean=0.0, deviation=1.0, limit=1.8, denoiser_calls=1)
+    assert told.left == (left,)
+    assert ("farther off" in str(told)) == left

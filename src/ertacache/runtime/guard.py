@@ -132,11 +132,11 @@ class DraftReport:
     @property
     def scores(self) -> tuple[float, ...]:
         """The logarithm of the distance, in standard deviations of calibration's samples above their mean."""
-        return tuple((log(d) - self.mean) / self.deviation if d > 0 else -inf for d in self.distances)
+        return tuple((log(d) - self.mean) / self.deviation if d else -inf for d in self.distances)
 
     @property
     def left(self) -> tuple[bool, ...]:
-        """For each sample of the batch, whether it is farther from its draft than calibration's are."""
+        """For each sample of the batch, whether it is farther from its draft than calibration's are, or no number."""
         return tuple(not score <= self.limit for score in self.scores)
 
     def __str__(self) -> str:
