@@ -8,7 +8,7 @@ import torch
 import ertacache
 from ertacache import Draft
 from ertacache.drafting import distance_of
-from ertacache.errors import CalibrationError, GuardError, PolicyFileError
+from ertacache.errors import CalibrationError, GuardError, PolicyFileError, PolicyMismatchError
 from ertacache.policy import CalibrationRecord
 from ertacache.runtime.guard import DraftReport
 
@@ -122,6 +122,16 @@ def test_what_it_cannot_be_made_of_is_said(flux, make_policy, policies):
         ertacache.draft(flux, make_policy(STEPS, ()), ["a"] * 4)
     with pytest.raises(CalibrationError, match="3 prompts"):
         ertacache.draft(flux, policy, ["a"] * 3)
+    with pytest.raises(GuardError, match=r"8 steps from step 0 on; 7 steps from step 0 on"):
+        ertacache.draft(flux, policy, ["a"] * 4, by=make_policy(7, (1, 2, 3, 4, 5)))
+
+
+def test_policies_of_another_setting_make_no_draft(flux, flux_call, make_policy, origin_for):
+    origin = origin_for(flux, flux_call(guided=True), calls=2, shape=(16, 16))
+    policy, by = make_policy(STEPS, CACHED, "offline", origin=origin), make_policy(STEPS, FEW)
+    calls = [flux_call(guided=False)] * 4
+    with pytest.raises(PolicyMismatchError, match="true_cfg_scale"):
+        ertacache.draft(flux, policy, calls, by=by, progress=False)
 
 
 def test_a_broken_second_run_leaves_the_pipeline_as_it_was(flux, flux_call, policies, draft, monkeypatch):

@@ -31,6 +31,7 @@ from ertacache.files import written_whole
 from ertacache.method.envelope import MIN_PROMPTS, WITHIN
 from ertacache.method.student import student_t
 from ertacache.policy import Policy
+from ertacache.runtime import identity
 from ertacache.runtime.following import PolicyDriver
 from ertacache.runtime.guard import DraftReport
 from ertacache.runtime.run import Run, denoisers_of
@@ -215,7 +216,7 @@ def draft(
 
     Raises:
         CalibrationError: with fewer than four prompts.
-        GuardError: if the policy caches nothing, or ``by`` computes no fewer steps.
+        GuardError: if the policy caches nothing, or ``by`` computes no fewer steps or is for other ones.
         PolicyMismatchError: if a policy was made for another model or setting.
     """
     call_arguments = {**call_arguments, "num_inference_steps": policy.num_inference_steps}
@@ -226,6 +227,13 @@ def draft(
             "a draft computes fewer steps than what it is of, and that caches some",
             given=given if by is None else f"{given}, and {len(by.computed_steps)} for the draft",
             cure="Take another policy, or leave `by` out.",
+        )
+    grids = [(p.num_inference_steps, p.first_step) for p in (policy, by or policy)]
+    if grids[0] != grids[1]:
+        raise GuardError(
+            "a draft is of the same steps as what it is of",
+            given="; ".join(f"{steps} steps from step {first} on" for steps, first in grids),
+            cure="Take a policy for the same number of steps, or leave `by` out.",
         )
     if len(prompts) < MIN_PROMPTS:
         raise CalibrationError(
@@ -249,6 +257,10 @@ def draft(
     with CalibrationProgress(progress) as shown:
         shown.phase("how far drafts usually are")
         for call in calls:
+            guidance = identity.guidance_of(pipe, (), call.arguments())
+            for p in (policy, by):
+                identity.check_pipeline(p, pipe)
+                identity.check_guidance(p, guidance)
             again = Again(pipe, (), call.arguments())
             (one, some), (other, more) = (again.latent(pipe, p) for p in (policy, by))
             logs += distance_of(one, other).clamp_min(_TINY).log().tolist()
