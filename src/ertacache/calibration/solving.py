@@ -299,7 +299,12 @@ def _of_quality(session: Session, method: Method, budget: Budget, what: str, lea
     low = loops.setting.fewest_computed
     computed = fewest(low, steps, enough)
     best = found.get(computed)
-    while method.schedule == "search" and computed > low and loops.denoiser_calls < limit:
+
+    def affordable(computed: int) -> bool:
+        """Whether a search with so many steps can begin: its first loop, and the two that judge what it finds."""
+        return loops.denoiser_calls + 3 * computed * loops.setting.calls_per_step * len(loops.calls) <= limit
+
+    while method.schedule == "search" and computed > low and affordable(computed - 1):
         session.shown.phase(f"searching with {computed - 1} of {steps} steps")
         cached = searched(loops, method, computed - 1, limit, notes).cached_steps
         fit = loops.judged(cached, method, reached)
