@@ -41,7 +41,8 @@ from ertacache.runtime.guard import Guard
 from ertacache.runtime.run import denoisers_of
 
 SPEEDUPS = (2.0, 3.0)
-TOLD_BY = ("drift", "draft")
+TOLD_BY = ("drift", "draft", "both")
+"""By the sum of the first two, flagged where either flags."""
 WORSE = 5.0
 """Bad is so many dB under calibration's median."""
 UNLIKE = (
@@ -290,6 +291,13 @@ def area_interval(scores: Array, bad: NDArray[np.bool_], repeats: int = 2000) ->
     return float(low), float(high)
 
 
+def told(own: Sequence[Mapping[str, Any]], by: str) -> tuple[Array, NDArray[np.bool_]]:
+    """The scores of generations of one budget, and which of them are flagged."""
+    names = TOLD_BY[:2] if by == "both" else (by,)
+    scores = sum((np.array([row[name]["score"] for row in own]) for name in names), start=np.zeros(len(own)))
+    return scores, np.array([any(row[name]["left"] for name in names) for row in own])
+
+
 def summary(rows: Sequence[Mapping[str, Any]], speedup: float, usual: float) -> dict[str, Any]:
     """The figures of one budget, over all kinds and for each."""
     own = [row[f"{speedup:g}"] for row in rows]
@@ -306,7 +314,7 @@ def summary(rows: Sequence[Mapping[str, Any]], speedup: float, usual: float) -> 
             "acted_on_of_good": int((acted & ~bad & here).sum()),
         }
         for told_by in TOLD_BY:
-            scores, flagged = (np.array([r[told_by][what] for r in own]) for what in ("score", "left"))
+            scores, flagged = told(own, told_by)
             mixed = 0 < bad[here].sum() < here.sum()
             found[name][told_by] = {
                 "area": roc(scores[here], bad[here])[2] if mixed else None,
@@ -329,13 +337,13 @@ def markdown_of(figures: Mapping[str, Any], kinds: Sequence[str]) -> str:
         row = figures[name]
         cells = [name, f"{row['bad']} of {row['generations']}"]
         for told_by in TOLD_BY:
-            told = row[told_by]
-            area = "–" if told["area"] is None else f"{told['area']:.2f}"
-            if "area_interval" in told:
-                low, high = told["area_interval"]
-                area = f"**{told['area']:.3f}** ({low:.2f} to {high:.2f})"
+            own = row[told_by]
+            area = "–" if own["area"] is None else f"{own['area']:.2f}"
+            if "area_interval" in own:
+                low, high = own["area_interval"]
+                area = f"**{own['area']:.3f}** ({low:.2f} to {high:.2f})"
             good = row["generations"] - row["bad"]
-            cells += [area, f"{told['flagged_of_bad']} of {row['bad']}", f"{told['flagged_of_good']} of {good}"]
+            cells += [area, f"{own['flagged_of_bad']} of {row['bad']}", f"{own['flagged_of_good']} of {good}"]
         lines.append(cells)
     return table(lines)
 
@@ -349,9 +357,9 @@ def plot(rows: Sequence[Mapping[str, Any]], usual: Mapping[float, float], path: 
         bad = np.array([r["psnr"] for r in own]) < median_psnr - WORSE
         if not 0 < bad.sum() < len(bad):
             continue
-        for told_by, style in zip(TOLD_BY, ("--", "-"), strict=True):
-            flagged = np.array([r[told_by]["left"] for r in own])
-            false, true, area = roc(np.array([r[told_by]["score"] for r in own]), bad)
+        for told_by, style in zip(TOLD_BY[:2], ("--", "-"), strict=True):
+            scores, flagged = told(own, told_by)
+            false, true, area = roc(scores, bad)
             label = f"{told_by}, {speedup:g}x: {area:.2f}"
             axis.step(false, true, where="post", color=color, linestyle=style, label=label)
             axis.plot(flagged[~bad].mean(), flagged[bad].mean(), "o", color=color, fillstyle=_FILLED[told_by])
