@@ -57,10 +57,12 @@ def test_a_second_loop_is_run_only_where_the_first_one_is_reason_to(loops):
         assert (fit.prompt_scores == loops.predict(CACHED, method, weights="all").prompt_scores) == (cost == 1)
 
 
-def test_only_what_is_judged_is_looked_at(loops):
+def test_every_loop_is_looked_at_where_there_is_a_judge(loops):
+    assert loops.judged(CACHED, ALIGNED).quality is None
     loops.judge_pictures()
-    assert loops.predict(CACHED, ALIGNED).quality is None
-    assert len(loops.judged(CACHED, ALIGNED).quality.psnr) == PROMPTS
+    found = {loops.predict(CACHED, ALIGNED).quality, loops.judged(CACHED, ALIGNED).quality}
+    assert all(len(quality.psnr) == PROMPTS for quality in found)
+    assert len(found) == 2
 
 
 def test_a_draft_knows_how_far_calibrations_runs_are_from_it(embedded, settings):

@@ -153,7 +153,7 @@ class ClosedLoops:
 
     Attributes:
         denoiser_calls: of all loops so far; the full runs are for the caller to add.
-        judge: looks at the pictures of `judged` loops, if there is one; see `judge_pictures`.
+        judge: looks at the pictures of every loop that runs to its end, if there is one; see `judge_pictures`.
     """
 
     def __init__(
@@ -280,7 +280,6 @@ class ClosedLoops:
         """
         predictor = predictor or method.predictor
         given: Mapping[int, Sequence[Prediction]] = {} if isinstance(weights, str) else weights
-        judge = None if weights == "others" else self.judge
         levels, skipped = self.setting.noise_levels, frozenset(cached)
         replayed = self.replayed(cached, method, earlier)
         size = 1 if predictor == "reuse" else 2 if predictor == "taylor" else MAX_ORDER + 1
@@ -305,7 +304,7 @@ class ClosedLoops:
 
         with Lockstep(
             self.pipe,
-            [call.decoded() for call in self.calls] if judge else self.calls,
+            [call.decoded() for call in self.calls] if self.judge else self.calls,
             (skipped | replayed).__contains__,
             on_denoiser_call=self.on_denoiser_call,
             first_step=self.setting.first_step,
@@ -354,7 +353,7 @@ class ClosedLoops:
             tuple(errors.scores),
             tuple(errors.prompt_scores),
             {step: tuple(tuple(found.tolist()) for found in row) for step, row in drifted.items()},
-            judge(lockstep.results) if judge else None,
+            self.judge(lockstep.results) if self.judge else None,
             left_out,
         )
 

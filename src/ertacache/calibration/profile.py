@@ -19,7 +19,7 @@ from ertacache.calibration.budget import QUALITIES, Budget, the_one
 from ertacache.calibration.fitting import MIN_HELD_OUT
 from ertacache.calibration.quality import lower_bound
 from ertacache.calibration.session import Session, opened
-from ertacache.calibration.solving import policy_of, searched
+from ertacache.calibration.solving import policy_of, searched, with_weights_of_all
 from ertacache.calibration.timing import MARGIN, Costs, timed
 from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
 from ertacache.files import written_whole
@@ -239,7 +239,7 @@ def _point(session: Session, computed: int, left: Sequence[int], costs: Costs) -
     fit = searched(loops, method, computed, limit, notes)
     if notes:  # the user interrupted one of many searches: the whole goes on from its checkpoint another time
         raise KeyboardInterrupt
-    fit = loops.judged(fit.cached_steps, method)
+    fit = with_weights_of_all(loops, method, fit)  # a loop more, to judge it, does not fit into the ten full runs
     policy = session.finished(policy_of(loops, method, Budget(f"num_computed_steps={computed}", computed), fit))
     if path:
         policy.save(path)

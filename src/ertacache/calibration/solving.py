@@ -165,12 +165,17 @@ def predicting(
     return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
 
 
-def _of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
-    """The loop in which all prompts go on with the weights of all, as those that follow the policy will.
+def with_weights_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
+    """A loop's schedule, errors and quality, with weights fitted on all prompts in a loop of their own.
 
     Held-out trajectories have more error than those a policy makes, and weights that are fitted there are up to half a
     decibel worse.
     """
+    return replace(fit, predictions=_of_all(loops, method, fit).predictions)
+
+
+def _of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
+    """The loop in which all prompts go on with the weights of all, as those that follow the policy will."""
     if method.predictor != "aligned" or not loops.holds_out:
         return fit
     return loops.predict(fit.cached_steps, method, weights="all")
