@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 import ertacache
 from ertacache.calibration import profile as make_profile
-from ertacache.calibration.profile import FULL_RUNS, Profile
+from ertacache.calibration.profile import FULL_RUNS, RATIOS, Profile
+from ertacache.calibration.timing import Costs
 from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
 from ertacache.policy import CalibrationRecord
 
@@ -37,6 +38,22 @@ def test_a_profile_holds_a_policy_for_each_ratio_and_keeps_to_its_cost(made):
         assert len(policy.calibration.psnr) == 12
     seconds = [policy.calibration.seconds for policy in found.policies]
     assert seconds == sorted(seconds, reverse=True)
+
+
+def test_the_policies_of_all_ratios_fit_into_the_full_runs_of_a_profile(embedded, settings, monkeypatch, counted_calls):
+    """As many computed steps in all as the default ratios ask for, of a full run's steps; no room for a loop more."""
+    for name in ("profile", "fitting", "closed_loop"):
+        monkeypatch.setattr(sys.modules[f"ertacache.calibration.{name}"], "MIN_HELD_OUT", 3)
+    # Timing is one prompt's and does not grow with their number, so of three prompts it would count for too much.
+    monkeypatch.setattr(sys.modules[Profile.__module__], "timed", lambda *_: Costs(10, 1.0, 2, 0.2, 0))
+    counts = (8, 7, 6, 5, 4, 3, 2)
+    assert sum(counts) / 10 == pytest.approx(sum(int(30 / ratio + 1e-9) for ratio in RATIOS) / 30, abs=0.1)
+    with counted_calls() as counted:
+        found = make_profile(
+            embedded.pipe, embedded.calibration_prompts[:3], **{**settings, "ratios": [10 / n for n in counts]}
+        )
+    assert tuple(len(policy.computed_steps) for policy in found.policies) == counts
+    assert counted.calls <= FULL_RUNS * 10 * 2 * 3
 
 
 def test_a_profile_goes_on_where_it_was_interrupted(embedded, settings, made, monkeypatch):
