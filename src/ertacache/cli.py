@@ -38,6 +38,9 @@ console = Console()
 
 Model = Annotated[str, typer.Argument(help="A diffusers folder, a hub id, or zoo:flux, zoo:wan, ... for a small one.")]
 PolicyName = Annotated[str, typer.Argument(help="A policy file, or a Hub id: you/name.")]
+Prompts = Annotated[
+    Path | None, typer.Option(help="A text file, one prompt a line. Embedded pipelines bring their own.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -113,9 +116,7 @@ def demo(
 @app.command()
 def calibrate(
     model: Model,
-    prompts: Annotated[
-        Path | None, typer.Option(help="A text file, one prompt a line. Embedded pipelines bring their own.")
-    ] = None,
+    prompts: Prompts = None,
     out: Annotated[Path, typer.Option(help="The policy file to write.")] = Path("policy.safetensors"),
     steps: Annotated[int | None, typer.Option(help="num_inference_steps of the calls to come.")] = None,
     speedup: Speedup = None,
@@ -202,9 +203,7 @@ def pick(
 def draft(
     model: Model,
     policy: PolicyName,
-    prompts: Annotated[
-        Path | None, typer.Option(help="A text file, one prompt a line. Embedded pipelines bring their own.")
-    ] = None,
+    prompts: Prompts = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("draft.safetensors"),
     limit: Annotated[int, typer.Option(min=4, help="Use at most so many of the prompts.")] = 16,
     checkpoint: Annotated[

@@ -28,8 +28,7 @@ from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import Call, calls_for, gives_latents, twin_of
 from ertacache.errors import CalibrationError, GuardError, PolicyFileError
 from ertacache.files import written_whole
-from ertacache.method.envelope import MIN_PROMPTS, WITHIN
-from ertacache.method.student import student_t
+from ertacache.method.envelope import MIN_PROMPTS, limit_for_one_more
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.following import PolicyDriver
@@ -252,6 +251,8 @@ def draft(
             memory_limit=memory_limit,
             **call_arguments,
         )
+    for p in (policy, by):
+        identity.check_pipeline(p, pipe)
     calls = calls_for(pipe, prompts, call_arguments, seed)
     logs: list[float] = []
     with CalibrationProgress(progress) as shown:
@@ -259,7 +260,6 @@ def draft(
         for call in calls:
             guidance = identity.guidance_of(pipe, (), call.arguments())
             for p in (policy, by):
-                identity.check_pipeline(p, pipe)
                 identity.check_guidance(p, guidance)
             again = Again(pipe, (), call.arguments())
             (one, some), (other, more) = (again.latent(pipe, p) for p in (policy, by))
@@ -278,7 +278,7 @@ def draft(
         of=policy.fingerprint,
         mean=fmean(logs),
         deviation=max(stdev(logs), _TINY),
-        limit=student_t(len(logs) - 1, WITHIN) * math.sqrt(1 + 1 / len(logs)),
+        limit=limit_for_one_more(len(logs)),
         full_runs=by.calibration.full_runs + (computed + len(by.computed_steps)) / made,
     )
 

@@ -113,8 +113,6 @@ def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:
 def envelope_of(drifts: Mapping[int, Sequence[float]], num_steps: int) -> Envelope | None:
     """The envelope of calibration's samples.
 
-    Its limit is that for one more sample of a normal distribution of which a few are known (Student's t).
-
     Args:
         drifts: by step, one for each sample; four or more.
         num_steps: of the run.
@@ -133,8 +131,13 @@ def envelope_of(drifts: Mapping[int, Sequence[float]], num_steps: int) -> Envelo
         middle,
         tuple(logs.mean(axis=1).tolist()),
         tuple(_deviation(logs.var(axis=1, ddof=1)).tolist()),
-        student_t(count - 1, WITHIN) * sqrt(1 + 1 / count),
+        limit_for_one_more(count),
     )
+
+
+def limit_for_one_more(count: int) -> float:
+    """What one more sample of a normal distribution of which so many are known exceeds once in twenty times."""
+    return student_t(count - 1, WITHIN) * sqrt(1 + 1 / count)
 
 
 def _logs_of_sums(drifts: Array, middle: int) -> Array:
