@@ -3,10 +3,10 @@
     python -m benchmarks.guard flux wan [--prompts 16] [--quick]
 
 Of every kind as many generations: held-out prompts, prompts unlike calibration's, other guidance, noise on the weights,
-a random LoRA. Told by the drift of computed steps, which is free, and by a draft, which is a run of six steps more of
-thirty. Bad is a picture whose PSNR against the full run of the same model and call is more than 5 dB under the
-median of calibration's prompts, each by weights that were fitted without it. An interrupted run goes on from what it
-had measured.
+a random LoRA. Told by the drift of computed steps, which is free, and by drafts: a run of six steps more of thirty, and
+one by the policy of the other budget. Bad is a picture whose PSNR against the full run of the same model and call is
+more than 5 dB under the median of calibration's prompts, each by weights that were fitted without it. An interrupted
+run goes on from what it had measured.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from ertacache.runtime.guard import Guard
 from ertacache.runtime.run import denoisers_of
 
 SPEEDUPS = (2.0, 3.0)
-TOLD_BY = ("drift", "draft", "both")
-"""By the sum of the first two, flagged where either flags."""
+TOLD_BY = ("drift", "draft", "other")
+"""Drifts; a draft of a fifth of the steps; a draft by the policy of the other budget."""
 WORSE = 5.0
 """Bad is so many dB under calibration's median."""
 UNLIKE = (
@@ -195,20 +195,24 @@ def calibrated(embedded: zoo.Embedded, speedup: float, prompts: Sequence[str], f
 
 def drafts_of(
     embedded: zoo.Embedded, policies: Mapping[float, Policy], prompts: Sequence[str], folder: Path
-) -> dict[float, Draft]:
-    """What each policy's runs are compared with: all with those of one policy, of a fifth of the steps."""
-    found: dict[float, Draft] = {}
+) -> dict[float, dict[str, Draft]]:
+    """What each policy's runs are compared with: one policy of a fifth of the steps for all, and each other's."""
+    found: dict[float, dict[str, Draft]] = {}
     common = {name: value for name, value in embedded.arguments.items() if name != "num_inference_steps"}
-    for speedup, policy in policies.items():
-        path, by = folder / f"draft-{speedup:g}x.safetensors", next((d.policy for d in found.values()), None)
-        if not path.exists():
-            draft(embedded.pipe, policy, prompts, by=by, checkpoint=folder / "full-runs", **common).save(path)
-        found[speedup] = Draft.load(path)
+    shortest: Policy | None = None
+    for (speedup, policy), other in zip(policies.items(), reversed([*policies.values()]), strict=True):
+        found[speedup] = {}
+        for name, by in (("draft", shortest), ("other", other)):
+            path = folder / f"{name}-{speedup:g}x.safetensors"
+            if not path.exists():
+                draft(embedded.pipe, policy, prompts, by=by, checkpoint=folder / "full-runs", **common).save(path)
+            found[speedup][name] = Draft.load(path)
+        shortest = found[speedup]["draft"].policy
     return found
 
 
 def generation(
-    pipe: Any, case: Case, policies: Mapping[float, Policy], drafts: Mapping[float, Draft]
+    pipe: Any, case: Case, policies: Mapping[float, Policy], drafts: Mapping[float, Mapping[str, Draft]]
 ) -> dict[str, Any]:
     """One case in full and by each policy: PSNR, scores, and where the guard acts, what computing the rest gives."""
     found: dict[str, Any] = {"kind": case.kind, "detail": case.detail}
@@ -217,21 +221,22 @@ def generation(
         full = generate(pipe, Variant("full", steps), started(case.call)).pictures
         for speedup, policy in policies.items():
             unbound = replace(policy, origin=None)  # another model and other guidance would be refused
-            own = drafts[speedup]
-            own = replace(own, policy=replace(own.policy, origin=None), of=unbound.fingerprint)
-            watched = Variant("report", steps, policy=unbound, guard="report", draft=own)
-            result = generate(pipe, watched, started(case.call))
-            assert result.report is not None  # there is a policy
-            guard, told = result.report.guard, result.report.draft
+            watched = Variant("report", steps, policy=unbound, guard="report")
+            row: dict[str, Any] = {}
+            for name, own in drafts[speedup].items():
+                own = replace(own, policy=replace(own.policy, origin=None), of=unbound.fingerprint)
+                result = generate(pipe, replace(watched, draft=own), started(case.call))
+                assert result.report is not None  # there is a policy
+                told = result.report.draft
+                assert told is not None  # there is a draft
+                row[name] = {"score": told.scores[0], "left": told.left[0], "distance": told.distances[0]}
+            guard = result.report.guard if result.report else None
             assert guard is not None  # there is one
-            assert told is not None  # likewise
-            row: dict[str, Any] = {"psnr": psnr(result.pictures, full)}
-            row["drift"] = {"score": guard.scores[0], "left": guard.left[0]}
-            row["draft"] = {"score": told.scores[0], "left": told.left[0]}
+            row |= {"psnr": psnr(result.pictures, full), "drift": {"score": guard.scores[0], "left": guard.left[0]}}
             row["drifts"] = {str(step): drift for step, drift in guard.drifts[0].items()}
             row["acted_on"] = acted_on(policy, guard.drifts[0])
             if row["acted_on"]:
-                mended = generate(pipe, replace(watched, guard="compute", draft=None), started(case.call))
+                mended = generate(pipe, replace(watched, guard="compute"), started(case.call))
                 assert mended.report is not None  # as above
                 row |= {"mended": psnr(mended.pictures, full), "computed": len(mended.report.computed_steps)}
             found[f"{speedup:g}"] = row
@@ -293,9 +298,7 @@ def area_interval(scores: Array, bad: NDArray[np.bool_], repeats: int = 2000) ->
 
 def told(own: Sequence[Mapping[str, Any]], by: str) -> tuple[Array, NDArray[np.bool_]]:
     """The scores of generations of one budget, and which of them are flagged."""
-    names = TOLD_BY[:2] if by == "both" else (by,)
-    scores = sum((np.array([row[name]["score"] for row in own]) for name in names), start=np.zeros(len(own)))
-    return scores, np.array([any(row[name]["left"] for name in names) for row in own])
+    return np.array([row[by]["score"] for row in own]), np.array([row[by]["left"] for row in own])
 
 
 def summary(rows: Sequence[Mapping[str, Any]], speedup: float, usual: float) -> dict[str, Any]:
@@ -329,10 +332,11 @@ def summary(rows: Sequence[Mapping[str, Any]], speedup: float, usual: float) -> 
     return found
 
 
-def markdown_of(figures: Mapping[str, Any], kinds: Sequence[str]) -> str:
+def markdown_of(figures: Mapping[str, Any], kinds: Sequence[str], drafts: Mapping[str, Draft]) -> str:
     """The figures of one budget for the docs."""
     heads = ("ROC area", "flagged of bad", "of good")
-    lines = [["", "bad", *(f"{told_by}: {head}" for told_by in TOLD_BY for head in heads)]]
+    named = names_of(drafts)
+    lines = [["", "bad", *(f"{named.get(told_by, told_by)}: {head}" for told_by in TOLD_BY for head in heads)]]
     for name in kinds:
         row = figures[name]
         cells = [name, f"{row['bad']} of {row['generations']}"]
@@ -348,7 +352,18 @@ def markdown_of(figures: Mapping[str, Any], kinds: Sequence[str]) -> str:
     return table(lines)
 
 
-def plot(rows: Sequence[Mapping[str, Any]], usual: Mapping[float, float], path: Path, title: str) -> None:
+def names_of(drafts: Mapping[str, Draft]) -> dict[str, str]:
+    """What they are called in tables and plots."""
+    return {told_by: f"draft of {len(own.policy.computed_steps)} steps" for told_by, own in drafts.items()}
+
+
+def plot(
+    rows: Sequence[Mapping[str, Any]],
+    usual: Mapping[float, float],
+    drafts: Mapping[float, Mapping[str, Draft]],
+    path: Path,
+    title: str,
+) -> None:
     """The curves, and the place of the limit on each."""
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axis = figure.subplots()
@@ -357,10 +372,10 @@ def plot(rows: Sequence[Mapping[str, Any]], usual: Mapping[float, float], path: 
         bad = np.array([r["psnr"] for r in own]) < median_psnr - WORSE
         if not 0 < bad.sum() < len(bad):
             continue
-        for told_by, style in zip(TOLD_BY[:2], ("--", "-"), strict=True):
+        for told_by, style in _STYLES.items():
             scores, flagged = told(own, told_by)
             false, true, area = roc(scores, bad)
-            label = f"{told_by}, {speedup:g}x: {area:.2f}"
+            label = f"{speedup:g}x, {names_of(drafts[speedup]).get(told_by, told_by)}: {area:.2f}"
             axis.step(false, true, where="post", color=color, linestyle=style, label=label)
             axis.plot(flagged[~bad].mean(), flagged[bad].mean(), "o", color=color, fillstyle=_FILLED[told_by])
     axis.plot([0, 1], [0, 1], color="#c0c0c0", linewidth=0.8)
@@ -370,7 +385,8 @@ def plot(rows: Sequence[Mapping[str, Any]], usual: Mapping[float, float], path: 
     figure.savefig(path, dpi=110)
 
 
-_FILLED: Mapping[str, Any] = {"drift": "none", "draft": "full"}
+_STYLES: Mapping[str, Any] = {"drift": ":", "draft": "-", "other": "--"}
+_FILLED: Mapping[str, Any] = {"drift": "none", "draft": "full", "other": "left"}
 
 
 def main(
@@ -419,13 +435,18 @@ def one(
         "kinds": kinds,
         "budgets": budgets,
         "recording_share_of_a_full_run": recording_share(embedded, policies[SPEEDUPS[0]], of_calibration[0]),
-        "drafts": {f"{speedup:g}": _facts_of(draft) for speedup, draft in drafts.items()},
+        "drafts": {
+            f"{speedup:g}": {told_by: _facts_of(draft) for told_by, draft in own.items()}
+            for speedup, own in drafts.items()
+        },
         "rows": rows,
     }
     name = f"guard-{model}"
-    tables = {f"{name}-{budget}x": markdown_of(figures, kinds) for budget, figures in budgets.items()}
+    tables = {
+        f"{name}-{budget}x": markdown_of(figures, kinds, drafts[float(budget)]) for budget, figures in budgets.items()
+    }
     write_figures(out, name, result, tables, console)
-    plot(rows, usual, images / f"{name}.png", model)
+    plot(rows, usual, drafts, images / f"{name}.png", model)
     for budget, text in tables.items():
         console.print(f"{budget}\n{text}", markup=False, soft_wrap=True)
     console.print(f"recording: {result['recording_share_of_a_full_run']:.2%} of a full run's time", highlight=False)

@@ -49,8 +49,12 @@ def test_the_guard_in_its_quick_form(tmp_path):
         assert (tmp_path / "guard-flux.png").stat().st_size > 0
         assert all((tmp_path / f"guard-flux-{b}x.md").read_text().count("\n") == 8 for b in (2, 3))
         for rows in (row[budget] for row in result["rows"] for budget in ("2", "3")):
-            assert rows["draft"]["left"] == (rows["draft"]["score"] > result["drafts"]["2"]["limit"])
-        assert result["drafts"]["2"]["computed_steps"] == result["drafts"]["3"]["computed_steps"]
+            for name in ("draft", "other"):
+                assert rows[name]["left"] == (rows[name]["score"] > result["drafts"]["2"][name]["limit"])
+        steps = {
+            (s, name): len(result["drafts"][s][name]["computed_steps"]) for s in "23" for name in ("draft", "other")
+        }
+        assert steps == {("2", "draft"): 2, ("2", "other"): 3, ("3", "draft"): 2, ("3", "other"): 5}
     assert "calibrat" not in done.stderr
 
 

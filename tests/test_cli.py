@@ -159,6 +159,9 @@ def test_a_draft_is_made_and_says_how_far_a_picture_is_from_it(policy_file, tmp_
     done = run(*asked)
     assert done.exit_code == 2
     assert "needs a policy" in done.output
+    done = run("draft", "zoo:flux", policy_file, "--limit", 4, "--by", policy_file, "--out", made)
+    assert done.exit_code == 2
+    assert "computes other steps than what it is of" in done.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

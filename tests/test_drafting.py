@@ -9,8 +9,9 @@ import ertacache
 from ertacache import Draft
 from ertacache.drafting import distance_of
 from ertacache.errors import CalibrationError, GuardError, PolicyFileError, PolicyMismatchError
+from ertacache.method.envelope import Envelope
 from ertacache.policy import CalibrationRecord
-from ertacache.runtime.guard import DraftReport
+from ertacache.runtime.guard import DraftReport, Guard, GuardReport
 
 STEPS = 8
 CACHED, FEW = (2, 3, 5), (1, 2, 3, 4, 5, 6)
@@ -84,7 +85,7 @@ def test_noise_callbacks_and_later_draws_are_as_without_it(flux, flux_call, poli
     assert found[3].distances == pytest.approx(distance_of(plain[0], cheap[0]).tolist(), rel=1e-5)
 
 
-def test_it_is_written_whole_and_read_back(draft, tmp_path, make_policy):
+def test_it_is_written_whole_and_read_back(draft, tmp_path, make_policy, monkeypatch):
     path = tmp_path / "a.draft.safetensors"
     draft.save(path)
     loaded = Draft.load(path)
@@ -97,6 +98,11 @@ def test_it_is_written_whole_and_read_back(draft, tmp_path, make_policy):
     for name in ("policy", "cut"):
         with pytest.raises(PolicyFileError, match=r"not a draft, or a damaged one.*Draft\.save"):
             Draft.load(tmp_path / name)
+    monkeypatch.setattr("ertacache.drafting.SCHEMA", 1)
+    draft.save(path)
+    monkeypatch.undo()
+    with pytest.raises(PolicyFileError, match=r"another version's.*ertacache\.draft\(\)"):
+        Draft.load(path)
 
 
 def test_a_draft_of_other_runs_and_what_is_none_are_refused(flux, make_policy, policies, draft):
@@ -115,10 +121,10 @@ def test_a_draft_of_other_runs_and_what_is_none_are_refused(flux, make_policy, p
 
 
 def test_what_it_cannot_be_made_of_is_said(flux, make_policy, policies):
-    policy, by = policies
-    with pytest.raises(GuardError, match="computes fewer steps"):
-        ertacache.draft(flux, by, ["a"] * 4, by=policy)
-    with pytest.raises(GuardError, match="computes fewer steps"):
+    policy, _ = policies
+    with pytest.raises(GuardError, match=r"the same errors.*steps 0, 1, 4, 6, 7 in both"):
+        ertacache.draft(flux, policy, ["a"] * 4, by=make_policy(STEPS, CACHED))
+    with pytest.raises(GuardError, match=r"caches nothing.*8 of 8 steps"):
         ertacache.draft(flux, make_policy(STEPS, ()), ["a"] * 4)
     with pytest.raises(CalibrationError, match="3 prompts"):
         ertacache.draft(flux, policy, ["a"] * 3)
@@ -156,6 +162,29 @@ def test_a_broken_second_run_leaves_the_pipeline_as_it_was(flux, flux_call, poli
 
 @pytest.mark.parametrize(("distance", "left"), [(0.0, False), (math.inf, True), (math.nan, True)])
 def test_the_same_is_near_and_what_is_no_number_is_not(distance, left):
-    told = DraftReport(torch.tensor([distance]), mean=0.0, deviation=1.0, limit=1.8, denoiser_calls=1)
+    told = DraftReport(torch.tensor([distance]), None, mean=0.0, deviation=1.0, limit=1.8, denoiser_calls=1)
     assert told.left == (left,)
     assert ("farther off" in str(told)) == left
+
+
+def test_an_error_is_the_distance_in_proportion_to_the_drifts():
+    envelope = Envelope((2, 5), 5, (0.0, 0.0), (1.0, 1.0), 1.0)
+    run, other = GuardReport(envelope, "report"), GuardReport(envelope, "report")
+    for step, drifts in ((2, [0.3, 0.0]), (5, [0.4, 0.1])):
+        run.keep(step, torch.tensor(drifts))
+    told = DraftReport(torch.tensor([2.0, 1.0]), (run, other), mean=0.0, deviation=1.0, limit=0.5, denoiser_calls=1)
+    assert told.scores == told.left == ()
+    assert "no step could be compared" in str(told)
+    other.keep(4, torch.tensor([1.0, 0.05]))
+    assert told.errors == pytest.approx((2 * 0.5 / 1.0, 1 * 0.1 / 0.05))
+    assert told.left == (False, True)
+
+
+def test_runs_of_which_no_step_can_be_compared_make_no_draft(flux, flux_call, make_policy, monkeypatch):
+    watched = {"envelope": Envelope((4, 6), 4, (0.0, 0.0), (1.0, 1.0), 1.0)}
+    policy, by = make_policy(STEPS, CACHED, **watched), make_policy(STEPS, (1, 2, 3, 5), **watched)
+    calls = [flux_call()] * 4
+    ertacache.draft(flux, policy, calls, by=by, progress=False)
+    monkeypatch.setattr(Guard, "saw", lambda *seen: None)
+    with pytest.raises(CalibrationError, match=rf"no step of these runs.*{policy.fingerprint} and {by.fingerprint}"):
+        ertacache.draft(flux, policy, calls, by=by, progress=False)

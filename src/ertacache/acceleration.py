@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ertacache.drafting import Again, Draft, check_draft, drafted
+from ertacache.drafting import Again, Draft, check_draft, drafted, made_by, watch_of
 from ertacache.errors import PipelineError, PolicyMismatchError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
@@ -52,7 +52,8 @@ class Acceleration:
         policy = at_guidance(self.policy, guidance)
         identity.check_guidance(policy, guidance)
         guard = Guard(self.policy, self._envelope, self.guard) if self._envelope and self.guard else None
-        driver = PolicyDriver(policy, guard=guard if policy is self.policy else None)  # it knows one guidance's drifts
+        watched = guard or (watch_of(self.policy) if self.draft else None)  # it knows one guidance's drifts
+        driver = PolicyDriver(policy, guard=watched if policy is self.policy else None)
         run = Run(pipe, driver)
         run.report.guard = guard.report if guard else None
         self.report = driver.report = run.report
@@ -61,8 +62,8 @@ class Acceleration:
         again = Again(pipe, args, kwargs) if self.draft and policy is self.policy else None
         with run:
             result = own.__call__(pipe, *args, **kwargs)
-        if again and self.draft and driver.as_calibrated and driver.latest is not None:
-            run.report.draft = drafted(self.draft, again, pipe, driver.latest)
+        if again and self.draft and driver.as_calibrated:
+            run.report.draft = drafted(self.draft, again, pipe, made_by(driver, run))
         return result
 
 
@@ -77,8 +78,8 @@ def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft
         policy: a policy that was calibrated on this pipeline.
         guard: ``"report"`` has each call's ``report.guard`` say which samples drifted more than calibration's
             prompts; ``"compute"`` also computes the steps that are left once one did.
-        draft: has each call be followed by another one, of the few computed steps of the draft's policy and without
-            pictures, and ``report.draft`` say which samples are farther from it than calibration's were.
+        draft: has each call be followed by another one, of the computed steps of the draft's policy and without
+            pictures, and ``report.draft`` say which samples are, by that, farther off than calibration's were.
 
     Returns:
         The acceleration, whose ``report`` tells what the last call did.

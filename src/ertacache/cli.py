@@ -206,6 +206,10 @@ def draft(
     prompts: Prompts = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("draft.safetensors"),
     limit: Annotated[int, typer.Option(min=4, help="Use at most so many of the prompts.")] = 16,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Another policy of the same steps, to draft by; else one of a fifth of them is calibrated."),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="That of `ertacache calibrate`: its full runs are used again.")
     ] = None,
@@ -214,13 +218,14 @@ def draft(
     dtype: Dtype = "float32",
     seed: Seed = 0,
 ) -> None:
-    """Make what `generate --draft` takes: a second, shorter run then tells whether a picture is one to look at."""
+    """Make what `generate --draft` takes: a second run then tells whether a picture is one to look at."""
     with clear_errors():
         loaded = Policy.from_pretrained(policy)
         pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.num_inference_steps)
         del arguments["num_inference_steps"]
         lines = prompts_of(prompts, embedded.calibration_prompts if embedded else None)[:limit]
-        made = make_draft(pipe, loaded, lines, seed=seed, checkpoint=checkpoint, **arguments)
+        other = None if by is None else Policy.from_pretrained(by)
+        made = make_draft(pipe, loaded, lines, by=other, seed=seed, checkpoint=checkpoint, **arguments)
         made.save(out)
     console.print(
         f"drafts compute {len(made.policy.computed_steps)} of {made.policy.num_made_steps} steps; made in "

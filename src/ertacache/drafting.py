@@ -1,4 +1,4 @@
-"""A second opinion on a generation: its draft, from the same noise, by a policy that computes far fewer steps.
+"""A second opinion on a generation: its draft, from the same noise, by a policy that computes other steps, and fewer.
 
 Whether a picture turned bad is hardly told by the errors that cached steps make, even if each were known exactly: it is
 told by how the denoiser answers to them, and a single run does not show that (docs/research-log.md). A second run from
@@ -32,23 +32,25 @@ from ertacache.method.envelope import MIN_PROMPTS, limit_for_one_more
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.following import PolicyDriver
-from ertacache.runtime.guard import DraftReport
+from ertacache.runtime.guard import DraftReport, Guard, GuardReport, estimated_errors
 from ertacache.runtime.run import Run, denoisers_of
 from ertacache.runtime.seams import own_class
 
 RATIO = 5
 """The step ratio of a draft's policy, if none is given."""
+SCHEMA = 2
+"""Of the file; the first one's mean was that of distances."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """How far the runs of a policy usually are from those of a cheaper one, and the cheaper one.
+    """What the runs of a policy are compared with, and how large calibration's errors are by that comparison.
 
     Args:
-        policy: the cheaper one.
+        policy: the draft's.
         of: the fingerprint of the policy whose runs it checks.
-        mean: of the logarithm of the distance, over calibration's samples; the distance is the root mean square of the
-            difference of the final latents.
+        mean: of the logarithm of the error, over calibration's samples; the error is what
+            `ertacache.runtime.guard.estimated_errors` makes of `distance_of` and of both runs' drifts.
         deviation: its standard deviation.
         limit: the score over which a sample is farther off than calibration's: what one more sample like those exceeds
             once in twenty times (Student's t).
@@ -77,7 +79,7 @@ class Draft:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "policy"}
-        text = json.dumps({**plain, "policy": self.policy.metadata()})
+        text = json.dumps({"schema": SCHEMA, **plain, "policy": self.policy.metadata()})
         with written_whole(Path(path)) as unfinished:
             save_file(self.policy.tensors(), unfinished, metadata={"ertacache.draft": text})
 
@@ -95,6 +97,12 @@ class Draft:
             with safe_open(path, "pt") as file:
                 plain = json.loads((file.metadata() or {})["ertacache.draft"])
                 tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            if plain.pop("schema", 1) != SCHEMA:
+                raise PolicyFileError(
+                    "this draft is another version's, which compares otherwise",
+                    given=os.fspath(path),
+                    cure="Make it again with ertacache.draft().",
+                )
             policy = Policy.parsed(plain.pop("policy"), tensors, os.fspath(path))
             return cls(policy, **plain)
         except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -148,25 +156,53 @@ class Again:
         for cuda in self._cuda:
             self._random.append((torch.cuda.get_rng_state(cuda), partial(torch.cuda.set_rng_state, device=cuda)))
 
-    def latent(self, pipe: Any, policy: Policy) -> tuple[Tensor, int]:
-        """The final latent of the same call by this policy, (batch, ...), and the denoiser calls that it took.
-
-        What the user has stays as it is.
-        """
-        twin, driver = twin_of(pipe), PolicyDriver(policy)
+    def made(self, pipe: Any, policy: Policy) -> Made:
+        """The same call by this policy; what the user has stays as it is."""
+        twin, driver = twin_of(pipe), PolicyDriver(policy, guard=watch_of(policy))
         with torch.random.fork_rng(devices=self._cuda):
             for state, set_state in self._random:
                 set_state(state)
             with Run(twin, driver) as run:
                 twin(**self._call.arguments())
-        assert driver.latest is not None  # a run that makes no step raises
-        return driver.latest, run.report.denoiser_calls
+        return made_by(driver, run)
 
 
-def drafted(draft: Draft, again: Again, pipe: Any, latest: Tensor) -> DraftReport:
-    """Make the draft of a call, and say how far the call's final latent, (batch, ...), is from it."""
-    other, denoiser_calls = again.latent(pipe, draft.policy)
-    return DraftReport(distance_of(latest, other), draft.mean, draft.deviation, draft.limit, denoiser_calls)
+@dataclass(frozen=True)
+class Made:
+    """A run that was made.
+
+    Args:
+        latent: the final one, (batch, ...).
+        drifts: what its computed steps drifted; None if its policy has no envelope.
+        denoiser_calls: what it took.
+    """
+
+    latent: Tensor
+    drifts: GuardReport | None
+    denoiser_calls: int
+
+    def compared_with(self, other: Made) -> tuple[Tensor, tuple[GuardReport, GuardReport] | None]:
+        """The distances, (batch,), and what both drifted, if both know."""
+        both = (self.drifts, other.drifts) if self.drifts and other.drifts else None
+        return distance_of(self.latent, other.latent), both
+
+
+def made_by(driver: PolicyDriver, run: Run) -> Made:
+    """What a run came to that has ended."""
+    assert driver.latest is not None  # a run that makes no step raises
+    return Made(driver.latest, driver.guard.report if driver.guard else None, run.report.denoiser_calls)
+
+
+def watch_of(policy: Policy) -> Guard | None:
+    """What notes the drifts of a run of this policy, if it has an envelope."""
+    return Guard(policy, policy.envelope, "report") if policy.envelope else None
+
+
+def drafted(draft: Draft, again: Again, pipe: Any, run: Made) -> DraftReport:
+    """Make the draft of a call, and say what it tells of the call's run."""
+    other = again.made(pipe, draft.policy)
+    compared = run.compared_with(other)
+    return DraftReport(*compared, draft.mean, draft.deviation, draft.limit, other.denoiser_calls)
 
 
 def distance_of(one: Tensor, other: Tensor) -> Tensor:
@@ -202,8 +238,8 @@ def draft(
         pipe: the pipeline that the policy is for; left as it was found.
         policy: whose runs are to be checked.
         prompts: those that it was calibrated on, or others like those to come; texts or dicts of call arguments.
-        by: a policy for the draft, of fewer computed steps, such as the last one of a profile; by default one of step
-            ratio 5 is calibrated now, on these prompts.
+        by: a policy for the draft, of other computed steps, such as another one of the same profile; by default one of
+            step ratio 5 is calibrated now, on these prompts.
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
         progress: show a progress bar.
         checkpoint: as of `ertacache.calibrate`; with that of the policy's calibration, its full runs are used again.
@@ -215,16 +251,21 @@ def draft(
 
     Raises:
         CalibrationError: with fewer than four prompts.
-        GuardError: if the policy caches nothing, or ``by`` computes no fewer steps or is for other ones.
+        GuardError: if the policy caches nothing, or ``by`` computes the same steps or is for other ones.
         PolicyMismatchError: if a policy was made for another model or setting.
     """
     call_arguments = {**call_arguments, "num_inference_steps": policy.num_inference_steps}
-    computed = len(policy.computed_steps)
-    if not policy.cached_steps or (by is not None and len(by.computed_steps) >= computed):
-        given = f"{computed} of {policy.num_made_steps} steps computed"
+    computed, made = len(policy.computed_steps), policy.num_made_steps
+    if not policy.cached_steps:
         raise GuardError(
-            "a draft computes fewer steps than what it is of, and that caches some",
-            given=given if by is None else f"{given}, and {len(by.computed_steps)} for the draft",
+            "there is nothing to check, since this policy caches nothing",
+            given=f"{computed} of {made} steps computed",
+            cure="Take another policy.",
+        )
+    if by is not None and by.computed_steps == policy.computed_steps:
+        raise GuardError(
+            "a draft computes other steps than what it is of, or it has the same errors",
+            given=f"steps {', '.join(map(str, by.computed_steps))} in both",
             cure="Take another policy, or leave `by` out.",
         )
     grids = [(p.num_inference_steps, p.first_step) for p in (policy, by or policy)]
@@ -244,7 +285,7 @@ def draft(
         by = calibrate(
             pipe,
             prompts,
-            num_computed_steps=min(max(policy.num_made_steps // RATIO, 2), computed - 1),
+            num_computed_steps=min(max(made // RATIO, 2), computed - 1),
             seed=seed,
             progress=progress,
             checkpoint=checkpoint,
@@ -262,17 +303,24 @@ def draft(
             for p in (policy, by):
                 identity.check_guidance(p, guidance)
             again = Again(pipe, (), call.arguments())
-            (one, some), (other, more) = (again.latent(pipe, p) for p in (policy, by))
-            logs += distance_of(one, other).clamp_min(_TINY).log().tolist()
-            shown.expect((some + more) * len(calls))
-            shown.advance(some + more)
+            run, other = (again.made(pipe, p) for p in (policy, by))
+            distances, drifts = run.compared_with(other)
+            logs += [math.log(max(error, _TINY)) for error in estimated_errors(distances.tolist(), drifts)]
+            calls_made = run.denoiser_calls + other.denoiser_calls
+            shown.expect(calls_made * len(calls))
+            shown.advance(calls_made)
+    if not logs:
+        raise CalibrationError(
+            "no step of these runs could be compared with what their policies were calibrated on",
+            given=f"policies {policy.fingerprint} and {by.fingerprint}",
+            cure="Give the arguments of their calibration.",
+        )
     if not all(map(math.isfinite, logs)):
         raise CalibrationError(
             "a run or its draft ends with NaN",
             given=f"policy {policy.fingerprint}",
             cure="See whether the pipeline itself gives numbers on these prompts, in this precision.",
         )
-    made = policy.num_made_steps
     return Draft(
         policy=by,
         of=policy.fingerprint,

@@ -12,7 +12,7 @@ ones best. They turn bad there: a drift before it says little of the end, and af
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, sqrt
 
@@ -140,15 +140,23 @@ def limit_for_one_more(count: int) -> float:
     return student_t(count - 1, WITHIN) * sqrt(1 + 1 / count)
 
 
-def _logs_of_sums(drifts: Array, middle: int) -> Array:
-    """The logarithm of the root of the sum of squares up to each, along the first axis; begun anew at ``middle``.
+def size_of(drifts: Iterable[float]) -> float:
+    """The root of the sum of squares of drifts of several steps; over 0, and finite whatever a denoiser returned."""
+    return float(np.sqrt(np.sum(_finite(np.array([*drifts])) ** 2)))
 
-    Finite for whatever a denoiser returns, and large where that is not a number.
-    """
-    finite = np.where(np.isfinite(drifts), np.clip(drifts, _TINY, 1 / _TINY), 1 / _TINY)
+
+def _logs_of_sums(drifts: Array, middle: int) -> Array:
+    """The logarithm of the root of the sum of squares up to each, along the first axis; begun anew at ``middle``."""
+    finite = _finite(drifts)
     summed = [np.cumsum(half**2, axis=0) for half in (finite[:middle], finite[middle:])]
     logs: Array = 0.5 * np.log(np.concatenate(summed))
     return logs
+
+
+def _finite(drifts: Array) -> Array:
+    """Finite for whatever a denoiser returns, and large where that is not a number."""
+    finite: Array = np.where(np.isfinite(drifts), np.clip(drifts, _TINY, 1 / _TINY), 1 / _TINY)
+    return finite
 
 
 def _deviation(variance: Array) -> Array:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ertacache.errors import GuardError
-from ertacache.method.envelope import Envelope, relative_drift
+from ertacache.method.envelope import Envelope, relative_drift, size_of
 from ertacache.policy import Policy
 
 Mode = Literal["report", "compute"]
@@ -114,14 +114,24 @@ class DraftReport:
 
     Args:
         distances: (batch,), of the final latents.
-        mean: of their logarithms, over calibration's samples.
+        drifts: what the run and the draft drifted; None where a policy has no envelope.
+        mean: of the logarithm of the error, over calibration's samples.
         deviation: of the same.
-        limit: the score over which a sample is farther off than calibration's.
+        limit: the score over which a sample is off by more than calibration's.
         denoiser_calls: of the draft.
     """
 
-    def __init__(self, distances: Tensor, mean: float, deviation: float, limit: float, denoiser_calls: int) -> None:
-        self._late, self.mean, self.deviation, self.limit = Late(distances), mean, deviation, limit
+    def __init__(
+        self,
+        distances: Tensor,
+        drifts: tuple[GuardReport, GuardReport] | None,
+        mean: float,
+        deviation: float,
+        limit: float,
+        denoiser_calls: int,
+    ) -> None:
+        self._late, self._watched = Late(distances), drifts
+        self.mean, self.deviation, self.limit = mean, deviation, limit
         self.denoiser_calls = denoiser_calls
 
     @property
@@ -130,22 +140,51 @@ class DraftReport:
         return tuple(self._late.read())
 
     @property
+    def errors(self) -> tuple[float, ...]:
+        """What `estimated_errors` makes of it, for each sample of the batch."""
+        return estimated_errors(self.distances, self._watched)
+
+    @property
     def scores(self) -> tuple[float, ...]:
-        """The logarithm of the distance, in standard deviations of calibration's samples above their mean."""
-        return tuple((log(d) - self.mean) / self.deviation if d else -inf for d in self.distances)
+        """The logarithm of the error, in standard deviations of calibration's samples above their mean.
+
+        Empty if no step could be compared with calibration's.
+        """
+        return tuple((log(e) - self.mean) / self.deviation if e else -inf for e in self.errors)
 
     @property
     def left(self) -> tuple[bool, ...]:
-        """For each sample of the batch, whether it is farther from its draft than calibration's are, or no number."""
+        """For each sample of the batch, whether it is off by more than calibration's are, or no number."""
         return tuple(not score <= self.limit for score in self.scores)
 
     def __str__(self) -> str:
         scores, outside = self.scores, [f"{k}" for k, left in enumerate(self.left) if left]
+        if not scores:
+            return "draft: no step could be compared with calibration's"
         worst = f"score {max(scores):.2f}, limit {self.limit:.2f}; {self.denoiser_calls} more denoiser calls"
         if not outside:
             return f"draft: as near as calibration's ({worst})"
         which = "" if len(scores) == 1 else f": samples {', '.join(outside)}"
         return f"draft: farther off than calibration's{which} ({worst})"
+
+
+def estimated_errors(distances: Sequence[float], drifts: tuple[GuardReport, GuardReport] | None) -> tuple[float, ...]:
+    """How far the final latents are from those of the full run, by what a draft tells.
+
+    The distance to the draft is nearly all the draft's own error. How large that is for what the draft drifted is how
+    much this denoiser grows errors on this prompt; so a run is off by as much for what *it* drifted.
+
+    Args:
+        distances: to the draft, one for each sample.
+        drifts: what the run and the draft drifted; None if that is not known, and the distance is all there is.
+
+    Returns:
+        One for each sample; none if no step of either could be compared.
+    """
+    if drifts is None:
+        return tuple(distances)
+    of_samples = zip(distances, *(watched.drifts for watched in drifts), strict=False)
+    return tuple(distance * size_of(own.values()) / size_of(other.values()) for distance, own, other in of_samples)
 
 
 class Guard:
