@@ -1,6 +1,6 @@
 """Whether the guard tells bad generations from good ones: ROC curves on the small trained pipelines.
 
-    python -m benchmarks.guard flux wan [--prompts 16] [--quick]
+    python -m benchmarks.guard flux wan [--prompts 16] [--seed 9000] [--quick]
 
 Of every kind as many generations: held-out prompts, prompts unlike calibration's, other guidance, noise on the weights,
 a random LoRA. Told by the drift of computed steps, which is free, and by drafts: a run of six steps more of thirty, and
@@ -392,7 +392,7 @@ _FILLED: Mapping[str, Any] = {"drift": "none", "draft": "full", "other": "left"}
 def main(
     models: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(zoo.NAMES)}; flux and wan if none")] = None,
     prompts: Annotated[int, typer.Option(min=1, max=32, help="generations of each kind")] = 12,
-    calibration_prompts: Annotated[int, typer.Option(min=4, help="calibration prompts")] = 16,
+    calibration_prompts: Annotated[int, typer.Option(min=4, help="calibration prompts")] = 32,
     seed: Annotated[int, typer.Option(help="of the first generation")] = 1000,
     work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/benchmark-guard"),
     out: Annotated[Path, typer.Option(help="folder for the figures")] = Path("benchmarks/results"),
