@@ -19,7 +19,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from ertacache.calibration.calibrate import calibrate
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import Call, calls_for, gives_latents, twin_of
 from ertacache.errors import CalibrationError, GuardError, PolicyFileError
-from ertacache.files import written_whole
+from ertacache.files import reading, written_whole
 from ertacache.method.envelope import MIN_PROMPTS, limit_for_one_more
 from ertacache.policy import Policy
 from ertacache.runtime import identity
@@ -91,28 +90,14 @@ class Draft:
             FileNotFoundError: if there is no such file.
             PolicyFileError: if it is damaged, or holds something else.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no draft at {os.fspath(path)!r}; make one with ertacache.draft()")
-        try:
-            with safe_open(path, "pt") as file:
-                plain = json.loads((file.metadata() or {})["ertacache.draft"])
-                tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        with reading(path, "draft") as (plain, tensors):
             if plain.pop("schema", 1) != SCHEMA:
                 raise PolicyFileError(
                     "this draft is another version's, which compares otherwise",
                     given=os.fspath(path),
                     cure="Make it again with ertacache.draft().",
                 )
-            policy = Policy.parsed(plain.pop("policy"), tensors, os.fspath(path))
-            return cls(policy, **plain)
-        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, PolicyFileError):
-                raise
-            raise PolicyFileError(
-                f"this is not a draft, or a damaged one: {type(error).__name__}: {error}",
-                given=os.fspath(path),
-                cure="Pass a file that Draft.save() wrote.",
-            ) from error
+            return cls(Policy.parsed(plain.pop("policy"), tensors, os.fspath(path)), **plain)
 
 
 def check_draft(draft: Any, policy: Policy) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,8 +20,8 @@ from ertacache.calibration.quality import lower_bound
 from ertacache.calibration.session import Session, opened
 from ertacache.calibration.solving import policy_of, searched, with_weights_of_all
 from ertacache.calibration.timing import MARGIN, Costs, timed
-from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
-from ertacache.files import written_whole
+from ertacache.errors import BudgetError, CalibrationError
+from ertacache.files import reading, written_whole
 from ertacache.method.named import Method
 from ertacache.policy import Policy
 
@@ -123,22 +122,12 @@ class Profile:
             FileNotFoundError: if there is no such file.
             PolicyFileError: if it is damaged, or holds something else.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no profile at {os.fspath(path)!r}; make one with ertacache.profile()")
-        try:
-            with safe_open(path, "pt") as file:
-                plain = json.loads((file.metadata() or {})["ertacache.profile"])
-                tensors: list[dict[str, Tensor]] = [{} for _ in plain]
-                for key in list(file.keys()):
-                    number, _, name = key.partition(".")
-                    tensors[int(number)][name] = file.get_tensor(key)
-        except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
-            raise PolicyFileError(
-                f"this is not a profile, or a damaged one: {type(error).__name__}: {error}",
-                given=os.fspath(path),
-                cure="Pass a file that Profile.save() wrote; policies are read by Policy.load().",
-            ) from error
-        return cls(tuple(Policy.parsed(p, t, os.fspath(path)) for p, t in zip(plain, tensors, strict=True)))
+        with reading(path, "profile") as (plain, named):
+            tensors: list[dict[str, Tensor]] = [{} for _ in plain]
+            for key, tensor in named.items():
+                number, _, name = key.partition(".")
+                tensors[int(number)][name] = tensor
+            return cls(tuple(Policy.parsed(p, t, os.fspath(path)) for p, t in zip(plain, tensors, strict=True)))
 
 
 def _meets(policy: Policy, name: str, value: float) -> bool:
