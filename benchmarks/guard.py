@@ -40,7 +40,7 @@ from ertacache.metrics import psnr
 from ertacache.runtime.guard import Guard
 from ertacache.runtime.run import denoisers_of
 
-SPEEDUPS = (2.0, 3.0)
+SPEEDUPS = (2.0, 3.0)  # each one's policy also makes drafts of the other's runs
 TOLD_BY = ("drift", "draft", "other")
 """Drifts; a draft of a fifth of the steps; a draft by the policy of the other budget."""
 WORSE = 5.0

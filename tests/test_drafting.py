@@ -1,9 +1,12 @@
-"""A draft: the same call again from the same noise by a cheaper policy, and nothing of the call is changed by it."""
+"""A draft: the same call again from the same noise by another policy, and nothing of the call is changed by it."""
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import FluxImg2ImgPipeline
 
 import ertacache
 from ertacache import Draft
@@ -11,7 +14,7 @@ from ertacache.drafting import distance_of
 from ertacache.errors import CalibrationError, GuardError, PolicyFileError, PolicyMismatchError
 from ertacache.method.envelope import Envelope
 from ertacache.policy import CalibrationRecord
-from ertacache.runtime.guard import DraftReport, Guard, GuardReport
+from ertacache.runtime.guard import DraftReport, Guard
 
 STEPS = 8
 CACHED, FEW = (2, 3, 5), (1, 2, 3, 4, 5, 6)
@@ -26,6 +29,18 @@ def policies(make_policy):
 def draft(policies):
     policy, by = policies
     return Draft(by, policy.fingerprint, mean=-1.0, deviation=0.5, limit=1.8, full_runs=2.0)
+
+
+def watched_by(policy, steps, limit=99.0):
+    """The policy with an envelope of these steps."""
+    return replace(policy, envelope=Envelope(steps, steps[0], (0.0,) * len(steps), (1.0,) * len(steps), limit))
+
+
+@pytest.fixture
+def watched(policies):
+    """The two policies with envelopes, and a draft of them."""
+    policy, by = watched_by(policies[0], (4, 6)), watched_by(policies[1], (7,))
+    return policy, by, Draft(by, policy.fingerprint, mean=-1.0, deviation=0.5, limit=1.8, full_runs=2.0)
 
 
 def latents_of(pipe, call, policy):
@@ -122,7 +137,7 @@ def test_a_draft_of_other_runs_and_what_is_none_are_refused(flux, make_policy, p
 
 def test_what_it_cannot_be_made_of_is_said(flux, make_policy, policies):
     policy, _ = policies
-    with pytest.raises(GuardError, match=r"the same errors.*steps 0, 1, 4, 6, 7 in both"):
+    with pytest.raises(GuardError, match=r"other steps than what it is of.*steps 0, 1, 4, 6, 7 in both"):
         ertacache.draft(flux, policy, ["a"] * 4, by=make_policy(STEPS, CACHED))
     with pytest.raises(GuardError, match=r"caches nothing.*8 of 8 steps"):
         ertacache.draft(flux, make_policy(STEPS, ()), ["a"] * 4)
@@ -167,24 +182,84 @@ def test_the_same_is_near_and_what_is_no_number_is_not(distance, left):
     assert ("farther off" in str(told)) == left
 
 
-def test_an_error_is_the_distance_in_proportion_to_the_drifts():
-    envelope = Envelope((2, 5), 5, (0.0, 0.0), (1.0, 1.0), 1.0)
-    run, other = GuardReport(envelope, "report"), GuardReport(envelope, "report")
-    for step, drifts in ((2, [0.3, 0.0]), (5, [0.4, 0.1])):
-        run.keep(step, torch.tensor(drifts))
-    told = DraftReport(torch.tensor([2.0, 1.0]), (run, other), mean=0.0, deviation=1.0, limit=0.5, denoiser_calls=1)
-    assert told.scores == told.left == ()
-    assert "no step could be compared" in str(told)
-    other.keep(4, torch.tensor([1.0, 0.05]))
-    assert told.errors == pytest.approx((2 * 0.5 / 1.0, 1 * 0.1 / 0.05))
-    assert told.left == (False, True)
+def test_an_error_is_the_distance_in_proportion_to_the_drifts(flux, flux_call, watched):
+    policy, by, draft = watched
+
+    def report_of(p, **told_by):
+        with ertacache.accelerated(flux, p, **told_by) as run:
+            flux(**flux_call(prompts=2))
+        return run.report
+
+    told, fast, cheap = report_of(policy, draft=draft), report_of(policy, guard="report"), report_of(by, guard="report")
+    assert told.guard is None  # nobody asked for it
+    for sample in range(2):
+        own, other = (math.hypot(*report.guard.drifts[sample].values()) for report in (fast, cheap))
+        assert told.draft.errors[sample] == pytest.approx(told.draft.distances[sample] * own / other)
+        assert told.draft.scores[sample] == pytest.approx((math.log(told.draft.errors[sample]) + 1) / 0.5)
 
 
-def test_runs_of_which_no_step_can_be_compared_make_no_draft(flux, flux_call, make_policy, monkeypatch):
-    watched = {"envelope": Envelope((4, 6), 4, (0.0, 0.0), (1.0, 1.0), 1.0)}
-    policy, by = make_policy(STEPS, CACHED, **watched), make_policy(STEPS, (1, 2, 3, 5), **watched)
+def test_no_error_is_told_of_runs_that_are_not_as_calibrations(flux, flux_call, watched):
+    policy, _, draft = watched
+    acting = watched_by(policy, (1, 4, 6), limit=-99.0)
+    begun = FluxImg2ImgPipeline(**flux.components)
+    begun.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for pipe, p, call, mode in (
+        (flux, acting, flux_call(), "compute"),
+        (begun, policy, flux_call(image=image, strength=0.5), None),
+    ):
+        with ertacache.accelerated(pipe, p, guard=mode, draft=replace(draft, of=p.fingerprint)) as run:
+            pipe(**call)
+        assert run.report.draft.scores == run.report.draft.left == ()
+        assert "not all steps could be compared" in str(run.report)
+
+
+def test_where_the_drafts_policy_does_not_take_the_call_there_is_a_note(
+    flux, flux_call, make_policy, policies, draft, origin_for
+):
+    policy, _ = policies
+    origin = origin_for(flux, flux_call(guided=True), calls=2, shape=(16, 16))
+    guided = replace(draft, policy=make_policy(STEPS, FEW, "offline", origin=origin))
+    expected = latents_of(flux, flux_call, policy)
+    with ertacache.accelerated(flux, policy, draft=guided) as run:
+        assert torch.equal(flux(**flux_call()).images, expected)
+    assert run.report.draft is None
+    assert re.search(r"no draft was made: .*true_cfg_scale", str(run.report), re.DOTALL)
+
+
+def test_a_call_without_steps_has_no_draft(make_toy, policies, draft):
+    pipe = make_toy(denoise=lambda pipe, i, sample, t: sample)
+    policy, _ = policies
+    own = type(pipe).__call__
+    type(pipe).__call__ = lambda self, sample: sample
+    try:
+        with ertacache.accelerated(pipe, policy, draft=draft) as run:
+            assert torch.equal(pipe(torch.ones(1, 4, 2)), torch.ones(1, 4, 2))
+    finally:
+        type(pipe).__call__ = own
+    assert run.report.draft is None
+
+
+def test_calls_that_cannot_be_compared_make_no_draft(flux, flux_call, watched, monkeypatch):
+    policy, by, _ = watched
     calls = [flux_call()] * 4
-    ertacache.draft(flux, policy, calls, by=by, progress=False)
-    monkeypatch.setattr(Guard, "saw", lambda *seen: None)
-    with pytest.raises(CalibrationError, match=rf"no step of these runs.*{policy.fingerprint} and {by.fingerprint}"):
+    made = ertacache.draft(flux, policy, calls, by=by, progress=False)
+    assert made.full_runs == pytest.approx((5 + 2) / STEPS)  # the draft's policy was there already
+    own, left = Guard.saw, 4 * (5 + 2) - 1  # nothing is seen of the last call's draft
+
+    def saw(self, *seen):
+        nonlocal left
+        left -= 1
+        if left > 0:
+            own(self, *seen)
+
+    monkeypatch.setattr(Guard, "saw", saw)
+    with pytest.raises(CalibrationError, match=rf"3 samples.*{policy.fingerprint} and {by.fingerprint}"):
         ertacache.draft(flux, policy, calls, by=by, progress=False)
+
+
+@pytest.mark.parametrize("given", ["policy", "by"])
+def test_what_is_no_policy_makes_no_draft(flux, policies, given):
+    policies = dict(zip(("policy", "by"), policies, strict=True)) | {given: "a file"}
+    with pytest.raises(PolicyMismatchError, match=r"not a policy \(given: str\)"):
+        ertacache.draft(flux, policies["policy"], ["a"] * 4, by=policies["by"])

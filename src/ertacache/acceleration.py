@@ -62,8 +62,12 @@ class Acceleration:
         again = Again(pipe, args, kwargs) if self.draft and policy is self.policy else None
         with run:
             result = own.__call__(pipe, *args, **kwargs)
-        if again and self.draft and driver.as_calibrated:
-            run.report.draft = drafted(self.draft, again, pipe, made_by(driver, run))
+        made = made_by(driver, run)
+        if again and self.draft and made:
+            try:
+                run.report.draft = drafted(self.draft, again, pipe, made)
+            except PolicyMismatchError as error:  # the call's own policy may take more than the draft's does
+                self.report.note(f"no draft was made: {error}")
         return result
 
 
@@ -90,10 +94,7 @@ def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft
         PipelineError: if it is enabled already, has no denoiser, or its scheduler is not supported.
         PolicyMismatchError: if the policy was made for another model or scheduler.
     """
-    if not isinstance(policy, Policy):
-        raise PolicyMismatchError(
-            "this is not a policy", given=type(policy).__name__, cure="Pass what calibrate() or Policy.load() returned."
-        )
+    identity.check_policy(policy)
     if _acceleration(pipe) is not None:
         raise PipelineError(
             "this pipeline is accelerated already",

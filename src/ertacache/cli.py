@@ -221,10 +221,10 @@ def draft(
     """Make what `generate --draft` takes: a second run then tells whether a picture is one to look at."""
     with clear_errors():
         loaded = Policy.from_pretrained(policy)
+        other = None if by is None else Policy.from_pretrained(by)
         pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.num_inference_steps)
         del arguments["num_inference_steps"]
         lines = prompts_of(prompts, embedded.calibration_prompts if embedded else None)[:limit]
-        other = None if by is None else Policy.from_pretrained(by)
         made = make_draft(pipe, loaded, lines, by=other, seed=seed, checkpoint=checkpoint, **arguments)
         made.save(out)
     console.print(
@@ -253,7 +253,7 @@ def generate(
     ] = None,
     draft: Annotated[
         Path | None,
-        typer.Option(help="What `ertacache draft` made for the policy: run it too, and say how far the two are apart."),
+        typer.Option(help="What `ertacache draft` made for the policy: run it too, and say what it tells."),
     ] = None,
     settings: Settings = None,
     device: Device = "cpu",

@@ -1,4 +1,4 @@
-"""A second opinion on a generation: its draft, from the same noise, by a policy that computes other steps, and fewer.
+"""A second opinion on a generation: its draft, from the same noise, by a policy of other and mostly fewer steps.
 
 Whether a picture turned bad is hardly told by the errors that cached steps make, even if each were known exactly: it is
 told by how the denoiser answers to them, and a single run does not show that (docs/research-log.md). A second run from
@@ -53,7 +53,8 @@ class Draft:
         deviation: its standard deviation.
         limit: the score over which a sample is farther off than calibration's: what one more sample like those exceeds
             once in twenty times (Student's t).
-        full_runs: what making it cost, in full runs' denoiser calls per prompt.
+        full_runs: what making it cost, in full runs' denoiser calls per prompt, with the draft's policy if that was
+            calibrated for it.
 
     Raises:
         GuardError: if these are no numbers that a score can be made of.
@@ -136,13 +137,22 @@ class Again:
         self._call = Call(arguments, {"output_type": "latent"} if gives_latents(own_class(pipe)) else None)
         parameters = (p.device for module in denoisers_of(pipe).values() for p in module.parameters())
         device = torch.device(getattr(pipe, "_execution_device", None) or next(parameters, "cpu"))
+        self._guidance = identity.guidance_of(pipe, args, kwargs)
         self._cuda = [device] if device.type == "cuda" else []
         self._random: list[tuple[Tensor, Callable[[Tensor], None]]] = [(torch.get_rng_state(), torch.set_rng_state)]
         for cuda in self._cuda:
             self._random.append((torch.cuda.get_rng_state(cuda), partial(torch.cuda.set_rng_state, device=cuda)))
 
-    def made(self, pipe: Any, policy: Policy) -> Made:
-        """The same call by this policy; what the user has stays as it is."""
+    def made(self, pipe: Any, policy: Policy) -> Made | None:
+        """The same call by this policy; what the user has stays as it is.
+
+        Returns:
+            As of `made_by`.
+
+        Raises:
+            PolicyMismatchError: if the policy is not for such calls.
+        """
+        identity.check_guidance(policy, self._guidance)
         twin, driver = twin_of(pipe), PolicyDriver(policy, guard=watch_of(policy))
         with torch.random.fork_rng(devices=self._cuda):
             for state, set_state in self._random:
@@ -172,9 +182,10 @@ class Made:
         return distance_of(self.latent, other.latent), both
 
 
-def made_by(driver: PolicyDriver, run: Run) -> Made:
-    """What a run came to that has ended."""
-    assert driver.latest is not None  # a run that makes no step raises
+def made_by(driver: PolicyDriver, run: Run) -> Made | None:
+    """What a run came to that has ended; None if it made no step, or was transferred to a grid of its own."""
+    if driver.latest is None or not driver.as_calibrated:
+        return None
     return Made(driver.latest, driver.guard.report if driver.guard else None, run.report.denoiser_calls)
 
 
@@ -183,9 +194,11 @@ def watch_of(policy: Policy) -> Guard | None:
     return Guard(policy, policy.envelope, "report") if policy.envelope else None
 
 
-def drafted(draft: Draft, again: Again, pipe: Any, run: Made) -> DraftReport:
-    """Make the draft of a call, and say what it tells of the call's run."""
+def drafted(draft: Draft, again: Again, pipe: Any, run: Made) -> DraftReport | None:
+    """Make the draft of a call, and say what it tells of the call's run; as of `Again.made`."""
     other = again.made(pipe, draft.policy)
+    if other is None:
+        return None
     compared = run.compared_with(other)
     return DraftReport(*compared, draft.mean, draft.deviation, draft.limit, other.denoiser_calls)
 
@@ -235,10 +248,12 @@ def draft(
         The draft.
 
     Raises:
-        CalibrationError: with fewer than four prompts.
+        CalibrationError: with fewer than four prompts, or of which fewer could be compared, or if a run ends with NaN.
         GuardError: if the policy caches nothing, or ``by`` computes the same steps or is for other ones.
-        PolicyMismatchError: if a policy was made for another model or setting.
+        PolicyMismatchError: if a policy is none, or was made for another model or setting.
     """
+    for p in (policy, *([] if by is None else [by])):
+        identity.check_policy(p)
     call_arguments = {**call_arguments, "num_inference_steps": policy.num_inference_steps}
     computed, made = len(policy.computed_steps), policy.num_made_steps
     if not policy.cached_steps:
@@ -249,7 +264,7 @@ def draft(
         )
     if by is not None and by.computed_steps == policy.computed_steps:
         raise GuardError(
-            "a draft computes other steps than what it is of, or it has the same errors",
+            "a draft computes other steps than what it is of",
             given=f"steps {', '.join(map(str, by.computed_steps))} in both",
             cure="Take another policy, or leave `by` out.",
         )
@@ -262,10 +277,11 @@ def draft(
         )
     if len(prompts) < MIN_PROMPTS:
         raise CalibrationError(
-            "with so few prompts there is no telling how far from its draft a picture usually is",
+            "with so few prompts there is no telling what a draft usually tells",
             given=f"{len(prompts)} prompts",
             cure=f"Give {MIN_PROMPTS} prompts or more; 16 are usual.",
         )
+    full_runs = 0.0
     if by is None:
         by = calibrate(
             pipe,
@@ -277,27 +293,27 @@ def draft(
             memory_limit=memory_limit,
             **call_arguments,
         )
+        full_runs = by.calibration.full_runs
     for p in (policy, by):
         identity.check_pipeline(p, pipe)
     calls = calls_for(pipe, prompts, call_arguments, seed)
     logs: list[float] = []
     with CalibrationProgress(progress) as shown:
-        shown.phase("how far drafts usually are")
+        shown.phase("what drafts usually tell")
         for call in calls:
-            guidance = identity.guidance_of(pipe, (), call.arguments())
-            for p in (policy, by):
-                identity.check_guidance(p, guidance)
             again = Again(pipe, (), call.arguments())
             run, other = (again.made(pipe, p) for p in (policy, by))
+            if run is None or other is None:
+                continue
             distances, drifts = run.compared_with(other)
             logs += [math.log(max(error, _TINY)) for error in estimated_errors(distances.tolist(), drifts)]
             calls_made = run.denoiser_calls + other.denoiser_calls
             shown.expect(calls_made * len(calls))
             shown.advance(calls_made)
-    if not logs:
+    if len(logs) < MIN_PROMPTS:
         raise CalibrationError(
-            "no step of these runs could be compared with what their policies were calibrated on",
-            given=f"policies {policy.fingerprint} and {by.fingerprint}",
+            "too few of these calls go as those did that the policies were calibrated on",
+            given=f"{len(logs)} samples that could be compared, policies {policy.fingerprint} and {by.fingerprint}",
             cure="Give the arguments of their calibration.",
         )
     if not all(map(math.isfinite, logs)):
@@ -312,7 +328,7 @@ def draft(
         mean=fmean(logs),
         deviation=max(stdev(logs), _TINY),
         limit=limit_for_one_more(len(logs)),
-        full_runs=by.calibration.full_runs + (computed + len(by.computed_steps)) / made,
+        full_runs=full_runs + (computed + len(by.computed_steps)) / made,
     )
 
 

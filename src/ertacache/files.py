@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ertacache.errors import PolicyFileError
+from ertacache.errors import ERTACacheError, PolicyFileError
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[Any, dict
         yield plain, tensors
     except PolicyFileError:
         raise
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (ERTACacheError, SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise PolicyFileError(
             f"this is not a {kind}, or a damaged one: {type(error).__name__}: {error}",
             given=os.fspath(path),

@@ -141,7 +141,7 @@ def limit_for_one_more(count: int) -> float:
 
 
 def size_of(drifts: Iterable[float]) -> float:
-    """The root of the sum of squares of drifts of several steps; over 0, and finite whatever a denoiser returned."""
+    """The root of the sum of squares of drifts of a step or more; over 0, and finite whatever a denoiser returned."""
     return float(np.sqrt(np.sum(_finite(np.array([*drifts])) ** 2)))
 
 

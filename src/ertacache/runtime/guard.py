@@ -73,6 +73,11 @@ class GuardReport:
         return self._drifts(list(self._late))
 
     @property
+    def complete(self) -> bool:
+        """Whether every step was compared that calibration's runs have."""
+        return self.envelope.reached(self._late) == len(self.envelope.steps)
+
+    @property
     def scores(self) -> tuple[float, ...]:
         """How far outside of the envelope each sample is; empty if no step could be compared with calibration's."""
         reached = self.envelope.reached(self._late)
@@ -110,7 +115,7 @@ class GuardReport:
 
 
 class DraftReport:
-    """How far a generation is from its draft; see `ertacache.draft`. The device is asked when it is read.
+    """What its draft tells of a generation; see `ertacache.draft`. The device is asked when it is read.
 
     Args:
         distances: (batch,), of the final latents.
@@ -148,7 +153,7 @@ class DraftReport:
     def scores(self) -> tuple[float, ...]:
         """The logarithm of the error, in standard deviations of calibration's samples above their mean.
 
-        Empty if no step could be compared with calibration's.
+        Empty if not all steps could be compared that calibration's runs have, as after the guard had some computed.
         """
         return tuple((log(e) - self.mean) / self.deviation if e else -inf for e in self.errors)
 
@@ -160,7 +165,7 @@ class DraftReport:
     def __str__(self) -> str:
         scores, outside = self.scores, [f"{k}" for k, left in enumerate(self.left) if left]
         if not scores:
-            return "draft: no step could be compared with calibration's"
+            return "draft: not all steps could be compared with calibration's"
         worst = f"score {max(scores):.2f}, limit {self.limit:.2f}; {self.denoiser_calls} more denoiser calls"
         if not outside:
             return f"draft: as near as calibration's ({worst})"
@@ -171,19 +176,22 @@ class DraftReport:
 def estimated_errors(distances: Sequence[float], drifts: tuple[GuardReport, GuardReport] | None) -> tuple[float, ...]:
     """How far the final latents are from those of the full run, by what a draft tells.
 
-    The distance to the draft is nearly all the draft's own error. How large that is for what the draft drifted is how
-    much this denoiser grows errors on this prompt; so a run is off by as much for what *it* drifted.
+    The distance to a draft of fewer steps is nearly all the draft's own error. How large that is for what the draft
+    drifted is how much this denoiser grows errors on this prompt; so a run is off by as much for what *it* drifted.
+    To a draft of more steps it is mostly the run's error as it is, and the drifts change little (docs/research-log.md).
 
     Args:
         distances: to the draft, one for each sample.
         drifts: what the run and the draft drifted; None if that is not known, and the distance is all there is.
 
     Returns:
-        One for each sample; none if no step of either could be compared.
+        One for each sample; none if not all steps were compared that calibration's runs have.
     """
     if drifts is None:
         return tuple(distances)
-    of_samples = zip(distances, *(watched.drifts for watched in drifts), strict=False)
+    if not all(watched.complete for watched in drifts):
+        return ()
+    of_samples = zip(distances, *(watched.drifts for watched in drifts), strict=True)
     return tuple(distance * size_of(own.values()) / size_of(other.values()) for distance, own, other in of_samples)
 
 

@@ -104,6 +104,14 @@ def guidance_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> di
     return {name: float(value) for name, value in values.items() if isinstance(value, (int, float, Tensor))}
 
 
+def check_policy(policy: Any) -> None:
+    """Raise `PolicyMismatchError` if it is no policy."""
+    if not isinstance(policy, Policy):
+        raise PolicyMismatchError(
+            "this is not a policy", given=type(policy).__name__, cure="Pass what calibrate() or Policy.load() returned."
+        )
+
+
 def check_pipeline(policy: Policy, pipe: Any) -> None:
     """Raise `PolicyMismatchError` unless the pipeline is the one that the policy was made for."""
     origin = policy.origin

@@ -99,7 +99,7 @@ class Report:
         denoiser_calls: how often it ran in all.
         notes: where the run left the policy, and why.
         guard: what the guard saw, if there was one.
-        draft: how far it is from its draft, if one was made.
+        draft: what its draft tells, if one was made.
     """
 
     computed_steps: list[int] = field(default_factory=list)
