@@ -105,13 +105,11 @@ class GuardReport:
         scores = self.scores
         if not scores:
             return "guard: no step could be compared with calibration's"
-        outside = [f"{k}" for k, left in enumerate(self.left) if left]
         worst = f"score {max(scores):.2f}, limit {self.limit:.2f}"
         computed = f"; {len(self.computed_steps)} cached steps were computed" if self.computed_steps else ""
-        if not outside:
+        if not any(self.left):
             return f"guard: within calibration's envelope ({worst}){computed}"
-        which = "" if len(scores) == 1 else f": samples {', '.join(outside)}"
-        return f"guard: outside of calibration's envelope{which} ({worst}){computed}"
+        return f"guard: outside of calibration's envelope{_which(self.left)} ({worst}){computed}"
 
 
 class DraftReport:
@@ -163,14 +161,18 @@ class DraftReport:
         return tuple(not score <= self.limit for score in self.scores)
 
     def __str__(self) -> str:
-        scores, outside = self.scores, [f"{k}" for k, left in enumerate(self.left) if left]
+        scores = self.scores
         if not scores:
             return "draft: not all steps could be compared with calibration's"
         worst = f"score {max(scores):.2f}, limit {self.limit:.2f}; {self.denoiser_calls} more denoiser calls"
-        if not outside:
+        if not any(self.left):
             return f"draft: as near as calibration's ({worst})"
-        which = "" if len(scores) == 1 else f": samples {', '.join(outside)}"
-        return f"draft: farther off than calibration's{which} ({worst})"
+        return f"draft: farther off than calibration's{_which(self.left)} ({worst})"
+
+
+def _which(left: Sequence[bool]) -> str:
+    """Of several samples, those that left."""
+    return "" if len(left) == 1 else f": samples {', '.join(str(k) for k, out in enumerate(left) if out)}"
 
 
 def estimated_errors(distances: Sequence[float], drifts: tuple[GuardReport, GuardReport] | None) -> tuple[float, ...]:
