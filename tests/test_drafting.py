@@ -155,8 +155,11 @@ def test_policies_of_another_setting_make_no_draft(flux, flux_call, make_policy,
         ertacache.draft(flux, policy, calls, by=by, progress=False)
 
 
-def test_a_broken_second_run_leaves_the_pipeline_as_it_was(flux, flux_call, policies, draft, monkeypatch):
+def test_a_broken_second_run_leaves_the_pipeline_as_it_was_and_loses_no_picture(
+    flux, flux_call, policies, draft, monkeypatch
+):
     policy, _ = policies
+    expected = latents_of(flux, flux_call, policy)
     own = flux.transformer.forward
     left = len(policy.computed_steps)
 
@@ -169,8 +172,10 @@ def test_a_broken_second_run_leaves_the_pipeline_as_it_was(flux, flux_call, poli
 
     monkeypatch.setattr(flux.transformer, "forward", breaks)
     before = type(flux), type(flux.scheduler)
-    with pytest.raises(RuntimeError, match="out of memory"), ertacache.accelerated(flux, policy, draft=draft):
-        flux(**flux_call())
+    with ertacache.accelerated(flux, policy, draft=draft) as run:
+        assert torch.equal(flux(**flux_call()).images, expected)
+    assert run.report.draft is None
+    assert "no draft was made: RuntimeError: out of memory" in str(run.report)
     assert (type(flux), type(flux.scheduler)) == before
     assert "_compiled_call_impl" not in vars(flux.transformer)
 
@@ -238,6 +243,17 @@ def test_a_call_without_steps_has_no_draft(make_toy, policies, draft):
     finally:
         type(pipe).__call__ = own
     assert run.report.draft is None
+
+
+def test_some_calls_can_be_drafted_and_others_not(flux, flux_call, policies, draft, counted):
+    policy, by = policies
+    counter = counted(flux.transformer)
+    with ertacache.accelerated(flux, policy, draft=draft) as run:
+        for own in (draft, None, draft):
+            run.draft = own
+            flux(**flux_call())
+            assert counter.take() == len(policy.computed_steps) + (len(by.computed_steps) if own else 0)
+            assert (run.report.draft is None) == (own is None)
 
 
 def test_calls_that_cannot_be_compared_make_no_draft(flux, flux_call, watched, monkeypatch):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ertacache.drafting import Again, Draft, check_draft, drafted, made_by, watch_of
-from ertacache.errors import PipelineError, PolicyMismatchError
+from ertacache.errors import PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.following import PolicyDriver
@@ -24,7 +24,7 @@ class Acceleration:
     Attributes:
         policy: the policy.
         guard: what its guard does, if it has one.
-        draft: what each call is compared with, if anything.
+        draft: what each call is compared with, if anything; can be set to None, and back, between calls.
         report: what the last call did; empty before the first.
     """
 
@@ -66,8 +66,8 @@ class Acceleration:
         if again and self.draft and made:
             try:
                 run.report.draft = drafted(self.draft, again, pipe, made)
-            except PolicyMismatchError as error:  # the call's own policy may take more than the draft's does
-                self.report.note(f"no draft was made: {error}")
+            except Exception as error:  # out of memory, or a call that the draft's policy does not take
+                self.report.note(f"no draft was made: {type(error).__name__}: {error}")  # the picture is not lost
         return result
 
 
@@ -83,7 +83,8 @@ def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft
         guard: ``"report"`` has each call's ``report.guard`` say which samples drifted more than calibration's
             prompts; ``"compute"`` also computes the steps that are left once one did.
         draft: has each call be followed by another one, of the computed steps of the draft's policy and without
-            pictures, and ``report.draft`` say which samples are, by that, farther off than calibration's were.
+            pictures, and ``report.draft`` say which samples are, by that, farther off than calibration's were. Where
+            that fails, ``report.draft`` is None and a note says why.
 
     Returns:
         The acceleration, whose ``report`` tells what the last call did.
