@@ -335,8 +335,8 @@ def summary(rows: Sequence[Mapping[str, Any]], speedup: float, usual: float) -> 
 def markdown_of(figures: Mapping[str, Any], kinds: Sequence[str], drafts: Mapping[str, Draft]) -> str:
     """The figures of one budget for the docs."""
     heads = ("ROC area", "flagged of bad", "of good")
-    named = names_of(drafts)
-    lines = [["", "bad", *(f"{named.get(told_by, told_by)}: {head}" for told_by in TOLD_BY for head in heads)]]
+    names = names_of(drafts)
+    lines = [["", "bad", *(f"{names[told_by]}: {head}" for told_by in TOLD_BY for head in heads)]]
     for name in kinds:
         row = figures[name]
         cells = [name, f"{row['bad']} of {row['generations']}"]
@@ -353,8 +353,10 @@ def markdown_of(figures: Mapping[str, Any], kinds: Sequence[str], drafts: Mappin
 
 
 def names_of(drafts: Mapping[str, Draft]) -> dict[str, str]:
-    """What they are called in tables and plots."""
-    return {told_by: f"draft of {len(own.policy.computed_steps)} steps" for told_by, own in drafts.items()}
+    """What drifts and these are called in tables and plots."""
+    return {"drift": "drift"} | {
+        told_by: f"draft of {len(own.policy.computed_steps)} steps" for told_by, own in drafts.items()
+    }
 
 
 def plot(
@@ -372,12 +374,13 @@ def plot(
         bad = np.array([r["psnr"] for r in own]) < median_psnr - WORSE
         if not 0 < bad.sum() < len(bad):
             continue
-        for told_by, style in _STYLES.items():
+        names = names_of(drafts[speedup])
+        for told_by, (style, filled) in _STYLES.items():
             scores, flagged = told(own, told_by)
             false, true, area = roc(scores, bad)
-            label = f"{speedup:g}x, {names_of(drafts[speedup]).get(told_by, told_by)}: {area:.2f}"
+            label = f"{speedup:g}x, {names[told_by]}: {area:.2f}"
             axis.step(false, true, where="post", color=color, linestyle=style, label=label)
-            axis.plot(flagged[~bad].mean(), flagged[bad].mean(), "o", color=color, fillstyle=_FILLED[told_by])
+            axis.plot(flagged[~bad].mean(), flagged[bad].mean(), "o", color=color, fillstyle=filled)
     axis.plot([0, 1], [0, 1], color="#c0c0c0", linewidth=0.8)
     axis.set(xlabel="flagged, of the good", ylabel="flagged, of the bad", title=title, aspect="equal")
     axis.legend(loc="lower right", fontsize=8)
@@ -385,8 +388,8 @@ def plot(
     figure.savefig(path, dpi=110)
 
 
-_STYLES: Mapping[str, Any] = {"drift": ":", "draft": "-", "other": "--"}
-_FILLED: Mapping[str, Any] = {"drift": "none", "draft": "full", "other": "left"}
+_STYLES: Mapping[str, Any] = {"drift": (":", "none"), "draft": ("-", "full"), "other": ("--", "left")}
+"""Of the line, and how the place of the limit is filled."""
 
 
 def main(

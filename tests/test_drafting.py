@@ -232,6 +232,14 @@ def test_where_the_drafts_policy_does_not_take_the_call_there_is_a_note(
     assert re.search(r"no draft was made: .*true_cfg_scale", str(run.report), re.DOTALL)
 
 
+def test_a_draft_that_is_transferred_is_a_note(flux, flux_call, policies, draft, monkeypatch):
+    monkeypatch.setattr("ertacache.drafting.made_by", lambda driver, run: None)
+    with ertacache.accelerated(flux, policies[0], draft=draft) as run:
+        flux(**flux_call())
+    assert run.report.draft is None
+    assert "no draft was made: GuardError: the draft's policy is transferred" in str(run.report)
+
+
 def test_a_call_without_steps_has_no_draft(make_toy, policies, draft):
     pipe = make_toy(denoise=lambda pipe, i, sample, t: sample)
     policy, _ = policies

@@ -194,11 +194,20 @@ def watch_of(policy: Policy) -> Guard | None:
     return Guard(policy, policy.envelope, "report") if policy.envelope else None
 
 
-def drafted(draft: Draft, again: Again, pipe: Any, run: Made) -> DraftReport | None:
-    """Make the draft of a call, and say what it tells of the call's run; as of `Again.made`."""
+def drafted(draft: Draft, again: Again, pipe: Any, run: Made) -> DraftReport:
+    """Make the draft of a call, and say what it tells of the call's run.
+
+    Raises:
+        GuardError: if the draft's policy is transferred to the call's grid.
+        PolicyMismatchError: if it is not for such calls.
+    """
     other = again.made(pipe, draft.policy)
     if other is None:
-        return None
+        raise GuardError(
+            "the draft's policy is transferred to the grid of this call",
+            given=f"policy {draft.policy.fingerprint}",
+            cure="Make the draft in the setting of the calls to come.",
+        )
     compared = run.compared_with(other)
     return DraftReport(*compared, draft.mean, draft.deviation, draft.limit, other.denoiser_calls)
 

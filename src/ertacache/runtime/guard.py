@@ -102,14 +102,14 @@ class GuardReport:
         return tuple(dict(zip(steps, row, strict=True)) for row in samples)
 
     def __str__(self) -> str:
-        scores = self.scores
+        scores, left = self.scores, self.left
         if not scores:
             return "guard: no step could be compared with calibration's"
         worst = f"score {max(scores):.2f}, limit {self.limit:.2f}"
         computed = f"; {len(self.computed_steps)} cached steps were computed" if self.computed_steps else ""
-        if not any(self.left):
+        if not any(left):
             return f"guard: within calibration's envelope ({worst}){computed}"
-        return f"guard: outside of calibration's envelope{_which(self.left)} ({worst}){computed}"
+        return f"guard: outside of calibration's envelope{_which(left)} ({worst}){computed}"
 
 
 class DraftReport:
@@ -161,13 +161,13 @@ class DraftReport:
         return tuple(not score <= self.limit for score in self.scores)
 
     def __str__(self) -> str:
-        scores = self.scores
+        scores, left = self.scores, self.left
         if not scores:
             return "draft: not all steps could be compared with calibration's"
         worst = f"score {max(scores):.2f}, limit {self.limit:.2f}; {self.denoiser_calls} more denoiser calls"
-        if not any(self.left):
+        if not any(left):
             return f"draft: as near as calibration's ({worst})"
-        return f"draft: farther off than calibration's{_which(self.left)} ({worst})"
+        return f"draft: farther off than calibration's{_which(left)} ({worst})"
 
 
 def _which(left: Sequence[bool]) -> str:
