@@ -13,8 +13,7 @@ import torch
 
 import ertacache
 from ertacache import zoo
-from ertacache.runtime.identity import identify
-from ertacache.runtime.run import denoisers_of
+from ertacache.runtime.identity import circumstances_of, digest_of, pipeline_key
 
 
 def source_digest(folder: Path) -> str:
@@ -27,9 +26,9 @@ def source_digest(folder: Path) -> str:
 
 def key_of(embedded: zoo.Embedded, *given: Any) -> str:
     """A name for what is measured on a pipeline; ``given`` is whatever else decides it."""
-    models = [identify(module) for module in denoisers_of(embedded.pipe).values()]
+    circumstances = circumstances_of(embedded.pipe, (), embedded.arguments)
     code = source_digest(Path(ertacache.__file__).parent)
-    return hashlib.sha256(repr((embedded.arguments, models, given, code)).encode()).hexdigest()[:12]
+    return digest_of([embedded.arguments, pipeline_key(embedded.pipe, circumstances), given, code])
 
 
 def environment() -> dict[str, str]:

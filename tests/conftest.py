@@ -197,8 +197,8 @@ def origin_for() -> Callable[..., Origin]:
         pipe(**{**arguments, "generator": torch.Generator().manual_seed(0)})
         return identity.origin_of(
             pipe,
+            identity.circumstances_of(pipe, (), arguments),
             noise_levels=[float(sigma) for sigma in pipe.scheduler.sigmas],
-            guidance=identity.guidance_of(pipe, (), arguments),
             calls_per_step=calls,
             latent_shape=shape,
         )

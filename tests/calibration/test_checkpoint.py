@@ -9,9 +9,14 @@ from diffusers.callbacks import SDCFGCutoffCallback
 from PIL import Image
 
 import ertacache
-from ertacache.calibration.checkpoint import key_of
+from ertacache.calibration import checkpoint
 from ertacache.calibration.prompts import calls_for
 from ertacache.errors import CalibrationError
+from ertacache.runtime.identity import circumstances_of
+
+
+def key_of(pipe, calls, steps):
+    return checkpoint.key_of(pipe, circumstances_of(pipe, (), {}), calls, steps)
 
 
 class Interrupting:
@@ -89,7 +94,7 @@ def test_another_callback_is_another_calibration(embedded, settings, prompts):
 
     def key(callback):
         call = {**settings, "callback_on_step_end": callback}
-        return key_of(embedded.pipe, calls_for(embedded.pipe, prompts, call, seed=0), 10, hidden=False)
+        return key_of(embedded.pipe, calls_for(embedded.pipe, prompts, call, seed=0), 10)
 
     assert key(make(1)) == key(make(1))
     assert len({key(make(1)), key(make(2)), key(lambda *_: {}), key(lambda *_: None), key(None)}) == 5

@@ -47,7 +47,10 @@ def refusal(pipe, policy, arguments=None):
 @pytest.mark.parametrize("policy", ["fitted", "evenly_spaced"])
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"num_single_layers": 2}, "configuration of transformer was"), ({"seed": 1}, "weights of transformer was")],
+    [
+        ({"num_single_layers": 2}, "configuration of transformer, num_single_layers was 1"),
+        ({"seed": 1}, "weights of transformer was"),
+    ],
 )
 def test_another_model_is_refused_at_once(policy, options, named, make_flux, request):
     assert named in refusal(make_flux(**options), request.getfixturevalue(policy))
@@ -102,7 +105,7 @@ def test_which_adapters_take_part_and_how_much_is_what_counts(flux, flux_call, m
         for name, parameter in flux.transformer.named_parameters():
             if "lora_A.a" in name:
                 parameter.neg_()
-    assert "weights of transformer" in refusal(flux, policy)  # another adapter of the same name
+    assert "weights of the adapters of transformer" in refusal(flux, policy)  # another one of the same name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
@@ -270,5 +273,5 @@ def test_a_matrix_of_full_size_is_probed_within_its_end():
     module = torch.nn.Module()
     module.register_parameter("weight", torch.nn.Parameter(torch.zeros(12288, 3072, dtype=torch.bfloat16)))
     with torch.no_grad():
-        module.weight[-1, -1] = 1.0
-    assert identity.identify(module).weights == (0.0, 0.0, 0.0, 1.0)
+        module.weight[-1, -3:] = torch.tensor([1.0, 2.0, 3.0])
+    assert identity.identify(module).weights.elements == (0.0, 0.0, 0.0, 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -16,28 +16,22 @@ from torch import Tensor, nn
 from ertacache.calibration.prompts import Call
 from ertacache.calibration.recording import Recording, Setting, read, write
 from ertacache.errors import CalibrationError
-from ertacache.runtime.identity import identify
-from ertacache.runtime.run import denoisers_of
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.identity import Circumstances, digest_of, identify, pipeline_key
 
 
-def key_of(pipe: Any, calls: Sequence[Call], num_inference_steps: int, *, hidden: bool = False) -> str:
-    """A name for a calibration's full runs: the same models, scheduler and calls give the same name.
+def key_of(
+    pipe: Any, circumstances: Circumstances, calls: Sequence[Call], num_inference_steps: int, *, hidden: bool = False
+) -> str:
+    """A name for a calibration's full runs: the same models, settings, calls and ways to compute give the same name.
+
+    Where weights cannot be read, nothing tells whether they are the same, and the name is new each time.
 
     Raises:
         CalibrationError: if an argument of a call cannot be told apart from others like it.
     """
-    digest = hashlib.sha256()
-    parts: list[Any] = [num_inference_steps, own_class(pipe).__name__, own_class(pipe.scheduler).__name__]
-    parts.append(sorted((name, value) for name, value in pipe.scheduler.config.items() if not name.startswith("_")))
-    modules = {name: part for name, part in getattr(pipe, "components", {}).items() if isinstance(part, nn.Module)}
-    parts += [(name, identify(module)) for name, module in sorted((modules | denoisers_of(pipe)).items())]
+    parts: list[Any] = [num_inference_steps, hidden, pipeline_key(pipe, circumstances)]
     parts += [_plain(call.arguments()) for call in calls]
-    parts += ["hidden"] if hidden else []
-    parts += ["gram"]  # recordings from before it was kept are made anew
-    for part in parts:
-        digest.update(repr(part).encode())
-    return digest.hexdigest()[:16]
+    return digest_of(parts)
 
 
 def _plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
@@ -120,7 +114,7 @@ class Shelf:
         in_files: whether all recordings together are above it.
     """
 
-    def __init__(self, folder: Path | None, key: str, memory_limit: int) -> None:
+    def __init__(self, folder: Path | None, key: str, memory_limit: float) -> None:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._folder = folder / key if folder else None
         self._memory_limit = memory_limit
@@ -135,9 +129,9 @@ class Shelf:
         where = "memory" if self._folder is None else str(self._folder)
         return f"{where} (memory_limit={readable(self._memory_limit)})"
 
-    def find(self, prompt: int) -> tuple[Recording, Setting] | None:
-        """The full run of a prompt, if an earlier calibration kept it."""
-        return read(self._path(prompt)) if self._folder else None
+    def find(self, prompt: int, tell: Callable[[str], None] = lambda line: None) -> tuple[Recording, Setting] | None:
+        """The full run of a prompt, if an earlier calibration kept it; ``tell`` is told why one cannot be used."""
+        return read(self._path(prompt), tell) if self._folder else None
 
     def keep(self, prompt: int, tensors: dict[str, Tensor], setting: Setting) -> Recording:
         """Keep a full run."""

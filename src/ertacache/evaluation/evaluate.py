@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,8 +13,7 @@ from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on
 from ertacache.evaluation.measuring import Measured, measure
 from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.policy import Policy
-from ertacache.runtime.identity import identify
-from ertacache.runtime.run import denoisers_of
+from ertacache.runtime.identity import circumstances_of, digest_of, pipeline_key
 
 
 def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
@@ -63,9 +61,9 @@ def evaluate(
             given=f"policies for {', '.join(map(str, sorted(steps)))} steps",
             cure="Evaluate them one number of steps at a time.",
         )
-    models = [identify(module) for module in denoisers_of(pipe).values()]
-    given = repr((__version__, models, list(policies.items()), list(calls)))
-    folder = work / hashlib.sha256(given.encode()).hexdigest()[:12]
+    circumstances = circumstances_of(pipe, (), {name: value for name, value in calls[0].items() if name != "seed"})
+    marks = [(name, policy.fingerprint) for name, policy in policies.items()]
+    folder = work / digest_of([pipeline_key(pipe, circumstances), marks, list(calls)])
     full = Variant("full", steps.pop())
     variants = variants_of(policies)
     return measure(pipe, full, variants, calls, folder, metrics=perceptual_metrics(), on_generation=on_generation)

@@ -4,35 +4,152 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
+import platform
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import floor
+from numbers import Real
 from typing import Any
+from uuid import uuid4
 
+import diffusers
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ertacache._version import __version__
 from ertacache.errors import PolicyMismatchError
-from ertacache.offloading import at_hand
 from ertacache.policy import Denoiser, Origin, Policy
-from ertacache.runtime.run import denoisers_of
+from ertacache.runtime import fingerprint
+from ertacache.runtime.run import loop_modules
 from ertacache.runtime.seams import model_of, own_class
+from ertacache.runtime.settings import (
+    alike,
+    configuration_difference,
+    configuration_of,
+    refuse_other_caches,
+    setting_difference,
+    settings_of,
+)
 
-GUIDANCE_ARGUMENTS = ("guidance_scale", "guidance_scale_2", "true_cfg_scale", "guidance_rescale", "use_dynamic_cfg")
-_PROBED_PARAMETERS = 8
-_PROBED_ELEMENTS = 4
+_STRENGTH = re.compile("guidance|guiding|cfg|scale|(?:^|_)eta$|guess_mode|sag_|stg_|sld_")
+"""In the names of a call's arguments: how strongly to guide, condition, adapt, or renoise."""
+_DECODER = re.compile("^decode")
+_CONTAINERS = re.compile("(?:attention|cross_attention|joint_attention)_kwargs$")
+"""Arguments that hold further ones for the denoiser; an adapter's ``scale`` is given there."""
+_SIZES = ("height", "width", "num_frames", "frames", "video_length", "audio_length_in_s", "duration")
+_ADVISED = ("guidance_scale", "guidance_scale_2", "true_cfg_scale", "guidance_rescale", "use_dynamic_cfg")
+"""Guidance that a cure always names; of the rest only what differs."""
 
 
-def identify(module: nn.Module) -> Denoiser:
-    """Class, configuration, a few weights and active adapters of a denoiser or text encoder, compiled or not."""
+def identify(module: nn.Module, *, values: bool = False) -> Denoiser:
+    """Class, configuration, sampled weights and active adapters of a model, compiled or not.
+
+    Args:
+        module: the model.
+        values: also what quantised weights stand for, so that they can be compared with plain ones.
+    """
     model = model_of(module)
-    config = getattr(model, "config", {})
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # of transformers, or of diffusers
-    config = {key: value for key, value in config.items() if not key.startswith("_")}
-    text = json.dumps(config, sort_keys=True, default=str)
     active = _active_scales(model)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Denoiser(type(model).__name__, digest, _probe(model, active), _adapters(active))
+    weights = fingerprint.weights_of(model)
+    return Denoiser(
+        type(model).__name__,
+        configuration_of(model),
+        fingerprint.with_values(weights, model) if values else weights,
+        _adapters(active),
+        fingerprint.adapters_of(model, active),
+    )
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """All that the calls of a pipeline depend on but their prompts, seeds and steps.
+
+    Args:
+        denoisers: what identifies each module that runs in the loop, by attribute name.
+        settings: see `ertacache.runtime.settings`.
+        guidance: see `guidance_of`.
+        sizes: see `sizes_of`.
+    """
+
+    denoisers: Mapping[str, Denoiser]
+    settings: Mapping[str, Any]
+    guidance: Mapping[str, float]
+    sizes: Mapping[str, int]
+
+    @property
+    def doubts(self) -> list[str]:
+        """Which weights could not be read, as notes for the policy."""
+        return [
+            f"the weights of {name} could not all be read, so another checkpoint may not be noticed: {doubt}"
+            for name, denoiser in self.denoisers.items()
+            if (doubt := fingerprint.unread(denoiser.weights))
+        ]
+
+
+def circumstances_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Circumstances:
+    """The circumstances of a call, before it is made.
+
+    Raises:
+        PipelineError: if another cache is on, or there is no denoiser.
+    """
+    modules = loop_modules(pipe)
+    refuse_other_caches(pipe, modules)
+    return Circumstances(
+        {name: identify(module, values=True) for name, module in modules.items()},
+        settings_of(pipe, modules),
+        guidance_of(pipe, args, kwargs),
+        sizes_of(pipe, args, kwargs),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Those of what computes and measures."""
+    return {"torch": torch.__version__, "diffusers": diffusers.__version__, "ertacache": __version__}
+
+
+def environment_of(pipe: Any) -> dict[str, Any]:
+    """Where and how a pipeline computes: what its numbers and its timings depend on besides itself."""
+    casts, devices = set(), [torch.device(getattr(pipe, "_execution_device", None) or "cpu")]
+    for part in vars(pipe).values():
+        if isinstance(part, nn.Module):
+            for child in part.modules():
+                hook = vars(child).get("_hf_hook")
+                if getattr(hook, "execution_device", None) is not None:  # offloaded: the pipeline may not know it
+                    devices.append(torch.device(hook.execution_device))
+                cast = getattr(vars(child).get("_diffusers_hook"), "hooks", {}).get("layerwise_casting")
+                casts |= {str(cast.compute_dtype)} if cast is not None else set()
+    device = next((device for device in devices if device.type != "meta"), torch.device("cpu"))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    autocast = torch.is_autocast_enabled(device.type) and str(torch.get_autocast_dtype(device.type))
+    return {
+        **versions(),
+        "device": f"{device.type}, {name}",
+        "casts to": sorted(casts),
+        "autocast": autocast,
+        "default dtype": str(torch.get_default_dtype()),
+        "threads": torch.get_num_threads(),
+        "float32 products": torch.get_float32_matmul_precision(),
+    }
+
+
+def pipeline_key(pipe: Any, circumstances: Circumstances) -> str:
+    """A name for all that a pipeline's outputs depend on besides the calls' arguments; new each time if unsure."""
+    modules = {name: part for name, part in getattr(pipe, "components", {}).items() if isinstance(part, nn.Module)}
+    others = {name: identify(module) for name, module in modules.items() if name not in circumstances.denoisers}
+    parts: list[Any] = [own_class(pipe).__name__, own_class(pipe.scheduler).__name__, environment_of(pipe)]
+    parts += [configuration_of(pipe.scheduler), sorted(others.items()), circumstances]
+    unsure = [d for d in (*others.values(), *circumstances.denoisers.values()) if fingerprint.unread(d.weights)]
+    return digest_of([*parts, uuid4().hex if unsure else ""])
+
+
+def digest_of(parts: Sequence[Any]) -> str:
+    """16 hexadecimal digits of what the parts look like."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part).encode())
+    return digest.hexdigest()[:16]
 
 
 def _active_scales(model: nn.Module) -> dict[str, set[float]]:
@@ -53,55 +170,53 @@ def _adapters(scales: Mapping[str, set[float]]) -> tuple[str, ...]:
     return tuple(f"{name} x {', '.join(f'{s:g}' for s in sorted(scales[name]))}" for name in sorted(scales))
 
 
-def _probe(model: nn.Module, active: Mapping[str, set[float]]) -> tuple[float, ...]:
-    """A few elements of a few weight matrices, of active adapters too; empty where they cannot be read or compared."""
-    own: list[tuple[str, str]] = []  # what to sort by, and the parameter's name
-    adapted: list[tuple[str, str]] = []
-    for name, parameter in model.named_parameters():
-        if parameter.ndim < 2 or not parameter.is_floating_point():
-            continue
-        parts = name.split(".")
-        if not any(part.startswith("lora_") for part in parts):
-            own.append((name.replace(".base_layer", ""), name))
-        elif active.keys() & set(parts):
-            adapted.append((name, name))
-    values: list[torch.Tensor] = []
-    for rows in (sorted(own), sorted(adapted)):
-        for _, name in rows[:: max(1, len(rows) // _PROBED_PARAMETERS)][:_PROBED_PARAMETERS]:
-            matrix = at_hand(model, name)
-            shared = hasattr(matrix, "device_mesh")  # a DTensor; ranks would have to talk to read it
-            if shared or matrix.is_meta or matrix.dtype.itemsize == 1:  # or away, or rounded too coarsely
-                return ()
-            flat = matrix.detach().flatten()
-            last, gaps = flat.numel() - 1, _PROBED_ELEMENTS - 1  # whole numbers: float32 ends at 2^24
-            values.append(torch.stack([flat[k * last // gaps] for k in range(gaps + 1)]).float())
-    if len({value.device for value in values}) > 1:
-        values = [value.cpu() for value in values]
-    return tuple(torch.cat(values).tolist()) if values else ()  # one wait for a device, not one a matrix
-
-
-def _weights_agree(a: Sequence[float], b: Sequence[float]) -> bool:
-    if not a or not b:
-        return True  # unknown on one side
-    if len(a) != len(b):
-        return False
-    scale = max(map(abs, a))
-    # bfloat16 rounds by up to 0.4 %.
-    return all(abs(p - q) <= 0.008 * abs(p) + 1e-3 * scale for p, q in zip(a, b, strict=True))
-
-
 def guidance_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, float]:
-    """The guidance arguments that a call with these arguments has, defaults included.
+    """The numbers of a call that say how strongly to guide, by name, defaults included.
 
-    Wan 2.2 takes ``guidance_scale`` for its second expert where ``guidance_scale_2`` is not given.
+    They are told by their names: all that speak of guidance, cfg or scales, in the signature of the pipeline's call or
+    among the arguments for its attention. Lists are numbered: ``controlnet_conditioning_scale.0``. Wan 2.2 takes
+    ``guidance_scale`` for its second expert where ``guidance_scale_2`` is not given.
     """
     signature = inspect.signature(own_class(pipe).__call__)
     bound = signature.bind_partial(pipe, *args, **kwargs)
     bound.apply_defaults()
-    values = {name: bound.arguments.get(name) for name in GUIDANCE_ARGUMENTS}
-    if "guidance_scale_2" in bound.arguments and values["guidance_scale_2"] is None:
-        values["guidance_scale_2"] = values["guidance_scale"]
-    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float, Tensor))}
+    given = dict(bound.arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(name, {})
+    if "guidance_scale_2" in given and given["guidance_scale_2"] is None:
+        given["guidance_scale_2"] = given.get("guidance_scale")
+    found: dict[str, float] = {}
+    for name, value in given.items():
+        if _STRENGTH.search(name) and not _DECODER.search(name):
+            found |= _numbers(name, value)
+        elif _CONTAINERS.search(name) and isinstance(value, Mapping):
+            for inner, part in value.items():
+                numbers = _numbers(f"{name}.{inner}", part)
+                found |= numbers if numbers != {f"{name}.scale": 1.0} else {}  # an adapter's, as if not given
+    return found
+
+
+def _numbers(name: str, value: Any) -> dict[str, float]:
+    """The numbers in an argument's value; a few, since a large tensor or array is no scale."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.tolist() if np.prod(value.shape) <= _FEW else None
+    if isinstance(value, Real):
+        return {name: float(value)}
+    if isinstance(value, (list, tuple)) and len(value) <= _FEW:
+        return {key: v for k, part in enumerate(value) for key, v in _numbers(f"{name}.{k}", part).items()}
+    return {}
+
+
+_FEW = 64
+
+
+def sizes_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """The arguments of a call that say how large its outputs are, where they are given or have a default."""
+    bound = inspect.signature(own_class(pipe).__call__).bind_partial(pipe, *args, **kwargs)
+    bound.apply_defaults()
+    values = {name: bound.arguments.get(name) for name in _SIZES}
+    return {n: int(v) for n, v in values.items() if isinstance(v, (int, float, np.number)) and v == int(v)}
 
 
 def check_policy(policy: Any) -> None:
@@ -112,21 +227,54 @@ def check_policy(policy: Any) -> None:
         )
 
 
-def check_pipeline(policy: Policy, pipe: Any) -> None:
-    """Raise `PolicyMismatchError` unless the pipeline is the one that the policy was made for."""
+def check_pipeline(policy: Policy, pipe: Any) -> list[str]:
+    """Compare the pipeline with the one that the policy was made for.
+
+    Returns:
+        What could not be compared, and what was compared roughly, as notes for the call's report.
+
+    Raises:
+        PipelineError: if another cache is on.
+        PolicyMismatchError: unless the pipeline is the one that the policy was made for.
+    """
+    modules = loop_modules(pipe)
+    refuse_other_caches(pipe, modules)
     origin = policy.origin
     if origin is None:
-        return
-    _agree(policy, "scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__)
-    modules = denoisers_of(pipe)
+        return []
     _agree(policy, "denoisers", sorted(origin.denoisers), sorted(modules))
     for name, expected in origin.denoisers.items():
-        actual = identify(modules[name])
-        _agree(policy, f"class of {name}", expected.model_class, actual.model_class)
-        _agree(policy, f"adapters of {name}", list(expected.adapters), list(actual.adapters))
-        _agree(policy, f"configuration of {name}", expected.config_hash, actual.config_hash)
-        if not _weights_agree(expected.weights, actual.weights):
-            raise mismatch(policy, f"weights of {name}", "those of another checkpoint", "this pipeline's")
+        _agree(policy, f"class of {name}", expected.model_class, type(model_of(modules[name])).__name__)
+    _agree(policy, "scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__)
+    doubts = []
+    for name, expected in origin.denoisers.items():
+        doubts += _check_denoiser(policy, name, expected, identify(modules[name]), model_of(modules[name]))
+    if policy.method.depends_on_calibration:
+        differs = setting_difference(origin.settings, settings_of(pipe, modules), pipe)
+        if differs:
+            raise mismatch(policy, differs[0], repr(differs[1]), repr(differs[2]))
+    return doubts
+
+
+def _check_denoiser(policy: Policy, name: str, expected: Denoiser, actual: Denoiser, model: nn.Module) -> list[str]:
+    differs = configuration_difference(expected.config, actual.config, type(model))
+    if differs:
+        entry, was, now = differs
+        raise mismatch(policy, f"configuration of {name}, {entry}", repr(was), repr(now))
+    _agree(policy, f"adapters of {name}", list(expected.adapters), list(actual.adapters))
+    other, doubt = fingerprint.difference(expected.weights, actual.weights, model)
+    if other:
+        raise mismatch(
+            policy,
+            f"weights of {name}",
+            "those of another checkpoint, or of one before a LoRA was fused",
+            "this pipeline's",
+        )
+    if expected.adapters:
+        others, _ = fingerprint.difference(expected.adapter_weights, actual.adapter_weights)
+        if others:
+            raise mismatch(policy, f"weights of the adapters of {name}", "those of others of these names", "these")
+    return [f"the weights of {name} could not be compared for sure: {doubt}"] if doubt else []
 
 
 def check_guidance(policy: Policy, guidance: Mapping[str, float]) -> None:
@@ -135,7 +283,7 @@ def check_guidance(policy: Policy, guidance: Mapping[str, float]) -> None:
         return
     for name in sorted({*policy.origin.guidance, *guidance}):
         expected, now = policy.origin.guidance.get(name), guidance.get(name)
-        if expected != now:
+        if not alike(expected, now):
             reason = "calls do that for slightly weaker guidance only; on demand, and at a loss, transferred() does"
             raise mismatch(policy, name, repr(expected), repr(now), reason=reason, guidance={name: now})
 
@@ -197,7 +345,8 @@ def mismatch(
         steps: T of the call, if that differs.
         guidance: those of the call's guidance arguments that differ.
     """
-    known = {**(policy.origin.guidance if policy.origin else {}), **(guidance or {})}
+    calibrated = policy.origin.guidance if policy.origin else {}
+    known = {name: value for name, value in calibrated.items() if name in _ADVISED} | dict(guidance or {})
     settings = {name: f"{value:g}" for name, value in sorted(known.items()) if value is not None}
     steps = steps or policy.num_inference_steps
     speedup = f"{floor(100 * policy.step_ratio) / 100:g}"  # rounded down: it asks for at least so much
@@ -215,19 +364,24 @@ def mismatch(
 
 def origin_of(
     pipe: Any,
+    circumstances: Circumstances,
     *,
     noise_levels: Sequence[float],
-    guidance: Mapping[str, float],
     calls_per_step: int,
     latent_shape: Sequence[int],
+    changes: Sequence[int] = (),
 ) -> Origin:
-    """The origin of a policy that is calibrated on this pipeline in these settings."""
+    """The origin of a policy that is calibrated on this pipeline in these circumstances; see `Origin`."""
     return Origin(
         pipeline_class=own_class(pipe).__name__,
-        denoisers={name: identify(module) for name, module in denoisers_of(pipe).items()},
+        denoisers=dict(circumstances.denoisers),
         scheduler_class=own_class(pipe.scheduler).__name__,
         noise_levels=tuple(noise_levels),
-        guidance=dict(guidance),
+        guidance=dict(circumstances.guidance),
         calls_per_step=calls_per_step,
         latent_shape=tuple(latent_shape),
+        settings=dict(circumstances.settings),
+        sizes=dict(circumstances.sizes),
+        versions=versions(),
+        changes=tuple(changes),
     )
