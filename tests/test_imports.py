@@ -13,6 +13,7 @@ PARTS = [
     "errors",
     "_version",
     "files",
+    "precision",
     "metrics",
     "offloading",
     "opensora",

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from ertacache.errors import MetricError
+from ertacache.precision import widened
 
 MAX_PSNR = 100.0
 
@@ -60,7 +61,7 @@ def motion_error(clip: Tensor, reference: Tensor) -> float:
         MetricError: if the two differ in shape or are no clips, or if the reference stands still.
     """
     frames_of(clip, reference, least=4)
-    changes, wanted = (_floats(frames).double().diff(dim=-4) for frames in (clip, reference))
+    changes, wanted = (widened(_floats(frames)).diff(dim=-4) for frames in (clip, reference))
     size = float(wanted.norm())
     if not size:
         raise MetricError(

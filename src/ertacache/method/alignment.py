@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ertacache.precision import widened
+
 MAX_ORDER = 3
 
 
@@ -107,8 +109,8 @@ class NormalEquations:
         Relative to its target, so that all prompts count alike and not by how hard they are to predict; one that
         is already on its target has no say.
         """
-        flat = torch.stack([f.double().flatten() for f in features])
-        goal = target.double().flatten()
+        flat = torch.stack([widened(f).flatten() for f in features])
+        goal = widened(target).flatten()
         size = float(goal @ goal)
         if size > 0:
             self.gram += (flat @ flat.T).cpu() / size

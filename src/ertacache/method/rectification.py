@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ertacache.precision import widened
+
 Granularity = Literal["step", "channel", "element"]
 GRANULARITIES: tuple[Granularity, ...] = ("step", "channel", "element")
 
@@ -36,8 +38,8 @@ class Moments:
 
     def add(self, predicted: Tensor, actual: Tensor) -> None:
         """Take in a batch of predictions ``v~`` and the outputs ``v`` they stand for, both (batch, ...)."""
-        v = predicted.double()
-        eps = v - actual.double()
+        v = widened(predicted)
+        eps = v - widened(actual)
         dims = self._reduced(v.ndim)
         total = 1
         for dim in dims:

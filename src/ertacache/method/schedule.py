@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from torch import Tensor
 
 from ertacache.errors import BudgetError, CalibrationError
+from ertacache.precision import widened
 
 Distance = Callable[[int, int], float]
 """``distance(last, i)``: Eq. (12) between the residual cached at step ``last`` and the fresh one at step ``i``."""
@@ -69,8 +70,8 @@ def relative_distance(cached: Tensor, fresh: Tensor, reference: Tensor) -> tuple
 
     Both are to be summed over the prompts before they are divided.
     """
-    error = (cached.double() - fresh.double()).abs().sum()
-    return float(error), float(reference.double().abs().sum())
+    error = (widened(cached) - widened(fresh)).abs().sum()
+    return float(error), float(widened(reference).abs().sum())
 
 
 def threshold(num_steps: int, distance: Distance, lam: float, forced: Collection[int] = ()) -> tuple[int, ...]:
