@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,16 +97,19 @@ def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft
         PolicyMismatchError: if the policy was made for another model or scheduler.
     """
     identity.check_policy(policy)
-    if _acceleration(pipe) is not None:
-        raise PipelineError(
-            "this pipeline is accelerated already",
-            given=type(pipe).__name__,
-            cure="Call ertacache.disable(pipe) first.",
-        )
+    _check_plain(pipe)
     denoisers_of(pipe)
     sampler_of(getattr(pipe, "scheduler", None))
     identity.check_pipeline(policy, pipe)
-    acceleration, own = Acceleration(policy, guard, draft), type(pipe)
+    acceleration = Acceleration(policy, guard, draft)
+    with _enabling:
+        _check_plain(pipe)  # another thread may have been faster
+        pipe.__class__ = _accelerated_class(type(pipe), acceleration)
+    return acceleration
+
+
+def _accelerated_class(own: Any, acceleration: Acceleration) -> type:
+    """A subclass of a pipeline's class, of the same name, whose calls the acceleration makes."""
 
     @functools.wraps(own.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -113,14 +117,30 @@ def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft
 
     body = {"__call__": call, "_ertacache_class": own, "_ertacache_acceleration": acceleration}
     body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
-    pipe.__class__ = type(own.__name__, (own,), body)
-    return acceleration
+    return type(own.__name__, (own,), body)
 
 
 def disable(pipe: Any) -> None:
     """Leave the pipeline as it was before `enable`; nothing happens if it is not accelerated."""
+    _disable(pipe, _acceleration(pipe))
+
+
+_enabling = threading.Lock()  # of pipelines, one at a time
+
+
+def _disable(pipe: Any, acceleration: Acceleration | None) -> None:
+    with _enabling:
+        if acceleration is not None and _acceleration(pipe) is acceleration:  # or somebody else's is at work by now
+            pipe.__class__ = type(pipe)._ertacache_class
+
+
+def _check_plain(pipe: Any) -> None:
     if _acceleration(pipe) is not None:
-        pipe.__class__ = type(pipe)._ertacache_class
+        raise PipelineError(
+            "this pipeline is accelerated already",
+            given=type(pipe).__name__,
+            cure="Call ertacache.disable(pipe) first.",
+        )
 
 
 def _acceleration(pipe: Any) -> Acceleration | None:
@@ -142,4 +162,4 @@ def accelerated(
     try:
         yield acceleration
     finally:
-        disable(pipe)
+        _disable(pipe, acceleration)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 import threading
 import weakref
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 import torch
-from diffusers import FluxImg2ImgPipeline, FluxPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, FluxPipeline
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 import ertacache
-from ertacache.errors import RunError
+from ertacache.errors import ERTACacheError, PipelineError, RunError
 from ertacache.runtime import gate
 
 CACHED = (2, 3, 5)
@@ -211,6 +213,98 @@ def test_one_pipeline_in_two_threads_at_once_is_refused(flux, flux_call, make_po
         assert torch.equal(flux(**flux_call(callback_on_step_end=interfere)).images, alone)
     assert len(errors) == 1
     assert "copy of the pipeline with its own scheduler" in errors[0]
+
+
+@pytest.fixture
+def hectic():
+    """Threads take turns after every few instructions."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def at_once(call, threads=4, rounds=150):
+    """What ``call()`` returns or raises, by many threads that begin each round together."""
+    meeting, found = threading.Barrier(threads, timeout=60), []
+
+    def calls():
+        for _ in range(rounds):
+            meeting.wait()
+            try:
+                found.append(call())
+            except Exception as error:
+                found.append(error)
+
+    workers = [threading.Thread(target=calls) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return found
+
+
+@pytest.mark.parametrize("enabled_by", ["each thread", "one for all"])
+def test_calls_at_once_on_one_pipeline_are_right_or_refused(enabled_by, hectic, make_toy, make_policy):
+    """Whatever the threads' turns: never another picture, and never another error."""
+    pipe, policy = make_toy(), make_policy(4, (1, 2))
+    start = torch.ones(1, 4, 2)
+    patched, own = lambda *args, **kwargs: own(*args, **kwargs), pipe.scheduler.step
+    pipe.scheduler.step = patched
+    with ertacache.accelerated(pipe, policy):
+        alone = pipe(start, num_inference_steps=4)
+
+    def call():
+        if enabled_by == "one for all":
+            return pipe(start, num_inference_steps=4)
+        with ertacache.accelerated(pipe, policy):
+            return pipe(start, num_inference_steps=4)
+
+    with ertacache.accelerated(pipe, policy) if enabled_by == "one for all" else nullcontext():
+        found = at_once(call)
+    pictures = [out for out in found if isinstance(out, torch.Tensor)]
+    assert all(torch.equal(picture, alone) for picture in pictures)
+    reasons = {
+        (type(error), error.what) if isinstance(error, ERTACacheError) else repr(error)
+        for error in found
+        if isinstance(error, Exception)
+    }
+    assert reasons <= {
+        (RunError, "this pipeline's scheduler is in the middle of another call"),
+        (PipelineError, "this pipeline is accelerated already"),
+    }
+    assert len(pictures) >= 150  # of each round, at least the first one's
+    assert len(found) == 600
+    assert (type(pipe).__name__, type(pipe.scheduler)) == ("ToyPipeline", FlowMatchEulerDiscreteScheduler)
+    assert not hasattr(type(pipe), "_ertacache_class")
+    assert vars(pipe.scheduler)["step"] is patched
+    assert "_compiled_call_impl" not in vars(pipe.transformer)
+
+
+def test_a_plain_sibling_in_another_thread_does_not_step_the_scheduler_of_a_call(flux, flux_call, make_policy):
+    """It is refused, since its own picture would be wrong too; the call goes on undisturbed."""
+    sibling, errors = FluxPipeline(**flux.components), []
+    sibling.set_progress_bar_config(disable=True)
+    expected = sibling(**flux_call()).images
+
+    def elsewhere():
+        try:
+            sibling(**flux_call())
+        except RunError as error:
+            errors.append(error.what)
+
+    def interfere(pipe, i, t, kwargs):
+        if i == 3:
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join()
+        return {}
+
+    with ertacache.accelerated(flux, make_policy(8, CACHED)):
+        alone = flux(**flux_call()).images
+        assert torch.equal(flux(**flux_call(callback_on_step_end=interfere)).images, alone)
+    assert errors == ["this pipeline's scheduler is in the middle of another call"]
+    assert torch.equal(sibling(**flux_call()).images, expected)
 
 
 def test_a_pipeline_that_calls_forward_directly_is_refused(make_toy, make_policy):

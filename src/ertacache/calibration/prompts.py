@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ertacache.errors import CalibrationError
+from ertacache.runtime.samplers import check_copies
 from ertacache.runtime.seams import own_class
 from ertacache.runtime.stepping import copied_generators
 
@@ -105,7 +106,12 @@ def gives_latents(kind: type) -> bool:
 
 
 def twin_of(pipe: Any) -> Any:
-    """A shallow copy of the pipeline with schedulers and guiders of its own: the same modules, none of its state."""
+    """A shallow copy of the pipeline with schedulers and guiders of its own: the same modules, none of its state.
+
+    Raises:
+        PipelineError: if copies of its scheduler do not step by themselves.
+    """
+    check_copies(pipe.scheduler)
     twin = copy.copy(pipe)
     twin.__class__ = own_class(pipe)
     for name, value in vars(pipe).items():

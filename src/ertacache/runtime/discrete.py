@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.seams import become, own_class, patched_on
+from ertacache.runtime.stepping import StepCall
 
 
 def _tables(scheduler: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Angle and squared cosine of every training timestep; both are monotone."""
-    alphas = scheduler.alphas_cumprod.double().cpu().numpy()
+    alphas = scheduler.alphas_cumprod.cpu().double().numpy()
     return np.arccos(np.sqrt(alphas)), alphas
 
 
@@ -29,7 +30,7 @@ def _plain_timesteps(scheduler: Any) -> NDArray[np.float64]:
     """The integer timesteps of the grid that is not warped, and where the last of them leads; below 0 is the end."""
     twin, own = copy.copy(scheduler), cast(Any, own_class(scheduler))
     own.set_timesteps(twin, scheduler.num_inference_steps)
-    steps = twin.timesteps.double().cpu().numpy()
+    steps = twin.timesteps.cpu().double().numpy()
     return np.append(steps, steps[-1] - _stride(scheduler))
 
 
@@ -45,7 +46,7 @@ def _predicts_noise(scheduler: Any) -> bool:
 def noise_levels(scheduler: Any) -> list[float]:
     """The T + 1 levels of the grid, from near pure noise down to where the last step leads (0 for a clean end)."""
     table, _ = _tables(scheduler)
-    steps = scheduler.timesteps.double().cpu().numpy()
+    steps = scheduler.timesteps.cpu().double().numpy()
     end = _plain_timesteps(scheduler)[-1]
     final = np.arccos(np.sqrt(float(scheduler.final_alpha_cumprod))) if end < 0 else table[int(end)]
     angles = np.append(np.interp(steps, np.arange(len(table)), table), final)
@@ -89,10 +90,10 @@ def warped_step(scheduler: Any, own: Any, arguments: Mapping[str, Any], index: i
         moved["timestep_back"] = len(neighbours)
         neighbours.append(steps[index - 1])
     twin = copy.copy(scheduler)
-    twin.__class__ = own
+    become(twin, own)
     twin.alphas_cumprod = torch.from_numpy(np.interp(neighbours, places, alphas)).to(scheduler.alphas_cumprod)
     twin.num_inference_steps = scheduler.config.num_train_timesteps  # so that the step after t goes to t - 1
-    return own.step(twin, **moved)
+    return StepCall.of(twin).call(twin.step, moved)
 
 
 def refusal(scheduler: Any) -> str | None:
@@ -100,4 +101,6 @@ def refusal(scheduler: Any) -> str | None:
     kind = scheduler.config.prediction_type
     if kind not in ("v_prediction", "epsilon"):
         return f"prediction_type={kind!r}, where the output is the slope of nothing"
+    if patched_on(scheduler, "set_timesteps") is not None:
+        return "its set_timesteps() is patched on the object, and its grid is laid again on a copy"
     return None

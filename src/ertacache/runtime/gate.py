@@ -56,15 +56,15 @@ def install(module: nn.Module, keeper: GateKeeper) -> None:
         gate.keepers.setdefault(threading.get_ident(), []).append(keeper)
 
 
-def remove(module: nn.Module) -> None:
-    """Take this thread's latest keeper from the gate; the last one takes the gate away, and no attribute is left."""
+def remove(module: nn.Module, keeper: GateKeeper) -> None:
+    """Take ``keeper`` from the gate, if it is there; the last one takes the gate away, and no attribute is left."""
     with _lock:
         gate = vars(module).get("_compiled_call_impl")
         if not isinstance(gate, Gate):
             return  # compiled anew in the middle of a run: what stands there now is the user's
         keepers = gate.keepers.get(threading.get_ident(), [])
-        if keepers:
-            keepers.pop()
+        if keeper in keepers:
+            keepers.remove(keeper)
         if not keepers:
             gate.keepers.pop(threading.get_ident(), None)
         if not gate.keepers:

@@ -67,7 +67,7 @@ class Stack:
     def remove(self) -> None:
         """Take them away."""
         for block in self.blocks:
-            gate.remove(block)
+            gate.remove(block, self)
 
     def computed(self, call: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Tensor]:
         """The denoiser's output, and the residual of its blocks in their dtype."""

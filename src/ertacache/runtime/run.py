@@ -14,15 +14,18 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, cast
 
+import torch
 from torch import Tensor, nn
 
 from ertacache.errors import PipelineError, RunError
 from ertacache.runtime import gate
+from ertacache.runtime.callbacks import with_watched_callbacks
 from ertacache.runtime.guard import DraftReport, GuardReport
 from ertacache.runtime.hidden import Stack
 from ertacache.runtime.history import History
 from ertacache.runtime.samplers import sampler_of
-from ertacache.runtime.seams import Guise, model_of, own_class
+from ertacache.runtime.seams import PatchedSeam, Through, become, guise_of, model_of, own_class, patched_on
+from ertacache.runtime.stepping import StepCall, landed
 
 DENOISERS = ("transformer", "transformer_2", "unet", "denoiser")
 
@@ -85,6 +88,9 @@ class Driver:
         """What ``scheduler.step`` is given; the step's own model output, untouched, where nothing is to change."""
         return step.model_output
 
+    def conditions_changed(self, step: int, what: str) -> None:
+        """A callback has changed something besides the latent, before this step."""
+
     def stepped(self, index: int, sample: Tensor) -> None:
         """The step is made: the next latent, as the scheduler returned it."""
 
@@ -142,10 +148,29 @@ def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
     return modules
 
 
+def loop_modules(pipe: Any) -> dict[str, nn.Module]:
+    """All that runs in the sampling loop, by attribute name: the denoisers, and ControlNets beside them.
+
+    Raises:
+        PipelineError: if there is no denoiser.
+    """
+    attributes = getattr(pipe, "__dict__", {})
+    others = {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(value, nn.Module) and not _parameters_of_module(value).isdisjoint(_CONDITIONS)
+    }
+    return denoisers_of(pipe) | others
+
+
 def _denoises(module: nn.Module) -> bool:
-    kind: Any = type(model_of(module))
-    parameters = _parameters_of(kind)
+    parameters = _parameters_of_module(module)
     return not parameters.isdisjoint(_TIMESTEPS) and parameters.isdisjoint(_CONDITIONS)
+
+
+def _parameters_of_module(module: nn.Module) -> frozenset[str]:
+    kind: Any = type(model_of(module))
+    return _parameters_of(kind)
 
 
 @functools.cache
@@ -177,41 +202,41 @@ class Run:
         self.pipe, self.driver, self.report = pipe, driver, Report()
         self.modules = list(denoisers_of(pipe).values())
         self.scheduler = pipe.scheduler
+        self.step_call = StepCall.of(self.scheduler)
         self.thread = 0
+        self.within = False  # whether a call of the scheduler is under way that the run has seen
+        self.patched: dict[str, PatchedSeam] = {}
+        self.latest: Tensor | None = None  # the latent after the first step, where arguments are told by their places
         self.next_step: int | None = None
         self.levels: Sequence[float] | None = None
+        self.conditions = 0  # counts how often a callback has changed them
         self._begin_step()
         self.kept: dict[Any, Any] = {}
         self.stacks = {id(module): Stack(module) for module in self.modules} if driver.residuals_kept else {}
         self.residuals: dict[Any, History] = {}
 
     def __enter__(self) -> Self:
-        own: Any = own_class(self.scheduler)
-        if own is not type(self.scheduler) and type(self.scheduler)._ertacache_run.thread:
-            raise RunError(
-                "this pipeline's scheduler is in the middle of another call",
-                given=own.__name__,
-                cure="Give each thread a copy of the pipeline with its own scheduler.",
-            )
-        self.thread = threading.get_ident()
-        self.scheduler.__class__ = _with_boundary(own, self)  # own: it may be a copy made in an earlier run
-        for module in self.modules:
-            gate.install(module, self)
-        for stack in self.stacks.values():
-            stack.install()
+        with _entering:
+            before = getattr(type(self.scheduler), "_ertacache_run", None)
+            if before is not None and before.thread:  # or it is a copy made in an earlier run
+                raise self._busy()
+            become(self.scheduler, guise_of(self.scheduler, self._through, _ertacache_run=self))
+            self.thread = threading.get_ident()
+        try:
+            self._watch_patches()
+            for module in self.modules:
+                gate.install(module, self)
+            for stack in self.stacks.values():
+                stack.install()
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for module in self.modules:
-            gate.remove(module)
-        for stack in self.stacks.values():
-            stack.remove()
-        self.residuals.clear()
-        self.thread = 0  # a copy of the scheduler that outlives the run is inert
-        self.scheduler.__class__ = type(self.scheduler)._ertacache_class
-        self.kept.clear()
+        self._leave()
         steps = len(self.report.computed_steps) + len(self.report.cached_steps)
         if kind is None and self.report.denoiser_calls and not steps:
             raise RunError(
@@ -219,6 +244,38 @@ class Run:
                 given=type(self.scheduler).__name__,
                 cure="This pipeline samples without its scheduler, or in a pipeline within it: accelerate that one.",
             )
+
+    def _leave(self) -> None:
+        for module in self.modules:
+            gate.remove(module, self)
+        for stack in self.stacks.values():
+            stack.remove()
+        for name, seam in self.patched.items():
+            if vars(self.scheduler).get(name) is seam:  # or it was patched anew
+                vars(self.scheduler)[name] = seam.patched
+        with _entering:
+            become(self.scheduler, own_class(self.scheduler))
+            self.thread = 0  # a copy of the scheduler that outlives the run is inert
+        self.kept.clear()
+        self.residuals.clear()
+        self.latest = None
+
+    def _busy(self) -> RunError:
+        return RunError(
+            "this pipeline's scheduler is in the middle of another call",
+            given=own_class(self.scheduler).__name__,
+            cure="Give each thread a copy of the pipeline with its own scheduler.",
+        )
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the pipeline's own call, its callbacks watched; only within this context."""
+        args, kwargs = with_watched_callbacks(self.pipe, args, kwargs, self._conditions_changed)
+        own: Any = own_class(self.pipe)
+        return own.__call__(self.pipe, *args, **kwargs)
+
+    def _conditions_changed(self, what: str) -> None:
+        self.conditions += 1
+        self.driver.conditions_changed((self.next_step or 0), what)
 
     def _begin_step(self) -> None:
         self.calls, self.cached = 0, False
@@ -231,7 +288,8 @@ class Run:
         The first call of a step decides for all of it: cached if the driver says so and the call is the one that
         the last computed step began with (same module, same shapes).
         """
-        key = (id(module), self.calls, gate.shapes((args, kwargs)))
+        key = (id(module), self.calls, gate.shapes((args, kwargs)), self.conditions)
+        self._check_scheduler()
         if self.calls == 0:
             wanted = self.next_step is not None and self.driver.is_cached(self.next_step)
             self.cached = wanted and key in self.kept
@@ -268,35 +326,86 @@ class Run:
 
     # The step boundary.
 
+    @property
+    def _through(self) -> dict[str, Through]:
+        """The second seam: the class of the scheduler, not the object, has it, so a copy made in a loop has it too."""
+        return {"step": self._step_called, "set_timesteps": self._grid_called}
+
+    def _watch_patches(self) -> None:
+        """Put a seam at what is patched on the scheduler object too, which would hide that of the class."""
+        for name, through in self._through.items():
+            patched = patched_on(self.scheduler, name)
+            if patched is not None:
+                self.patched[name] = vars(self.scheduler)[name] = PatchedSeam(self.scheduler, patched, through)
+        if "step" in self.patched:
+            self.report.note("the scheduler's step() is patched on the object, and no policy knows what that changes")
+
+    def _sees(self, scheduler: Any) -> bool:
+        """Whether a call of the scheduler is the run's: of its thread, and not made by a call that it has seen."""
+        if self.thread == threading.get_ident():
+            return not self.within
+        if self.thread and (scheduler is self.scheduler or scheduler is self.pipe.scheduler):  # that may be a copy
+            raise self._busy()
+        return False
+
+    def _step_called(self, scheduler: Any, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if not self._sees(scheduler):
+            return step(*args, **kwargs)
+        return self.make_step(scheduler, step, args, kwargs)
+
+    def _grid_called(self, scheduler: Any, set_timesteps: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if not self._sees(scheduler):
+            return set_timesteps(*args, **kwargs)
+        self.within = True  # what the scheduler calls of itself meanwhile is its own affair
+        try:
+            result = set_timesteps(*args, **kwargs)
+        finally:
+            self.within = False
+        self.open_segment(scheduler)
+        return result
+
     def open_segment(self, scheduler: Any) -> None:
         """``set_timesteps`` was called: whatever was kept belongs to another trajectory."""
         self.kept.clear()
         self.residuals.clear()
         self.next_step = None
         self._begin_step()
+        self.latest = None
         self.levels = self.driver.open_segment(scheduler)
+        if "step" in self.patched and self.levels is not None and sampler_of(scheduler).warped_step is not None:
+            raise PipelineError(
+                "the policy adjusts timesteps, for which a copy of this scheduler steps, without what is patched on it",
+                given=f"{own_class(scheduler).__name__} with a step() of the object's own",
+                cure="Put the patched step() into a subclass, or use a method without timestep adjustment.",
+            )
 
-    def make_step(self, scheduler: Any, own: Any, arguments: Mapping[str, Any]) -> Any:
-        """Let the scheduler, whose class is ``own``, step with the model output that the driver wants."""
+    def make_step(self, scheduler: Any, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Let the scheduler, by its own ``step``, step with the model output that the driver wants."""
+        arguments, first = self.step_call.arguments(args, kwargs), self.next_step is None
         index, output = self._output_for(scheduler, arguments)
-        changed = dict(arguments) | {"model_output": output}
         warped_step = sampler_of(scheduler).warped_step if self.levels is not None else None
-        if warped_step is not None and self.levels is not None:
-            result = warped_step(scheduler, own, changed, index, self.levels)
-        else:
-            result = own.step(scheduler, **changed)
-        self.driver.stepped(index, result[0])
+        self.within = True
+        try:
+            if warped_step is not None and self.levels is not None:
+                changed = arguments | {"model_output": output}
+                result = warped_step(scheduler, own_class(scheduler), changed, index, self.levels)
+            else:
+                args, kwargs = self.step_call.with_output(args, kwargs, output)
+                result = step(*args, **kwargs)
+        finally:
+            self.within = False
+        latent = landed(result)
+        self.latest = latent if first and self.step_call.guessed else None
+        self.driver.stepped(index, latent)
         return result
 
     def _output_for(self, scheduler: Any, arguments: Mapping[str, Any]) -> tuple[int, Tensor]:
         if self.calls == 0:
-            seen = " since the last step" if self.kept else ""
-            raise RunError(
-                f"the scheduler steps, but no call of the denoiser was seen{seen}",
-                given=f"{len(self.modules)} denoisers watched",
-                cure="The pipeline calls its denoiser's forward() directly, or steps several latents after one call, "
-                "and cannot be cached; disable acceleration.",
-            )
+            raise self._unseen()
+        self.step_call.check(scheduler, arguments)
+        output, sample = arguments["model_output"], arguments["sample"]
+        if self.latest is not None and _equal(output, self.latest) and not _equal(sample, self.latest):
+            raise self.step_call.misread(scheduler, arguments)
         timestep = arguments["timestep"]
         if not arguments["sample"].is_floating_point():
             raise RunError(
@@ -329,14 +438,50 @@ class Run:
         self._begin_step()
         return index, output
 
+    def _unseen(self) -> RunError:
+        """Why the scheduler steps though no call of a denoiser was seen."""
+        for name, module in denoisers_of(self.pipe).items():
+            if all(module is not known for known in self.modules):
+                return RunError(
+                    f"pipe.{name} was replaced in the middle of the call, and the new one is not watched",
+                    given=type(module).__name__,
+                    cure="Replace it between two calls.",
+                )
+        seen = " since the last step" if self.kept else ""
+        return RunError(
+            f"the scheduler steps, but no call of the denoiser was seen{seen}",
+            given=f"{len(self.modules)} denoisers watched",
+            cure="The pipeline calls its denoiser's forward() directly, or steps several latents after one call, "
+            "and cannot be cached; disable acceleration.",
+        )
+
+    def _check_scheduler(self) -> None:
+        """Raise `RunError` where the pipeline goes on with another scheduler than its call began with."""
+        now = self.pipe.scheduler
+        if getattr(type(now), "_ertacache_run", None) is not self:
+            raise RunError(
+                "pipe.scheduler was replaced in the middle of the call, and the steps of the new one are not seen",
+                given=f"{own_class(now).__name__} in place of {own_class(self.scheduler).__name__}",
+                cure="Replace it between two calls.",
+            )
+
+
+_entering = threading.Lock()  # of runs into schedulers
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.device == other.device and torch.equal(one, other.to(one.dtype))
+
 
 def _index_of(scheduler: Any, timestep: Any, expected: int | None) -> int:
     """The step index as the scheduler knows it: its own, else where it begins, else the place of the timestep."""
     for name in ("step_index", "begin_index"):
         index = getattr(scheduler, name, None)
-        if index is not None:
+        if index is not None and (name == "step_index" or expected is None):
             return int(index)
-    steps = scheduler.timesteps
+    if isinstance(timestep, Tensor) and timestep.ndim:
+        timestep = timestep.flatten()[0]  # one for each sample
+    steps = torch.as_tensor(scheduler.timesteps)
     if expected is not None and expected < len(steps) and _is_place(timestep, steps, expected):
         return expected
     places = (steps == timestep).nonzero()
@@ -348,29 +493,3 @@ def _is_place(timestep: Any, steps: Tensor, index: int) -> bool:
     if isinstance(timestep, Tensor) and timestep.data_ptr() == steps[index].data_ptr():
         return True
     return bool(steps[index] == timestep)
-
-
-def _with_boundary(own: Any, run: Run) -> type:
-    """A subclass of the scheduler's class whose ``step`` and ``set_timesteps`` report to ``run``.
-
-    The class, not the instance, carries the seam, so a copy that a pipeline makes inside its loop has it too.
-    """
-    signatures = [inspect.signature(vars(base)["step"]).parameters for base in own.__mro__ if "step" in vars(base)]
-    names = next(list(s)[1:] for s in signatures if "sample" in s)  # an override may take *args and pass them on
-
-    @functools.wraps(own.step)
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if run.thread != threading.get_ident():
-            return own.step(self, *args, **kwargs)
-        return run.make_step(self, own, dict(zip(names, args, strict=False)) | kwargs)
-
-    @functools.wraps(own.set_timesteps)
-    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = own.set_timesteps(self, *args, **kwargs)
-        if run.thread == threading.get_ident():
-            run.open_segment(self)
-        return result
-
-    body = {"step": step, "set_timesteps": set_timesteps, "_ertacache_class": own, "_ertacache_run": run}
-    body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
-    return Guise(own.__name__, (own,), body)

@@ -7,6 +7,7 @@ as noise that cannot be repeated, the full runs of calibration find out (`ertaca
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,8 @@ import torch
 from ertacache.errors import PipelineError
 from ertacache.method.timesteps import warp
 from ertacache.runtime import discrete
+from ertacache.runtime.seams import methods, own_class
+from ertacache.runtime.stepping import StepCall
 
 
 def _never(scheduler: Any) -> None:
@@ -65,7 +68,7 @@ def _retime_diffusion(scheduler: Any, levels: Sequence[float]) -> None:
     if circle and scheduler.config.get("timestep_type") == "continuous":
         steps = 0.25 * np.log(sigmas[:-1])
     else:
-        alphas = scheduler.alphas_cumprod.double().cpu().numpy()
+        alphas = scheduler.alphas_cumprod.cpu().double().numpy()
         table = np.log((1 - alphas) / alphas) / 2
         steps = np.interp(np.log(sigmas[:-1]), table, np.arange(len(table)))
     scheduler.sigmas = torch.from_numpy(sigmas).to(dtype=scheduler.sigmas.dtype, device=scheduler.sigmas.device)
@@ -73,7 +76,12 @@ def _retime_diffusion(scheduler: Any, levels: Sequence[float]) -> None:
 
 
 def _sigmas(scheduler: Any) -> list[float]:
-    return [float(sigma) for sigma in scheduler.sigmas]
+    return _floats(scheduler.sigmas)
+
+
+def _floats(values: Any) -> list[float]:
+    """Of a tensor, which may be on an accelerator and is fetched as a whole, or of whatever a scheduler has instead."""
+    return [float(value) for value in (values.tolist() if isinstance(values, torch.Tensor) else values)]
 
 
 def _retime_sigmas(scheduler: Any, levels: Sequence[float]) -> None:
@@ -86,7 +94,7 @@ def _retime_sigmas(scheduler: Any, levels: Sequence[float]) -> None:
 
 def _plain_levels(scheduler: Any) -> list[float]:
     """The sigmas, where there are T + 1 of them, else the timesteps, the terminal one among them or zero."""
-    steps = [float(t) for t in scheduler.timesteps]
+    steps = _floats(scheduler.timesteps)
     remembered = getattr(scheduler, "num_inference_steps", None)
     terminal = steps[0] <= 1 and steps[-1] == 0  # ratios that end at none: the terminal level is among them
     asked = remembered or len(steps) - terminal
@@ -118,8 +126,10 @@ def _diffusion_refusal(scheduler: Any) -> str | None:
 
 def _general_refusal(scheduler: Any) -> str | None:
     """What no scheduler may be configured to, and what no scheduler may be."""
-    if not all(hasattr(scheduler, name) for name in ("step", "set_timesteps", "config")):
+    if not all(methods(scheduler, name) for name in _SEAMS) or not hasattr(scheduler, "config"):
         return "it has no set_timesteps() and step()"
+    if not isinstance(scheduler.config, Mapping):
+        return "its config is no mapping"
     if getattr(scheduler, "order", 1) != 1:
         return f"it evaluates the denoiser {scheduler.order} times a step"
     if scheduler.config.get("thresholding"):
@@ -151,12 +161,57 @@ def sampler_of(scheduler: Any) -> Sampler:
     Raises:
         PipelineError: if it cannot be served, or its configuration cannot.
     """
-    name = type(scheduler).__name__
+    name = own_class(scheduler).__name__
     row = next((SAMPLERS[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in SAMPLERS), PLAIN)
     reason = _general_refusal(scheduler) or row.refusal(scheduler)
     if reason:
         raise _not_served(scheduler, reason, name)
+    StepCall.of(scheduler)
     return row
+
+
+def check_copies(scheduler: Any) -> None:
+    """See to it that copies of a scheduler step by themselves, as those that calibration and drafts make must.
+
+    Raises:
+        PipelineError: if it cannot be copied, or a method is patched on the object, or on that of one within it: what
+            was patched there would step the original.
+    """
+    name = own_class(scheduler).__name__
+    patched = [f"{own_class(part).__name__}.{method}" for part in _parts(scheduler) for method in _patched(part)]
+    if patched:
+        raise PipelineError(
+            f"a scheduler whose {patched[0].split('.')[1]}() is patched on the object cannot be copied, as calibration "
+            "and drafts do",
+            given=f"{name}, {', '.join(patched)}",
+            cure="Put what is patched into a subclass, and give the pipeline a scheduler of that.",
+        )
+    try:
+        copy.deepcopy(scheduler)
+    except Exception as error:  # whatever one of the user's own holds
+        raise PipelineError(
+            "this scheduler cannot be copied, as calibration and drafts do",
+            given=f"{name}, {type(error).__name__}: {error}",
+            cure="Give it a __deepcopy__(), or keep what cannot be copied outside of it.",
+        ) from error
+
+
+def _patched(scheduler: Any) -> list[str]:
+    """The methods that are patched on the object."""
+    names = [name for name, value in getattr(scheduler, "__dict__", {}).items() if callable(value)]
+    return [name for name in names if name in _SEAMS or callable(getattr(own_class(scheduler), name, None))]
+
+
+_SEAMS = ("step", "set_timesteps")
+
+
+def _parts(scheduler: Any) -> list[Any]:
+    """The scheduler, and all schedulers that it has within it."""
+    found = [scheduler]
+    for part in found:
+        inner = (value for value in getattr(part, "__dict__", {}).values() if hasattr(type(value), "step"))
+        found += [value for value in inner if all(value is not known for known in found)]
+    return found
 
 
 def _not_served(scheduler: Any, reason: str, given: str) -> PipelineError:

@@ -20,7 +20,8 @@ from ertacache.policy import CalibrationRecord, Origin, Policy, Prediction
 from ertacache.runtime import identity
 from ertacache.runtime.run import Report
 from ertacache.runtime.samplers import lay
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.seams import own_class, patched_on
+from ertacache.runtime.stepping import StepCall, landed
 
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
 """With which a transfer to other steps was measured, both of them in flow matching."""
@@ -58,6 +59,8 @@ def policy_for(policy: Policy, scheduler: Any, levels: Sequence[float], report: 
     if difference is None:
         return policy
     reason = refusal(policy, levels)
+    if patched_on(scheduler, "step") is not None:
+        reason = "the scheduler's step() is patched on the object, and how that answers to an output is not known"
     if reason:
         raise identity.mismatch(policy, *difference, reason=reason, steps=len(levels) - 1)
     moved = on_grid(policy, scheduler, levels)
@@ -111,8 +114,10 @@ def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
     twin.set_timesteps(steps, **({"mu": 1.0} if twin.config.get("use_dynamic_shifting") else {}))  # laid over
     lay(twin, levels)
     latent, rows = torch.zeros(1, steps, dtype=torch.float64), []
+    step_call = StepCall.of(twin)
     for timestep, unit in zip(twin.timesteps, torch.eye(steps, dtype=torch.float64), strict=True):
-        latent = twin.step(unit[None], timestep, latent, return_dict=False)[0]
+        arguments = {"model_output": unit[None], "timestep": timestep, "sample": latent}
+        latent = landed(step_call.call(twin.step, arguments))
         rows.append(latent[0].numpy())
     return np.array(rows, dtype=np.float64)
 
