@@ -211,6 +211,7 @@ def cogvideox(scheduler: Any, *, from_image: bool = False, temporal_patch: int |
         patch_bias=temporal_patch is None,
     )
     kind = d.CogVideoXImageToVideoPipeline if from_image else d.CogVideoXPipeline
+    transformer.null_caption.copy_(random(*transformer.null_caption.shape, seed=8))
     parts = {"vae": lively(vae), "transformer": lively(transformer), "scheduler": scheduler}
     return kind(tokenizer=None, text_encoder=None, **parts)
 

@@ -104,11 +104,13 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _state(pipe: Any) -> dict[str, Any]:
-    """The numbers that a pipeline and its guiders hold, and the scales of adapters and attention processors."""
+    """The numbers and tensors that a pipeline and its guiders hold, and the scales of adapters and attention processors."""
     found: dict[str, Any] = {}
     for name, value in vars(pipe).items():
         if isinstance(value, (Real, str, type(None))) and name not in _OWN:
             found[name] = value
+        elif isinstance(value, Tensor):
+            found[name] = id(value), _version(value)
         elif isinstance(value, nn.Module):
             found[f"the scales of {name}"] = scales_of(model_of(value))
         elif isinstance(value, ConfigMixin) and not hasattr(value, "set_timesteps"):

@@ -32,6 +32,8 @@ ELEMENTS = 4
 """Of every parameter. A fused adapter changes all of a matrix, so that more would tell no more."""
 QUANTISED_ERROR = 0.35
 """How far quantised weights may be from those they were made of, root mean square, relative; 4 bits are off by 0.1."""
+REMAINDER = 2e-6
+"""What an adapter may leave of itself, of the elements' root mean square, when it is fused and taken out in float32."""
 DIFFERING = 0.02
 """What share of coarsely stored elements may differ between two copies that were made of the same weights."""
 
@@ -83,8 +85,8 @@ def difference(expected: Weights, actual: Weights, model: nn.Module | None = Non
         model: of which ``actual`` is, if what quantised elements stand for may have to be found.
 
     Returns:
-        Whether they differ by more than their ways of storing explain; and a doubt, or nothing if they were compared
-        element by element.
+        Whether they differ by more than their ways of storing explain; and a doubt, or nothing if they were stored
+        alike and all compared.
     """
     if not expected.layout:
         return False, "the policy does not know them"
@@ -94,16 +96,18 @@ def difference(expected: Weights, actual: Weights, model: nn.Module | None = Non
         return _differ(expected, actual), _doubt(expected, actual)
     if model is not None:
         actual = with_values(actual, model)
-    quantised = [w for w in (expected, actual) if w.values]
-    if not quantised:
-        return _differ(expected, actual), _doubt(expected, actual)
-    pairs = [(a, b) for a, b in zip(*map(_values, (expected, actual)), strict=False) if not isnan(a) and not isnan(b)]
-    size = sum(a * a for a, _ in pairs)
-    if len(_values(expected)) != len(_values(actual)) or not size:
-        return False, f"they are stored as {kinds(actual)} here, and as {kinds(expected)} in calibration"
-    error = (sum((a - b) ** 2 for a, b in pairs) / size) ** 0.5
-    doubt = f"{kinds(expected)} in calibration and {kinds(actual)} here agree within rounding, {error:.1%}"
-    return error > QUANTISED_ERROR, doubt
+    if not expected.values and not actual.values:
+        return _differ(expected, actual), _doubt(expected, actual) or _stored_otherwise(expected, actual)
+    if len(_values(expected)) != len(_values(actual)):
+        return False, f"{_stored_otherwise(expected, actual)}, which cannot be compared"
+    a, b = np.array(_values(expected)), np.array(_values(actual))
+    rounded = np.abs(a - b) > 1e-3 * np.abs(a)  # the others are not quantised; NaN is none of either
+    error = float(np.sqrt(((a - b)[rounded] ** 2).sum() / max((a[rounded] ** 2).sum(), _TINY)))
+    return error > QUANTISED_ERROR, f"{_stored_otherwise(expected, actual)}, and differ by {error:.1%}"
+
+
+def _stored_otherwise(expected: Weights, actual: Weights) -> str:
+    return f"they are stored as {kinds(actual)} here, and were as {kinds(expected)} in calibration"
 
 
 def unread(weights: Weights) -> str:
@@ -267,9 +271,11 @@ def _differ(expected: Weights, actual: Weights) -> bool:
     if len(expected.elements) != len(actual.elements):
         return True
     a, b = (np.array(weights.elements) for weights in (expected, actual))
-    (rounding_a, known_a, coarse_a), (rounding_b, known_b, coarse_b) = (_by_element(w) for w in (expected, actual))
+    (relative_a, absolute_a, coarse_a), (relative_b, absolute_b, coarse_b) = (_by_element(w) for w in (expected, actual))
     read = ~(np.isnan(a) | np.isnan(b))
-    far = read & (np.abs(a - b) > rounding_a * np.abs(a) + known_a + rounding_b * np.abs(b) + known_b)
+    size = float(np.sqrt(np.nanmean(a**2))) if read.any() else 0.0
+    allowed = relative_a * np.abs(a) + absolute_a + relative_b * np.abs(b) + absolute_b + REMAINDER * size
+    far = read & (np.abs(a - b) > allowed)
     coarse = read & coarse_a & coarse_b & (expected.storage == actual.storage)
     unlike = coarse & (np.abs(a - b) > 1e-3 * np.abs(a))
     return bool((far & ~coarse).any()) or bool(unlike.sum() > DIFFERING * coarse.sum())
@@ -312,5 +318,6 @@ def _dtype(kind: str) -> torch.dtype | None:
     return found if isinstance(found, torch.dtype) and found.is_floating_point else None
 
 
+_TINY = 1e-30
 _UNREAD = "unread"
 _PLAIN = (nn.Parameter, Tensor)

@@ -23,6 +23,7 @@ from ertacache.errors import PolicyMismatchError
 from ertacache.policy import Denoiser, Origin, Policy
 from ertacache.runtime import fingerprint
 from ertacache.runtime.run import loop_modules
+from ertacache.runtime.samplers import parts_of
 from ertacache.runtime.seams import model_of, own_class
 from ertacache.runtime.settings import (
     alike,
@@ -139,7 +140,7 @@ def pipeline_key(pipe: Any, circumstances: Circumstances) -> str:
     modules = {name: part for name, part in getattr(pipe, "components", {}).items() if isinstance(part, nn.Module)}
     others = {name: identify(module) for name, module in modules.items() if name not in circumstances.denoisers}
     parts: list[Any] = [own_class(pipe).__name__, own_class(pipe.scheduler).__name__, environment_of(pipe)]
-    parts += [configuration_of(pipe.scheduler), sorted(others.items()), circumstances]
+    parts += [[configuration_of(part) for part in parts_of(pipe.scheduler)], sorted(others.items()), circumstances]
     unsure = [d for d in (*others.values(), *circumstances.denoisers.values()) if fingerprint.unread(d.weights)]
     return digest_of([*parts, uuid4().hex if unsure else ""])
 
@@ -188,13 +189,18 @@ def guidance_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> di
         given["guidance_scale_2"] = given.get("guidance_scale")
     found: dict[str, float] = {}
     for name, value in given.items():
-        if _STRENGTH.search(name) and not _DECODER.search(name):
+        if is_strength(name):
             found |= _numbers(name, value)
         elif _CONTAINERS.search(name) and isinstance(value, Mapping):
             for inner, part in value.items():
                 numbers = _numbers(f"{name}.{inner}", part)
                 found |= numbers if numbers != {f"{name}.scale": 1.0} else {}  # an adapter's, as if not given
     return found
+
+
+def is_strength(name: str) -> bool:
+    """Whether an argument of a call says how strongly to guide, by its name."""
+    return bool(_STRENGTH.search(name)) and not _DECODER.search(name)
 
 
 def _numbers(name: str, value: Any) -> dict[str, float]:
@@ -274,7 +280,7 @@ def _check_denoiser(policy: Policy, name: str, expected: Denoiser, actual: Denoi
         others, _ = fingerprint.difference(expected.adapter_weights, actual.adapter_weights)
         if others:
             raise mismatch(policy, f"weights of the adapters of {name}", "those of others of these names", "these")
-    return [f"the weights of {name} could not be compared for sure: {doubt}"] if doubt else []
+    return [f"the weights of {name} are not known to be the same: {doubt}"] if doubt else []
 
 
 def check_guidance(policy: Policy, guidance: Mapping[str, float]) -> None:

@@ -12,7 +12,6 @@ import hashlib
 import inspect
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
@@ -24,7 +23,7 @@ from ertacache.errors import PipelineError
 from ertacache.runtime.seams import model_of, own_class
 
 _GRID = re.compile(
-    "shift|sigma|beta|lambda|spacing|steps_offset|timestep_type|num_train_timesteps|set_alpha_to_one|image_seq_len"
+    "shift|sigma|beta|lambda|spacing|steps_offset|timestep_type|set_alpha_to_one|image_seq_len"
 )
 """Of a scheduler's configuration, what lays the grid: calls compare the noise levels that come of it."""
 _SAME_ATTENTION = re.compile("Fused|XFormers|XLA|NPU|Flash|SDPA|Sliced|2_0")
@@ -55,12 +54,13 @@ def settings_of(pipe: Any, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
         if not name.startswith("_") and name not in parts:
             found[name] = value
     own = vars(pipe) if hasattr(pipe, "__dict__") else {}
-    found |= {name: value for name, value in own.items() if name.startswith("_free_noise")}
+    found |= {name: value for name, value in own.items() if _is_plain(value) and not _of_a_call(name)}
     for name, part in {**parts, **own}.items():
         if _is_configured(part):
             found |= _configured(name, part)
     for name, module in modules.items():
-        found |= {f"{name}: {what}": value for what, value in _switches(model_of(module)).items()}
+        for what, value in _switches(model_of(module), sets_own="pag_applied_layers" in own).items():
+            found[f"{name}: {what}"] = value
     return as_json(found)
 
 
@@ -134,6 +134,17 @@ def _cache_of(part: Any) -> str | None:
     return None
 
 
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _of_a_call(name: str) -> bool:
+    """Whether a pipeline's attribute is what its calls leave behind; AnimateDiff's free noise is not."""
+    return name.startswith("_") and not name.startswith("_free_noise")
+
+
 def _is_configured(part: Any) -> bool:
     """Whether it is a scheduler or a guider; not a model, a pipeline, or what prepares pictures."""
     if not isinstance(part, ConfigMixin) or isinstance(part, nn.Module) or hasattr(type(part), "components"):
@@ -150,21 +161,24 @@ def _configured(name: str, part: Any) -> dict[str, Any]:
     return found
 
 
-def _switches(model: nn.Module) -> dict[str, Any]:
-    """What is switched on a model."""
+def _switches(model: nn.Module, *, sets_own: bool = False) -> dict[str, Any]:
+    """What is switched on a model.
+
+    With ``sets_own`` the pipeline puts processors of its own in place when a call begins; some leave them there.
+    """
     found: dict[str, Any] = {}
     processors: list[tuple[str, str]] = []
     freeu: list[Any] = []
     for path, child in model.named_modules():
         own = vars(child)
         processor = own.get("processor") or child._modules.get("processor")
-        if processor is not None:
+        if processor is not None and not (sets_own and type(processor).__name__.startswith("PAG")):
             processors.append((path, _described(processor)))
         if own.get("s1") is not None and own.get("b1") is not None:
             freeu.append([own.get(name) for name in ("s1", "s2", "b1", "b2")])
     if processors:
-        kinds = Counter(kind for _, kind in processors)
-        found["attention processors"] = dict(kinds)
+        kinds = {kind for _, kind in processors}
+        found["attention processors"] = sorted(kinds)
         if len(kinds) > 1:
             found["order of attention processors"] = hashlib.sha256(repr(processors).encode()).hexdigest()[:8]
     if freeu:
@@ -232,7 +246,8 @@ def _default_setting(pipe: Any, name: str) -> Any:
     part, _, key = name.partition(".")
     if key:
         return _defaults_of(own_class(getattr(pipe, part, None))).get(key, _MISSING)
-    return None if name.startswith("_free_noise") else _defaults_of(own_class(pipe)).get(name, _MISSING)
+    unset = None if name.startswith("_free_noise") else _MISSING
+    return _defaults_of(own_class(pipe)).get(name, unset)
 
 
 def _defaults_of(kind: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Integrations are tested where they are installed: ``make test-integrations`` has an environment for them."""
