@@ -178,6 +178,22 @@ def made(pipe, policy=None, start=START):
         return pipe(start), run.report
 
 
+class Counted:
+    """What toys answer, and how often they were asked; calibration puts back what a module counts itself."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, sample, timestep):
+        self.calls += 1
+        return sample * 0.5 + timestep / 1000
+
+
+@pytest.fixture
+def answer():
+    return Counted()
+
+
 @pytest.fixture
 def expected(make_toy, make_policy):
     """The pictures of diffusers' own scheduler, by method."""
@@ -272,19 +288,19 @@ class Foreign(Euler):
 
 
 @pytest.mark.parametrize("kind", [NoArguments, TwoArguments, Foreign])
-def test_a_step_that_takes_no_step_is_refused_before_the_first_call(kind, make_toy, make_policy):
-    pipe = make_toy(scheduler=kind())
+def test_a_step_that_takes_no_step_is_refused_before_the_first_call(kind, make_toy, make_policy, answer):
+    pipe = make_toy(answer, scheduler=kind())
     reason = rf"step\(\) does not take a model output, a timestep and a sample .*{kind.__name__}\.step"
     with pytest.raises(PipelineError, match=reason):
         ertacache.enable(pipe, make_policy(8, CACHED))
     with pytest.raises(PipelineError, match=reason):
         calibrated(pipe)
-    exchanged = make_toy()
+    exchanged = make_toy(answer)
     with ertacache.accelerated(exchanged, make_policy(8, CACHED)):
         exchanged.scheduler = kind()
         with pytest.raises(PipelineError, match=reason):
             exchanged(START)
-    assert (pipe.transformer.calls, exchanged.transformer.calls) == (0, 0)
+    assert answer.calls == 0
 
 
 def test_a_step_that_takes_them_in_another_order_is_refused_and_never_wrong(make_toy, make_policy):
@@ -322,12 +338,12 @@ def test_a_step_that_takes_only_real_latents_cannot_be_calibrated_and_says_why(m
         calibrated(pipe)
 
 
-def test_a_scheduler_that_cannot_be_copied_is_refused_before_calibration(make_toy, make_policy, expected):
-    pipe = make_toy()
+def test_a_scheduler_that_cannot_be_copied_is_refused_before_calibration(make_toy, make_policy, expected, answer):
+    pipe = make_toy(answer)
     pipe.scheduler.lock = threading.Lock()
     with pytest.raises(PipelineError, match=r"cannot be copied.*TypeError: cannot pickle '_thread.lock' object"):
         calibrated(pipe)
-    assert pipe.transformer.calls == 0
+    assert answer.calls == 0
     assert torch.equal(made(pipe, make_policy(8, CACHED))[0], expected["reuse"])
 
 
@@ -452,10 +468,10 @@ class TestPatched:
         assert tuple(report.cached_steps) == CACHED
         assert seen == ["step"] * 8
 
-    def test_copies_of_it_are_not_made(self, make_toy, make_policy):
+    def test_copies_of_it_are_not_made(self, make_toy, make_policy, answer):
         """Neither in calibration nor for drafts, which say so before the first denoiser call."""
         for within, name in ((False, "step"), (True, "step"), (False, "set_timesteps"), (False, "index_for_timestep")):
-            pipe = make_toy(scheduler=Wrapping() if within else Euler())
+            pipe = make_toy(answer, scheduler=Wrapping() if within else Euler())
             patched = pipe.scheduler.inner if within else pipe.scheduler
             setattr(patched, name, self.closure(patched, name, []))
             calls = [{"latents": START}] * 12
@@ -468,18 +484,18 @@ class TestPatched:
             for by in (None, make_policy(8, (1, 2, 3))):
                 with pytest.raises(PipelineError, match=reason):
                     ertacache.draft(pipe, make_policy(8, CACHED), calls, by=by, progress=False)
-            assert pipe.transformer.calls == 0
+        assert answer.calls == 0
 
-    def test_a_policy_is_not_transferred_to_what_is_not_known(self, make_toy):
-        pipe = make_toy()
+    def test_a_policy_is_not_transferred_to_what_is_not_known(self, make_toy, answer):
+        pipe = make_toy(answer)
         policy = calibrated(pipe, method=None)
         with ertacache.accelerated(pipe, policy) as run:
             pipe(START, num_inference_steps=10)
             assert run.report.notes[0].startswith("the policy was calibrated on other noise levels")
-            pipe.transformer.calls, pipe.scheduler.step = 0, self.closure(pipe.scheduler, "step", [])
+            answer.calls, pipe.scheduler.step = 0, self.closure(pipe.scheduler, "step", [])
             with pytest.raises(PolicyMismatchError, match=r"step\(\) is patched on the object, and how that answers"):
                 pipe(START, num_inference_steps=10)
-        assert pipe.transformer.calls == 0
+        assert answer.calls == 0
 
     def test_a_step_that_would_be_made_by_a_copy_is_refused_before_the_first_call(self, make_toy, make_policy):
         grid = tuple((i / 8) ** 1.5 for i in range(9))
@@ -562,3 +578,29 @@ class TestExchangedInTheMiddleOfACall:
         with pytest.raises(RunError, match=r"pipe\.scheduler was replaced .*Renamed in place of FlowMatchEuler"):
             made(pipe, make_policy(8, cached))
         assert type(own) is Euler
+
+
+def test_full_runs_in_a_checkpoint_are_not_lent_to_another_noise_schedule(make_toy, tmp_path):
+    """Whether the configuration of a scheduler within tells of it or nothing does."""
+
+    class Untold(Wrapping):
+        shift = 1.0
+
+        def set_timesteps(self, num_inference_steps=None, device=None):
+            super().set_timesteps(num_inference_steps, device)
+            self.inner.sigmas = self.sigmas = self.sigmas**self.shift
+
+    spent = []
+    for shift, folder in ((1.0, tmp_path), (1.0, tmp_path), (5.0, tmp_path), (5.0, None)):
+        answer = Counted()
+        pipe = make_toy(answer, scheduler=Wrapping())
+        pipe.scheduler.inner = Euler(shift=shift)
+        spent.append((calibrated(pipe, checkpoint=folder).predictions, answer.calls))
+    first, again, other, alone = spent
+    assert again[0] == first[0] != other[0] == alone[0]
+    assert again[1] < first[1] == other[1] == alone[1]
+    pipe = make_toy(scheduler=Untold())
+    calibrated(pipe, checkpoint=tmp_path)
+    pipe.scheduler.shift = 2.0
+    with pytest.raises(CalibrationError, match=r"checkpoint are of other noise levels .*another checkpoint folder"):
+        calibrated(pipe, checkpoint=tmp_path)

@@ -10,6 +10,7 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -20,6 +21,7 @@ from ertacache.calibration.lockstep import Arrival, Lockstep
 from ertacache.calibration.prompts import Call
 from ertacache.calibration.quality import Judge, Quality
 from ertacache.calibration.recording import Recording, Setting, check_finite
+from ertacache.errors import CalibrationError
 from ertacache.method.alignment import MAX_ORDER, NormalEquations, features
 from ertacache.method.envelope import MIN_PROMPTS, Envelope, envelope_of, relative_drift
 from ertacache.method.named import Method, Predictor
@@ -28,6 +30,7 @@ from ertacache.policy import Prediction
 from ertacache.runtime.branches import contrast
 from ertacache.runtime.following import predicted, residuals_kept, reuse, taylor
 from ertacache.runtime.history import History
+from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.stepping import output_coefficient, plain_step
 
 Weights = Literal["others", "all"] | Mapping[int, Sequence[Prediction]]
@@ -302,10 +305,12 @@ class ClosedLoops:
                 return earlier.row(arrival.index, arrival.prompt).copied_to(arrival.reply.device)
             return Seen(arrival.reply, contrast(arrival.step))
 
+        laid: list[list[float]] = []
         with Lockstep(
             self.pipe,
             [call.decoded() for call in self.calls] if self.judge else self.calls,
             (skipped | replayed).__contains__,
+            lambda scheduler: laid.append(sampler_of(scheduler).noise_levels(scheduler)),
             on_denoiser_call=self.on_denoiser_call,
             first_step=self.setting.first_step,
             residuals_kept=residuals_kept(method),
@@ -316,6 +321,8 @@ class ClosedLoops:
             try:
                 for arrivals in lockstep:
                     index = arrivals[0].index
+                    if not index:
+                        self._check_grid(laid)
                     errors.add(index, lockstep.outputs)
                     if index and give_up(index - 1, errors.scores[-1]):
                         return None
@@ -357,6 +364,20 @@ class ClosedLoops:
             left_out,
         )
 
+    def _check_grid(self, laid: Sequence[Sequence[float]]) -> None:
+        """Raise `CalibrationError` unless a grid that was laid is that of the full runs, which a checkpoint has lent.
+
+        Its key knows a scheduler by its configuration, and one of the user's own may have settings beside that.
+        """
+        wanted = self.setting.grid
+        if not any(len(levels) == len(wanted) and np.allclose(levels, wanted, 1e-5, 1e-6) for levels in laid):
+            found, kept = ([round(level, 4) for level in levels] for levels in (laid[-1] if laid else (), wanted))
+            raise CalibrationError(
+                "the full runs in the checkpoint are of other noise levels than the scheduler lays now",
+                given=f"{found}, where they have {kept}",
+                cure="Give another checkpoint folder, or have the scheduler's config tell all its settings.",
+            )
+
     def _take_in(
         self, arrivals: Sequence[Arrival], histories: Sequence[History], seen: Sequence[Seen], method: Method
     ) -> None:
@@ -376,7 +397,8 @@ class ClosedLoops:
         equations = []
         for arrival, history in zip(arrivals, histories, strict=True):
             step = arrival.step
-            landed = plain_step(step.scheduler, step.arguments, predicted(step, history, reuse(history), method))
+            with arrival.random.lent():  # a sampler may be about to draw noise from it
+                landed = plain_step(step.scheduler, step.arguments, predicted(step, history, reuse(history), method))
             goal = self.recordings[arrival.prompt].sample(arrival.index + 1).to(landed)
             terms = features(history.entries, order)
             terms += features(history.contrasts, order) if contrasted else []

@@ -178,7 +178,7 @@ def check_copies(scheduler: Any) -> None:
             was patched there would step the original.
     """
     name = own_class(scheduler).__name__
-    patched = [f"{own_class(part).__name__}.{method}" for part in _parts(scheduler) for method in _patched(part)]
+    patched = [f"{own_class(part).__name__}.{method}" for part in parts_of(scheduler) for method in _patched(part)]
     if patched:
         raise PipelineError(
             f"a scheduler whose {patched[0].split('.')[1]}() is patched on the object cannot be copied, as calibration "
@@ -205,7 +205,7 @@ def _patched(scheduler: Any) -> list[str]:
 _SEAMS = ("step", "set_timesteps")
 
 
-def _parts(scheduler: Any) -> list[Any]:
+def parts_of(scheduler: Any) -> list[Any]:
     """The scheduler, and all schedulers that it has within it."""
     found = [scheduler]
     for part in found:
