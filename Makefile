@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 # The CPU build that development and CI use; a plain `torch` may bring gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint bench paper train clean
+.PHONY: demo test test-integrations lint bench paper train clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,15 @@ demo: $(VENV)/installed  ## generate with the embedded pipeline in full, acceler
 
 test: $(VENV)/installed lint  ## the tests that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+$(VENV)-integrations/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-integrations
+	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e ".[dev,quantised]"
+	touch $@
+
+test-integrations: $(VENV)-integrations/installed  ## with packages that change what diffusers does, in their own environment
+	OMP_NUM_THREADS=1 $(VENV)-integrations/bin/python -m pytest tests/integrations
 
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
@@ -35,4 +44,4 @@ train: $(VENV)/installed  ## train the embedded pipeline anew; hours on a CPU
 	$(BIN)/python -m training.train flux
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(VENV)-integrations out

@@ -1,4 +1,4 @@
-"""Run every case and write docs/support.md: ``python -m contract``; half an hour, and resumable.
+"""Run every case and write docs/support.md and docs/support.json: ``python -m contract``; an hour, and resumable.
 
 With names of cases, or parts of them, only those are run and told, and nothing is written.
 """
@@ -47,8 +47,8 @@ def outcome_of(name: str, folder: Path) -> tuple[str, Outcome]:
         found = pipeline_of(CASES[name]), asdict(check(CASES[name], schedulers=name in SWEPT))
         path.write_text(json.dumps(found))
     pipeline, fields = json.loads(path.read_text())
-    schedulers = tuple((scheduler, reason) for scheduler, reason in fields["schedulers"])
-    return pipeline, Outcome(fields["refusal"], tuple(fields["levels"]), fields["calibration"], schedulers)
+    schedulers, around = (tuple(map(tuple, fields[name])) for name in ("schedulers", "around"))
+    return pipeline, Outcome(fields["refusal"], tuple(fields["levels"]), fields["calibration"], schedulers, around)
 
 
 def main(parts: list[str]) -> None:
@@ -65,7 +65,9 @@ def main(parts: list[str]) -> None:
             found[name] = outcome_of(name, folder)
             print(row_of(name, *found[name]), flush=True)
     if not parts:
-        (ROOT / "docs/support.md").write_text(page_of(found))
+        (ROOT / "docs/support.md").write_text(page_of(found), encoding="utf-8")
+        data = {name: dict(outcome.around) for name, (_, outcome) in found.items() if outcome.around}
+        (ROOT / "docs/support.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What stands around a call is changed, one thing at a time: the picture is right, or that is refused, or noted.
 
 A policy is calibrated on a pipeline as it is. Then another pipeline of the same build gets one change: another strength
-of guidance, another setting, an adapter, another cache, a callback that acts, other weights of one kind of parameter. Of
-each there is one outcome: *refused*; *noted* in the call's report; *right*, as near to the changed pipeline's own
+of guidance, another setting, an adapter, another cache, a callback that acts, other weights of one kind of parameter.
+Of each there is one outcome: *refused*; *noted* in the call's report; *right*, as near to the changed pipeline's own
 picture as the policy is to the unchanged one's. Anything else is silent, and a fault.
 """
 
@@ -17,19 +17,17 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers import ConfigMixin
 from torch import Tensor, nn
 
 import ertacache
 from contract.case import STEPS, Case, Family, tensor_of
 from ertacache.errors import ERTACacheError
-from ertacache.method.named import Method
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.run import loop_modules
 from ertacache.runtime.seams import own_class
+from ertacache.runtime.settings import is_configured
 
-METHOD = Method(schedule="uniform", predictor="aligned")
 TOLERANCE = 1.5
 """What is right is at most so many times as far from the full run as the policy is without the change."""
 EQUAL = ("numpy scalars", "fused projections", "sliced attention", "channels last", "a deep copy")
@@ -53,18 +51,18 @@ class Change:
     arguments: Callable[[Arguments], Arguments] = lambda call: call
 
 
-def around(case: Case, policy: Policy, usual: float) -> dict[str, str]:
+def around(case: Case, policy: Policy) -> dict[str, str]:
     """What came of each change that the pipeline itself takes, and that changes its output.
 
     Args:
         case: the pipeline and its calls.
-        policy: calibrated by `METHOD` on the first seeds of it.
-        usual: the policy's error there: relative, of the output that the case compares.
+        policy: calibrated on seeds 1 and 2 of it, by aligned prediction on evenly spaced steps.
 
     Raises:
         AssertionError: if one was silent, or one was refused that changes nothing.
     """
     found: dict[str, str] = {}
+    usual = usual_error(case, policy)
     unchanged = Family(case).run(1)
     for change in changes_of(case):
         outcome = _outcome(case, policy, usual, change, unchanged)
@@ -173,9 +171,7 @@ def _replaced(values: Arguments) -> Callable[[Arguments], Arguments]:
 def _settings(pipe: Any) -> Iterator[Change]:
     """Each number and flag in the configuration of the pipeline, its guiders and its scheduler."""
     parts = {"": pipe} | {
-        name: part
-        for name, part in {**getattr(pipe, "components", {}), **vars(pipe)}.items()
-        if isinstance(part, ConfigMixin) and not isinstance(part, nn.Module) and not hasattr(type(part), "components")
+        n: p for n, p in {**getattr(pipe, "components", {}), **vars(pipe)}.items() if is_configured(p)
     }
     for part, thing in parts.items():
         for key, value in dict(getattr(thing, "config", {})).items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections import Counter
 from collections.abc import Mapping
 
 import diffusers
@@ -22,6 +24,28 @@ A pipeline is run with the scheduler that it comes with; where the last column n
 The levels are what can be cached (see [method.md](method.md)). Where a pipeline is not calibrated, policies made by
 hand, such as evenly spaced ones, still work. Quality is not shown here: [pipelines.md](pipelines.md) does that.
 """
+
+
+AROUND = """A policy is calibrated on a pipeline as it is; then one thing is changed on another one of the same build,
+and the call is made again. *Refused*: with the reason, before the picture is made. *Noted*: the call's report says what
+is otherwise. *Right*: nothing is said, and the picture is as near to the full run of the changed pipeline as it was
+before the change, up to a factor of 1.5. A silent one that is farther off fails the contract. Changes that leave the
+pipeline's own output as it is are not counted, but for those that must not be refused. Every outcome is in
+[support.json](support.json).
+"""
+KINDS = {
+    "^argument ": "an argument that says how strongly to guide, condition or adapt",
+    "^setting scheduler\\.": "the scheduler's configuration",
+    "^setting guider": "the guider's configuration",
+    "^setting ": "the pipeline's configuration",
+    "^a callback changes the guidance": "a callback changes the guidance midway",
+    "^a callback changes ": "a callback changes the prompt midway",
+    "^size: ": "another size",
+    " steps$": "another number of steps",
+    "^weights": "the weights of one kind of parameter, in one layer",
+    "^numpy|^fused proj|^sliced|^channels": "only the form: numpy scalars, fused projections, sliced attention, layout",
+}
+"""Kinds of changes, by patterns of their names; the rest are what stands behind the model's name."""
 
 
 def exported() -> list[str]:
@@ -79,7 +103,33 @@ def page_of(found: Mapping[str, tuple[str, Outcome]]) -> str:
         "No tiny pipeline of these was made. The same code serves or refuses them, by what it sees and not by names.\n",
         ", ".join(left) + ".",
     ]
+    lines += around_of(found)
     return "\n".join(lines) + "\n"
+
+
+def around_of(found: Mapping[str, tuple[str, Outcome]]) -> list[str]:
+    """What came of the changes around calls, a row for each kind of change."""
+    counts: dict[str, Counter[str]] = {}
+    classes: dict[str, set[str]] = {}
+    for pipeline, outcome in found.values():
+        for change, came in outcome.around:
+            kind = _kind_of(change)
+            counts.setdefault(kind, Counter())[came] += 1
+            classes.setdefault(kind, set()).add(pipeline)
+    lines = ["\n## Around a call\n", AROUND, "| what is changed | classes | refused | noted | right | silent |"]
+    lines.append("|---|---|---|---|---|---|")
+    for kind in sorted(counts):
+        cells = [str(counts[kind][came]) for came in ("refused", "noted", "right")]
+        lines.append(f"| {kind} | {len(classes[kind])} | {' | '.join(cells)} | 0 |")
+    return lines
+
+
+def _kind_of(change: str) -> str:
+    """The kind of a change, by its name."""
+    for pattern, kind in KINDS.items():
+        if re.search(pattern, change):
+            return kind
+    return change.partition(": ")[2] or change
 
 
 def pipeline_of(case: Case) -> str:

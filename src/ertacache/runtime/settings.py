@@ -56,7 +56,7 @@ def settings_of(pipe: Any, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
     own = vars(pipe) if hasattr(pipe, "__dict__") else {}
     found |= {name: value for name, value in own.items() if _is_plain(value) and not _of_a_call(name)}
     for name, part in {**parts, **own}.items():
-        if _is_configured(part):
+        if is_configured(part):
             found |= _configured(name, part)
     for name, module in modules.items():
         for what, value in _switches(model_of(module), sets_own="pag_applied_layers" in own).items():
@@ -145,7 +145,7 @@ def _of_a_call(name: str) -> bool:
     return name.startswith("_") and not name.startswith("_free_noise")
 
 
-def _is_configured(part: Any) -> bool:
+def is_configured(part: Any) -> bool:
     """Whether it is a scheduler or a guider; not a model, a pipeline, or what prepares pictures."""
     if not isinstance(part, ConfigMixin) or isinstance(part, nn.Module) or hasattr(type(part), "components"):
         return False
