@@ -192,6 +192,27 @@ def test_a_call_within_the_callback_of_another_call_has_a_run_of_its_own(flux, f
     assert "_compiled_call_impl" not in vars(flux.transformer)
 
 
+@pytest.mark.parametrize("at", range(7))
+def test_a_plain_call_within_a_callback_is_plain(at, flux, flux_call, make_policy, counted):
+    """It has the same denoiser, and a scheduler of its own; the call that it is made in goes on as if it were not."""
+    inner, counter = copy.copy(flux), counted(flux.transformer)
+    inner.scheduler = copy.deepcopy(flux.scheduler)
+    alone, found = inner(**flux_call(steps=3, seed=1)).images, []
+
+    def preview(pipe, i, t, kwargs):
+        if i == at:
+            found.append(inner(**flux_call(steps=3, seed=1)).images)
+        return {}
+
+    with ertacache.accelerated(flux, make_policy(8, CACHED, "taylor")) as run:
+        expected = flux(**flux_call()).images
+        counter.take()
+        assert torch.equal(flux(**flux_call(callback_on_step_end=preview)).images, expected)
+    assert torch.equal(found[0], alone)
+    assert counter.take() == run.report.denoiser_calls + 3 == 5 + 3
+    assert run.report.notes == []
+
+
 def test_one_pipeline_in_two_threads_at_once_is_refused(flux, flux_call, make_policy):
     errors = []
 

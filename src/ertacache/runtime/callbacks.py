@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 from typing import Any
 
@@ -24,7 +25,11 @@ _OWN = ("_interrupt", "_callback_tensor_inputs")
 
 
 def with_watched_callbacks(
-    pipe: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], changed: Callable[[str], None]
+    pipe: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    changed: Callable[[str], None],
+    aside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call, in which every callback is watched.
 
@@ -33,6 +38,7 @@ def with_watched_callbacks(
         args: of the call.
         kwargs: of the call.
         changed: told by name what a callback has changed besides the latent, if anything.
+        aside: a context for what the callback does itself, which may be a call of its own of the same denoiser.
     """
     try:
         bound = inspect.signature(own_class(pipe).__call__).bind(pipe, *args, **kwargs)
@@ -41,7 +47,7 @@ def with_watched_callbacks(
     callbacks = {n: v for n, v in bound.arguments.items() if n.startswith("callback") and callable(v)}
     if not callbacks:
         return args, dict(kwargs)
-    watch = _Watch(pipe, changed)
+    watch = _Watch(pipe, changed, aside)
     for name, callback in callbacks.items():
         official = isinstance(callback, (PipelineCallback, MultiPipelineCallbacks))
         bound.arguments[name] = _Official(callback, watch) if official else watch.around(callback)
@@ -63,8 +69,10 @@ class _Official(MultiPipelineCallbacks):  # type: ignore[misc]
 class _Watch:
     """Compares what there was before a callback with what there is after it."""
 
-    def __init__(self, pipe: Any, changed: Callable[[str], None]) -> None:
-        self._pipe, self._changed = pipe, changed
+    def __init__(
+        self, pipe: Any, changed: Callable[[str], None], aside: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._pipe, self._changed, self._aside = pipe, changed, aside
 
     def around(self, callback: Callable[..., Any]) -> Callable[..., Any]:
         """The callback, watched."""
@@ -74,7 +82,8 @@ class _Watch:
             before = dict(given[-1]) if given else {}
             versions = {name: _version(value) for name, value in before.items()}
             state = _state(self._pipe)
-            returned = callback(*args, **kwargs)
+            with self._aside():
+                returned = callback(*args, **kwargs)
             after = {**before, **(returned if isinstance(returned, dict) else {})}
             for name, value in after.items():
                 same = value is before.get(name) and _version(value) == versions[name]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, cast
@@ -204,6 +205,7 @@ class Run:
         self.scheduler = pipe.scheduler
         self.step_call = StepCall.of(self.scheduler)
         self.thread = 0
+        self.aside = False  # whether a callback is under way
         self.within = False  # whether a call of the scheduler is under way that the run has seen
         self.patched: dict[str, PatchedSeam] = {}
         self.latest: Tensor | None = None  # the latent after the first step, where arguments are told by their places
@@ -269,9 +271,20 @@ class Run:
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Make the pipeline's own call, its callbacks watched; only within this context."""
-        args, kwargs = with_watched_callbacks(self.pipe, args, kwargs, self._conditions_changed)
+        args, kwargs = with_watched_callbacks(
+            self.pipe, args, kwargs, self._conditions_changed, self._in_callback
+        )
         own: Any = own_class(self.pipe)
         return own.__call__(self.pipe, *args, **kwargs)
+
+    @contextmanager
+    def _in_callback(self) -> Iterator[None]:
+        """A callback may call the denoiser, by a pipeline of its own: that is no call of this run's."""
+        self.aside = True
+        try:
+            yield
+        finally:
+            self.aside = False
 
     def _conditions_changed(self, what: str) -> None:
         self.conditions += 1
@@ -288,6 +301,8 @@ class Run:
         The first call of a step decides for all of it: cached if the driver says so and the call is the one that
         the last computed step began with (same module, same shapes).
         """
+        if self.aside:
+            return call(*args, **kwargs)
         key = (id(module), self.calls, gate.shapes((args, kwargs)), self.conditions)
         self._check_scheduler()
         if self.calls == 0:
