@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ertacache.policy import Method, Origin, Policy
 from ertacache.runtime import identity
 
-LONG = ("test_examples.py", "test_benchmarks.py", "test_budget_trials.py")
+LONG = ("test_examples.py", "test_fuzz.py", "test_benchmarks.py", "test_cli.py")
 """Files of few and long tests. On several processes they come first: what begins last would be waited for."""
 
 

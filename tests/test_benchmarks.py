@@ -18,6 +18,7 @@ from ertacache.cli import app
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow  # it changes with its own benchmark alone, which nothing else imports
 def test_the_methods_table_in_its_quick_form(tmp_path):
     out = tmp_path / "method-flux.json"
     command = [sys.executable, "-m", "benchmarks.method", "flux", "--quick", "--out", tmp_path]
@@ -36,6 +37,7 @@ def test_the_methods_table_in_its_quick_form(tmp_path):
     assert json.loads(out.read_text())["budgets"]["2"] == rows
 
 
+@pytest.mark.slow  # it changes with its own benchmark alone, which nothing else imports
 def test_the_guard_in_its_quick_form(tmp_path):
     command = [sys.executable, "-m", "benchmarks.guard", "flux", "--quick", "--work", tmp_path / "work"]
     command += ["--out", tmp_path, "--images", tmp_path]
@@ -155,6 +157,7 @@ def test_the_tables_that_the_pages_show_are_those_that_were_measured():
         assert any(table.read_text().strip() in text for text in texts), f"no page shows {table.name} as it is"
 
 
+@pytest.mark.slow  # it changes with its own benchmark alone, which nothing else imports
 def test_transfers_in_the_quick_form(tmp_path):
     command = [sys.executable, "-m", "benchmarks.transfer", "flux", "--quick", "--speedup", "2", "--out", tmp_path]
     command += ["--work", tmp_path / "work", "--only", "20 steps", "--only", "guidance 7"]

@@ -20,7 +20,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
         pytest.param(
             "wan_video.py",
             ["wan.mp4", "wan-2x.safetensors"],
-            marks=pytest.mark.skipif("wan" not in zoo.available(), reason="the video pipelines are in a checkout only"),
+            marks=[
+                pytest.mark.slow,  # line by line the other one's, with a clip in place of a picture
+                pytest.mark.skipif("wan" not in zoo.available(), reason="the video pipelines are in a checkout only"),
+            ],
         ),
         ("own_model.py", ["own.png", "own-2x.safetensors"]),
     ],
@@ -33,6 +36,7 @@ def test_example(script, files, tmp_path):
     assert all((tmp_path / name).stat().st_size > 0 for name in files)
 
 
+@pytest.mark.slow  # all that it calls is in the scripts above, and it takes as long as both of them
 def test_notebook(tmp_path):
     notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()  # raises

@@ -148,6 +148,7 @@ def test_the_published_numbers_are_the_papers():
 # All of it
 
 
+@pytest.mark.slow  # two minutes for what changes with benchmarks/paper alone; its parts are tested above
 def test_the_quick_form_writes_figures_and_the_page_and_goes_on_where_it_was(tmp_path: Path, capsys):
     def run(*experiments: str, model: str) -> None:
         main(list(experiments) or None, [model], out=None, page=None, work=tmp_path, quick=True)
