@@ -211,7 +211,6 @@ def cogvideox(scheduler: Any, *, from_image: bool = False, temporal_patch: int |
         patch_bias=temporal_patch is None,
     )
     kind = d.CogVideoXImageToVideoPipeline if from_image else d.CogVideoXPipeline
-    transformer.null_caption.copy_(random(*transformer.null_caption.shape, seed=8))
     parts = {"vae": lively(vae), "transformer": lively(transformer), "scheduler": scheduler}
     return kind(tokenizer=None, text_encoder=None, **parts)
 
@@ -231,6 +230,7 @@ def opensora() -> Any:
     transformer = STDiT3Transformer3DModel(
         num_layers=2, num_attention_heads=2, attention_head_dim=12, caption_channels=8, caption_length=6, sample_side=16
     )
+    transformer.null_caption.copy_(random(*transformer.null_caption.shape, seed=8))
     parts = {"vae": lively(vae), "transformer": lively(transformer), "scheduler": OpenSoraRectifiedFlowScheduler()}
     return OpenSoraPipeline(tokenizer=None, text_encoder=None, **parts)
 
