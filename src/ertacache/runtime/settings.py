@@ -22,10 +22,8 @@ from torch import nn
 from ertacache.errors import PipelineError
 from ertacache.runtime.seams import model_of, own_class
 
-_GRID = re.compile(
-    "shift|sigma|beta|lambda|spacing|steps_offset|timestep_type|set_alpha_to_one|image_seq_len"
-)
-"""Of a scheduler's configuration, what lays the grid: calls compare the noise levels that come of it."""
+_GRID = re.compile("shift|image_seq_len|invert_sigmas|timestep_spacing|steps_offset")
+"""Of the scheduler's configuration, what lays its grid and nothing else: calls compare the noise levels it comes to."""
 _SAME_ATTENTION = re.compile("Fused|XFormers|XLA|NPU|Flash|SDPA|Sliced|2_0")
 """In the name of an attention processor, what says how it computes, and not what."""
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
@@ -153,9 +151,9 @@ def is_configured(part: Any) -> bool:
 
 
 def _configured(name: str, part: Any) -> dict[str, Any]:
-    scheduler = hasattr(part, "set_timesteps")
-    found = {f"{name}.{key}": v for key, v in configuration_of(part).items() if not (scheduler and _GRID.search(key))}
-    if not scheduler:
+    laid = name == "scheduler"  # of another scheduler, for sound, say, no call compares the grid
+    found = {f"{name}.{key}": v for key, v in configuration_of(part).items() if not (laid and _GRID.search(key))}
+    if not hasattr(part, "set_timesteps"):
         found[name] = own_class(part).__name__
         found[f"{name}.enabled"] = bool(getattr(part, "_enabled", True))
     return found
