@@ -7,8 +7,10 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from ertacache.policy import Policy
+from ertacache.text import visible
 
 if TYPE_CHECKING:  # a plain install has no metrics, but can show a policy
     from ertacache.calibration import Profile
@@ -24,7 +26,7 @@ def comparison_table(rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="right")
     for number, row in enumerate(rows):
         quality = ("", "") if number == 0 else (f"{row.mean_psnr():.1f}", f"{row.mean_ssim():.3f}")
-        table.add_row(row.name, str(row.computed_steps), f"{row.median_speedup():.2f}x", *quality)
+        table.add_row(_as_it_is(row.name), str(row.computed_steps), f"{row.median_speedup():.2f}x", *quality)
     return table
 
 
@@ -53,7 +55,7 @@ def evaluation_table(rows: Sequence[Measured]) -> Table:
             *([f"{fmean(row.motion):.3f}"] if clips else []),
             *[f"{fmean(row.more[name]):.3f}" for name in more],
         ]
-        table.add_row(row.name, *cells)
+        table.add_row(_as_it_is(row.name), *cells)
     return table
 
 
@@ -110,10 +112,8 @@ def policy_facts(policy: Policy) -> Table:
         guidance = ", ".join(f"{name}={value:g}" for name, value in origin.guidance.items())
         facts["guidance"] = f"{guidance or 'none'}; {origin.calls_per_step} denoiser calls a step"
         facts["latent"] = " x ".join(map(str, origin.latent_shape))
-    for name, value in facts.items():
-        table.add_row(f"[bold]{name}[/bold]", value)
-    for note in record.notes:
-        table.add_row("[bold]note[/bold]", note)
+    for name, value in [*facts.items(), *(("note", note) for note in record.notes)]:
+        table.add_row(f"[bold]{name}[/bold]", _as_it_is(value))
     return table
 
 
@@ -154,3 +154,8 @@ def policy_steps(policy: Policy) -> Table:
 
 def _signed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:+.3f}" for value in values)
+
+
+def _as_it_is(text: str) -> Text:
+    """A cell of what others wrote, brackets and all; a string would be read as markup."""
+    return Text(visible(text))

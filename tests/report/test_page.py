@@ -1,15 +1,19 @@
 """Reports in a real browser: they load without error, plots are drawn, sliders move, clips play in step."""
 
+import io
 import re
+from itertools import product
 
 import pytest
 import torch
+from PIL import Image
 
 from ertacache.report.evaluation import worst_first
 from ertacache.report.figures import prompt_by_prompt, quality_against_cost
 from ertacache.report.page import Case, Cases, Grid, Page, Plot, Section, write
 
 SIZE, FRAMES = 48, 8
+GREYS = {"full": 0.2, "aligned": 0.6, "fewer steps": 0.9}
 
 
 class Way:
@@ -31,7 +35,7 @@ def clip(offset):
 
 @pytest.fixture(scope="module")
 def page_of_pictures(tmp_path_factory):
-    pictures = {"full": grey(0.2), "aligned": grey(0.6), "fewer steps": grey(0.9)}
+    pictures = {name: grey(level) for name, level in GREYS.items()}
     cases = [Case(f"prompt <{k}> & more", f"number {k}", pictures, {"aligned": "40.0 dB"}) for k in range(3)]
     plots = [
         Plot(quality_against_cost(ROWS), "quality", "how to read it"),
@@ -123,6 +127,21 @@ def test_any_two_ways_can_be_chosen_and_their_difference_is_shown(page_of_pictur
     assert named(".under").get_attribute("data-name") == "fewer steps"
     page.locator("input.difference").check()
     assert named(".over").evaluate("node => getComputedStyle(node).mixBlendMode") == "difference"
+
+
+@pytest.mark.parametrize(("left", "right"), list(product(GREYS, GREYS)))
+def test_what_is_chosen_is_seen_wherever_it_stands_in_the_menu(page_of_pictures, opened, left, right):
+    page = opened(page_of_pictures)
+    page.locator("select.left").select_option(left)
+    page.locator("select.right").select_option(right)
+
+    def seen():
+        shot = Image.open(io.BytesIO(page.locator(".stack").first.screenshot())).convert("L")
+        return [shot.getpixel((shot.width * k // 4, shot.height // 4)) for k in (1, 3)]
+
+    assert seen() == pytest.approx([255 * GREYS[left], 255 * GREYS[right]], abs=2)
+    page.locator("input.difference").check()
+    assert seen() == pytest.approx([0 if left == right else 255] * 2, abs=2)
 
 
 @pytest.mark.parametrize("width", [360, 1280])

@@ -7,6 +7,9 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ertacache.text import visible
 
 
 class CalibrationProgress:
@@ -49,4 +52,4 @@ class CalibrationProgress:
     def say(self, line: str) -> None:
         """A line that stays."""
         if not self._bar.disable:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.console.print(Text(visible(line)))

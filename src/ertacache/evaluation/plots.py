@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only; no window is ever opened
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from ertacache.calibration import Profile
 from ertacache.files import written_whole
 from ertacache.metrics import interval
 from ertacache.policy import Policy
+from ertacache.text import visible
 
 COMPUTED, CACHED = "#1f4e79", "#d9e2ec"
+PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
+"""How matplotlib takes a text of others as it is: a prompt may have dollar signs in it."""
+
+
+def plot_suffixes() -> tuple[str, ...]:
+    """The endings of files that plots can be written to."""
+    others = set(Figure().canvas.get_supported_filetypes()) - {"png"}
+    return (".png", *sorted(f".{kind}" for kind in others))
+
+
+def picture_suffixes() -> tuple[str, ...]:
+    """The endings of files that `write_pictures` can write: what Pillow finds an encoder for."""
+    Image.init()
+    others = {suffix for suffix in Image.registered_extensions() if _encodes(suffix)} - {".png"}
+    return (".png", *sorted(others))
+
+
+def _encodes(suffix: str) -> bool:
+    kind = Image.registered_extensions()[suffix]
+    try:
+        with warnings.catch_warnings(action="ignore"):  # some are on their way out
+            Image.new("RGB", (16, 16)).save(io.BytesIO(), kind)
+    except (OSError, ValueError, KeyError):
+        return False
+    return True
+
+
+def write_pictures(pictures: Sequence[Tensor], path: str | os.PathLike[str]) -> None:
+    """Pictures, mostly one, side by side in one file, in the format of its ending.
+
+    Args:
+        pictures: each float (3, height, width) in 0 .. 1.
+        path: where to write; its ending is one of `picture_suffixes`.
+    """
+    kind = Image.registered_extensions()[Path(path).suffix.lower()]
+    pixels = pixels_of(torch.cat(list(pictures), dim=-1))
+    with written_whole(Path(path)) as unfinished:
+        Image.fromarray(pixels.numpy()).save(unfinished, kind)
+
+
+def _write(figure: Figure, path: str | os.PathLike[str], dpi: int) -> None:
+    with written_whole(Path(path)) as unfinished:
+        figure.savefig(unfinished, dpi=dpi, format=Path(path).suffix[1:].lower() or "png")
 
 
 def side_by_side(rows: Mapping[str, Sequence[Tensor]], captions: Sequence[str], path: str | os.PathLike[str]) -> None:
@@ -34,17 +77,15 @@ def side_by_side(rows: Mapping[str, Sequence[Tensor]], captions: Sequence[str], 
         path: where to write.
     """
     columns = len(captions)
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.75 * columns + 1.1, 1.75 * len(rows) + 0.8), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(1.75 * columns + 1.1, 1.75 * len(rows) + 0.8), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (label, pictures) in zip(axes, rows.items(), strict=True):
         for axis, picture in zip(line, pictures, strict=True):
             _picture(axis, picture)
-        line[0].set_ylabel(label, fontsize=9)
+        line[0].set_ylabel(visible(label), fontsize=9, **PLAIN)
     for axis, caption in zip(axes[0], captions, strict=True):
-        axis.set_title(textwrap.fill(caption, 24), fontsize=7)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        axis.set_title(textwrap.fill(visible(caption), 24, max_lines=8), fontsize=7, **PLAIN)
+    _write(figure, path, dpi=110)
 
 
 def contact_sheet(
@@ -63,26 +104,21 @@ def contact_sheet(
         frames: how many frames of each clip, evenly spaced, the first and the last among them.
     """
     lines, columns = len(rows) * len(captions), frames
-    figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(1.1 * columns + 1.4, 1.1 * lines + 0.4 * len(captions)),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(1.1 * columns + 1.4, 1.1 * lines + 0.4 * len(captions)), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
     for k, caption in enumerate(captions):
         for line, (label, clips) in zip(axes[k * len(rows) :], rows.items(), strict=False):
             clip = clips[k]
             shown = [round(i * (len(clip) - 1) / (frames - 1)) for i in range(frames)]
             for axis, frame in zip(line, clip[shown], strict=True):
                 _picture(axis, frame)
-            line[0].set_ylabel(label, fontsize=7)
-        title = axes[k * len(rows)][0].text(0, -3, caption, fontsize=8)
+            line[0].set_ylabel(visible(label), fontsize=7, **PLAIN)
+        title = axes[k * len(rows)][0].text(0, -3, " ".join(visible(caption).split()), fontsize=8, **PLAIN)
         title.set_in_layout(False)  # it runs over all columns, and would widen the first
     room = 0.15 / figure.get_figheight()
-    figure.get_layout_engine().set(h_pad=0.1, rect=(0, 0, 1, 1 - room))  # for the captions
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    engine: Any = figure.get_layout_engine()
+    engine.set(h_pad=0.1, rect=(0, 0, 1, 1 - room))  # for the captions
+    _write(figure, path, dpi=110)
 
 
 def write_clip(
@@ -141,7 +177,7 @@ def policy_plot(
     policy: Policy, path: str | os.PathLike[str], measured: Mapping[str, Sequence[Sequence[float]]] | None = None
 ) -> None:
     """`policy_figure`, written as PNG."""
-    policy_figure(policy, measured).savefig(path, dpi=110)
+    _write(policy_figure(policy, measured), path, dpi=110)
 
 
 def policy_figure(policy: Policy, measured: Mapping[str, Sequence[Sequence[float]]] | None = None) -> Figure:
@@ -158,10 +194,9 @@ def policy_figure(policy: Policy, measured: Mapping[str, Sequence[Sequence[float
     curves = dict(measured or {})
     if not curves and policy.calibration.step_errors:
         curves = {"calibration prompts": [policy.calibration.step_errors]}
-    for label, lines in curves.items():
-        _curve(top, label, lines, steps)
+    drawn = {label: _curve(top, lines, steps) for label, lines in curves.items()}
     if curves:
-        top.legend(frameon=False, fontsize=8)
+        plain_legend(top, drawn)
         top.set_yscale("log")
     top.set_ylabel("error of the latent, relative")
     for step in policy.computed_steps:
@@ -169,6 +204,7 @@ def policy_figure(policy: Policy, measured: Mapping[str, Sequence[Sequence[float
     top.set_title(
         f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed",
         fontsize=10,
+        **PLAIN,
     )
     cached = set(policy.cached_steps)
     bottom.bar(steps, [1] * len(steps), width=0.9, color=[CACHED if i in cached else COMPUTED for i in steps])
@@ -186,7 +222,8 @@ def frontier_plot(profile: Profile, path: str | os.PathLike[str]) -> None:
     means = np.array([np.mean(policy.calibration.psnr) for policy in policies])
     bounds = np.array([interval(policy.calibration.psnr) for policy in policies])
     best = {len(policy.computed_steps) for policy in profile.frontier()}
-    figure, axis = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axis = figure.subplots()
     axis.errorbar(ratios, means, yerr=np.abs(bounds.T - means), color=COMPUTED, capsize=3, marker="o", markersize=4)
     for policy, ratio, mean in zip(policies, ratios, means, strict=True):
         if len(policy.computed_steps) not in best:
@@ -197,16 +234,28 @@ def frontier_plot(profile: Profile, path: str | os.PathLike[str]) -> None:
     above.set_xticks(ratios, [str(len(policy.computed_steps)) for policy in policies], fontsize=7)
     above.set_xlabel("steps computed", fontsize=8)
     axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _write(figure, path, dpi=130)
 
 
-def _curve(axis: Any, label: str, lines: Sequence[Sequence[float]], steps: Sequence[int]) -> None:
+def plain_legend(axis: Any, drawn: Mapping[str, Any]) -> None:
+    """A legend that takes its labels as they are.
+
+    Args:
+        axis: of matplotlib.
+        drawn: for each label, what it is about.
+    """
+    legend = axis.legend(list(drawn.values()), [str(k) for k in range(len(drawn))], frameon=False, fontsize=8)
+    for text, label in zip(legend.get_texts(), drawn, strict=True):  # of labels given above, those with _ are left out
+        text.set(text=visible(label), **PLAIN)
+
+
+def _curve(axis: Any, lines: Sequence[Sequence[float]], steps: Sequence[int]) -> Any:
     """The median over prompts, and the range between the quartiles where there are at least four prompts."""
     columns = [sorted(column) for column in zip(*lines, strict=True)]
     count = len(lines)
-    drawn = axis.plot(steps, [column[count // 2] for column in columns], marker=".", markersize=4, label=label)[0]
+    drawn = axis.plot(steps, [column[count // 2] for column in columns], marker=".", markersize=4)[0]
     if count >= 4:
         low = [column[count // 4] for column in columns]
         high = [column[(3 * count) // 4] for column in columns]
         axis.fill_between(steps, low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)
+    return drawn

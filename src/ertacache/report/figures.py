@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
+from ertacache.evaluation.plots import PLAIN, plain_legend
 from ertacache.metrics import interval
+from ertacache.text import visible
 
 
 class Series(Protocol):
@@ -26,14 +28,15 @@ class Series(Protocol):
 def quality_against_cost(rows: Sequence[Series]) -> Figure:
     """Mean PSNR over median speedup with 95 % intervals of the mean, the single prompts faint behind it."""
     figure, axis = _axis(6.4, 4.2)
+    drawn = {}
     for number, row in enumerate(rows):
         colour = f"C{number}"
         mean, (low, high) = fmean(row.psnr), interval(row.psnr)
         axis.scatter(row.speedup, row.psnr, s=9, color=colour, alpha=0.3, linewidths=0)
         bars = [[mean - low], [high - mean]]
-        axis.errorbar([median(row.speedup)], [mean], yerr=bars, fmt="o", color=colour, capsize=4, label=row.name)
+        drawn[row.name] = axis.errorbar([median(row.speedup)], [mean], yerr=bars, fmt="o", color=colour, capsize=4)
     axis.set(xlabel="speedup of denoising, measured", ylabel="PSNR against the full run, dB")
-    axis.legend(frameon=False, fontsize=8)
+    plain_legend(axis, drawn)
     return figure
 
 
@@ -46,7 +49,9 @@ def prompt_by_prompt(ours: Series, theirs: Series) -> Figure:
     for k in np.argsort(np.subtract(ours.psnr, theirs.psnr))[: 3 if len(ours.psnr) > 3 else 0]:
         at = theirs.psnr[k], ours.psnr[k]
         axis.annotate(str(k + 1), at, fontsize=7, xytext=(3, -8), textcoords="offset points")
-    axis.set(xlabel=f"{theirs.name}, dB", ylabel=f"{ours.name}, dB", xlim=ends, ylim=ends, aspect="equal")
+    axis.set_xlabel(f"{visible(theirs.name)}, dB", **PLAIN)
+    axis.set_ylabel(f"{visible(ours.name)}, dB", **PLAIN)
+    axis.set(xlim=ends, ylim=ends, aspect="equal")
     return figure
 
 

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import torch
@@ -22,6 +23,9 @@ LOSSLESS_UP_TO = 512
 _LEAST_WIDTH = 192
 _COLOURS = {"#000000": "currentColor", COMPUTED: "var(--computed)", CACHED: "var(--cached)"}
 """Of plots, and what they are called in the page, whose dark form has others."""
+_TAG = re.compile(r"<[^>]*>")
+_COLOUR = re.compile("|".join(_COLOURS))
+_ID = re.compile(r'(\bid="|url\(#|xlink:href="#)')
 
 
 def picture_uri(picture: Tensor) -> str:
@@ -80,10 +84,14 @@ def inline_svg(figure: Figure) -> str:
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :]
-    for colour, named in _COLOURS.items():
-        svg = svg.replace(colour, named)
+    svg = _in_tags(_COLOUR, lambda colour: _COLOURS[colour[0]], svg)
     prefix = f"plot-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
-    return re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{prefix}", svg)
+    return _in_tags(_ID, rf"\g<1>{prefix}", svg)
+
+
+def _in_tags(pattern: re.Pattern[str], new: Any, svg: str) -> str:
+    """What stands between tags are labels, which may look like anything."""
+    return _TAG.sub(lambda tag: pattern.sub(new, tag[0]), svg)
 
 
 def _data_uri(content: bytes, kind: str) -> str:

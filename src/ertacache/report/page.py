@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ertacache._version import __version__
 from ertacache.files import written_whole
+from ertacache.outputs import kept_somewhere
 from ertacache.report.media import Film, film_of, inline_svg, picture_uri
+from ertacache.text import visible
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,14 @@ class Grid:
     @classmethod
     def of(cls, table: Table) -> Grid:
         """The table that the terminal shows."""
-        columns = [[Text.from_markup(str(cell)).plain for cell in column.cells] for column in table.columns]
-        head = [Text.from_markup(str(column.header)).plain for column in table.columns] if table.show_header else []
-        return cls(head, list(zip(*columns, strict=True)), str(table.title or ""))
+        columns = [[_text(cell) for cell in column.cells] for column in table.columns]
+        head = [_text(column.header) for column in table.columns] if table.show_header else []
+        return cls(head, list(zip(*columns, strict=True)), _text(table.title or ""))
+
+
+def _text(cell: Any) -> str:
+    """What a terminal shows of a cell."""
+    return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
 
 
 @dataclass(frozen=True)
@@ -159,11 +166,20 @@ def write(page: Page, path: str | os.PathLike[str]) -> None:
         loader=PackageLoader("ertacache.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     values: dict[str, Any] = {"page": page, "version": __version__}
     text = environment.get_template("page.html").render(values)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(Path(path)) as unfinished:
-        Path(unfinished).write_text(text, encoding="utf-8")
+
+    def write_text(target: Path) -> None:
+        with written_whole(target) as unfinished:
+            Path(unfinished).write_text(text, encoding="utf-8")
+
+    kept_somewhere(Path(path), write_text)
+
+
+def _shown(value: Any) -> Any:
+    """What takes the place of an expression: text as it can be seen; markup of this package as it is."""
+    return visible(value) if type(value) is str else value

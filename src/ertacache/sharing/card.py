@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from statistics import fmean
 from typing import Any
@@ -12,6 +13,7 @@ from huggingface_hub import ModelCardData
 from ertacache.policy import Policy
 from ertacache.sharing.figures import Figures
 from ertacache.sharing.names import EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE
+from ertacache.text import visible
 
 FEW_PROMPTS = 8
 """Below so many an interval over prompts is a guess, and the card says so."""
@@ -51,7 +53,8 @@ def _head(model: str | None) -> str:
 
 
 def _usage(policy: Policy, repo_id: str, model: str | None, figures: Figures | None) -> str:
-    kind = policy.origin.pipeline_class if policy.origin else "DiffusionPipeline"
+    kind = policy.origin.pipeline_class if policy.origin else ""
+    kind = kind if kind.isidentifier() else "DiffusionPipeline"
     imports = ["import ertacache"]
     if model is not None and model.startswith("zoo:"):
         imports.append("from ertacache import zoo")
@@ -79,7 +82,8 @@ def _call(policy: Policy, figures: Figures | None) -> dict[str, Any]:
     guidance: dict[str, Any] = dict(policy.origin.guidance) if policy.origin else {}
     if guidance.get("guidance_scale_2") == guidance.get("guidance_scale"):
         guidance.pop("guidance_scale_2", None)  # it follows the first, and pipelines of one expert refuse it
-    return {**guidance, **(figures.arguments if figures else {})}
+    given = {**guidance, **(figures.arguments if figures else {})}
+    return {name: value for name, value in given.items() if name.isidentifier()}
 
 
 def _settings(policy: Policy) -> str:
@@ -114,7 +118,7 @@ def _settings(policy: Policy) -> str:
     if record.error is not None:
         facts["relative error of the final latent, calibration prompts"] = f"{record.error:.4g}"
     rows = [_row(name, value) for name, value in facts.items()]
-    notes = "".join(f"\n- {note}" for note in record.notes)
+    notes = "".join(f"\n- {_text(note)}" for note in record.notes)
     return "\n".join(["## Made for", "", lead, "", _row("", ""), "|---|---|", *rows]) + (f"\n{notes}" if notes else "")
 
 
@@ -127,7 +131,7 @@ def _quality(figures: Figures, model: str | None) -> str:
         values = {"PSNR, dB": row.psnr, "SSIM": row.ssim, "motion error": row.motion, **row.more}
         shown = {name: numbers for name, numbers in values.items() if numbers}
         if not lines:
-            lines = [_row("", "speedup of denoising", *shown), _row(*["---"] * (2 + len(shown)))]
+            lines = [_row("", "speedup of denoising", *shown), "|" + "---|" * (2 + len(shown))]
         cells = []
         for name, numbers in shown.items():
             mean, low, high = (f"{value:.{digits.get(name, 3)}f}" for value in (fmean(numbers), *interval(numbers)))
@@ -136,10 +140,11 @@ def _quality(figures: Figures, model: str | None) -> str:
     few = f" {count} of them make a check, not a measurement." if count < FEW_PROMPTS else ""
     said = (
         f"Against the full run, on the prompts of [{PROMPTS_FILE}]({PROMPTS_FILE}): means with 95 % intervals over "
-        f"prompts (bootstrap), and the median speedup on one machine ({figures.device}, {figures.dtype}).{few} "
+        f"prompts (bootstrap), and the median speedup on one machine ({_text(figures.device)}, "
+        f"{_text(figures.dtype)}).{few} "
         '"Fewer steps" is the pipeline without a cache, at as many steps as the policy computes, on the scheduler\'s '
         f"grid and on the policy's. All figures are in [{EVALUATION_FILE}]({EVALUATION_FILE}), measured with ertacache "
-        f"{figures.version}. In a folder with the files of this repository, this measures them again:"
+        f"{_text(figures.version)}. In a folder with the files of this repository, this measures them again:"
     )
     given = [part for name, value in figures.arguments.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     given += ["--limit", str(count), "--seed", str(figures.seed)]
@@ -159,4 +164,15 @@ def _command(model: str | None, given: list[str]) -> list[str]:
 
 
 def _row(*cells: str) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    return f"| {' | '.join(map(_text, cells))} |"
+
+
+def _text(text: str) -> str:
+    r"""What others wrote, as Markdown that shows it as it is, in one line.
+
+    >>> _text("a_b and *c*\n<d>")
+    'a_b and \\*c\\* \\<d\\>'
+    """
+    line = " ".join(visible(text).split())
+    line = re.sub(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
+    return re.sub(r"^(\d*)([-+#.)])(?=[\s-]|$)", r"\1\\\2", line)  # these would begin a list or a heading
