@@ -12,6 +12,9 @@ SOURCE = Path(__file__).parent.parent / "src/ertacache"
 PARTS = [
     "errors",
     "_version",
+    "text",
+    "outputs",
+    "arguments",
     "files",
     "precision",
     "metrics",
@@ -29,6 +32,7 @@ PARTS = [
     "tables",
     "report",
     "demonstration",
+    "inputs",
     "cli",
     "__main__",
 ]

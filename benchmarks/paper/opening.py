@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.published import TITLES
-from ertacache import cli, zoo
+from ertacache import inputs, zoo
 from ertacache.errors import PipelineError
 
 FAMILIES: Mapping[str, str] = {
@@ -43,12 +43,12 @@ def open_pipeline(
 
     Raises:
         PipelineError: if there are too few prompts.
-        typer.BadParameter: if prompts or the number of steps are missing, or the model cannot be loaded.
+        ArgumentError: if prompts or the number of steps are missing, or the model cannot be loaded.
     """
-    pipe, arguments, embedded = cli.open_pipeline(model, device, dtype, settings, steps)
+    lines = inputs.prompts_of(prompts, model)
+    pipe, arguments, embedded = inputs.open_pipeline(model, device, dtype, settings, steps)
     if embedded:
         return model.removeprefix("zoo:"), replace(embedded, arguments=arguments)
-    lines = cli.prompts_of(prompts, None)
     if len(lines) < 2 * calibration:
         raise PipelineError(
             "a pipeline that brings no prompts needs more of them",

@@ -15,7 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from benchmarks.vbench import clips, layout, runner
 from benchmarks.vbench import scores as scoring
 from benchmarks.vbench.dimensions import DIMENSIONS, VBenchError, checked
-from ertacache import Policy, cli
+from ertacache import Policy, cli, inputs
 from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.files import written_whole
 
@@ -91,7 +91,7 @@ def export(
         entries = layout.chosen(layout.read_prompts(prompt_list or runner.prompt_list_of(python)), wanted, prompts)
         loaded = Policy.load(policy) if policy is not None else None
         steps = steps or (loaded.num_inference_steps if loaded else None)
-        pipe, arguments, _ = cli.open_pipeline(model, device, dtype, settings, steps)
+        pipe, arguments, _ = inputs.open_pipeline(model, device, dtype, settings, steps)
         num_steps = arguments.pop("num_inference_steps")
         variant = Variant(policy.stem if policy else "full", num_steps, policy=loaded)
         what = {"model": model, "steps": num_steps, "arguments": arguments, "dtype": dtype, "seed": seed, "fps": fps}

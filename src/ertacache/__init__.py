@@ -1,13 +1,10 @@
 """ERTACache: make a diffusion pipeline two to three times faster, and see what it costs."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ertacache._version import __version__
-from ertacache.acceleration import Acceleration, accelerated, disable, enable
-from ertacache.calibration import Profile, calibrate, profile
-from ertacache.drafting import Draft, draft
 from ertacache.errors import ERTACacheError
-from ertacache.method.named import Method
-from ertacache.policy import Policy
-from ertacache.runtime.transferring import transferred
 
 __all__ = [
     "Acceleration",
@@ -25,3 +22,33 @@ __all__ = [
     "profile",
     "transferred",
 ]
+
+if TYPE_CHECKING:
+    from ertacache.acceleration import Acceleration, accelerated, disable, enable
+    from ertacache.calibration.calibrate import calibrate
+    from ertacache.calibration.profile import Profile, profile
+    from ertacache.drafting import Draft, draft
+    from ertacache.method.named import Method
+    from ertacache.policy import Policy
+    from ertacache.runtime.transferring import transferred
+else:  # torch and diffusers take seconds to import, and wait until something is asked for that needs them
+    _PARTS = {
+        "acceleration": ("Acceleration", "accelerated", "disable", "enable"),
+        "calibration": ("Profile", "calibrate", "profile"),
+        "drafting": ("Draft", "draft"),
+        "method.named": ("Method",),
+        "policy": ("Policy",),
+        "runtime.transferring": ("transferred",),
+    }
+
+    def __getattr__(name):
+        for part, names in _PARTS.items():
+            if name in names:
+                value = globals()[name] = getattr(import_module(f"ertacache.{part}"), name)
+                return value
+            if name == part.partition(".")[0]:
+                return import_module(f"ertacache.{name}")
+        raise AttributeError(f"module 'ertacache' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

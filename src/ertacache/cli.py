@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 try:
     import typer
     from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
+    from typer.core import TyperGroup
 except ImportError as error:  # pragma: no cover - a plain install has no command line
     sys.exit(f"ertacache: the command line needs more packages ({error}). Install them: pip install 'ertacache[cli]'")
 
-from ertacache import zoo
 from ertacache._version import __version__
-from ertacache.calibration import Profile
-from ertacache.calibration import calibrate as calibrate_policy
-from ertacache.calibration import profile as make_profile
-from ertacache.calibration.budget import QUALITIES
-from ertacache.drafting import Draft
-from ertacache.drafting import draft as make_draft
-from ertacache.errors import ERTACacheError, PipelineError
-from ertacache.files import written_whole
-from ertacache.method.named import NAMED_METHODS
-from ertacache.policy import Policy
-from ertacache.tables import comparison_table, evaluation_table, frontier_table, policy_facts, policy_steps
+from ertacache.errors import ArgumentError, ERTACacheError, PipelineError
+from ertacache.inputs import first_line, open_pipeline, prompts_of, short_name
+from ertacache.outputs import checked_folder, checked_output, kept_somewhere
+from ertacache.text import typed, visible
+
+if TYPE_CHECKING:
+    from ertacache.calibration import Profile
+
+# What needs torch, diffusers or matplotlib is imported by the commands: those take seconds, and `--help` has none.
+MODELS = "flux, wan, cogvideox, opensora"
+METHODS = "uniform, offline, offline+time, paper, reuse, taylor, aligned"
+
+
+class Commands(TyperGroup):
+    """The commands, of which none ends in a traceback because of what it was given, or of where it prints."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a program."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # what the terminal's encoding lacks is written as \\x.. there
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        with clear_errors():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Make a diffusion pipeline faster, and see what it costs."
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Make a diffusion pipeline faster, and see what it costs.",
 )
 console = Console()
+
+
+def _seed(value: int) -> int:
+    """Those that generators take, with room for the prompts that follow."""
+    if abs(value) >= 1 << 62:
+        raise ArgumentError("the seed is too large", given=value, cure="Give one of up to 18 digits.")
+    return value
+
 
 Model = Annotated[str, typer.Argument(help="A diffusers folder, a hub id, or zoo:flux, zoo:wan, ... for a small one.")]
 PolicyName = Annotated[str, typer.Argument(help="A policy file, or a Hub id: you/name.")]
@@ -49,7 +79,7 @@ Settings = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Seed = Annotated[int, typer.Option(help="Seed of the first prompt; the next ones count up.")]
+Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of the first prompt; the next ones count up.")]
 Speedup = Annotated[float | None, typer.Option(help="Budget: the least step ratio.")]
 ComputedSteps = Annotated[int | None, typer.Option(help="Budget: the most steps to compute.")]
 Seconds = Annotated[
@@ -61,17 +91,65 @@ MinSSIM = Annotated[float | None, typer.Option(help="Budget: the same of SSIM.")
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Bad input is one line that says the cure, and exit status 2."""
+    """Bad input is one line that says the cure, and exit status 2; an interrupt is a line, and 130."""
     try:
         yield
-    except (ERTACacheError, FileNotFoundError, typer.BadParameter) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        say("interrupted", to=Console(stderr=True))
+        raise typer.Exit(130) from None
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        line = Text.assemble(("error:", "red"), " ", visible(" ".join(told.split())))
+        Console(stderr=True).print(line, soft_wrap=True)
         raise typer.Exit(2) from None
+
+
+def _told(error: Exception) -> str | None:
+    """What to say of an error that input, files or the disk brought about; None of any other, which is a bug."""
+    if isinstance(error, ERTACacheError):
+        return str(error)
+    if hasattr(error, "format_message"):  # of an option; its class is typer's, or click's in older versions
+        asked = getattr(error, "ctx", None)
+        return f"{error.format_message().rstrip('.')}. See `{asked.command_path if asked else 'ertacache'} --help`."
+    if isinstance(error, OSError):
+        if error.errno == errno.EPIPE:  # nobody reads on
+            return None
+        if error.errno is None:
+            return str(error)
+        where = error.filename or "a file"
+        return f"{error.strerror}: {where}. See that it is there, that you may use it, and that its disk has room."
+    if isinstance(error, UnicodeError):
+        return f"a text cannot be read or written: {error}. Use UTF-8 in files and names."
+    if isinstance(error, RecursionError):
+        return "a file is nested too deeply to be read. Make it again."
+    if type(error).__name__ == "SafetensorError":
+        return f"a file cannot be read or written: {error}. See that it is whole, and that its disk has room."
+    if _raised_by_pipeline(error):
+        return (
+            f"the pipeline refused this call: {type(error).__name__}: {first_line(error)}. "
+            "See what --set and the prompts give it, and that the device has room."
+        )
+    return None
+
+
+def _raised_by_pipeline(error: Exception) -> bool:
+    """Whether the call of a pipeline raised it, and no code of this library."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    called = any(f.f_code.co_name == "__call__" and hasattr(f.f_locals.get("self"), "scheduler") for f in frames)
+    last = frames[-1].f_globals.get("__name__", "")
+    return called and not (last.startswith("ertacache.") and not last.startswith("ertacache.opensora."))
+
+
+def say(text: str, *, to: Console | None = None) -> None:
+    """Print a text as it is, with what would disturb a terminal written out."""
+    (to or console).print(Text(visible(text)))
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        console.print(f"ertacache {__version__}", highlight=False)
+        say(f"ertacache {__version__}")
         raise typer.Exit
 
 
@@ -86,31 +164,30 @@ def main(
 
 @app.command()
 def demo(
-    model: Annotated[str, typer.Option(help=f"One of {', '.join(zoo.NAMES)}.")] = "flux",
+    model: Annotated[str, typer.Option(help=f"One of {MODELS}.")] = "flux",
     speedup: Annotated[float, typer.Option(help="The step ratio to ask for.")] = 2.0,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED_METHODS)}.")] = "aligned",
+    method: Annotated[str, typer.Option(help=f"One of {METHODS}.")] = "aligned",
     prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts to generate.")] = 8,
     calibration_prompts: Annotated[int, typer.Option(min=1, max=64, help="How many prompts to calibrate on.")] = 8,
     out: Annotated[Path, typer.Option(help="Folder for the picture, the plot and the policy.")] = Path("out/demo"),
     seed: Seed = 1000,
 ) -> None:
     """Calibrate on a small pipeline and show full, accelerated and fewer-steps runs side by side."""
+    checked_folder(out)
     from ertacache import demonstration
 
-    with clear_errors():
-        result = demonstration.run(
-            model=model,
-            speedup=speedup,
-            method=method,
-            num_prompts=prompts,
-            num_calibration_prompts=calibration_prompts,
-            out=out,
-            seed=seed,
-            console=console,
-        )
-    console.print(result.table)
-    for path in result.files:
-        console.print(f"wrote {path}", highlight=False, markup=False)
+    files = demonstration.run(
+        model=model,
+        speedup=speedup,
+        method=method,
+        num_prompts=prompts,
+        num_calibration_prompts=calibration_prompts,
+        out=out,
+        seed=seed,
+        console=console,
+    )
+    for path in files:
+        say(f"wrote {path}")
 
 
 @app.command()
@@ -118,7 +195,7 @@ def calibrate(
     model: Model,
     prompts: Prompts = None,
     out: Annotated[Path, typer.Option(help="The policy file to write.")] = Path("policy.safetensors"),
-    steps: Annotated[int | None, typer.Option(help="num_inference_steps of the calls to come.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="num_inference_steps of the calls to come.")] = None,
     speedup: Speedup = None,
     computed_steps: ComputedSteps = None,
     threshold: Annotated[
@@ -131,7 +208,7 @@ def calibrate(
         Path | None,
         typer.Option(help="In place of a budget: a folder for policies from 1.2x to 5x, with table and plot."),
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED_METHODS)}.")] = "aligned",
+    method: Annotated[str, typer.Option(help=f"One of {METHODS}.")] = "aligned",
     full_runs: Annotated[
         float | None,
         typer.Option(help="What calibration may cost, in full runs per prompt; by default 5, for a quality 8."),
@@ -149,34 +226,52 @@ def calibrate(
     seed: Seed = 0,
 ) -> None:
     """Make a policy for a model from a few prompts."""
-    with clear_errors():
-        pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
-        lines = prompts_of(prompts, embedded.calibration_prompts if embedded else None)
-        budget = {
-            "speedup": speedup,
-            "num_computed_steps": computed_steps,
-            "threshold": threshold,
-            "seconds": seconds,
-            "min_psnr": min_psnr,
-            "min_ssim": min_ssim,
-        }
-        given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
-        common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, **arguments}
-        judged = frontier is not None or not QUALITIES.keys().isdisjoint(given)
-        lines = lines[: limit or (16 if judged else 8)]
-        if frontier is not None:
-            if given or method != "aligned" or full_runs:
-                raise typer.BadParameter("--frontier makes 'aligned' policies for all budgets; leave out those options")
-            made = make_profile(pipe, lines, **common)
-            written = write_frontier(made, frontier)
-            console.print(frontier_table(made))
-        else:
-            given = given or {"speedup": 2.0}
-            policy = calibrate_policy(pipe, lines, method=method, full_runs=full_runs, **given, **common)
-            policy.save(out)
-            written = [out]
+    lines = prompts_of(prompts, model)
+    if frontier is None:
+        checked_output(out, besides=[prompts])
+    else:
+        checked_folder(frontier)
+    if checkpoint is not None:
+        checked_folder(checkpoint)
+    from ertacache.calibration import calibrate as calibrate_policy
+    from ertacache.calibration import profile as make_profile
+    from ertacache.calibration.budget import QUALITIES, the_one
+    from ertacache.method.named import Method
+    from ertacache.tables import frontier_table
+
+    budget = {
+        "speedup": speedup,
+        "num_computed_steps": computed_steps,
+        "threshold": threshold,
+        "seconds": seconds,
+        "min_psnr": min_psnr,
+        "min_ssim": min_ssim,
+    }
+    given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
+    if frontier is not None and (given or method != "aligned" or full_runs):
+        raise ArgumentError(
+            "--frontier makes 'aligned' policies for all budgets",
+            given=f"--frontier {frontier}, and a budget, --method or --full-runs",
+            cure="Leave those options out.",
+        )
+    judged = frontier is not None or not QUALITIES.keys().isdisjoint(given)
+    given = given or {"speedup": 2.0}
+    the_one(given)
+    named = Method.named(method)
+    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
+    lines = lines or (embedded.calibration_prompts if embedded else [])
+    lines = lines[: limit or (16 if judged else 8)]
+    common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, **arguments}
+    if frontier is not None:
+        made = make_profile(pipe, lines, **common)
+        console.print(frontier_table(made))
+        written = kept_somewhere(frontier, partial(write_frontier, made))
+    else:
+        policy = calibrate_policy(pipe, lines, method=named, full_runs=full_runs, **given, **common)
+        kept_somewhere(out, policy.save)
+        written = [out]
     for path in written:
-        console.print(f"wrote {path}", highlight=False, markup=False)
+        say(f"wrote {path}")
 
 
 @app.command()
@@ -190,13 +285,16 @@ def pick(
     min_ssim: MinSSIM = None,
 ) -> None:
     """Take the policy for a budget from a profile; needs neither the model nor a denoiser call."""
-    with clear_errors():
-        policy = Profile.load(profile).policy(
-            speedup=speedup, num_computed_steps=computed_steps, seconds=seconds, min_psnr=min_psnr, min_ssim=min_ssim
-        )
-        policy.save(out)
+    checked_output(out, besides=[profile])
+    from ertacache.calibration import Profile
+    from ertacache.tables import policy_facts
+
+    policy = Profile.load(profile).policy(
+        speedup=speedup, num_computed_steps=computed_steps, seconds=seconds, min_psnr=min_psnr, min_ssim=min_ssim
+    )
+    kept_somewhere(out, policy.save)
     console.print(policy_facts(policy))
-    console.print(f"wrote {out}", highlight=False, markup=False)
+    say(f"wrote {out}")
 
 
 @app.command()
@@ -219,20 +317,28 @@ def draft(
     seed: Seed = 0,
 ) -> None:
     """Make what `generate --draft` takes: a second run then tells whether a picture is one to look at."""
-    with clear_errors():
-        loaded = Policy.from_pretrained(policy)
-        other = None if by is None else Policy.from_pretrained(by)
-        pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.num_inference_steps)
-        del arguments["num_inference_steps"]
-        lines = prompts_of(prompts, embedded.calibration_prompts if embedded else None)[:limit]
-        made = make_draft(pipe, loaded, lines, by=other, seed=seed, checkpoint=checkpoint, **arguments)
-        made.save(out)
-    console.print(
+    lines = prompts_of(prompts, model)
+    checked_output(out, besides=[policy, by, prompts])
+    if checkpoint is not None:
+        checked_folder(checkpoint)
+    from ertacache.acceleration import accelerated
+    from ertacache.drafting import draft as make_draft
+    from ertacache.policy import Policy
+
+    loaded = Policy.from_pretrained(policy)
+    other = None if by is None else Policy.from_pretrained(by)
+    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.num_inference_steps)
+    del arguments["num_inference_steps"]
+    with accelerated(pipe, loaded):
+        pass  # it is for this pipeline, then
+    lines = (lines or (embedded.calibration_prompts if embedded else []))[:limit]
+    made = make_draft(pipe, loaded, lines, by=other, seed=seed, checkpoint=checkpoint, **arguments)
+    say(
         f"drafts compute {len(made.policy.computed_steps)} of {made.policy.num_made_steps} steps; made in "
-        f"{made.full_runs:.2f} full runs per prompt",
-        highlight=False,
+        f"{made.full_runs:.2f} full runs per prompt"
     )
-    console.print(f"wrote {out}", highlight=False, markup=False)
+    kept_somewhere(out, made.save)
+    say(f"wrote {out}")
 
 
 @app.command()
@@ -244,7 +350,7 @@ def generate(
         typer.Option(help="The policy to follow, a file or Hub id; without it every step is computed."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The picture to write; clips become MP4.")] = Path("out.png"),
-    steps: Annotated[int | None, typer.Option(help="num_inference_steps; a policy brings its own.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="num_inference_steps; a policy brings its own.")] = None,
     fps: Annotated[int, typer.Option(min=1, help="Frames a second, of clips.")] = 16,
     compare: Annotated[bool, typer.Option("--compare", help="Show the full run beside the accelerated one.")] = False,
     guard: Annotated[
@@ -261,61 +367,74 @@ def generate(
     seed: Seed = 0,
 ) -> None:
     """Generate one picture, by a policy if one is given."""
-    from ertacache.evaluation.comparison import Variant
+    prompt = typed(prompt)
+    asked = [name for name, value in {"compare": compare, "guard": guard, "draft": draft}.items() if value]
+    if asked and policy is None:
+        raise ArgumentError(
+            f"--{asked[0]} needs a policy", given="none", cure="Pass --policy FILE, or a policy of the Hub."
+        )
+    from ertacache.acceleration import accelerated
+    from ertacache.drafting import Draft, check_draft
+    from ertacache.evaluation import plots
+    from ertacache.evaluation.comparison import Variant, started
     from ertacache.evaluation.comparison import compare as run_comparison
-    from ertacache.evaluation.plots import contact_sheet, side_by_side, write_clip
+    from ertacache.evaluation.comparison import generate as run_once
+    from ertacache.policy import Policy
+    from ertacache.runtime.guard import check_guard
+    from ertacache.tables import comparison_table
 
-    with clear_errors():
-        loaded = Policy.from_pretrained(policy) if policy is not None else None
-        if compare and loaded is None:
-            raise typer.BadParameter("--compare needs a policy; pass --policy FILE")
-        if guard and loaded is None:
-            raise typer.BadParameter("--guard needs a policy; pass --policy FILE")
-        if draft and loaded is None:
-            raise typer.BadParameter("--draft needs a policy; pass --policy FILE")
-        drafted = Draft.load(draft) if draft else None
-        steps = steps or (loaded.num_inference_steps if loaded else None)
-        pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
-        steps = arguments.pop("num_inference_steps")
-        full = Variant("full", steps)
-        fast = full
-        if loaded:
-            fast = Variant(loaded.method.name, steps, policy=loaded, guard=cast(Any, guard), draft=drafted)
-        call = {**arguments, "prompt": prompt, "seed": seed}
-        pictures, told = {}, None
+    known = plots.plot_suffixes() if compare else plots.picture_suffixes()
+    checked_output(out, (*known, ".mp4"), besides=[policy, draft])
+    loaded = Policy.from_pretrained(policy) if policy is not None else None
+    drafted = Draft.load(draft) if draft else None
+    if loaded:
+        check_guard(loaded, guard)
+    if loaded and drafted:
+        check_draft(drafted, loaded)
+    steps = steps or (loaded.num_inference_steps if loaded else None)
+    pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
+    steps = arguments.pop("num_inference_steps")
+    full = Variant("full", steps)
+    fast = full
+    if loaded:
+        fast = Variant(loaded.method.name, steps, policy=loaded, guard=cast(Any, guard), draft=drafted)
+        with accelerated(pipe, loaded, guard=cast(Any, guard), draft=drafted):
+            pass  # it is for this pipeline, then
+    call = {**arguments, "prompt": prompt, "seed": seed}
+    pictures, told = {}, None
 
-        def keep(number: int, name: str, result: Any) -> None:
-            nonlocal told
-            pictures[name], told = result.pictures[0], result.report
+    def keep(number: int, name: str, result: Any) -> None:
+        nonlocal told
+        pictures[name], told = list(result.pictures), result.report
 
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if compare:
-            with console.status("generating in full and accelerated"):
-                rows = run_comparison(pipe, full, [fast], [call], on_result=keep)
-            named = {name: [picture] for name, picture in pictures.items()}
-            if pictures["full"].ndim == 3:
-                side_by_side(named, [prompt], out)
-            else:
-                contact_sheet(named, [prompt], out.with_suffix(".png"))
-                out = out.with_suffix(".mp4")
-                write_clip(named, out, fps=fps)
-            console.print(comparison_table(rows))
+    if compare:
+        with console.status("generating in full and accelerated"):
+            rows = run_comparison(pipe, full, [fast], [call], on_result=keep)
+        console.print(comparison_table(rows))
+    else:
+        with console.status("generating"):
+            result = run_once(pipe, fast, started(call))
+        keep(0, fast.name, result)
+        say(f"{steps} steps, {result.loop_seconds:.2f} s denoising")
+    if told is not None:
+        say(str(told))
+    made = pictures[fast.name]  # more than one, if the call asks for more
+    are_clips, captions = made[0].ndim == 4, [prompt] * len(made)
+
+    def write(path: Path) -> None:
+        if are_clips:
+            plots.write_clip(pictures, path, fps=fps)
+            if compare:
+                plots.contact_sheet(pictures, captions, path.with_suffix(".png"))
+        elif compare:
+            plots.side_by_side(pictures, captions, path)
         else:
-            from ertacache.evaluation.comparison import generate as generate_once
+            plots.write_pictures(made, path)
 
-            fresh = {**arguments, "prompt": prompt, "generator": _generator(seed)}
-            with console.status("generating"):
-                result = generate_once(pipe, fast, fresh)
-            picture, told = result.pictures[0], result.report
-            if picture.ndim == 4:
-                out = out.with_suffix(".mp4")
-                write_clip({"": [picture]}, out, fps=fps)
-            else:
-                _write_picture(picture, out)
-            console.print(f"{steps} steps, {result.loop_seconds:.2f} s denoising", highlight=False)
-        if told is not None:
-            console.print(str(told), highlight=False, markup=False)
-    console.print(f"wrote {out}", highlight=False, markup=False)
+    if are_clips or out.suffix.lower() == ".mp4":
+        out = out.with_suffix(".mp4" if are_clips else ".png")
+    kept_somewhere(out, write)
+    say(f"wrote {out}")
 
 
 @app.command()
@@ -325,21 +444,26 @@ def inspect(
     report: Annotated[Path | None, typer.Option(help="Also write all of it as one HTML page.")] = None,
 ) -> None:
     """Show what a policy does, step by step."""
-    with clear_errors():
-        loaded = Policy.from_pretrained(policy)
+    if plot is not None:
+        from ertacache.evaluation.plots import plot_suffixes, policy_plot
+
+        checked_output(plot, plot_suffixes(), besides=[policy])
+    if report is not None:
+        checked_output(report, besides=[policy, plot])
+    from ertacache.policy import Policy
+    from ertacache.tables import policy_facts, policy_steps
+
+    loaded = Policy.from_pretrained(policy)
     console.print(policy_facts(loaded))
     console.print(policy_steps(loaded))
     if plot is not None:
-        from ertacache.evaluation.plots import policy_plot
-
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        policy_plot(loaded, plot)
-        console.print(f"wrote {plot}", highlight=False, markup=False)
+        kept_somewhere(plot, partial(policy_plot, loaded))
+        say(f"wrote {plot}")
     if report is not None:
         from ertacache.report import report_policy
 
         report_policy(loaded, short_name(policy), report)
-        console.print(f"wrote {report}", highlight=False, markup=False)
+        say(f"wrote {report}")
 
 
 @app.command()
@@ -369,42 +493,54 @@ def evaluate(
     quick: Annotated[bool, typer.Option("--quick", help="Two prompts: a check, no figures.")] = False,
 ) -> None:
     """Measure what policies cost: quality and time against the full run, beside fewer steps; a page to look at."""
+    lines = prompts_of(prompts, model)
+    checked_output(out, besides=[*policies, prompts])
+    page = report or out.with_suffix(".html")
+    checked_output(page, besides=[*policies, prompts, out])
+    checked_folder(work)
     from rich.progress import Progress
 
+    from ertacache.acceleration import accelerated
     from ertacache.evaluation.comparison import calls_of
-    from ertacache.evaluation.evaluate import as_json
+    from ertacache.evaluation.evaluate import as_json, variants_of
     from ertacache.evaluation.evaluate import evaluate as run_evaluation
-    from ertacache.files import written_whole
+    from ertacache.policy import Policy
     from ertacache.report import report_evaluation
+    from ertacache.tables import evaluation_table
 
-    with clear_errors():
-        loaded = {short_name(name): Policy.from_pretrained(name) for name in policies}
-        if len(loaded) < len(policies):
-            names = [short_name(name) for name in policies]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise typer.BadParameter(f"two policies have one name ({twice}); rename a file")
-        steps = next(iter(loaded.values())).num_inference_steps
-        pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
-        lines = prompts_of(prompts, embedded.held_out_prompts if embedded else None)[: 2 if quick else limit]
-        calls = calls_of(arguments, lines, seed)
-        del arguments["num_inference_steps"]
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("generating", total=3 * len(loaded) * len(calls))
-            rows = run_evaluation(pipe, loaded, calls, work, on_generation=lambda n: progress.advance(task, n))
-        about = {"model": model, "policies": policies, "arguments": arguments, "prompts": lines}
-        about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
-        about |= {"device": device, "dtype": dtype}
-        with written_whole(out) as unfinished:
-            Path(unfinished).write_text(json.dumps(as_json(rows, **about, seed=seed), indent=1) + "\n")
-        console.print(evaluation_table(rows))
-        page = report or out.with_suffix(".html")
-        with Progress(console=console, transient=True) as progress:
-            shown = min(show, len(calls))
-            task = progress.add_task("pictures for the page", total=shown * (1 + len(rows)))
-            told = partial(progress.advance, task)
-            report_evaluation(pipe, loaded, calls, rows, page, model=model, show=show, fps=fps, on_generation=told)
-    for path in (out, page):
-        console.print(f"wrote {path}", highlight=False, markup=False)
+    names = [short_name(name) for name in policies]
+    loaded = {short: Policy.from_pretrained(name) for short, name in zip(names, policies, strict=True)}
+    called = ["full", *(variant.name for variant in variants_of(loaded))]
+    twice = [name for name in (*names, *called) if names.count(name) > 1 or called.count(name) > 1]
+    if twice:
+        raise ArgumentError(
+            f"two policies have one name ({twice[0]}), or one has that of another row of the table",
+            given=", ".join(policies),
+            cure="Rename a file.",
+        )
+    steps = next(iter(loaded.values())).num_inference_steps
+    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
+    lines = (lines or (embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
+    for policy in loaded.values():
+        with accelerated(pipe, policy):
+            pass  # it is for this pipeline, then
+    calls = calls_of(arguments, lines, seed)
+    del arguments["num_inference_steps"]
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("generating", total=3 * len(loaded) * len(calls))
+        rows = run_evaluation(pipe, loaded, calls, work, on_generation=lambda n: progress.advance(task, n))
+    console.print(evaluation_table(rows))
+    about = {"model": model, "policies": policies, "arguments": arguments, "prompts": lines}
+    about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
+    about |= {"device": device, "dtype": dtype}
+    kept_somewhere(out, partial(_write_json, as_json(rows, **about, seed=seed)))
+    say(f"wrote {out}")
+    with Progress(console=console, transient=True) as progress:
+        shown = min(show, len(calls))
+        task = progress.add_task("pictures for the page", total=shown * (1 + len(rows)))
+        told = partial(progress.advance, task)
+        report_evaluation(pipe, loaded, calls, rows, page, model=model, show=show, fps=fps, on_generation=told)
+    say(f"wrote {page}")
 
 
 @app.command()
@@ -419,16 +555,17 @@ def push(
     revision: Annotated[str | None, typer.Option(help="The branch to commit to; made if need be.")] = None,
 ) -> None:
     """Share a policy on the Hugging Face Hub, with a card that says what it costs."""
-    with clear_errors():
-        address = Policy.from_pretrained(policy).push_to_hub(
-            repo, evaluation=evaluation, base_model=base_model, private=private or None, revision=revision
-        )
-    console.print(f"pushed to {address}", highlight=False, markup=False, soft_wrap=True)
+    from ertacache.policy import Policy
+
+    address = Policy.from_pretrained(policy).push_to_hub(
+        repo, evaluation=evaluation, base_model=base_model, private=private or None, revision=revision
+    )
+    console.print(Text(visible(f"pushed to {address}")), soft_wrap=True)
 
 
 @app.command()
 def benchmark(
-    models: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(zoo.NAMES)}; by default all here.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help=f"Of {MODELS}; by default all here.")] = None,
     rival: Annotated[
         list[str] | None,
         typer.Option(help="Only this rival, by the name that tables show; others' rows stay. Repeatable."),
@@ -452,31 +589,37 @@ def benchmark(
     ] = False,
 ) -> None:
     """Compare with every rival on the small pipelines, in a checkout of the repository; hours, and resumable."""
-    with clear_errors():
-        checkout = Path(__file__).parents[2]
-        if not (checkout / "benchmarks/rivals").is_dir():
-            raise PipelineError(
-                "the rivals do not travel with the package",
-                given=str(Path(__file__).parent),
-                cure="Clone the repository and install it from there: pip install -e '.[dev]'.",
-            )
-        sys.path.insert(0, str(checkout))
-        from benchmarks import compare
-
-        written = compare.run(
-            models or zoo.available(),
-            names=rival or (),
-            prompts=prompts,
-            seed=seed,
-            work=work,
-            out=out or (work / "quick" if quick else Path("benchmarks/results")),
-            page=page or (work / "quick/results.md" if quick else Path("docs/results.md")),
-            webpage=report or work / ("quick/results.html" if quick else "results.html"),
-            quick=quick,
-            console=console,
+    checkout = Path(__file__).parents[2]
+    if not (checkout / "benchmarks/rivals").is_dir():
+        raise PipelineError(
+            "the rivals do not travel with the package",
+            given=str(Path(__file__).parent),
+            cure="Clone the repository and install it from there: pip install -e '.[dev]'.",
         )
+    folder = checked_folder(out or (work / "quick" if quick else Path("benchmarks/results")))
+    page = checked_output(page or (work / "quick/results.md" if quick else Path("docs/results.md")))
+    webpage = checked_output(report or work / ("quick/results.html" if quick else "results.html"), besides=[page])
+    checked_folder(work)
+    sys.path.insert(0, str(checkout))
+    from benchmarks import compare
+    from ertacache import zoo
+
+    for model in models or []:
+        zoo.folder_of(model)
+    written = compare.run(
+        models or zoo.available(),
+        names=rival or (),
+        prompts=prompts,
+        seed=seed,
+        work=work,
+        out=folder,
+        page=page,
+        webpage=webpage,
+        quick=quick,
+        console=console,
+    )
     for path in written:
-        console.print(f"wrote {path}", highlight=False, markup=False)
+        say(f"wrote {path}")
 
 
 def write_frontier(profile: Profile, folder: Path) -> list[Path]:
@@ -494,77 +637,13 @@ def write_frontier(profile: Profile, folder: Path) -> list[Path]:
         record = policy.calibration
         figures = {"psnr": record.psnr, "ssim": record.ssim, "seconds": record.seconds, "full_runs": record.full_runs}
         rows.append({"file": path.name, "computed_steps": policy.computed_steps, **figures})
-    with written_whole(written[1]) as unfinished:
-        Path(unfinished).write_text(json.dumps(rows, indent=1) + "\n")
+    _write_json(rows, written[1])
     frontier_plot(profile, written[2])
     return written
 
 
-def open_pipeline(
-    model: str, device: str, dtype: str, settings: list[str] | None, steps: int | None
-) -> tuple[Any, dict[str, Any], zoo.Embedded | None]:
-    """The pipeline, the arguments of its calls with ``num_inference_steps``, and the embedded pipeline if it is one."""
-    import torch
+def _write_json(content: Any, path: Path) -> None:
+    from ertacache.files import written_whole
 
-    kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
-        raise typer.BadParameter(f"there is no dtype {dtype!r}; choose float32, bfloat16 or float16")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # no such device, or a build of PyTorch without it
-        reason = str(error).splitlines()[0]
-        raise typer.BadParameter(f"the device {device!r} cannot be used here: {reason}") from error
-    given = dict(setting(text) for text in settings or [])
-    if steps is not None:
-        given["num_inference_steps"] = steps
-    if model.startswith("zoo:"):
-        embedded = zoo.load(model.removeprefix("zoo:"), dtype=kind, device=device)
-        return embedded.pipe, {**embedded.arguments, **given}, embedded
-    if "num_inference_steps" not in given:
-        raise typer.BadParameter("the number of steps is not given; pass --steps N")
-    try:
-        with zoo.quiet():
-            pipe = zoo.pipeline_class(model).from_pretrained(model, dtype=kind)
-    except (OSError, ValueError, AttributeError) as error:
-        raise typer.BadParameter(f"the model {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device), given, None
-
-
-def short_name(policy: str) -> str:
-    """What tables call a policy: its file without the ending, its folder, or its repository without the owner."""
-    path = Path(policy)
-    return path.stem if path.suffix == ".safetensors" or path.is_file() else path.resolve().name
-
-
-def prompts_of(file: Path | None, own: list[str] | None) -> list[str]:
-    """Those of a file, or a pipeline's own."""
-    if file is not None:
-        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
-    if own is None:
-        raise typer.BadParameter("no prompts are given; pass --prompts FILE with one prompt a line")
-    return own
-
-
-def setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise typer.BadParameter(f"--set takes NAME=VALUE, not {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value  # a plain string need not be quoted
-
-
-def _generator(seed: int) -> Any:
-    import torch
-
-    return torch.Generator("cpu").manual_seed(seed)
-
-
-def _write_picture(picture: Any, path: Path) -> None:
-    from PIL import Image
-
-    from ertacache.evaluation.plots import pixels_of
-
-    Image.fromarray(pixels_of(picture).numpy()).save(path)
+    with written_whole(path) as unfinished:
+        Path(unfinished).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from ertacache import zoo
 from ertacache.calibration import calibrate
-from ertacache.evaluation.comparison import Row, Variant, calls_of, compare, fewer_steps
+from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
 from ertacache.evaluation.plots import contact_sheet, policy_plot, side_by_side, write_clip
+from ertacache.outputs import kept_somewhere
 from ertacache.report import report_comparison
 from ertacache.report.evaluation import Gallery, worst_first
 from ertacache.report.page import Case
@@ -23,21 +22,6 @@ PICTURES = 6
 """How many columns the picture has at most."""
 CLIPS = 4
 """How many clips the contact sheet and the film show at most."""
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """What the demo leaves.
-
-    Args:
-        rows: the comparison.
-        table: the same, to print.
-        files: what was written.
-    """
-
-    rows: list[Row]
-    table: Table
-    files: list[Path]
 
 
 def run(
@@ -50,8 +34,8 @@ def run(
     out: Path,
     seed: int,
     console: Console,
-) -> Demonstration:
-    """Calibrate, generate held-out prompts in three ways, measure, and write a picture and a plot.
+) -> list[Path]:
+    """Calibrate, generate held-out prompts in three ways, measure, print a table, and write a picture and a plot.
 
     Args:
         model: one of `ertacache.zoo.NAMES`.
@@ -61,7 +45,10 @@ def run(
         num_calibration_prompts: how many prompts to calibrate on.
         out: the folder to write to.
         seed: of the first held-out prompt.
-        console: where to show progress.
+        console: where to show progress and the table.
+
+    Returns:
+        What was written.
     """
     embedded = zoo.load(model)
     settings = dict(embedded.arguments)
@@ -74,8 +61,7 @@ def run(
         method=method,
         **settings,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    policy.save(out / "policy.safetensors")
+    kept_somewhere(out / "policy.safetensors", policy.save)
 
     prompts = embedded.held_out_prompts[:num_prompts]
     full, fast, fewer = (
@@ -90,34 +76,40 @@ def run(
         calls = calls_of(settings, prompts, seed)
         rows = compare(embedded.pipe, full, [fast, fewer], calls, on_result=gallery.take, keep_latents=True)
 
+    table = comparison_table(rows)
+    console.print(table)
     shown = {
         f"{row.name}\n{row.computed_steps} steps computed": [ways[row.name] for ways in gallery.pictures[:PICTURES]]
         for row in rows
     }
-    if gallery.pictures[0][full.name].ndim == 4:  # clips
-        labels = {label.replace(" computed", ""): clips[:CLIPS] for label, clips in shown.items()}
-        contact_sheet(labels, prompts[:CLIPS], out / "pictures.png")
-        write_clip(labels, out / "clips.mp4")
-        names = ["pictures.png", "clips.mp4"]
-    else:
-        side_by_side(shown, prompts[:PICTURES], out / "pictures.png")
-        names = ["pictures.png"]
-    policy_plot(policy, out / "policy.png", {"held-out prompts": gallery.step_errors[fast.name]})
     _, ours, theirs = rows
     cases = [
         Case(prompts[k], note, gallery.pictures[k], {row.name: f"{row.psnr[k]:.1f} dB" for row in (ours, theirs)})
         for k, note in worst_first(ours.psnr, len(prompts))
     ]
-    report_comparison(
-        f"The small {model} pipeline, {policy.step_ratio:.3g}x",
-        f"{len(prompts)} prompts that neither training nor calibration saw: all {steps} steps, {fast.computed_steps} "
-        f"of them computed by the method {fast.name}, and as many plain steps.",
-        [ours, theirs],
-        comparison_table(rows),
-        cases,
-        {fast.name: policy},
-        gallery.step_errors,
-        out / "report.html",
-    )
-    files = [out / name for name in (*names, "policy.png", "policy.safetensors", "report.html")]
-    return Demonstration(rows, comparison_table(rows), files)
+
+    def write(folder: Path) -> list[Path]:
+        if gallery.pictures[0][full.name].ndim == 4:  # clips
+            labels = {label.replace(" computed", ""): clips[:CLIPS] for label, clips in shown.items()}
+            contact_sheet(labels, prompts[:CLIPS], folder / "pictures.png")
+            write_clip(labels, folder / "clips.mp4")
+            names = ["pictures.png", "clips.mp4"]
+        else:
+            side_by_side(shown, prompts[:PICTURES], folder / "pictures.png")
+            names = ["pictures.png"]
+        policy_plot(policy, folder / "policy.png", {"held-out prompts": gallery.step_errors[fast.name]})
+        report_comparison(
+            f"The small {model} pipeline, {policy.step_ratio:.3g}x",
+            f"{len(prompts)} prompts that neither training nor calibration saw: all {steps} steps, "
+            f"{fast.computed_steps} of them computed by the method {fast.name}, and as many plain steps.",
+            [ours, theirs],
+            table,
+            cases,
+            {fast.name: policy},
+            gallery.step_errors,
+            folder / "report.html",
+        )
+        policy.save(folder / "policy.safetensors")  # again: the folder may be another one
+        return [folder / name for name in (*names, "policy.png", "policy.safetensors", "report.html")]
+
+    return kept_somewhere(out, write)

@@ -74,7 +74,8 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         patterns = ["config.json", "model*.safetensors", f"{_WEIGHTS}.index.json"]
         folder = Path(snapshot_download(str(source), allow_patterns=patterns))
     index = folder / f"{_WEIGHTS}.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [_WEIGHTS]
+    known = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.exists() else [_WEIGHTS]
+    names = sorted(set(known))
     absent = [name for name in ("config.json", *names) if not (folder / name).exists()]
     if absent:
         raise OpenSoraError(
@@ -83,7 +84,7 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
     tensors: dict[str, Tensor] = {}
     for name in names:
         tensors |= load_file(folder / name)
-    return json.loads((folder / "config.json").read_text()), tensors
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")), tensors
 
 
 def _spatial_config(config: dict[str, Any]) -> dict[str, Any] | None:

@@ -55,6 +55,21 @@ def load(name: str = "flux", *, dtype: torch.dtype = torch.float32, device: str 
     Raises:
         PipelineError: if there is no such pipeline, or it does not travel with the package.
     """
+    folder = folder_of(name)
+    with quiet():
+        pipe = pipeline_class(folder).from_pretrained(folder, dtype=dtype, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    return Embedded(pipe.to(device), settings, prompts["calibration"], prompts["held_out"])
+
+
+def folder_of(name: str) -> Path:
+    """Where one of the small pipelines is.
+
+    Raises:
+        PipelineError: if there is no such pipeline, or it does not travel with the package.
+    """
     if name not in NAMES:
         raise PipelineError("there is no such embedded pipeline", given=name, cure=f"Choose one of {', '.join(NAMES)}.")
     folder = FOLDERS[name]
@@ -64,12 +79,7 @@ def load(name: str = "flux", *, dtype: torch.dtype = torch.float32, device: str 
             given=name,
             cure=f"In a checkout of the repository train it (python -m training.train {name}), or use 'flux'.",
         )
-    with quiet():
-        pipe = pipeline_class(folder).from_pretrained(folder, dtype=dtype, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-    prompts = json.loads((folder / "prompts.json").read_text())
-    settings = json.loads((folder / "settings.json").read_text())
-    return Embedded(pipe.to(device), settings, prompts["calibration"], prompts["held_out"])
+    return folder
 
 
 def available() -> tuple[str, ...]:
@@ -80,7 +90,7 @@ def available() -> tuple[str, ...]:
 def pipeline_class(model: str | Path) -> Any:
     """The class that can load a folder, or a hub id: diffusers' own, or ours for what diffusers does not have."""
     index = Path(model) / "model_index.json"
-    if index.is_file() and json.loads(index.read_text()).get("_class_name") == "OpenSoraPipeline":
+    if index.is_file() and json.loads(index.read_text(encoding="utf-8")).get("_class_name") == "OpenSoraPipeline":
         from ertacache.opensora import OpenSoraPipeline
 
         return OpenSoraPipeline
