@@ -100,7 +100,7 @@ def test_noise_callbacks_and_later_draws_are_as_without_it(flux, flux_call, poli
     assert found[3].distances == pytest.approx(distance_of(plain[0], cheap[0]).tolist(), rel=1e-5)
 
 
-def test_it_is_written_whole_and_read_back(draft, tmp_path, make_policy, monkeypatch):
+def test_it_is_written_whole_and_read_back(draft, tmp_path, make_policy):
     path = tmp_path / "a.draft.safetensors"
     draft.save(path)
     loaded = Draft.load(path)
@@ -109,15 +109,11 @@ def test_it_is_written_whole_and_read_back(draft, tmp_path, make_policy, monkeyp
     with pytest.raises(FileNotFoundError, match=r"ertacache\.draft\(\)"):
         Draft.load(tmp_path / "none")
     make_policy(STEPS, FEW).save(tmp_path / "policy")
+    with pytest.raises(PolicyFileError, match=r"not a draft, but a policy.*Draft\.save.*Policy\.load"):
+        Draft.load(tmp_path / "policy")
     (tmp_path / "cut").write_bytes(path.read_bytes()[:100])
-    for name in ("policy", "cut"):
-        with pytest.raises(PolicyFileError, match=r"not a draft, or a damaged one.*Draft\.save"):
-            Draft.load(tmp_path / name)
-    monkeypatch.setattr("ertacache.drafting.SCHEMA", 1)
-    draft.save(path)
-    monkeypatch.undo()
-    with pytest.raises(PolicyFileError, match=r"another version's.*ertacache\.draft\(\)"):
-        Draft.load(path)
+    with pytest.raises(PolicyFileError, match=r"not a draft, or a damaged one.*ertacache\.draft\(\)"):
+        Draft.load(tmp_path / "cut")
 
 
 def test_a_draft_of_other_runs_and_what_is_none_are_refused(flux, make_policy, policies, draft):

@@ -8,37 +8,35 @@ the same noise does. It has errors of its own, and where the denoiser makes much
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ertacache.arguments import instance, normalized, number, text
 from ertacache.calibration.calibrate import calibrate
+from ertacache.calibration.options import checked
 from ertacache.calibration.progress import CalibrationProgress
-from ertacache.calibration.prompts import Call, calls_for, gives_latents, twin_of
-from ertacache.errors import CalibrationError, GuardError, PolicyFileError
-from ertacache.files import reading, written_whole
+from ertacache.calibration.prompts import Call, calls_for, gives_latents, prompts_of, twin_of
+from ertacache.errors import CalibrationError, GuardError
+from ertacache.files import entries, reading, save
 from ertacache.method.envelope import MIN_PROMPTS, limit_for_one_more
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.following import PolicyDriver
 from ertacache.runtime.guard import DraftReport, Guard, GuardReport, estimated_errors
-from ertacache.runtime.run import Run, denoisers_of
+from ertacache.runtime.preserving import preserved
+from ertacache.runtime.randomness import RandomState
+from ertacache.runtime.run import Run
 from ertacache.runtime.seams import own_class
 
 RATIO = 5
 """The step ratio of a draft's policy, if none is given."""
-SCHEMA = 2
-"""Of the file; the first one's mean was that of distances."""
 
 
 @dataclass(frozen=True)
@@ -68,37 +66,46 @@ class Draft:
     full_runs: float
 
     def __post_init__(self) -> None:
-        numbers = self.mean, self.deviation, self.limit, self.full_runs
-        if not all(map(math.isfinite, numbers)) or self.deviation <= 0:
-            raise GuardError(
-                "this is no draft that a run can be compared with",
-                given=f"mean, deviation, limit, full runs {numbers}",
-                cure="Make it with ertacache.draft().",
-            )
+        normalized(
+            self,
+            _wrong,
+            policy=instance(Policy, "the draft's"),
+            of=text,
+            # The logarithms are those of errors over 1e-12.
+            mean=partial(number, at_least=-1000, at_most=1000),
+            deviation=partial(number, above=0, at_most=1000),
+            limit=partial(number, at_least=-1000, at_most=1000),
+            full_runs=partial(number, at_least=0),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, whole or not at all."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "policy"}
-        text = json.dumps({"schema": SCHEMA, **plain, "policy": self.policy.metadata()})
-        with written_whole(Path(path)) as unfinished:
-            save_file(self.policy.tensors(), unfinished, metadata={"ertacache.draft": text})
+        """Write one safetensors file, whole or not at all.
+
+        Raises:
+            ArgumentError: if ``path`` is none.
+            OutputError: if it cannot be written.
+        """
+        plain = {f.name: getattr(self, f.name) for f in fields(self)} | {"policy": self.policy.metadata()}
+        save(path, "draft", plain, self.policy.tensors())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Draft:
         """Read what `save` wrote.
 
         Raises:
+            ArgumentError: if ``path`` is none.
             FileNotFoundError: if there is no such file.
-            PolicyFileError: if it is damaged, or holds something else.
+            PolicyFileError: if it is damaged, was not written by this library, or has another schema.
         """
-        with reading(path, "draft") as (plain, tensors):
-            if plain.pop("schema", 1) != SCHEMA:
-                raise PolicyFileError(
-                    "this draft is another version's, which compares otherwise",
-                    given=os.fspath(path),
-                    cure="Make it again with ertacache.draft().",
-                )
-            return cls(Policy.parsed(plain.pop("policy"), tensors, os.fspath(path)), **plain)
+        with reading(path, "draft") as (content, tensors):
+            plain = entries(cls, content, "the draft")
+            return cls(**{**plain, "policy": Policy.parsed(plain["policy"], tensors)})
+
+
+def _wrong(problem: str) -> GuardError:
+    return GuardError(
+        "this is no draft that a run can be compared with", given=problem, cure="Make it with ertacache.draft()."
+    )
 
 
 def check_draft(draft: Any, policy: Policy) -> None:
@@ -124,9 +131,12 @@ class Again:
         pipe: the pipeline.
         args: the call's.
         kwargs: the call's.
+        random: the global random state that it begins with; by default as it is now.
     """
 
-    def __init__(self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any], random: RandomState | None = None
+    ) -> None:
         signature = inspect.signature(own_class(pipe).__call__)
         given = dict(signature.bind(pipe, *args, **kwargs).arguments)
         for name, parameter in signature.parameters.items():
@@ -134,14 +144,9 @@ class Again:
                 given |= given.pop(name, {})
         del given[next(iter(signature.parameters))]  # self
         arguments = {name: value for name, value in given.items() if not name.startswith("callback")}
-        self._call = Call(arguments, {"output_type": "latent"} if gives_latents(own_class(pipe)) else None)
-        parameters = (p.device for module in denoisers_of(pipe).values() for p in module.parameters())
-        device = torch.device(getattr(pipe, "_execution_device", None) or next(parameters, "cpu"))
+        latents = {"output_type": "latent"} if gives_latents(own_class(pipe)) else None
+        self._call = Call(arguments, random or RandomState.current(), latents)
         self._guidance = identity.guidance_of(pipe, args, kwargs)
-        self._cuda = [device] if device.type == "cuda" else []
-        self._random: list[tuple[Tensor, Callable[[Tensor], None]]] = [(torch.get_rng_state(), torch.set_rng_state)]
-        for cuda in self._cuda:
-            self._random.append((torch.cuda.get_rng_state(cuda), partial(torch.cuda.set_rng_state, device=cuda)))
 
     def made(self, pipe: Any, policy: Policy) -> Made | None:
         """The same call by this policy; what the user has stays as it is.
@@ -154,11 +159,8 @@ class Again:
         """
         identity.check_guidance(policy, self._guidance)
         twin, driver = twin_of(pipe), PolicyDriver(policy, guard=watch_of(policy))
-        with torch.random.fork_rng(devices=self._cuda):
-            for state, set_state in self._random:
-                set_state(state)
-            with Run(twin, driver) as run:
-                twin(**self._call.arguments())
+        with preserved(pipe), self._call.random.lent(), Run(twin, driver) as run:
+            twin(**self._call.arguments())
         return made_by(driver, run)
 
 
@@ -230,13 +232,13 @@ def distance_of(one: Tensor, other: Tensor) -> Tensor:
 def draft(
     pipe: Any,
     policy: Policy,
-    prompts: Sequence[str | Mapping[str, Any]],
+    prompts: Iterable[str | Mapping[str, Any]],
     *,
     by: Policy | None = None,
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
-    memory_limit: int = 2 << 30,
+    memory_limit: float = 2 << 30,
     **call_arguments: Any,
 ) -> Draft:
     """Make what `ertacache.accelerated` takes as ``draft=``: it then tells whose pictures to look at.
@@ -257,12 +259,19 @@ def draft(
         The draft.
 
     Raises:
+        ArgumentError: if an argument has another type, or a value that it cannot have.
         CalibrationError: with fewer than four prompts, or of which fewer could be compared, or if a run ends with NaN.
         GuardError: if the policy caches nothing, or ``by`` computes the same steps or is for other ones.
+        OutputError: if nothing can be written to the checkpoint.
+        PipelineError: if ``pipe`` is no pipeline, or its call takes no such argument.
         PolicyMismatchError: if a policy is none, or was made for another model or setting.
     """
+    listed = prompts_of(prompts)
     for p in (policy, *([] if by is None else [by])):
         identity.check_policy(p)
+    options = checked(
+        pipe, call_arguments, seed=seed, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit
+    )
     call_arguments = {**call_arguments, "num_inference_steps": policy.num_inference_steps}
     computed, made = len(policy.computed_steps), policy.num_made_steps
     if not policy.cached_steps:
@@ -284,33 +293,30 @@ def draft(
             given="; ".join(f"{steps} steps from step {first} on" for steps, first in grids),
             cure="Take a policy for the same number of steps, or leave `by` out.",
         )
-    if len(prompts) < MIN_PROMPTS:
+    if len(listed) < MIN_PROMPTS:
         raise CalibrationError(
             "with so few prompts there is no telling what a draft usually tells",
-            given=f"{len(prompts)} prompts",
+            given=f"{len(listed)} prompts",
             cure=f"Give {MIN_PROMPTS} prompts or more; 16 are usual.",
         )
     full_runs = 0.0
     if by is None:
         by = calibrate(
             pipe,
-            prompts,
+            listed,
             num_computed_steps=min(max(made // RATIO, 2), computed - 1),
-            seed=seed,
-            progress=progress,
-            checkpoint=checkpoint,
-            memory_limit=memory_limit,
+            **options,
             **call_arguments,
         )
         full_runs = by.calibration.full_runs
     for p in (policy, by):
         identity.check_pipeline(p, pipe)
-    calls = calls_for(pipe, prompts, call_arguments, seed)
+    calls = calls_for(pipe, listed, call_arguments, options["seed"])
     logs: list[float] = []
-    with CalibrationProgress(progress) as shown:
+    with CalibrationProgress(options["progress"]) as shown:
         shown.phase("what drafts usually tell")
         for call in calls:
-            again = Again(pipe, (), call.arguments())
+            again = Again(pipe, (), call.arguments(), call.random)
             run, other = (again.made(pipe, p) for p in (policy, by))
             if run is None or other is None:
                 continue

@@ -17,6 +17,10 @@ class ERTACacheError(Exception):
         super().__init__(f"{what} (given: {given}). {cure}")
 
 
+class ArgumentError(ERTACacheError, TypeError, ValueError):
+    """An argument of the wrong type, or a value that it cannot have."""
+
+
 class BudgetError(ERTACacheError, ValueError):
     """No budget, two budgets, or one that cannot be met."""
 
@@ -37,8 +41,12 @@ class MetricError(ERTACacheError, ValueError):
     """Pictures or clips that a metric cannot compare."""
 
 
+class OutputError(ERTACacheError, OSError):
+    """A file that cannot be written."""
+
+
 class PolicyFileError(ERTACacheError, ValueError):
-    """A policy file that is damaged, foreign, or of an unknown schema."""
+    """A file of a policy, profile or draft that is damaged, foreign, or of an unknown schema; or a policy that is none."""
 
 
 class PolicyMismatchError(ERTACacheError, ValueError):

@@ -4,27 +4,79 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ertacache._version import __version__
+from ertacache.arguments import (
+    anything,
+    each,
+    instance,
+    mapping,
+    normalized,
+    number,
+    one_of,
+    optional,
+    plain_json,
+    refused,
+    text,
+    whole,
+)
 from ertacache.errors import PolicyFileError
-from ertacache.files import written_whole
+from ertacache.files import entries, newer, reading, save
 from ertacache.method.envelope import Envelope
 from ertacache.method.named import Method
-from ertacache.method.rectification import Granularity
+from ertacache.method.rectification import GRANULARITIES, Granularity
 
-SCHEMA = 2
+MOST_STEPS = 10_000
+"""Of a policy; no sampler makes as many."""
+LARGEST = 1e9
+"""No factor that was fitted comes near this; what is made with much larger ones is not finite."""
+
+
+def _wrong(problem: str) -> PolicyFileError:
+    return PolicyFileError("this is not a valid policy", given=problem, cure="Make it with ertacache.calibrate().")
+
+
+_step = partial(whole, at_least=0, at_most=MOST_STEPS)
+_count = partial(whole, at_least=0)
+_size = partial(whole, at_least=1)
+_factor = partial(number, at_least=-LARGEST, at_most=LARGEST)
+_quality = partial(number, at_least=-1000, at_most=1000)
+
+
+def _fitted(name: str, value: Any) -> Tensor:
+    """A tensor of factors, float64."""
+    fits = isinstance(value, Tensor) and value.dtype == torch.float64 and not value.is_meta
+    if not fits or not bool((value.abs() <= LARGEST).all()):  # false of NaN too
+        raise refused(name, value, f"a tensor of float64, finite and within {LARGEST:g}")
+    return value  # type: ignore[no-any-return]  # a tensor
+
+
+def _floats(name: str, value: Any) -> tuple[float, ...]:
+    """Numbers of which some may be none, NaN."""
+    if not isinstance(value, (list, tuple)) or set(map(type, value)) - {float}:
+        raise refused(name, value, "floats")
+    return tuple(value)
+
+
+def _run(name: str, value: Any) -> tuple[str, int]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise refused(name, value, "a text and how many")
+    return text(name, value[0]), _count(name, value[1])
+
+
+def _predictions(name: str, value: Any) -> dict[int, Prediction]:
+    if not isinstance(value, Mapping):
+        raise refused(name, value, "a mapping from steps")
+    check = instance(Prediction, "how a step is predicted")
+    return {_step(name, step): check(f"{name}[{step}]", found) for step, found in value.items()}
 
 
 @dataclass(frozen=True)
@@ -41,6 +93,9 @@ class Prediction:
     factors: tuple[float, ...]
     contrast_factors: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        normalized(self, _wrong, history=each(_step), factors=each(_factor), contrast_factors=each(_factor))
+
 
 @dataclass(frozen=True, eq=False)
 class Rectification:
@@ -51,15 +106,64 @@ class Rectification:
     k: Tensor
     b: Tensor
 
+    def __post_init__(self) -> None:
+        normalized(self, _wrong, granularity=one_of(*GRANULARITIES), axis=partial(whole, at_least=1, at_most=8))
+        normalized(self, _wrong, k=_fitted, b=_fitted)
+        axes = {"step": (1,), "channel": (2,), "element": range(2, 9)}[self.granularity]
+        if self.k.shape != self.b.shape or self.k.ndim not in axes:
+            raise _wrong(f"the rectification has K and B of shapes {[*self.k.shape]} and {[*self.b.shape]}")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A few elements of every parameter of a model, by which another checkpoint is told.
+
+    Args:
+        layout: a digest of the parameters' names; empty where nothing was sampled.
+        storage: how the elements are stored, in runs: ("bfloat16", 400), ("int8 of AffineQuantizedTensor", 8), ...
+        elements: as they are stored, float32; NaN where they could not be read.
+        values: where some are quantised, what a few elements of every parameter stand for, NaN where that is not known;
+            else empty.
+    """
+
+    layout: str
+    storage: tuple[tuple[str, int], ...] = ()
+    elements: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        normalized(self, _wrong, layout=text, storage=each(_run), elements=_floats, values=_floats)
+        count = sum(count for _, count in self.storage)
+        if len(self.elements) != count:
+            raise _wrong(f"{len(self.elements)} elements of weights, where {count} are named")
+
+    def __len__(self) -> int:
+        """How many elements were sampled."""
+        return len(self.elements)
+
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What identifies one denoiser: class, configuration, a few weights, active adapters with their scales."""
+    """What identifies one module that runs in the sampling loop.
+
+    Args:
+        model_class: the name of its class.
+        config: its configuration, as JSON has it.
+        weights: samples of its parameters.
+        adapters: those that take part, with their scales.
+        adapter_weights: samples of the parameters of those.
+    """
 
     model_class: str
-    config_hash: str
-    weights: tuple[float, ...]
+    config: Mapping[str, Any]
+    weights: Weights
     adapters: tuple[str, ...] = ()
+    adapter_weights: Weights = Weights("")
+
+    def __post_init__(self) -> None:
+        of = instance(Weights, "samples of parameters")
+        normalized(self, _wrong, model_class=text, config=mapping(plain_json), weights=of)
+        normalized(self, _wrong, adapters=each(text), adapter_weights=of)
 
 
 @dataclass(frozen=True)
@@ -68,12 +172,19 @@ class Origin:
 
     Args:
         pipeline_class: the pipeline's class name.
-        denoisers: for each denoiser's attribute name, what identifies it.
+        denoisers: for each denoiser's attribute name, and each ControlNet's, what identifies it.
         scheduler_class: the scheduler's class name.
         noise_levels: the T + 1 noise levels of the calibrated grid, before any adjustment.
-        guidance: the guidance arguments of the calibrated call.
+        guidance: the call's numbers that say how strongly to guide, by name; see
+            `ertacache.runtime.identity.guidance_of`.
         calls_per_step: denoiser calls in one step (two with separate guidance branches).
         latent_shape: shape of one sample given to the scheduler, without the batch axis.
+        settings: what else changes what a call computes, as JSON has it: the pipeline's, the guiders' and the
+            scheduler's configuration, attention processors and switches of the models; see
+            `ertacache.runtime.settings`.
+        sizes: the arguments of the calibrated calls that say how large their outputs are, where they were given.
+        versions: of torch, diffusers and this library.
+        changes: the steps before which a callback changed more than the latent in calibration.
     """
 
     pipeline_class: str
@@ -83,6 +194,27 @@ class Origin:
     guidance: Mapping[str, float]
     calls_per_step: int
     latent_shape: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        normalized(
+            self,
+            _wrong,
+            pipeline_class=text,
+            denoisers=mapping(instance(Denoiser, "what identifies a module")),
+            scheduler_class=text,
+            noise_levels=each(number),
+            guidance=mapping(number),
+            calls_per_step=_size,
+            latent_shape=each(_size),
+            settings=mapping(plain_json),
+            sizes=mapping(whole),
+            versions=mapping(text),
+            changes=each(whole),
+        )
 
 
 @dataclass(frozen=True)
@@ -115,6 +247,23 @@ class CalibrationRecord:
     psnr: tuple[float, ...] = ()
     ssim: tuple[float, ...] = ()
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        normalized(
+            self,
+            _wrong,
+            budget=text,
+            num_prompts=_count,
+            denoiser_calls=_count,
+            full_runs=partial(number, at_least=0),
+            error=optional(partial(number, at_least=0)),
+            step_errors=each(partial(number, at_least=0)),
+            threshold=optional(number),
+            notes=each(text),
+            psnr=each(_quality),
+            ssim=each(_quality),
+            seconds=optional(partial(number, above=0)),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,42 +302,76 @@ class Policy:
     gram: Tensor | None = None
 
     def __post_init__(self) -> None:
-        steps, cached = self.num_inference_steps, self.cached_steps
-        problem = None
-        first = self.first_step
-        if not 0 <= first < steps:
-            problem = f"there are {steps} steps, of which the first is step {first}"
-        elif list(cached) != sorted(set(cached)) or any(not first < i < steps for i in cached):
-            problem = f"cached steps must rise within {first + 1} .. {steps - 1}, but are {cached}"
-        elif any(not first <= i < steps for i in self.predictions):
-            problem = "there are predictions for steps that are not made"
-        elif any(len(p.factors) != len(p.history) or not p.factors for p in self.predictions.values()):
-            problem = "a prediction has not one factor for each step of its history"
-        elif any(len(p.contrast_factors) not in (0, len(p.history)) for p in self.predictions.values()):
-            problem = "a prediction has not one contrast factor for each step of its history"
-        elif not all(math.isfinite(f) for p in self.predictions.values() for f in (*p.factors, *p.contrast_factors)):
-            problem = "a prediction's factors are not finite"
-        elif any(not first <= j <= i or j in cached for i, p in self.predictions.items() for j in p.history):
-            problem = "a prediction's history holds steps that are cached or come later"
-        elif any(i not in cached and p.history[0] != i for i, p in self.predictions.items()):
-            problem = "the correction of a computed step does not begin with its own output"
-        elif self.rectification and not len(self.rectification.k) == len(self.rectification.b) == len(cached):
-            problem = "the rectification has not one entry for each cached step"
-        elif self.envelope is not None and (broken := self.envelope.problem(self.computed_steps)):
-            problem = broken
-        elif self.gram is not None and tuple(self.gram.shape) not in ((steps, steps), (2 * steps, 2 * steps)):
-            problem = f"the outputs of {steps} steps have no Gram matrix of shape {tuple(self.gram.shape)}"
-        elif self.gram is not None and not bool(self.gram.isfinite().all()):
-            problem = "the Gram matrix of the outputs is not finite"
-        elif self.time_grid is not None:
-            grid = self.time_grid
-            rises = all(b > a for a, b in pairwise(grid))  # False with NaN too
-            if len(grid) != steps + 1 or grid[0] != 0 or grid[-1] != 1 or not rises:
-                problem = f"the time grid must rise from 0 to 1 over {steps + 1} points"
+        normalized(
+            self,
+            _wrong,
+            num_inference_steps=partial(whole, at_least=1, at_most=MOST_STEPS),
+            cached_steps=each(_step),
+            method=instance(Method, "such as Method.named('aligned')"),
+            predictions=_predictions,
+            origin=optional(instance(Origin, "what it was made for")),
+            time_grid=optional(each(number)),
+            rectification=optional(instance(Rectification, "an error model")),
+            calibration=instance(CalibrationRecord, "what calibration did"),
+            first_step=_step,
+            envelope=optional(instance(Envelope, "how far calibration's prompts drifted")),
+            gram=optional(instance(Tensor, "float64")),
+        )
+        problem = next(chain(self._in_steps(), self._in_predictions(), self._in_measured()), None)
         if problem:
-            raise PolicyFileError(
-                "this is not a valid policy", given=problem, cure="Make it with ertacache.calibrate()."
-            )
+            raise _wrong(problem)
+
+    def _in_steps(self) -> Iterator[str]:
+        """What does not fit together in the schedule and on its grid."""
+        steps, cached, first = self.num_inference_steps, self.cached_steps, self.first_step
+        if not first < steps:
+            yield f"there are {steps} steps, of which the first is step {first}"
+        if list(cached) != sorted(set(cached)) or any(not first < i < steps for i in cached):
+            yield f"cached steps must rise within {first + 1} .. {steps - 1}, but are {cached}"
+        if self.origin and len(self.origin.noise_levels) != steps + 1:
+            yield f"{steps} steps go along {steps + 1} noise levels, and it has {len(self.origin.noise_levels)}"
+        if self.time_grid is not None:
+            grid = self.time_grid
+            if len(grid) != steps + 1 or grid[0] != 0 or grid[-1] != 1 or any(b <= a for a, b in pairwise(grid)):
+                yield f"the time grid must rise from 0 to 1 over {steps + 1} points"
+            if any(b - a < 1e-3 / steps for a, b in pairwise(grid)):  # solvers divide by the gap
+                yield "the time grid has points that lie closer than a thousandth of an even step"
+
+    def _in_predictions(self) -> Iterator[str]:
+        cached = set(self.cached_steps)
+        for i, p in self.predictions.items():
+            if not self.first_step <= i < self.num_inference_steps:
+                yield "there are predictions for steps that are not made"
+            if len(p.factors) != len(p.history) or not p.factors:
+                yield "a prediction has not one factor for each step of its history"
+            if len(p.contrast_factors) not in (0, len(p.history)):
+                yield "a prediction has not one contrast factor for each step of its history"
+            if any(not self.first_step <= j <= i or j in cached for j in p.history):
+                yield "a prediction's history holds steps that are cached or come later"
+            if any(a <= b for a, b in pairwise(p.history)):
+                yield "a prediction's history does not begin with the newest step and go back from there"
+            if i not in cached and p.history[0] != i:
+                yield "the correction of a computed step does not begin with its own output"
+
+    def _in_measured(self) -> Iterator[str]:
+        """What does not fit to the schedule in what was fitted and measured."""
+        steps, model, record, gram = self.num_inference_steps, self.rectification, self.calibration, self.gram
+        if model and len(model.k) != len(self.cached_steps):
+            yield "the rectification has not one entry for each cached step"
+        if model and self.origin and not _is_for(model, self.origin.latent_shape):
+            yield f"a rectification of shape {[*model.k.shape]} is not for latents of {self.origin.latent_shape}"
+        if self.envelope is not None and (broken := self.envelope.problem(self.computed_steps)):
+            yield broken
+        if len(record.step_errors) not in (0, self.num_made_steps):
+            yield f"there are {len(record.step_errors)} errors after {self.num_made_steps} steps"
+        if len(record.psnr) != len(record.ssim):
+            yield f"there are {len(record.psnr)} PSNRs and {len(record.ssim)} SSIMs"
+        if gram is not None and (gram.dtype != torch.float64 or gram.shape not in ((steps,) * 2, (2 * steps,) * 2)):
+            yield f"the outputs of {steps} steps have no Gram matrix of {gram.dtype} and shape {tuple(gram.shape)}"
+        if gram is not None and not bool(gram.isfinite().all()):
+            yield "the Gram matrix of the outputs is not finite"
+        if gram is not None and not _is_of_dot_products(gram):
+            yield "the Gram matrix is none: it is not symmetric, or products are larger than lengths allow"
 
     @property
     def computed_steps(self) -> tuple[int, ...]:
@@ -209,10 +392,8 @@ class Policy:
     @property
     def fingerprint(self) -> str:
         """What tells this policy from every other: 16 hexadecimal digits, the same before saving and after loading."""
-        plain = {name: value for name, value in self.metadata().items() if name != "library"}
-        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
-        tensors = [self.rectification.k, self.rectification.b] if self.rectification else []
-        for tensor in tensors + ([] if self.gram is None else [self.gram]):
+        digest = hashlib.sha256(json.dumps(self.metadata(), sort_keys=True).encode())
+        for _, tensor in sorted(self.tensors().items()):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -296,9 +477,13 @@ class Policy:
         return cls.load(path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, whole or not at all."""
-        with written_whole(Path(path)) as partial:
-            save_file(self.tensors(), partial, metadata={"ertacache": json.dumps(self.metadata())})
+        """Write one safetensors file, whole or not at all.
+
+        Raises:
+            ArgumentError: if ``path`` is none.
+            OutputError: if it cannot be written.
+        """
+        save(path, "policy", self.metadata(), self.tensors())
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name, as a file takes them; `parsed` reads them."""
@@ -307,131 +492,118 @@ class Policy:
             # Clones: safetensors refuses tensors that share memory.
             tensors |= {"rectification.k": self.rectification.k.clone().contiguous()}
             tensors |= {"rectification.b": self.rectification.b.clone().contiguous()}
+        for name, denoiser in (self.origin.denoisers if self.origin else {}).items():
+            for kind in ("weights", "adapter_weights"):
+                for part in ("elements", "values"):
+                    numbers = getattr(getattr(denoiser, kind), part)
+                    tensors[f"{kind}.{name}.{part}"] = torch.tensor(numbers, dtype=torch.float32)
         return tensors | ({} if self.gram is None else {"gram": self.gram.clone().contiguous()})
 
     def metadata(self) -> dict[str, Any]:
         """All of it but tensors, as JSON takes it; `parsed` reads it."""
-        plain = asdict(replace(self, rectification=None, gram=None))
-        del plain["gram"]  # a tensor
-        plain["rectification"] = (
-            {"granularity": self.rectification.granularity, "axis": self.rectification.axis}
-            if self.rectification
-            else None
-        )
-        if self.envelope is None:  # left out, so that fingerprints stay what they were before there were envelopes
-            del plain["envelope"]
-        return {"schema": SCHEMA, "library": __version__, **plain}
+        model = self.rectification
+        plain: dict[str, Any] = {
+            "num_inference_steps": self.num_inference_steps,
+            "first_step": self.first_step,
+            "method": asdict(self.method),
+            "predictions": {step: asdict(prediction) for step, prediction in self.predictions.items()},
+            "origin": self.origin and asdict(self.origin),
+            "time_grid": self.time_grid,
+            "rectification": model and {"granularity": model.granularity, "axis": model.axis},
+            "calibration": asdict(self.calibration),
+            "envelope": self.envelope and asdict(self.envelope),
+        }
+        for denoiser in (plain["origin"] or {"denoisers": {}})["denoisers"].values():
+            for kind in ("weights", "adapter_weights"):
+                del denoiser[kind]["elements"], denoiser[kind]["values"]  # tensors too
+        return plain
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Policy:
         """Read a policy file.
 
         Raises:
-            FileNotFoundError: if there is none.
+            ArgumentError: if ``path`` is none.
+            FileNotFoundError: if there is no such file.
             PolicyFileError: if it is damaged, was not written by this library, or has another schema.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"there is no policy file at {os.fspath(path)!r}; make one with ertacache.calibrate()"
-            )
-        try:
-            with safe_open(path, "pt") as file:
-                text = (file.metadata() or {}).get("ertacache")
-                names = list(file.keys()) if text is not None else []  # a foreign file may be many gigabytes
-                tensors = {name: file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise PolicyFileError(
-                f"the policy file cannot be read: {error}",
-                given=os.fspath(path),
-                cure="It is damaged or incomplete; make it again with ertacache.calibrate(), or copy it again.",
-            ) from error
-        if text is None:
-            raise PolicyFileError(
-                "this safetensors file is not a policy",
-                given=os.fspath(path),
-                cure="Pass a file that Policy.save() wrote.",
-            )
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise _unreadable(error, os.fspath(path)) from error
-        return cls.parsed(data, tensors, os.fspath(path))
+        with reading(path, "policy") as (content, tensors):
+            return cls.parsed(content, tensors)
 
     @classmethod
-    def parsed(cls, data: Any, tensors: Mapping[str, Tensor], path: str) -> Policy:
-        """What `metadata` wrote, and the tensors beside it, as a policy; ``path`` is named in errors.
+    def parsed(cls, content: Any, tensors: Mapping[str, Tensor]) -> Policy:
+        """What `metadata` wrote, and the tensors beside it, as a policy; all of both is made use of.
 
         Raises:
-            PolicyFileError: if they are no policy, or one of another schema.
+            PolicyFileError: if they are no policy.
         """
-        try:
-            schema = data["schema"]
-            if schema == SCHEMA:
-                return cls._parse(data, tensors)
-        except PolicyFileError as error:
-            raise PolicyFileError(f"{error.what}: {error.given}", given=path, cure=error.cure) from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _unreadable(error, path) from error
-        raise PolicyFileError(
-            f"the policy has schema {schema}, and this version ({__version__}) reads schema {SCHEMA}",
-            given=path,
-            cure="Upgrade ertacache, or make the policy again.",
-        )
-
-    @classmethod
-    def _parse(cls, data: dict[str, Any], tensors: Mapping[str, Tensor]) -> Policy:
-        origin = data["origin"]
+        left = dict(tensors)
+        plain = entries(cls, content, "the policy", {"cached_steps", "gram"})
+        origin, model, envelope = (plain.get(name) for name in ("origin", "rectification", "envelope"))
         if origin is not None:
-            denoisers = {
-                name: Denoiser(d["model_class"], d["config_hash"], tuple(d["weights"]), tuple(d["adapters"]))
-                for name, d in origin["denoisers"].items()
+            origin = entries(Origin, origin, "origin")
+            origin["denoisers"] = {
+                name: _denoiser(name, found, left)
+                for name, found in mapping(anything)("denoisers", origin["denoisers"]).items()
             }
-            origin = Origin(
-                **{
-                    **origin,
-                    "denoisers": denoisers,
-                    "noise_levels": tuple(origin["noise_levels"]),
-                    "latent_shape": tuple(origin["latent_shape"]),
-                }
-            )
-        record: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data["calibration"].items()
-        }
-        error_model = data["rectification"]
-        envelope = data.get("envelope")
-        if envelope and "limit" not in envelope:  # an older version's, of another drift
-            envelope = None
-        return cls(
-            num_inference_steps=data["num_inference_steps"],
-            first_step=data.get("first_step", 0),
-            cached_steps=tuple(tensors["cached_steps"].tolist()),
-            method=Method(**data["method"]),
-            predictions={
-                int(i): Prediction(tuple(p["history"]), tuple(p["factors"]), tuple(p["contrast_factors"]))
-                for i, p in data["predictions"].items()
-            },
-            origin=origin,
-            time_grid=tuple(data["time_grid"]) if data["time_grid"] else None,
-            rectification=error_model
-            and Rectification(
-                error_model["granularity"], error_model["axis"], tensors["rectification.k"], tensors["rectification.b"]
-            ),
-            calibration=CalibrationRecord(**record),
-            envelope=envelope and _envelope_of(**envelope),
-            gram=tensors.get("gram"),
+        if model is not None:
+            model = entries(Rectification, model, "rectification", {"k", "b"})
+            model = Rectification(k=left.pop("rectification.k"), b=left.pop("rectification.b"), **model)
+        steps = left.pop("cached_steps")
+        if steps.dtype != torch.int64 or steps.ndim != 1:
+            raise _wrong(f"cached steps of {steps.dtype} and shape {tuple(steps.shape)}")
+        policy = cls(
+            **{
+                **plain,
+                "cached_steps": steps.tolist(),
+                "method": Method(**entries(Method, plain["method"], "method")),
+                "predictions": {
+                    _step_of(step): Prediction(**entries(Prediction, found, f"predictions[{step}]"))
+                    for step, found in mapping(anything)("predictions", plain.get("predictions", {})).items()
+                },
+                "origin": origin and Origin(**origin),
+                "rectification": model,
+                "calibration": CalibrationRecord(**entries(CalibrationRecord, plain.get("calibration"), "calibration")),
+                "envelope": None if envelope is None else Envelope(**entries(Envelope, envelope, "envelope")),
+                "gram": left.pop("gram", None),
+            }
         )
+        if left:
+            raise newer(f"tensors {', '.join(sorted(left))}")
+        return policy
 
 
-def _envelope_of(
-    steps: list[int], mean: list[float], deviation: list[float], limit: float, middle: int | None = None
-) -> Envelope:
-    begin = steps[0] if middle is None else middle  # an older version's sum is of the whole run
-    return Envelope(tuple(steps), begin, tuple(mean), tuple(deviation), limit)
+def _denoiser(name: str, plain: Any, tensors: dict[str, Tensor]) -> Denoiser:
+    found = entries(Denoiser, plain, name)
+    for kind in ("weights", "adapter_weights"):
+        own = entries(Weights, found[kind], f"{kind} of {name}", {"elements", "values"})
+        for part in ("elements", "values"):
+            tensor = tensors.pop(f"{kind}.{name}.{part}")
+            if tensor.dtype != torch.float32 or tensor.ndim != 1:
+                raise _wrong(f"{kind} of {name} of {tensor.dtype} and shape {tuple(tensor.shape)}")
+            own[part] = tensor.tolist()
+        found[kind] = Weights(**own)
+    return Denoiser(**found)
 
 
-def _unreadable(error: Exception, path: str) -> PolicyFileError:
-    return PolicyFileError(
-        f"the policy's metadata cannot be read: {type(error).__name__}: {error}",
-        given=path,
-        cure="It is damaged; make it again with ertacache.calibrate().",
-    )
+def _step_of(text: str) -> int:
+    if str(_step("a step", int(text))) != text:
+        raise _wrong(f"a step that is written {text!r}")
+    return int(text)
+
+
+def _is_for(model: Rectification, latent_shape: tuple[int, ...]) -> bool:
+    """Whether an error model is for outputs of this shape, without the batch axis."""
+    own = tuple(model.k.shape[1:])
+    if model.granularity == "element":
+        return own == latent_shape
+    return not own or own == latent_shape[model.axis - 1 : model.axis]
+
+
+def _is_of_dot_products(gram: Tensor) -> bool:
+    """Whether a matrix can be one of dot products, up to rounding; to know it surely would take its eigenvalues."""
+    squares = gram.diagonal()
+    if bool((squares < 0).any()):
+        return False
+    most = squares.sqrt().outer(squares.sqrt())
+    return bool((gram.abs() <= most * (1 + 1e-6)).all() and ((gram - gram.T).abs() <= 1e-6 * most).all())

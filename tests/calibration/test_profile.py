@@ -6,13 +6,13 @@ from statistics import fmean
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import ertacache
 from ertacache.calibration import profile as make_profile
 from ertacache.calibration.profile import FULL_RUNS, RATIOS, Profile
 from ertacache.calibration.timing import Costs
 from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
+from ertacache.files import save
 from ertacache.policy import CalibrationRecord
 
 
@@ -87,10 +87,10 @@ def test_files_of_other_kinds_are_refused(made, tmp_path):
     found.save(tmp_path / "profile.safetensors")
     with pytest.raises(PolicyFileError, match="not a policy"):
         ertacache.Policy.load(tmp_path / "profile.safetensors")
-    for plain in ("[{}]", "7", '["a policy"]'):  # an edited file, with fewer policies than tensors or none
+    for policies in ([{}], 7, ["a policy"]):  # an edited file, with fewer policies than tensors or none
         path = tmp_path / "edited.safetensors"
-        save_file({"1.cached_steps": torch.tensor([1])}, path, {"ertacache.profile": plain})
-        with pytest.raises(PolicyFileError, match="not a profile"):
+        save(path, "profile", {"policies": policies}, {"1.cached_steps": torch.tensor([1])})
+        with pytest.raises(PolicyFileError, match=str(path)):
             Profile.load(path)
     damaged = (tmp_path / "profile.safetensors").read_bytes()[:-20]
     (tmp_path / "damaged.safetensors").write_bytes(damaged)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
+from ertacache.arguments import anything, as_error, each, instance, normalized, number
 from ertacache.calibration.budget import QUALITIES, Budget, the_one
 from ertacache.calibration.fitting import MIN_HELD_OUT
+from ertacache.calibration.options import checked, checked_steps
+from ertacache.calibration.prompts import prompts_of
 from ertacache.calibration.quality import lower_bound
 from ertacache.calibration.session import Session, opened
 from ertacache.calibration.solving import policy_of, searched, with_weights_of_all
 from ertacache.calibration.timing import MARGIN, Costs, timed
-from ertacache.errors import BudgetError, CalibrationError
-from ertacache.files import reading, written_whole
+from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
+from ertacache.files import entries, newer, reading, save
 from ertacache.method.named import Method
 from ertacache.policy import Policy
 
@@ -39,19 +37,23 @@ class Profile:
     without it, and the seconds of a call on the machine of the profile.
 
     Raises:
-        CalibrationError: if there is none, or their numbers of computed steps do not fall.
+        CalibrationError: if there is none, their numbers of computed steps do not fall, or one says nothing of its
+            quality or time.
     """
 
     policies: tuple[Policy, ...]
 
     def __post_init__(self) -> None:
+        normalized(self, _wrong, policies=each(instance(Policy, "of those that ertacache.profile() makes")))
         counts = [len(policy.computed_steps) for policy in self.policies]
         if not counts or counts != sorted(set(counts), reverse=True):
-            raise CalibrationError(
-                "a profile holds policies with ever fewer computed steps",
-                given=f"{counts}",
-                cure="Make it with ertacache.profile().",
-            )
+            raise _wrong(f"it holds policies with ever fewer computed steps, and these compute {counts}")
+        grids = {(policy.num_inference_steps, policy.first_step) for policy in self.policies}
+        if len(grids) > 1:
+            raise _wrong(f"its policies are of the same steps, and these of {sorted(grids)}")
+        for policy, count in zip(self.policies, counts, strict=True):
+            if len(policy.calibration.psnr) < 2 or policy.calibration.seconds is None:
+                raise _wrong(f"the policy of {count} steps does not say what quality it has, or what time it takes")
 
     def frontier(self) -> list[Policy]:
         """The policies that no other one beats: each has a higher mean PSNR than all that compute fewer steps."""
@@ -108,26 +110,35 @@ class Profile:
         return replace(found, calibration=replace(found.calibration, budget=f"{name}={value:g} of a profile"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, whole or not at all."""
-        plain = [policy.metadata() for policy in self.policies]
+        """Write one safetensors file, whole or not at all.
+
+        Raises:
+            ArgumentError: if ``path`` is none.
+            OutputError: if it cannot be written.
+        """
         tensors = {f"{k}.{name}": t for k, p in enumerate(self.policies) for name, t in p.tensors().items()}
-        with written_whole(Path(path)) as unfinished:
-            save_file(tensors, unfinished, metadata={"ertacache.profile": json.dumps(plain)})
+        save(path, "profile", {"policies": [policy.metadata() for policy in self.policies]}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Profile:
         """Read what `save` wrote.
 
         Raises:
+            ArgumentError: if ``path`` is none.
             FileNotFoundError: if there is no such file.
-            PolicyFileError: if it is damaged, or holds something else.
+            PolicyFileError: if it is damaged, was not written by this library, or has another schema.
         """
-        with reading(path, "profile") as (plain, named):
-            tensors: list[dict[str, Tensor]] = [{} for _ in plain]
-            for key, tensor in named.items():
-                number, _, name = key.partition(".")
-                tensors[int(number)][name] = tensor
-            return cls(tuple(Policy.parsed(p, t, os.fspath(path)) for p, t in zip(plain, tensors, strict=True)))
+        with reading(path, "profile") as (content, named):
+            plain = each(anything)("policies", entries(cls, content, "the profile")["policies"])
+            starts = [f"{k}." for k in range(len(plain))]
+            own = [{key.removeprefix(s): t for key, t in named.items() if key.startswith(s)} for s in starts]
+            if sum(map(len, own)) < len(named):
+                raise newer(f"tensors of more than {len(plain)} policies")
+            return cls(tuple(Policy.parsed(*pair) for pair in zip(plain, own, strict=True)))
+
+
+def _wrong(problem: str) -> CalibrationError:
+    return CalibrationError("this is not a profile", given=problem, cure="Make it with ertacache.profile().")
 
 
 def _meets(policy: Policy, name: str, value: float) -> bool:
@@ -141,14 +152,14 @@ def _meets(policy: Policy, name: str, value: float) -> bool:
 
 def profile(
     pipe: Any,
-    prompts: Sequence[str | Mapping[str, Any]],
+    prompts: Iterable[str | Mapping[str, Any]],
     *,
     num_inference_steps: int,
     ratios: Sequence[float] = RATIOS,
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
-    memory_limit: int = 2 << 30,
+    memory_limit: float = 2 << 30,
     **call_arguments: Any,
 ) -> Profile:
     """Make policies from mild to strong in one go, and measure what each costs and saves.
@@ -168,29 +179,35 @@ def profile(
         **call_arguments: go to every pipeline call.
 
     Raises:
+        ArgumentError: if an argument has another type, or a value that it cannot have.
         BudgetError: if there is no ratio, or one that no policy can have.
         CalibrationError: with too few prompts, or when the denoiser returns NaN.
-        PipelineError: if the pipeline cannot be served, or gives no pictures to judge.
+        OutputError: if nothing can be written to the checkpoint.
+        PipelineError: if the pipeline cannot be served, its call takes no such argument, or it gives no pictures to
+            judge.
     """
-    if len(prompts) < MIN_HELD_OUT:
+    num_inference_steps = checked_steps(num_inference_steps)
+    ratios = as_error(each(number), BudgetError)("ratios", ratios)
+    listed = prompts_of(prompts)
+    if len(listed) < MIN_HELD_OUT:
         raise CalibrationError(
             "a profile judges quality on prompts that the fit did not use, and there are too few",
-            given=f"{len(prompts)} prompts",
+            given=f"{len(listed)} prompts",
             cure=f"Give {MIN_HELD_OUT} prompts or more; 16 or 32 make the intervals narrow.",
         )
-    if not ratios or not all(1 < ratio < inf for ratio in ratios):
+    if not ratios or not all(ratio > 1 for ratio in ratios):
         raise _no_such_ratios(ratios, num_inference_steps, "Ask for ratios over 1.")
+    options = checked(
+        pipe, call_arguments, seed=seed, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit
+    )
     with opened(
         pipe,
-        prompts,
+        listed,
         num_inference_steps,
         full_runs=FULL_RUNS,
         traced=2 * num_inference_steps,
-        seed=seed,
-        progress=progress,
-        checkpoint=checkpoint,
-        memory_limit=memory_limit,
         call_arguments=call_arguments,
+        **options,
     ) as session:
         loops, setting = session.loops, session.loops.setting
         least = setting.fewest_computed
@@ -218,8 +235,8 @@ def _point(session: Session, computed: int, left: Sequence[int], costs: Costs) -
     """One policy, with its share of the denoiser calls that are left, or as an interrupted profile kept it."""
     loops, method = session.loops, Method.named("aligned")
     path = session.folder and session.folder / f"profile-{'-'.join(map(str, left))}.safetensors"
-    if path and path.is_file():
-        found = Policy.load(path)
+    found = _kept(path, computed, session.shown.say) if path and path.is_file() else None
+    if found:
         loops.denoiser_calls = found.calibration.denoiser_calls
         return replace(found, calibration=replace(found.calibration, seconds=costs.seconds(computed)))
     available = FULL_RUNS * loops.full_run - loops.denoiser_calls
@@ -233,3 +250,16 @@ def _point(session: Session, computed: int, left: Sequence[int], costs: Costs) -
     if path:
         policy.save(path)
     return replace(policy, calibration=replace(policy.calibration, seconds=costs.seconds(computed)))
+
+
+def _kept(path: Path, computed: int, tell: Callable[[str], None]) -> Policy | None:
+    """The policy that an interrupted profile kept; None if it is damaged, or is none of a profile."""
+    try:
+        found = Policy.load(path)
+    except PolicyFileError as error:
+        tell(f"{path.name} is made anew: {error.what}")
+        return None
+    if len(found.computed_steps) != computed or len(found.calibration.psnr) < 2:
+        tell(f"{path.name} is made anew: it is no policy of a profile that computes {computed} steps")
+        return None
+    return found

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
+from ertacache.arguments import each, flag, normalized, number, whole
 from ertacache.calibration.prompts import Call, twin_of
-from ertacache.errors import CalibrationError, PipelineError
-from ertacache.files import written_whole
+from ertacache.errors import CalibrationError, PipelineError, PolicyFileError
+from ertacache.files import entries, opening, save
 from ertacache.method.schedule import fewest_computed
 from ertacache.runtime.branches import contrast
 from ertacache.runtime.hidden import sketch
 from ertacache.runtime.run import Driver, Run, Step
 from ertacache.runtime.samplers import sampler_of
-from ertacache.runtime.stepping import draws_noise, is_affine, output_coefficient
+from ertacache.runtime.stepping import is_affine, output_coefficient
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Setting:
         latent_shape: shape of one sample, without the batch axis.
         slopes: ``b_i`` for every step: how far the sampler moves the latent for a unit of model output.
         same_shape: whether sample and model output agree in shape.
+        changes: the steps of the grid before which a callback changed more than the latent.
     """
 
     grid: tuple[float, ...]
@@ -49,6 +50,16 @@ class Setting:
     latent_shape: tuple[int, ...]
     slopes: tuple[float, ...]
     same_shape: bool
+    changes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        step, size = partial(whole, at_least=0), partial(whole, at_least=1)
+        normalized(self, _senseless, grid=each(number), first_step=step, forced=each(size), calls_per_step=size)
+        normalized(self, _senseless, latent_shape=each(size), slopes=each(number), same_shape=flag, changes=each(step))
+        steps, forced = self.num_steps, list(self.forced)
+        if steps < 1 or len(self.slopes) != steps or forced != sorted(set(forced)) or max(forced, default=0) >= steps:
+            levels = f"{len(self.grid)} noise levels from step {self.first_step} on"
+            raise _senseless(f"{levels}, {len(self.slopes)} slopes, steps {forced} forced")
 
     @property
     def noise_levels(self) -> tuple[float, ...]:
@@ -112,12 +123,17 @@ class Recorder(Driver):
         self.slopes: list[float] = []
         self.shapes: tuple[torch.Size, torch.Size] | None = None
         self.first_step = 0
+        self.changes: list[int] = []
         self.over = False
 
     def open_segment(self, scheduler: Any) -> None:
         self.over = bool(self.patterns)  # unless more steps are made: some lay a grid once more that they do not use
         if not self.over:
             self.noise_levels = tuple(sampler_of(scheduler).noise_levels(scheduler))
+
+    def conditions_changed(self, step: int, what: str) -> None:
+        if step not in self.changes:
+            self.changes.append(step)
 
     def model_output(self, step: Step) -> Tensor:
         check_finite(step.model_output, self.prompt, step.index)
@@ -155,7 +171,7 @@ class Recorder(Driver):
 
 
 def check_sampler(step: Step) -> None:
-    """Raise `CalibrationError` where nothing can be fitted to a step of this sampler, or nothing can repeat it."""
+    """Raise `CalibrationError` where nothing can be fitted to a step of this sampler."""
     scheduler, arguments = step.scheduler, step.arguments
     name = type(scheduler).__name__
     timestep = arguments["timestep"]
@@ -172,12 +188,6 @@ def check_sampler(step: Step) -> None:
             "the model predicts the sampler's noise as well, and nothing can be fitted to that",
             given=f"{name}, variance_type={scheduler.config['variance_type']!r}",
             cure="Use a sampler that adds no noise.",
-        )
-    if draws_noise(scheduler, arguments) and arguments.get("generator") is None:
-        raise CalibrationError(
-            "this sampler adds noise, and gets no generator that could repeat it",
-            given=name,
-            cure="Use a sampler that adds no noise, or a pipeline that hands its generator to the sampler.",
         )
     if not is_affine(scheduler, arguments):
         raise CalibrationError(
@@ -214,8 +224,8 @@ def record(
     """
     recorder = Recorder(prompt, on_first, on_step, hidden)
     twin = twin_of(pipe)
-    with Run(twin, recorder):
-        twin(**call.arguments())
+    with call.random.lent(), Run(twin, recorder) as run:
+        run.call(**call.arguments())
     steps = len(recorder.patterns)
     whole = steps + recorder.first_step == len(recorder.noise_levels) - 1 == num_inference_steps
     if not whole or recorder.shapes is None:
@@ -236,29 +246,72 @@ def record(
         latent_shape=tuple(sample[1:]),
         slopes=tuple(recorder.slopes),
         same_shape=sample == output,
+        changes=tuple(recorder.changes),
     )
     return recorder.tensors, setting
 
 
 def write(tensors: dict[str, Tensor], setting: Setting, path: Path) -> None:
     """Keep a recording as a file, whole or not at all."""
-    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with written_whole(path) as partial:
-        save_file(plain, partial, metadata={"setting": json.dumps(asdict(setting))})
+    save(path, "recording", asdict(setting), tensors)
+    _intact[path] = _state_of(path)
 
 
-def read(path: Path) -> tuple[Recording, Setting] | None:
-    """A recording that an earlier, interrupted calibration kept; None if there is none that can be read."""
+def read(path: Path, tell: Callable[[str], None] = lambda line: None) -> tuple[Recording, Setting] | None:
+    """A recording that an earlier, interrupted calibration kept; None if there is none that can be used.
+
+    All of it is looked at, once in a process.
+
+    Args:
+        path: of the file.
+        tell: is told why a file cannot be used.
+    """
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            plain: dict[str, Any] = json.loads(file.metadata()["setting"])
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
-        setting = Setting(**values)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        with opening(path, "recording") as held:
+            setting = Setting(**entries(Setting, held.content, "the recording"))
+            if _intact.get(path) != _state_of(path):
+                _check(setting, held.tensors())
+    except PolicyFileError as error:
+        tell(f"{path.name} is made anew: {error.what}")
         return None
+    _intact[path] = _state_of(path)
     return Recording(None, path), setting
+
+
+def _check(setting: Setting, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise `CalibrationError` where the tensors of a file are not those of a full run in this setting."""
+    steps = setting.num_steps
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in tensors:
+        finite = all(bool(extreme.isfinite()) for extreme in tensor.aminmax())  # both are NaN if one element is
+        if not tensor.is_floating_point() or not finite:
+            raise _senseless(f"{name} is not finite")
+        shapes[name] = tuple(tensor.shape)
+    samples = {shapes.pop(f"x{i}", ()) for i in range(steps + 1)}
+    outputs = {shapes.pop(f"v{i}", ()) for i in range(steps)}
+    alike = len(samples) == len(outputs) == 1 and (samples == outputs) == setting.same_shape
+    if not alike or () in outputs or {shape[1:] for shape in samples} != {setting.latent_shape}:
+        raise _senseless(f"latents of {setting.latent_shape} in {samples}, outputs in {outputs}")
+    if shapes.pop("gram", None) not in ((steps,) * 2, (2 * steps,) * 2):
+        raise _senseless(f"{steps} steps and another Gram matrix")
+    residuals = {f"r{i}" for i in range(steps)}
+    if shapes.keys() not in (set(), residuals):
+        raise _senseless(f"tensors {', '.join(sorted(shapes))}")
+
+
+def _senseless(problem: str) -> CalibrationError:
+    return CalibrationError("a recording makes no sense", given=problem, cure="Make it again.")
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+_intact: dict[Path, tuple[int, ...]] = {}
+"""The files that this process has written or looked at, as they were then."""
 
 
 def pairwise(recordings: Sequence[Recording], entry: Callable[[Recording, int], Tensor]) -> Callable[[int, int], float]:

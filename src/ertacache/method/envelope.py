@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, sqrt
+from functools import partial
+from math import sqrt
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ertacache.arguments import each, normalized, number, whole
+from ertacache.errors import PolicyFileError
 from ertacache.method.student import student_t
 
 Array = NDArray[np.float64]
@@ -43,6 +46,9 @@ class Envelope:
         mean: of the logarithm of the root of the sum there, over calibration's samples.
         deviation: its standard deviation, over 0.
         limit: the score over which a sample is outside.
+
+    Raises:
+        PolicyFileError: if these are no numbers that a score can be made of.
     """
 
     steps: tuple[int, ...]
@@ -50,6 +56,14 @@ class Envelope:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     limit: float
+
+    def __post_init__(self) -> None:
+        step = partial(whole, at_least=0)
+        normalized(self, _wrong, steps=each(step), middle=step)
+        # The logarithms are those of sums of drifts from 1e-12 to 1e12.
+        normalized(self, _wrong, mean=each(partial(number, at_least=-1000, at_most=1000)))
+        normalized(self, _wrong, deviation=each(partial(number, above=0, at_most=1000)))
+        normalized(self, _wrong, limit=partial(number, at_least=-1000, at_most=1000))
 
     def problem(self, computed_steps: Sequence[int]) -> str | None:
         """What does not fit together, or to a policy that computes these steps; None if all does."""
@@ -59,10 +73,6 @@ class Envelope:
             return "the envelope's steps are not computed steps that have another one before them"
         if self.middle not in self.steps:
             return "the envelope's sum begins anew at a step that it does not have"
-        if not all(map(isfinite, (*self.mean, *self.deviation, self.limit))):
-            return "the envelope is not finite"
-        if any(value <= 0 for value in self.deviation):
-            return "the envelope's deviations are not over 0"
         return None
 
     def shifted(self, first_step: int) -> Envelope:
@@ -93,6 +103,10 @@ class Envelope:
     def left(self, drifts: Mapping[int, float]) -> bool:
         """Whether a sample is outside, at the last step that was `reached`; not where none was."""
         return bool(self.reached(drifts)) and self.score(drifts) > self.limit
+
+
+def _wrong(problem: str) -> PolicyFileError:
+    return PolicyFileError("this is not a valid envelope", given=problem, cure="Make it with ertacache.calibrate().")
 
 
 def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from ertacache.errors import MethodError
+from ertacache.arguments import as_error, flag, one_of, told
+from ertacache.errors import ArgumentError, MethodError
 from ertacache.method.alignment import MAX_ORDER
 from ertacache.method.rectification import GRANULARITIES, Granularity
 from ertacache.method.residual import LEVELS, Level
@@ -52,12 +53,13 @@ class Method:
             "rectification": (None, *GRANULARITIES),
         }
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise MethodError(
-                    f"a method has no such {name}",
-                    given=repr(getattr(self, name)),
-                    cure=f"Choose one of {', '.join(map(repr, values))}.",
-                )
+            try:
+                object.__setattr__(self, name, one_of(*values)(name, getattr(self, name)))
+            except ArgumentError as wrong:
+                cure = f"Choose one of {', '.join(map(repr, values))}."
+                raise MethodError(f"a method has no such {name}", given=wrong.given, cure=cure) from None
+        adjusted = as_error(flag, MethodError)("timestep_adjustment", self.timestep_adjustment)
+        object.__setattr__(self, "timestep_adjustment", adjusted)
         if self.predictor != "reuse" and (self.timestep_adjustment or self.rectification):
             raise MethodError(
                 "timestep adjustment and error rectification belong to predictor 'reuse'",
@@ -74,9 +76,9 @@ class Method:
     @classmethod
     def named(cls, name: str) -> Method:
         """The method of a documented name; see `NAMED_METHODS`."""
-        if name not in NAMED_METHODS:
+        if not isinstance(name, str) or name not in NAMED_METHODS:
             raise MethodError(
-                "there is no such method", given=repr(name), cure=f"Choose one of {', '.join(NAMED_METHODS)}."
+                "there is no such method", given=told(name), cure=f"Choose one of {', '.join(NAMED_METHODS)}."
             )
         return NAMED_METHODS[name]
 
