@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf
 
+from ertacache.arguments import as_error, number, whole
 from ertacache.calibration.fitting import MIN_HELD_OUT
-from ertacache.errors import BudgetError
+from ertacache.errors import ArgumentError, BudgetError
 from ertacache.method.named import Method
 from ertacache.method.schedule import check_budget, computed_steps_for
 
@@ -17,6 +17,8 @@ QUALITIES = {"min_psnr": "psnr", "min_ssim": "ssim"}
 
 FULL_RUNS = 5.0
 """What calibration for a budget of steps may cost, in full runs' denoiser calls per prompt, unless the user says so."""
+MOST_FULL_RUNS = 1e6
+"""More than that is no limit."""
 QUALITY_RUNS = 8.0
 """For a budget of quality, which has to find the number of steps too."""
 
@@ -46,7 +48,7 @@ def the_one(given: Mapping[str, float | None]) -> tuple[str, float]:
     """The only budget among these, by name.
 
     Raises:
-        BudgetError: if there is none, or more than one.
+        BudgetError: if there is none, more than one, or one that is no number.
     """
     found = {name: value for name, value in given.items() if value is not None}
     if len(found) != 1:
@@ -55,7 +57,8 @@ def the_one(given: Mapping[str, float | None]) -> tuple[str, float]:
             given=", ".join(f"{name}={value}" for name, value in found.items()) or "none",
             cure=f"Pass one of {', '.join(given)}.",
         )
-    return next(iter(found.items()))
+    name, value = next(iter(found.items()))
+    return name, as_error(whole if name == "num_computed_steps" else number, BudgetError)(name, value)
 
 
 def parse_budget(
@@ -64,17 +67,21 @@ def parse_budget(
     """Exactly one budget, of those that `ertacache.calibrate` takes, and what meeting it may cost.
 
     Raises:
-        BudgetError: if there is none, more than one, or one that cannot be met or does not suit the method.
+        BudgetError: if there is none, more than one, or one that is no number, cannot be met, or does not suit the
+            method.
     """
     budget = _parsed(num_steps, method, given)
     if full_runs is None:
         return replace(budget, full_runs=QUALITY_RUNS) if budget.quality else budget
-    if not 1 < full_runs < inf:
+    try:
+        full_runs = number("full_runs", full_runs, above=1, at_most=MOST_FULL_RUNS)
+    except ArgumentError as wrong:
         raise BudgetError(
             "calibration begins with a full run of every prompt, and ends",
-            given=f"full_runs={full_runs:g}",
-            cure=f"Allow more than 1; {FULL_RUNS:g} is usual, 8 or more search longer, and Ctrl-C ends the search.",
-        )
+            given=f"full_runs={wrong.given}",
+            cure=f"Allow more than 1, up to {MOST_FULL_RUNS:g}; {FULL_RUNS:g} is usual, 8 or more search longer, "
+            "and Ctrl-C ends the search.",
+        ) from None
     observed = method.schedule == "offline" or method.timestep_adjustment or method.rectification is not None
     least = 1 + observed + method.timestep_adjustment  # what is fitted on a cached trajectory has a full run for it
     return replace(budget, full_runs=max(full_runs, least))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ertacache.calibration.budget import check_prompts, parse_budget
+from ertacache.calibration.options import checked, checked_steps
 from ertacache.calibration.progress import CalibrationProgress
+from ertacache.calibration.prompts import prompts_of
 from ertacache.calibration.session import opened
 from ertacache.calibration.solving import solve
 from ertacache.method.named import Method
@@ -16,7 +18,7 @@ from ertacache.policy import Policy
 
 def calibrate(
     pipe: Any,
-    prompts: Sequence[str | Mapping[str, Any]],
+    prompts: Iterable[str | Mapping[str, Any]],
     *,
     num_inference_steps: int,
     speedup: float | None = None,
@@ -30,7 +32,7 @@ def calibrate(
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
-    memory_limit: int = 2 << 30,
+    memory_limit: float = 2 << 30,
     **call_arguments: Any,
 ) -> Policy:
     """Make a policy for a pipeline from a few prompts, for exactly one budget.
@@ -61,11 +63,14 @@ def calibrate(
         The policy, with what calibration cost and measured in ``policy.calibration``.
 
     Raises:
+        ArgumentError: if an argument has another type, or a value that it cannot have.
         BudgetError: on no budget, several, or one that cannot be met.
         CalibrationError: without prompts, or when the denoiser returns NaN.
         MethodError: on an unknown method.
-        PipelineError: if the pipeline or its scheduler cannot be served.
+        OutputError: if nothing can be written to the checkpoint.
+        PipelineError: if the pipeline or its scheduler cannot be served, or its call takes no such argument.
     """
+    num_inference_steps = checked_steps(num_inference_steps)
     chosen = method if isinstance(method, Method) else Method.named(method)
     given = {
         "speedup": speedup,
@@ -76,20 +81,21 @@ def calibrate(
         "min_ssim": min_ssim,
     }
     budget = parse_budget(num_inference_steps, chosen, given, full_runs)
-    check_prompts(budget, len(prompts))
+    options = checked(
+        pipe, call_arguments, seed=seed, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit
+    )
+    listed = prompts_of(prompts)
+    check_prompts(budget, len(listed))
     hidden = chosen.level == "hidden"
     with opened(
         pipe,
-        prompts,
+        listed,
         num_inference_steps,
         full_runs=budget.full_runs,
         traced=2 * (budget.computed or num_inference_steps) if chosen.schedule == "search" and not hidden else 0,
         hidden=hidden,
-        seed=seed,
-        progress=progress,
-        checkpoint=checkpoint,
-        memory_limit=memory_limit,
         call_arguments=call_arguments,
+        **options,
     ) as session:
         if session.loops.setting.first_step:
             budget = parse_budget(session.loops.setting.num_steps, chosen, given, full_runs)

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ertacache.arguments import told
 from ertacache.errors import GuardError
 from ertacache.method.envelope import Envelope, relative_drift, size_of
 from ertacache.policy import Policy
@@ -263,8 +264,8 @@ def check_guard(policy: Policy, mode: str | None) -> Envelope | None:
     """
     if mode is None:
         return None
-    if mode not in get_args(Mode):
-        raise GuardError("there is no such guard", given=repr(mode), cure="Choose 'report', 'compute' or None.")
+    if not isinstance(mode, str) or mode not in get_args(Mode):
+        raise GuardError("there is no such guard", given=told(mode), cure="Choose 'report', 'compute' or None.")
     if not policy.cached_steps:
         raise GuardError(
             "there is nothing to guard, since this policy caches nothing",

@@ -6,10 +6,12 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
+from ertacache import arguments
 from ertacache._version import __version__
 from ertacache.errors import SharingError
 from ertacache.policy import Policy
@@ -44,8 +46,14 @@ def push(
     """Upload a policy, its card and its figures in one commit: what `Policy.push_to_hub` does.
 
     Raises:
+        ArgumentError: if an argument has another type.
         SharingError: if the upload fails, or the evaluation is damaged or of other policies.
     """
+    arguments.text("repo_id", repo_id)
+    evaluation = arguments.optional(arguments.path)("evaluation", evaluation)
+    arguments.optional(arguments.text)("base_model", base_model)
+    private = arguments.optional(arguments.flag)("private", private)
+    _check_access(revision, token, endpoint)
     if not is_repository(repo_id):
         raise SharingError("this cannot be a repository of the Hub", given=repr(repo_id), cure="Name it 'you/name'.")
     if base_model is not None and not is_model(base_model):
@@ -54,6 +62,9 @@ def push(
             given=repr(base_model),
             cure="Give its id there, 'someone/name', or none: a folder of yours means nothing to others.",
         )
+    if evaluation is not None and os.path.exists(evaluation) and not os.path.isfile(evaluation):
+        cure = "Give the file that `ertacache evaluate` wrote."
+        raise SharingError("the evaluation is no file", given=os.fspath(evaluation), cure=cure)
     figures = read(policy, evaluation) if evaluation is not None else None
     if figures and figures.model and base_model not in (None, figures.model):
         raise SharingError(
@@ -94,13 +105,17 @@ def fetched(
     """The path of a policy file: the file itself, that in a folder, or a copy of the Hub's.
 
     Raises:
+        ArgumentError: if an argument has another type.
         SharingError: if there is none.
     """
-    path = Path(name)
-    if path.is_file():
+    path = arguments.path("name", name)
+    _check_access(revision, token, endpoint)
+    cache = arguments.optional(arguments.path)("cache_dir", cache_dir)
+    local_files_only = arguments.flag("local_files_only", local_files_only)
+    if os.path.isfile(path):  # where the system cannot even look, it is none
         return path
-    if path.is_dir():
-        if (path / POLICY_FILE).is_file():
+    if os.path.isdir(path):
+        if os.path.isfile(path / POLICY_FILE):
             return path / POLICY_FILE
         raise SharingError(
             f"the folder holds no {POLICY_FILE}", given=os.fspath(name), cure="Give the path of the policy file itself."
@@ -113,7 +128,7 @@ def fetched(
             name,
             POLICY_FILE,
             revision=revision,
-            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+            cache_dir=None if cache is None else os.fspath(cache),
             local_files_only=local_files_only,
         )
     except _FAILURES as error:
@@ -123,6 +138,13 @@ def fetched(
             cure=f"{cure} For a private one log in with `hf auth login` or pass token=.",
         ) from error
     return Path(found)
+
+
+def _check_access(revision: Any, token: Any, endpoint: Any) -> None:
+    for name, value in (("revision", revision), ("endpoint", endpoint)):
+        arguments.optional(arguments.text)(name, value)
+    if not isinstance(token, bool):  # which the client takes too: False for none
+        arguments.optional(arguments.text)("token", token)
 
 
 def _files(policy: Policy, text: str, figures: Figures | None) -> dict[str, bytes]:
