@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,10 +15,12 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ertacache
+from contract.around import around
 from contract.case import STEPS, Case, Family
+from contract.state import differences, state_of
 from ertacache.errors import ERTACacheError, PolicyMismatchError
 from ertacache.method.named import Method
 from ertacache.policy import Policy
@@ -41,12 +46,14 @@ class Outcome:
         levels: which levels work.
         calibration: why it cannot be calibrated; empty where it can.
         schedulers: the other schedulers that the pipeline runs with; the reason for those that are refused.
+        around: what came of each change around a call of a calibrated policy; see `contract.around`.
     """
 
     refusal: str = ""
     levels: tuple[str, ...] = ()
     calibration: str = ""
     schedulers: tuple[tuple[str, str], ...] = ()
+    around: tuple[tuple[str, str], ...] = ()
 
     @property
     def works(self) -> bool:
@@ -71,22 +78,32 @@ def check(case: Case, *, thorough: bool = True, schedulers: bool = False) -> Out
     assert plain.isfinite().all(), "the pipeline itself gives outputs that are not finite"
     if thorough:
         assert torch.equal(family.run(), plain), "the pipeline itself gives different outputs for the same seed"
-    before = _state(family)
+    before = state_of(family.pipe)
     refusal = _refused(family, plain, Method())
     if thorough and not refusal:
         _keeps_count(family, plain)
         _carries_nothing_over(family, plain)
-    assert _state(family) == before, "something was left on the pipeline"
-    assert torch.equal(family.run(), plain), "the pipeline is another one afterwards"
+    _check_state(family, before, plain)
     if refusal or not thorough:
         return Outcome(refusal)
     others = {level: _refused(family, plain, Method(level=level)) for level in ("output", "hidden")}
-    assert _state(family) == before, "something was left on the pipeline"
+    _check_state(family, before, plain)
+    calibration = _calibrates(case)
+    if not calibration:
+        _leaves_nothing(case, plain)
     return Outcome(
         levels=("velocity", *(level for level, reason in others.items() if not reason)),
-        calibration=_calibrates(case),
+        calibration=calibration,
         schedulers=tuple(_schedulers(case)) if schedulers else (),
+        around=() if calibration else tuple(around(case, _calibrated(Family(case), _calls_of(Family(case)))).items()),
     )
+
+
+def _check_state(family: Family, before: Mapping[str, object], plain: Tensor) -> None:
+    """Nothing was left on the pipeline that a call of its own does not set anew, and its outputs are what they were."""
+    assert torch.equal(family.run(), plain), "the pipeline is another one afterwards"
+    left = differences(state_of(family.pipe), before)
+    assert not left, f"something was left on the pipeline: {left[:5]}"
 
 
 def policy_of(cached: Sequence[int], method: Method) -> Policy:
@@ -217,21 +234,30 @@ def _fail_at_the_fourth(number: int) -> None:
         raise _InterruptedError
 
 
+def _calls_of(family: Family) -> list[dict[str, Any]]:
+    """What calibration is given."""
+    calls = [family.arguments(seed) for seed in (1, 2)]
+    if family.case.output_type not in ("", "latent"):
+        calls = [{**call, "output_type": family.case.output_type} for call in calls]
+    return calls
+
+
+def _calibrated(family: Family, calls: Sequence[Mapping[str, Any]]) -> Policy:
+    return ertacache.calibrate(
+        family.pipe,
+        calls,
+        num_inference_steps=STEPS,
+        num_computed_steps=4,
+        method=Method(schedule="uniform", predictor="aligned"),
+        progress=False,
+    )
+
+
 def _calibrates(case: Case) -> str:
     """Why it cannot be calibrated; where it can, the policy is followed, saved and loaded, and fits no other model."""
     family = Family(case)
-    calls = [family.arguments(seed) for seed in (1, 2)]
-    if case.output_type not in ("", "latent"):
-        calls = [{**call, "output_type": case.output_type} for call in calls]
     try:
-        policy = ertacache.calibrate(
-            family.pipe,
-            calls,
-            num_inference_steps=STEPS,
-            num_computed_steps=4,
-            method=Method(schedule="uniform", predictor="aligned"),
-            progress=False,
-        )
+        policy = _calibrated(family, _calls_of(family))
     except ERTACacheError as error:
         return str(error).splitlines()[0]
     with TemporaryDirectory() as folder:
@@ -256,6 +282,61 @@ def _calibrates(case: Case) -> str:
     raise AssertionError("a policy of another model was taken")
 
 
+def _leaves_nothing(case: Case, plain: Tensor) -> None:
+    """Calibration leaves every attribute as it found it: at its end, and where it is interrupted or fails."""
+    family = Family(case)
+    numbers: list[int] = []
+    policy = _leaving_nothing(family, plain, numbers.append)
+    assert policy is not None
+    full_runs = round(len(numbers) / policy.calibration.full_runs)
+    for number in (full_runs * 3 // 4, full_runs + 3, len(numbers) - 1):  # a full run, the first and the last loop
+        for end in (_fail, _interrupt):
+            ended = _leaving_nothing(family, plain, partial(_at, number, end))
+            assert ended is None, f"nothing came of call {number} of {len(numbers)}, at which calibration was to end"
+
+
+def _leaving_nothing(family: Family, plain: Tensor, at_every_call: Callable[[int], None]) -> Policy | None:
+    """Calibrate, and see that nothing differs afterwards; the policy, or None if calibration was ended."""
+    calls = _calls_of(family)
+    before, drawn = state_of(family.pipe), torch.get_rng_state()
+    policy = None
+    with suppress(_InterruptedError, KeyboardInterrupt), _heeding_interrupts(), _at_every_call(family, at_every_call):
+        policy = _calibrated(family, calls)
+    left = differences(state_of(family.pipe), before)
+    assert not left, f"calibration left something on the pipeline: {left[:5]}"
+    assert torch.equal(torch.get_rng_state(), drawn), "calibration drew from the global generator"
+    alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("ertacache")]
+    assert not alive, f"calibration left threads: {alive}"
+    assert torch.equal(family.run(), plain), "the pipeline is another one after calibration"
+    return policy
+
+
+@contextmanager
+def _heeding_interrupts() -> Iterator[None]:
+    """Have an interrupt raise KeyboardInterrupt, in a process too that was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _at(wanted: int, end: Callable[[], None], number: int) -> None:
+    if number == wanted:
+        end()
+
+
+def _fail() -> None:
+    raise _InterruptedError
+
+
+def _interrupt() -> None:
+    """As the user does, who does not know which thread is at work."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGINT)
+
+
 def _schedulers(case: Case) -> Iterator[tuple[str, str]]:
     """The schedulers that the pipeline itself runs with, each with why it is refused, or nothing."""
     for name in SCHEDULERS:
@@ -270,10 +351,3 @@ def _schedulers(case: Case) -> Iterator[tuple[str, str]]:
             continue
         if plain.isfinite().all() and torch.equal(family.run(), plain):
             yield name, _refused(family, plain, Method())
-
-
-def _state(family: Family) -> list[Any]:
-    """What must be as it was: classes, attributes of all modules that the pipeline calls."""
-    modules = [value for value in vars(family.pipe).values() if isinstance(value, nn.Module)]
-    scheduler = getattr(family.pipe, "scheduler", None)
-    return [type(family.pipe), type(scheduler), [sorted(vars(module)) for module in modules]]

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from accelerate import hooks
@@ -10,7 +11,7 @@ from accelerate import hooks
 import ertacache
 from ertacache import Method, Policy, zoo
 from ertacache.calibration.closed_loop import Fit
-from ertacache.calibration.prompts import calls_for
+from ertacache.calibration.prompts import calls_for, prompts_of
 from ertacache.calibration.solving import _no_worse_than_taylor
 from ertacache.errors import BudgetError, CalibrationError, GuardError, MethodError, PipelineError
 from ertacache.method.named import NAMED_METHODS
@@ -296,6 +297,88 @@ def test_taylor_weights_are_compared_with_those_of_all_prompts():
     assert kept == dataclasses.replace(held_out, predictions=fit(1, 2.0).predictions)
     assert _no_worse_than_taylor(Loops(fit(0.06)), Method.named("aligned"), held_out, notes := []) is taylor
     assert "0.05, of the fitted ones' 0.06" in notes[0]
+
+
+class Column:
+    """Of a table, as pandas has them: neither a list nor a sequence."""
+
+    def __init__(self, *values):
+        self.values = values
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __bool__(self):
+        raise ValueError("The truth value of a Series is ambiguous.")
+
+
+class Table:
+    """It gives the names of its columns when it is gone through."""
+
+    columns = ("prompt",)
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+TEXTS = ["a red star", "a ring"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        TEXTS,
+        tuple(TEXTS),
+        np.array(TEXTS),
+        np.array(TEXTS, dtype=object),
+        iter(TEXTS),
+        (text for text in TEXTS),
+        dict.fromkeys(TEXTS).keys(),
+        Column(*TEXTS),
+        Column(*map(np.str_, TEXTS)),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_prompts_are_taken_from_whatever_can_be_gone_through(given):
+    found = prompts_of(given)
+    assert found == TEXTS
+    assert [type(text) for text in found] == [str, str]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("a red star", "needs a list of prompts.*'a red star'"),
+        (b"a red star", "needs a list of prompts"),
+        ({"prompt": "a red star"}, "needs a list of prompts"),
+        (None, "needs a list of prompts.*NoneType"),
+        (3, "needs a list of prompts.*3"),
+        (np.array("a red star"), "needs a list of prompts"),
+        ([], "needs a list of prompts"),
+        (np.array([]), "needs a list of prompts"),
+        (iter([]), "needs a list of prompts"),
+        (Table(), "needs a list of prompts.*Table"),
+        (["a red star", None], "prompt 1 is neither a text nor a dict of call arguments.*NoneType"),
+        (["a red star", b"a ring"], "prompt 1 is neither"),
+        (["a red star", float("nan")], "prompt 1 is neither.*nan.*float"),
+        (np.array([TEXTS]), "prompt 0 is neither"),
+        (["a red star", ""], "prompt 1 is empty"),
+        ([" \n", "a red star"], "prompt 0 is empty"),
+    ],
+)
+def test_what_are_no_prompts_is_refused_in_words(embedded, settings, given, message):
+    policy = Policy(num_inference_steps=10, cached_steps=(2,), method=Method())
+    options = {name: value for name, value in settings.items() if name != "num_inference_steps"}
+    for refused in (
+        lambda: ertacache.calibrate(embedded.pipe, given, speedup=2, **settings),
+        lambda: ertacache.profile(embedded.pipe, given, **settings),
+        lambda: ertacache.draft(embedded.pipe, policy, given, **options),
+    ):
+        with pytest.raises(CalibrationError, match=message):
+            refused()
 
 
 def test_a_text_for_a_pipeline_that_takes_none_is_refused_with_what_it_takes():

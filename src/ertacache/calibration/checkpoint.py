@@ -30,7 +30,7 @@ def key_of(
         CalibrationError: if an argument of a call cannot be told apart from others like it.
     """
     parts: list[Any] = [num_inference_steps, hidden, pipeline_key(pipe, circumstances)]
-    parts += [_plain(call.arguments()) for call in calls]
+    parts += [(_plain(call.arguments()), _plain(call.random.torch[0])) for call in calls]
     return digest_of(parts)
 
 

@@ -7,6 +7,7 @@ each stops at every step boundary until all have come there. What happens then i
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -19,31 +20,33 @@ from torch import Tensor
 
 from ertacache.calibration.prompts import Call, twin_of
 from ertacache.errors import CalibrationError
-from ertacache.runtime.run import Driver, Run, Step
-
-
-class _Abandoned(BaseException):
-    """Unwinds a pipeline call that is no longer needed; no ``except Exception`` on the way stops it."""
+from ertacache.runtime.preserving import preserved, to_the_end
+from ertacache.runtime.randomness import RandomState
+from ertacache.runtime.run import Driver, Run, Step, Stop
 
 
 @dataclass
 class Arrival:
     """One prompt at a step boundary. Set ``reply`` to the model output it shall go on with.
 
-    ``index`` is the step's, counted from the first step that the calls make.
+    ``index`` is the step's, counted from the first step that the calls make. ``random`` is the global random state that
+    its call goes on with.
     """
 
     prompt: int
     index: int
     step: Step
     reply: Tensor
+    random: RandomState
 
 
 class Lockstep:
     """Iterate over the steps of all prompts: each item is the list of their arrivals at one step.
 
+    A context manager: on exit, calls that have not returned are ended, and what they leave on the pipeline is put back.
+
     Args:
-        pipe: the pipeline; it is not touched.
+        pipe: the pipeline; left as it was found.
         calls: one for each prompt.
         is_cached: the steps at which the denoiser is skipped.
         prepare: called with the scheduler when ``set_timesteps`` has returned; the noise levels if it retimes it.
@@ -83,6 +86,8 @@ class Lockstep:
             for k, call in enumerate(calls)
         ]
         self._on_denoiser_call = on_denoiser_call
+        self._stack = ExitStack()
+        self._pipe = pipe
 
     @property
     def outputs(self) -> list[Tensor | None]:
@@ -105,12 +110,17 @@ class Lockstep:
             worker.lend(row)
 
     def __enter__(self) -> Self:
+        self._stack.enter_context(preserved(self._pipe))
+        self._stack.callback(to_the_end, self._abandon)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._workers:
+        self._stack.close()
+
+    def _abandon(self) -> None:
+        for worker in sorted(self._workers, key=lambda worker: not worker.runs):  # an interrupt leaves one running
             worker.abandon()
         self._workers[0].unload()
 
@@ -123,7 +133,8 @@ class Lockstep:
                 step = worker.resume(reply)
                 self._on_denoiser_call(worker.denoiser_calls - before)
                 if step is not None:
-                    arrivals.append(Arrival(worker.number, step.index - self._first_step, step, step.model_output))
+                    index = step.index - self._first_step
+                    arrivals.append(Arrival(worker.number, index, step, step.model_output, worker.random))
             if not arrivals:
                 return
             if len(arrivals) < len(self._workers) or len({a.index for a in arrivals}) > 1:
@@ -138,7 +149,8 @@ class Lockstep:
 
 def _thread_settings() -> list[AbstractContextManager[Any]]:
     """What torch keeps for each thread, as it is in this one: full runs are recorded here, closed loops elsewhere."""
-    kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    kinds = ["cpu", *([accelerator.type] if accelerator else [])]
     settings: list[AbstractContextManager[Any]] = [
         torch.autocast(
             kind,
@@ -150,6 +162,9 @@ def _thread_settings() -> list[AbstractContextManager[Any]]:
     ]
     if torch.is_inference_mode_enabled():
         settings.append(torch.inference_mode())
+    settings.append(torch.enable_grad() if torch.is_grad_enabled() else torch.no_grad())
+    if torch.get_default_device() != torch.device("cpu"):
+        settings.append(torch.get_default_device())
     if torch.cuda.is_available():
         settings += [torch.cuda.device(torch.cuda.current_device()), torch.cuda.stream(torch.cuda.current_stream())]
     return settings
@@ -178,9 +193,12 @@ class _Worker(Driver):
         self._step: Step | None = None
         self._reply: Tensor | None = None
         self._error: BaseException | None = None
-        self._abandoned = False
-        self._settings = _thread_settings()
-        self._thread = threading.Thread(target=self._body, name=f"ertacache-prompt-{number}", daemon=True)
+        self.random = call.random
+        self.runs = False
+        self._settings, self._context = _thread_settings(), contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=self._context.run, args=(self._body,), name=f"ertacache-prompt-{number}", daemon=True
+        )
 
     @property
     def denoiser_calls(self) -> int:
@@ -189,12 +207,16 @@ class _Worker(Driver):
     def resume(self, reply: Tensor | None) -> Step | None:
         """Let the thread run to its next step boundary; None when its call has returned."""
         self._step, self._reply = None, reply
-        if self._thread.ident is None:
-            self.unload()
-            self._thread.start()
-        else:
-            self._go.release()
-        self._arrived.acquire()
+        with self.random.lent():
+            self.runs = True
+            if self._thread.ident is None:
+                self.unload()
+                self._thread.start()
+            else:
+                self._go.release()
+            self._arrived.acquire()
+            self.runs = False
+            self.random = RandomState.current()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -215,9 +237,9 @@ class _Worker(Driver):
             self._twin.maybe_free_model_hooks()
 
     def abandon(self) -> None:
-        """End the thread, in the middle of its call if need be."""
+        """End the thread, in the middle of its call if need be: at whichever seam it comes to next."""
         if self._thread.is_alive():
-            self._abandoned = True
+            self._run.ended = self._run.ended or Stop()
             self._go.release()
             self._thread.join()
 
@@ -227,8 +249,8 @@ class _Worker(Driver):
                 for setting in self._settings:
                     stack.enter_context(setting)
                 with self._run:
-                    self.result = self._twin(**self._call.arguments())
-        except _Abandoned:
+                    self.result = self._run.call(**self._call.arguments())
+        except Stop:
             pass
         except BaseException as error:
             self._error = error
@@ -252,8 +274,8 @@ class _Worker(Driver):
         self._step = replace(step, arguments={**step.arguments, "model_output": step.model_output.detach().clone()})
         self._arrived.release()
         self._go.acquire()
-        if self._abandoned:
-            raise _Abandoned
+        if self._run.ended is not None:
+            raise self._run.ended
         assert self._reply is not None  # set by `resume`
         return self._reply
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from diffusers import ConfigMixin
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from ertacache.arguments import call_arguments, each, number, told
 from ertacache.errors import CalibrationError
+from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.samplers import check_copies
 from ertacache.runtime.seams import own_class
 from ertacache.runtime.stepping import copied_generators
@@ -27,11 +29,15 @@ class Call:
 
     Args:
         arguments: as the user gave them.
+        random: the global random state that it begins with, for what a pipeline draws without its generator.
         added: what calibration adds for its own runs.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], added: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, arguments: Mapping[str, Any], random: RandomState, added: Mapping[str, Any] | None = None
+    ) -> None:
         self._arguments, self._added = _copied(dict(arguments)), dict(added or {})
+        self.random = random
 
     def arguments(self) -> dict[str, Any]:
         """A fresh copy."""
@@ -40,42 +46,64 @@ class Call:
 
     def as_given(self) -> Call:
         """The call that the user will make, decoding included: what is to be timed."""
-        return Call(self._arguments)
+        return Call(self._arguments, self.random)
 
     def decoded(self) -> Call:
         """The same call, for pictures or clips in place of latents: tensors in 0 .. 1."""
-        return Call(self._arguments | {"output_type": "pt"})
+        return Call(self._arguments | {"output_type": "pt"}, self.random)
 
 
 def _copied(value: Any) -> Any:
     return copied_generators(tree_map_only(Tensor, lambda t: t.detach().clone(), value))
 
 
-def calls_for(
-    pipe: Any, prompts: Sequence[str | Mapping[str, Any]], common: Mapping[str, Any], seed: int
-) -> list[Call]:
-    """One call for each prompt; prompt k gets generator ``seed + k`` unless it brings one of its own.
+def prompts_of(given: Any) -> list[str | Mapping[str, Any]]:
+    """The prompts that a user gave, as a list: whatever can be gone through is taken, an array or a generator too.
 
     Raises:
-        CalibrationError: if there are no prompts, or one is neither text nor a mapping, or is a text where the
-            pipeline takes none, or brings its own steps.
+        CalibrationError: if there are none, or one is neither text nor a mapping, or is an empty text.
     """
-    if isinstance(prompts, (str, Mapping)) or not prompts:
+    texts = isinstance(given, (str, bytes, Mapping)) or hasattr(given, "columns")  # a table gives its columns' names
+    try:
+        prompts = [] if texts else list(given)
+    except TypeError:  # a number, None, an array of no axis
+        prompts = []
+    if not prompts:
         raise CalibrationError(
             "calibration needs a list of prompts",
-            given=repr(prompts)[:80],
+            given=told(given),
             cure="Pass a list of texts or of dicts of call arguments; 8 or so are enough.",
         )
-    takes = inspect.signature(own_class(pipe).__call__).parameters
-    takes_texts = "prompt" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    calls = []
     for k, prompt in enumerate(prompts):
         if not isinstance(prompt, (str, Mapping)):
             raise CalibrationError(
                 f"prompt {k} is neither a text nor a dict of call arguments",
-                given=type(prompt).__name__,
+                given=told(prompt),
                 cure="Pass one of the two.",
             )
+        if isinstance(prompt, str) and not prompt.strip():
+            raise CalibrationError(
+                f"prompt {k} is empty",
+                given=repr(prompt),
+                cure="Leave it out; if an empty text is meant, pass {'prompt': ''}.",
+            )
+    return [str(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]  # of numpy, say
+
+
+def calls_for(
+    pipe: Any, prompts: Iterable[str | Mapping[str, Any]], common: Mapping[str, Any], seed: int
+) -> list[Call]:
+    """One call for each prompt; prompt k gets generator ``seed + k`` unless it brings one of its own.
+
+    Raises:
+        ArgumentError: if the steps of one are laid by what are no numbers.
+        CalibrationError: as of `prompts_of`; if one is a text where the pipeline takes none, or brings its own steps.
+        PipelineError: if the pipeline's call takes no argument of such a name.
+    """
+    takes = inspect.signature(own_class(pipe).__call__).parameters
+    takes_texts = "prompt" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    calls = []
+    for k, prompt in enumerate(prompts_of(prompts)):
         if isinstance(prompt, str) and not takes_texts:
             raise CalibrationError(
                 f"{own_class(pipe).__name__} takes no prompt, and prompt {k} is a text",
@@ -89,12 +117,30 @@ def calls_for(
                 given=f"{arguments['num_inference_steps']}, and {common.get('num_inference_steps')} for all",
                 cure="Give calibrate() the number of steps; a policy holds for one.",
             )
+        call_arguments(own_class(pipe), {} if isinstance(prompt, str) else prompt)  # the others are known to be taken
+        _check_grid(arguments, k)
         if "generator" in takes and arguments.get("generator") is None:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
         latents = "output_type" in takes and "output_type" not in arguments and gives_latents(own_class(pipe))
         # Calibration looks at latents; decoding would be waste where nobody asks for pictures.
-        calls.append(Call(arguments, {"output_type": "latent"} if latents else None))
+        random = RandomState.of(seed, k)
+        calls.append(Call(arguments, random, {"output_type": "latent"} if latents else None))
     return calls
+
+
+def _check_grid(arguments: Mapping[str, Any], prompt: int) -> None:
+    """Raise `CalibrationError` where a grid of the caller's own has another number of steps."""
+    steps = arguments.get("num_inference_steps")
+    for name in ("sigmas", "timesteps"):
+        if steps is None or arguments.get(name) is None:
+            continue
+        count = len(each(number)(name, arguments[name]))
+        if count not in (steps, steps + 1):  # with or without the terminal one
+            raise CalibrationError(
+                f"prompt {prompt} has {name} for another number of steps",
+                given=f"{count} {name} for {steps} steps",
+                cure=f"Give as many {name} as there are steps, or leave them out.",
+            )
 
 
 def gives_latents(kind: type) -> bool:

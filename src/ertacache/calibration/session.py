@@ -20,6 +20,8 @@ from ertacache.calibration.recording import Recording, Setting, gram_of, record
 from ertacache.errors import PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
+from ertacache.runtime.preserving import preserved
+from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.run import Step
 from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.transferring import carries
@@ -31,13 +33,13 @@ class Session:
 
     Args:
         loops: closed loops over them; they count the full runs' denoiser calls too.
-        guidance: of all calls.
+        circumstances: of all calls, from before the first.
         shown: where to show progress.
         folder: where more than the full runs can be kept for the next time, if there is a checkpoint.
     """
 
     loops: ClosedLoops
-    guidance: Mapping[str, float]
+    circumstances: identity.Circumstances
     shown: CalibrationProgress
     folder: Path | None
 
@@ -46,12 +48,15 @@ class Session:
         setting = self.loops.setting
         origin = identity.origin_of(
             self.loops.pipe,
+            self.circumstances,
             noise_levels=setting.grid,
-            guidance=self.guidance,
             calls_per_step=setting.calls_per_step,
             latent_shape=setting.latent_shape,
+            changes=setting.changes,
         )
-        whole = replace(shifted(policy, setting.first_step), origin=origin)
+        record = policy.calibration
+        noted = replace(record, notes=(*record.notes, *self.circumstances.doubts))
+        whole = replace(shifted(policy, setting.first_step), origin=origin, calibration=noted)
         if not carries(whole) or setting.forced:
             return whole
         return replace(whole, gram=torch.from_numpy(gram_of(self.loops.recordings)))
@@ -69,7 +74,7 @@ def opened(
     seed: int,
     progress: bool,
     checkpoint: str | os.PathLike[str] | None,
-    memory_limit: int,
+    memory_limit: float,
     call_arguments: Mapping[str, Any],
 ) -> Iterator[Session]:
     """Record every prompt's full run, or find it recorded.
@@ -89,16 +94,17 @@ def opened(
     for k, other in enumerate(guidance):
         if other != guidance[0]:
             raise _not_one_setting(k, other, guidance[0])
-    key = key_of(pipe, calls, num_inference_steps, hidden=hidden) if checkpoint else ""
+    circumstances = identity.circumstances_of(pipe, (), calls[0].arguments())
+    key = key_of(pipe, circumstances, calls, num_inference_steps, hidden=hidden) if checkpoint else ""
     shelf = Shelf(Path(checkpoint) if checkpoint else None, key, memory_limit)
     try:
-        with CalibrationProgress(progress) as shown:
+        with preserved(pipe), RandomState.current().lent(), CalibrationProgress(progress) as shown:
             recordings, setting = record_all(
                 pipe, calls, num_inference_steps, shelf, shown, hidden=hidden, traced=traced, full_runs=full_runs
             )
             loops = ClosedLoops(pipe, calls, recordings, setting, shown.advance, traces_in_files=shelf.in_files)
             loops.denoiser_calls = loops.full_run  # those of full runs that were found too
-            yield Session(loops, guidance[0], shown, Path(checkpoint) / key if checkpoint else None)
+            yield Session(loops, circumstances, shown, Path(checkpoint) / key if checkpoint else None)
     finally:
         shelf.close()
 
@@ -137,7 +143,7 @@ def record_all(
     found = 0
     for k, call in enumerate(calls):
         shown.phase(f"full run {k + 1} of {len(calls)}")
-        kept = shelf.find(k)
+        kept = shelf.find(k, shown.say)
         if kept is None:
             first = on_first if not recordings else lambda step: None
             tensors, here = record(pipe, call, k, num_steps, first, shown.advance, hidden=hidden)

@@ -100,10 +100,11 @@ def time_call(pipe: Any, call: Call, policy: Policy | None) -> tuple[float, int]
     twin = twin_of(pipe)
     arguments = call.arguments()
     run = Run(twin, PolicyDriver(policy) if policy else Driver())
-    start = now()
-    with run:
-        twin(**arguments)
-    return now() - start, run.report.denoiser_calls
+    with call.random.lent():
+        start = now()
+        with run:
+            run.call(**arguments)
+        return now() - start, run.report.denoiser_calls
 
 
 def _busiest(setting: Setting, computed: int) -> Policy:

@@ -15,9 +15,11 @@ from torch import Tensor
 from ertacache.acceleration import accelerated
 from ertacache.calibration.timing import now
 from ertacache.drafting import Draft
+from ertacache.errors import PolicyMismatchError
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
 from ertacache.runtime.guard import Mode
+from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.run import Driver, Report, Run, denoisers_of
 from ertacache.runtime.samplers import lay
 
@@ -57,8 +59,17 @@ def fewer_steps(computed: int) -> Variant:
 
 
 def fewer_steps_on_subgrid(policy: Policy) -> Variant:
-    """The same on the policy's sub-grid: only the noise levels of its computed steps."""
-    assert policy.origin is not None  # calibrate() always says where a policy comes from
+    """The same on the policy's sub-grid: only the noise levels of its computed steps.
+
+    Raises:
+        PolicyMismatchError: if it was written by hand.
+    """
+    if policy.origin is None:
+        raise PolicyMismatchError(
+            "a policy that was written by hand does not say which noise levels are its own",
+            given=f"policy {policy.fingerprint}",
+            cure="Compare one that ertacache.calibrate() made.",
+        )
     levels = policy.origin.noise_levels
     kept = (*(levels[i] for i in policy.computed_steps), levels[-1])
     return Variant("fewer steps, sub-grid", len(policy.computed_steps), noise_levels=kept)
@@ -134,7 +145,9 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
         context = Run(pipe, _OwnGrid(variant.noise_levels))
     else:
         context = nullcontext()
-    with variant.around(pipe), clock.watching(pipe), context as run:
+    # What a pipeline draws beside its generator is the same for every variant too.
+    noise = RandomState.of(arguments["generator"].initial_seed(), 0)
+    with noise.lent(), variant.around(pipe), clock.watching(pipe), context as run:
         start = now()
         output = pipe(**settings, **clock.callback_for(pipe))
         end = now()

@@ -18,7 +18,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from ertacache.errors import PipelineError, RunError
+from ertacache.errors import ERTACacheError, PipelineError, RunError
 from ertacache.runtime import gate
 from ertacache.runtime.callbacks import with_watched_callbacks
 from ertacache.runtime.guard import DraftReport, GuardReport
@@ -196,11 +196,28 @@ def _check_attention(modules: Sequence[nn.Module]) -> None:
                 )
 
 
+class Stop(BaseException):
+    """A driver ends the pipeline call with it; no ``except Exception`` on the way stops it."""
+
+
+PATIENCE = 100
+"""So often what ended a run is raised again where the call goes on; then the call goes on: some try for ever."""
+
+
 class Run:
-    """A context manager around one pipeline call, in one thread. Outside of it both seams are gone."""
+    """A context manager around one pipeline call, in one thread. Outside of it both seams are gone.
+
+    An error of the library, raised at a seam, ends the run. A pipeline that catches it and goes on meets it again at
+    the seams to come; in the end it is let go on as if there were no run, and the error comes when its call returns.
+
+    Attributes:
+        ended: what has ended the run, or is to end it at the next seam.
+    """
 
     def __init__(self, pipe: Any, driver: Driver) -> None:
         self.pipe, self.driver, self.report = pipe, driver, Report()
+        self.ended: BaseException | None = None
+        self.ignored = 0
         self.modules = list(denoisers_of(pipe).values())
         self.scheduler = pipe.scheduler
         self.step_call = StepCall.of(self.scheduler)
@@ -239,6 +256,9 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave()
+        ended, self.ended = self.ended, None  # its traceback holds what the call held
+        if kind is None and ended is not None:
+            raise ended
         steps = len(self.report.computed_steps) + len(self.report.cached_steps)
         if kind is None and self.report.denoiser_calls and not steps:
             raise RunError(
@@ -271,9 +291,7 @@ class Run:
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Make the pipeline's own call, its callbacks watched; only within this context."""
-        args, kwargs = with_watched_callbacks(
-            self.pipe, args, kwargs, self._conditions_changed, self._in_callback
-        )
+        args, kwargs = with_watched_callbacks(self.pipe, args, kwargs, self._conditions_changed, self._in_callback)
         own: Any = own_class(self.pipe)
         return own.__call__(self.pipe, *args, **kwargs)
 
@@ -303,6 +321,22 @@ class Run:
         """
         if self.aside:
             return call(*args, **kwargs)
+        return self._at_seam(lambda: self._denoised(module, call, args, kwargs), call, args, kwargs)
+
+    def _at_seam(self, seen: Callable[[], Any], unseen: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What comes of a call at a seam: with the run, or as without it where what ended the run is ignored."""
+        if self.ended is not None:
+            self.ignored += 1
+            if self.ignored <= PATIENCE:
+                raise self.ended
+            return unseen(*args, **kwargs)
+        try:
+            return seen()
+        except (ERTACacheError, Stop) as error:
+            self.ended = error
+            raise
+
+    def _denoised(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         key = (id(module), self.calls, gate.shapes((args, kwargs)), self.conditions)
         self._check_scheduler()
         if self.calls == 0:
@@ -366,11 +400,15 @@ class Run:
     def _step_called(self, scheduler: Any, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if not self._sees(scheduler):
             return step(*args, **kwargs)
-        return self.make_step(scheduler, step, args, kwargs)
+        return self._at_seam(lambda: self.make_step(scheduler, step, args, kwargs), step, args, kwargs)
 
     def _grid_called(self, scheduler: Any, set_timesteps: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if not self._sees(scheduler):
             return set_timesteps(*args, **kwargs)
+        return self._at_seam(lambda: self.lay_grid(scheduler, set_timesteps, args, kwargs), set_timesteps, args, kwargs)
+
+    def lay_grid(self, scheduler: Any, set_timesteps: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Let the scheduler lay a grid, by its own ``set_timesteps``, and begin anew on it."""
         self.within = True  # what the scheduler calls of itself meanwhile is its own affair
         try:
             result = set_timesteps(*args, **kwargs)
