@@ -158,22 +158,22 @@ def mutate(path: Path, whole: bytes, how: str, chance: random.Random) -> str:
 
 def _edited(path: Path, how: str, chance: random.Random) -> str:
     with safe_open(path, "pt") as file:
-        text = file.metadata()["ertacache"].partition("\n")[0]
+        plain = json.loads(file.metadata()["ertacache"])
+        del plain["checksum"]
         tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     if how == "edited tensors":
-        told = _edit_tensors(tensors, chance)
+        text, told = json.dumps(plain), _edit_tensors(tensors, chance)
     else:
-        text, told = _edit_text(text, chance)
-    save_file(tensors, path, metadata={"ertacache": sealed(text, tensors)})
+        text, told = _edited_text(plain, chance)
+    save_file(tensors, path, metadata={"ertacache": sealed(text, tensors) if text.endswith("}") else text})
     return told
 
 
-def _edit_text(text: str, chance: random.Random) -> tuple[str, str]:
+def _edited_text(plain: Any, chance: random.Random) -> tuple[str, str]:
     if chance.random() < 0.02:
-        return text.replace("{", '{"kind": "policy", ', 1), "a key twice"
+        return json.dumps(plain).replace("{", '{"kind": "policy", ', 1), "a key twice"
     if chance.random() < 0.02:
         return "[" * 100_000 + "]" * 100_000, "deep"
-    plain = json.loads(text)
     place, key = _place(plain, chance)
     kind, value = chance.random(), chance.choice(_VALUES)
     if kind < 0.7:

@@ -37,6 +37,8 @@ KINDS = {
     "recording": "ertacache.calibrate(checkpoint=FOLDER)",
 }
 """The kinds of files, and what makes each."""
+_HEADER = ("kind", "schema", "library", "checksum")
+"""What the text of every file has beside its content."""
 _OLDER = {"ertacache.profile": "profile", "ertacache.draft": "draft", "setting": "recording"}
 """Under which name older versions kept the text of which kind."""
 
@@ -77,7 +79,7 @@ def save(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any], te
     Args:
         path: where.
         kind: one of `KINDS`.
-        content: all of it but tensors, as JSON takes it.
+        content: all of it but tensors, as JSON takes it; it has other names than `_HEADER`.
         tensors: no two of which share memory.
 
     Raises:
@@ -85,22 +87,22 @@ def save(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any], te
         OutputError: if it cannot be written.
     """
     target = arguments.path("path", path)
-    text = json.dumps({"kind": kind, "schema": SCHEMA, "library": __version__, "content": content})
+    text = json.dumps({"kind": kind, "schema": SCHEMA, "library": __version__, **content})
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"ertacache": sealed(text, plain)}  # one entry: the order of several would be another each time
+    metadata = {"ertacache": sealed(text, plain)}  # one entry: several come in another order each time
     with written_whole(target) as partial:
         save_file(plain, partial, metadata=metadata)
 
 
 def sealed(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """A text of JSON in one line, and in the next one the checksum of all that a file of both holds.
+    """An object of JSON, with the checksum of all that a file of both holds as its last entry.
 
-    It is CRC-32, which is as fast as reading, of the text, and of the tensors' names, kinds, shapes and bytes.
+    It is CRC-32, which is as fast as reading, of the text without it, and of the tensors' names, kinds, shapes, bytes.
     """
     total = _of_text(text)
     for name, tensor in sorted(tensors.items()):
         total = _with_tensor(total, name, tensor)
-    return f"{text}\n{total:08x}"
+    return text[:-1] + _seal(f"{total:08x}")
 
 
 class Held:
@@ -119,8 +121,7 @@ class Held:
                 f"this safetensors file is not a {kind}", f"Pass a file that {kind.capitalize()}.save() wrote."
             )
         whole = metadata.get("ertacache") or json.dumps({"kind": older, "schema": 2})
-        text, _, declared = whole.partition("\n")
-        parsed = _parsed(text)
+        parsed = _parsed(whole)
         if not isinstance(parsed, dict) or type(parsed.get("schema")) is not int:
             raise self._wrong(
                 f"this is not a {kind}, or a damaged one: it does not say of which schema it is", self._again
@@ -136,10 +137,11 @@ class Held:
                 f"this {kind} has schema {schema}, and this version of ertacache ({__version__}) reads schema {SCHEMA}",
                 f"Upgrade ertacache, or make it again with {KINDS[kind]}." if schema > SCHEMA else self._again,
             )
-        if found != kind or parsed.keys() != {"kind", "schema", "library", "content"}:
-            raise self._wrong(f"this is not a {kind}, or a damaged one: {sorted(parsed)}", self._again)
-        self.content = parsed["content"]
-        self._declared, self._begun = declared, _of_text(text)
+        self._declared = str(parsed.get("checksum"))
+        self._begun = _of_text(whole.removesuffix(_seal(self._declared)) + "}")
+        if found != kind or not isinstance(parsed.get("library"), str):
+            raise self._wrong(f"this is not a {kind}, or a damaged one: it does not say what wrote it", self._again)
+        self.content = {name: value for name, value in parsed.items() if name not in _HEADER}
 
     @property
     def _again(self) -> str:
@@ -269,6 +271,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key comes twice")
     return found
+
+
+def _seal(checksum: str) -> str:
+    return f', "checksum": "{checksum}"}}'
 
 
 def _of_text(text: str) -> int:
