@@ -46,7 +46,7 @@ def _wrong(problem: str) -> PolicyFileError:
 
 _step = partial(whole, at_least=0, at_most=MOST_STEPS)
 _count = partial(whole, at_least=0)
-_size = partial(whole, at_least=1)
+_size = partial(whole, at_least=1, at_most=1 << 31)
 _factor = partial(number, at_least=-LARGEST, at_most=LARGEST)
 _quality = partial(number, at_least=-1000, at_most=1000)
 

@@ -9,7 +9,7 @@ import torch
 
 import ertacache
 from ertacache.calibration import profile as make_profile
-from ertacache.calibration.profile import FULL_RUNS, RATIOS, Profile
+from ertacache.calibration.profile import FULL_RUNS, RATIOS, Profile, _kept
 from ertacache.calibration.timing import Costs
 from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
 from ertacache.files import save
@@ -62,6 +62,19 @@ def test_a_profile_goes_on_where_it_was_interrupted(embedded, settings, made, mo
     again = make_profile(embedded.pipe, embedded.calibration_prompts[:12], checkpoint=folder, **settings)
     assert [p.predictions for p in again.policies] == [p.predictions for p in found.policies]
     assert [p.calibration.psnr for p in again.policies] == [p.calibration.psnr for p in found.policies]
+
+
+def test_a_damaged_policy_of_an_interrupted_profile_is_made_anew(made, tmp_path):
+    found, _, _ = made
+    path, told = tmp_path / "profile-8.safetensors", []
+    found.policies[0].save(path)
+    assert _kept(path, 8, told.append).fingerprint == found.policies[0].fingerprint
+    assert _kept(path, 7, told.append) is None  # of another budget
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    assert _kept(path, 8, told.append) is None
+    replace(found.policies[0], calibration=CalibrationRecord("")).save(path)
+    assert _kept(path, 8, told.append) is None  # not of a profile
+    assert [line.partition(": ")[0] for line in told] == [f"{path.name} is made anew"] * 3
 
 
 def test_a_saved_and_loaded_profile_says_the_same(embedded, made, tmp_path):

@@ -70,7 +70,7 @@ def read(policy: Policy, path: str | os.PathLike[str]) -> Figures:
                 dtype=str(told["dtype"]),
                 rows=rows_of(policy, told),
             )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise SharingError(
             f"the evaluation cannot be read: {type(error).__name__}: {error}",
             given=os.fspath(path),
