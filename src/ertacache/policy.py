@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, pairwise
@@ -112,6 +112,11 @@ class Rectification:
         axes = {"step": (1,), "channel": (2,), "element": range(2, 9)}[self.granularity]
         if self.k.shape != self.b.shape or self.k.ndim not in axes:
             raise _wrong(f"the rectification has K and B of shapes {[*self.k.shape]} and {[*self.b.shape]}")
+
+    def part_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """What K and B have one entry for, in outputs of this shape, which is without the batch axis."""
+        axes = {"step": slice(0), "channel": slice(self.axis - 1, self.axis), "element": slice(None)}
+        return tuple(shape[axes[self.granularity]])
 
 
 @dataclass(frozen=True)
@@ -358,7 +363,7 @@ class Policy:
         steps, model, record, gram = self.num_inference_steps, self.rectification, self.calibration, self.gram
         if model and len(model.k) != len(self.cached_steps):
             yield "the rectification has not one entry for each cached step"
-        if model and self.origin and not _is_for(model, self.origin.latent_shape):
+        if model and self.origin and model.part_of(self.origin.latent_shape) != model.k.shape[1:]:
             yield f"a rectification of shape {[*model.k.shape]} is not for latents of {self.origin.latent_shape}"
         if self.envelope is not None and (broken := self.envelope.problem(self.computed_steps)):
             yield broken
@@ -586,18 +591,10 @@ def _denoiser(name: str, plain: Any, tensors: dict[str, Tensor]) -> Denoiser:
     return Denoiser(**found)
 
 
-def _step_of(text: str) -> int:
-    if str(_step("a step", int(text))) != text:
-        raise _wrong(f"a step that is written {text!r}")
-    return int(text)
-
-
-def _is_for(model: Rectification, latent_shape: tuple[int, ...]) -> bool:
-    """Whether an error model is for outputs of this shape, without the batch axis."""
-    own = tuple(model.k.shape[1:])
-    if model.granularity == "element":
-        return own == latent_shape
-    return not own or own == latent_shape[model.axis - 1 : model.axis]
+def _step_of(written: str) -> int:
+    if str(_step("a step", int(written))) != written:
+        raise _wrong(f"a step that is written {written!r}")
+    return int(written)
 
 
 def _is_of_dot_products(gram: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -212,8 +214,8 @@ def test_an_error_model_per_element_is_tied_to_its_latent_shape(granularity, sha
         b=torch.full((3, *shape), -2.0),  # an error of exactly 0
         origin=origin_for(flux, flux_call(), calls=1, shape=(16, 16)),
     )
-    if granularity == "element":
-        message = refusal(flux, policy, flux_call(height=32))
+    for known in (policy, replace(policy, origin=None)) if granularity == "element" else ():
+        message = refusal(flux, known, flux_call(height=32))
         assert "latent shape (error model per element) was [16, 16] when it was calibrated, and is [32, 16]" in message
     unrectified = Policy(num_inference_steps=8, cached_steps=CACHED, method=Method(level="output"))
     for height in (16,) if granularity == "element" else (16, 32):

@@ -317,12 +317,9 @@ def grid_difference(policy: Policy, levels: Sequence[float]) -> tuple[str, str, 
 def check_latent_shape(policy: Policy, shape: Sequence[int]) -> None:
     """Raise `PolicyMismatchError` where an error model per element, or per channel, meets another latent shape."""
     model = policy.rectification
-    if policy.origin is None or model is None or model.granularity == "step":
-        return
-    expected, actual = list(policy.origin.latent_shape), list(shape)
-    if model.granularity == "channel":
-        expected, actual = [expected[model.axis - 1]], [actual[model.axis - 1]]
-    _agree(policy, f"latent shape (error model per {model.granularity})", expected, actual)
+    if model is not None:
+        expected, actual = list(model.k.shape[1:]), list(model.part_of(shape))
+        _agree(policy, f"latent shape (error model per {model.granularity})", expected, actual)
 
 
 def _agree(policy: Policy, field: str, expected: object, actual: object) -> None:
