@@ -78,6 +78,8 @@ def check(case: Case, *, thorough: bool = True, schedulers: bool = False) -> Out
     assert plain.isfinite().all(), "the pipeline itself gives outputs that are not finite"
     if thorough:
         assert torch.equal(family.run(), plain), "the pipeline itself gives different outputs for the same seed"
+        _interrupted(family)  # what the pipeline itself leaves behind then, with no policy, is not ours to put back
+        assert torch.equal(family.run(), plain), "the pipeline itself is another one after an interrupted call"
     before = state_of(family.pipe)
     refusal = _refused(family, plain, Method())
     if thorough and not refusal:
@@ -219,14 +221,18 @@ def _carries_nothing_over(family: Family, plain: Tensor) -> None:
         for call, other in zip(family.case.others, others, strict=True):
             assert torch.equal(family.run(call=call), other), "a call depends on the one before"
             assert torch.equal(family.run(), wanted), "a call depends on the one before, of another shape"
-        with _at_every_call(family, _fail_at_the_fourth):
-            try:
-                family.run()
-            except _InterruptedError:
-                pass
-            else:
-                raise AssertionError("the call was not interrupted")
+        _interrupted(family)
         assert torch.equal(family.run(), wanted), "a call depends on an interrupted one before"
+
+
+def _interrupted(family: Family) -> None:
+    """A call that ends in its middle."""
+    with _at_every_call(family, _fail_at_the_fourth):
+        try:
+            family.run()
+        except _InterruptedError:
+            return
+    raise AssertionError("the call was not interrupted")
 
 
 def _fail_at_the_fourth(number: int) -> None:
