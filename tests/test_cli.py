@@ -416,6 +416,7 @@ def test_a_picture_named_as_a_clip_and_more_than_one_are_written(tmp_path):
         (PermissionError(13, "Permission denied", "a"), "Permission denied: a"),
         (SafetensorError("I/O error: No space left on device"), "its disk has room"),
         (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"), "Use UTF-8"),
+        (ModuleNotFoundError("No module named 'imageio'"), "pip install 'ertacache[cli]'"),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
         (FileNotFoundError("there is no [/x]\nfile\x1b[2J"), "error: there is no [/x] file\\x1b[2J"),
     ],

@@ -43,11 +43,11 @@ else:  # torch and diffusers take seconds to import, and wait until something is
 
     def __getattr__(name):
         for part, names in _PARTS.items():
-            if name in names:
-                value = globals()[name] = getattr(import_module(f"ertacache.{part}"), name)
-                return value
-            if name == part.partition(".")[0]:
-                return import_module(f"ertacache.{name}")
+            package = part.partition(".")[0]
+            if name in (*names, package):
+                module = import_module(f"ertacache.{part}")
+                globals()[name] = getattr(module, name) if name in names else import_module(f"ertacache.{package}")
+                return globals()[name]
         raise AttributeError(f"module 'ertacache' has no attribute {name!r}")
 
     def __dir__():

@@ -120,6 +120,8 @@ def _told(error: Exception) -> str | None:
             return str(error)
         where = error.filename or "a file"
         return f"{error.strerror}: {where}. See that it is there, that you may use it, and that its disk has room."
+    if isinstance(error, ModuleNotFoundError):
+        return f"a package is missing: {error}. Install what the commands need: pip install 'ertacache[cli]'."
     if isinstance(error, UnicodeError):
         return f"a text cannot be read or written: {error}. Use UTF-8 in files and names."
     if isinstance(error, RecursionError):

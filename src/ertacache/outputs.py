@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -101,9 +103,13 @@ def kept_somewhere(target: Path, write: Callable[[Path], Written]) -> Written:
         return write(target)
     except Exception as error:
         told = error.what if isinstance(error, OutputError) else f"the output cannot be written: {error}"
+        refuge = Path(tempfile.gettempdir(), f"ertacache-{secrets.token_hex(4)}")
         try:
-            refuge = Path(tempfile.mkdtemp(prefix="ertacache-")) / target.name
-            write(refuge)
+            refuge.mkdir(mode=0o700)
+            write(refuge / target.name)
         except Exception:  # it is not the place that is bad, or all places are
+            shutil.rmtree(refuge, ignore_errors=True)
             raise error from None
-        raise OutputError(told, given=target, cure=f"What was made is not lost: it is at {refuge}.") from error
+        raise OutputError(
+            told, given=target, cure=f"What was made is not lost: it is at {refuge / target.name}."
+        ) from error
