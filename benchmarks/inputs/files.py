@@ -29,11 +29,11 @@ from ertacache.tables import frontier_table, policy_facts, policy_steps
 MUTATIONS = ("flipped bits", "cut", "zeroed block", "edited JSON", "edited tensors")
 """The last two with a checksum that is right."""
 _VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, 1, -1, 2, 2.5, 7, 10_000, 10**7, 10**400, 1e-300, 1e30, -1e30, 1e308),
+    *(None, True, False, 0, 1, -1, 2, 2.5, 7, 10_000, 10**7, 10**400, 1e-300, 1e9, -1e9, 1e30, -1e30, 1e308),
     *(math.nan, math.inf, -math.inf, "", "x", "1", "nan", "[/x]", "$x^{2$", "\x1b[31m\n<b>", "x" * 100_000),
     *([], {}, [[]], [1], [math.nan], {"a": 1}, {"1": None}),
 )
-_NUMBERS = (math.nan, math.inf, -math.inf, 0.0, -1.0, 1e30, -1e30, 1e300, 10_000.0)
+_NUMBERS = (math.nan, math.inf, -math.inf, 0.0, -1.0, 1e9, -1e9, 1e30, -1e30, 1e300)
 
 
 class Subjects:
