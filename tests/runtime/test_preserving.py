@@ -1,5 +1,6 @@
 """What calls change on a pipeline is put back, and nothing else: offloading, casting and gates keep what is theirs."""
 
+import threading
 import time
 from contextlib import nullcontext
 
@@ -21,6 +22,7 @@ from torch import nn
 
 import ertacache
 from contract.state import differences, state_of
+from ertacache.errors import RunError
 from ertacache.runtime.preserving import preserved, to_the_end
 
 
@@ -144,6 +146,66 @@ def test_an_interrupt_on_the_way_out_comes_after_all_is_put_back():
     with pytest.raises(KeyboardInterrupt):
         to_the_end(action)
     assert done == ["begun", "begun", "begun", "ended"]
+
+
+class Marked:
+    """A pipeline that marks its denoiser for the length of a call, and notes its number."""
+
+    number = 0
+
+    def __init__(self, toy):
+        self.transformer, self.scheduler = toy.transformer, toy.scheduler
+
+    @torch.no_grad()
+    def __call__(self, latents, calls=1, number=1, num_inference_steps=8):
+        before, self.transformer.mark, self.number = self.transformer.mark, "at work", number
+        self.scheduler.set_timesteps(num_inference_steps)
+        for i, t in enumerate(self.scheduler.timesteps):
+            for _ in range(calls if i == 4 else 1):
+                output = self.transformer(latents, t)
+            latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
+        self.transformer.mark = before
+        return latents + self.number
+
+
+def test_a_call_that_is_refused_midway_leaves_nothing_and_one_that_fails_what_it_would_leave_alone(
+    make_toy, make_policy
+):
+    pipe = Marked(make_toy())
+    pipe.transformer.mark = "none"
+    with ertacache.accelerated(pipe, make_policy(8, (4,))):
+        pipe(torch.ones(1, 4, 2))
+        with pytest.raises(RunError, match="differs from the last computed step's"):
+            pipe(torch.ones(1, 4, 2), calls=2, number=7)
+        assert (pipe.transformer.mark, pipe.number) == ("none", 1)
+        pipe.transformer.answer = lambda sample, t: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            pipe(torch.ones(1, 4, 2), number=7)
+        assert (pipe.transformer.mark, pipe.number) == ("at work", 7)
+
+
+def test_a_call_that_is_refused_beside_another_one_changes_nothing_of_that(make_toy, make_policy):
+    refused = []
+
+    def answer(sample, timestep):
+        if not refused:
+            refused.append(None)
+            other = threading.Thread(target=beside)
+            other.start()
+            other.join()
+        return sample * 0.5
+
+    def beside():
+        with pytest.raises(RunError, match="in the middle of another call"):
+            pipe(torch.ones(1, 4, 2), number=7)
+        refused.append(pipe.number)
+
+    pipe = Marked(make_toy(answer))
+    pipe.transformer.mark = "none"
+    with ertacache.accelerated(pipe, make_policy(8, (4,))):
+        found = pipe(torch.ones(1, 4, 2))
+        assert refused == [None, 1]
+        assert torch.equal(found, pipe(torch.ones(1, 4, 2)))
 
 
 def test_what_does_not_differ_is_not_touched(flux):

@@ -22,7 +22,7 @@ from ertacache.runtime.seams import own_class
 
 
 @contextmanager
-def preserved(pipe: Any) -> Iterator[None]:
+def preserved(pipe: Any, after: type[BaseException] = BaseException) -> Iterator[None]:
     """Put back on exit whatever differs from how the pipeline was on entry; what does not differ is not touched.
 
     Looked at are all attributes of the pipeline and of its components (schedulers, guiders, tokenizers, pipelines
@@ -35,11 +35,18 @@ def preserved(pipe: Any) -> Iterator[None]:
     objects are put back, not what they have noted; of other packages' objects on modules, likewise. Weights that were
     cast to a wider type and still are (a decoder, for its time; a layer, for its forward) are cast back. A run's gate
     is the run's own.
+
+    Args:
+        pipe: the pipeline.
+        after: put back only where such an error is on its way; by default always.
     """
     found = _Found(pipe)
     try:
         yield
-    finally:
+    except after:
+        to_the_end(found.put_back)
+        raise
+    if after is BaseException:
         to_the_end(found.put_back)
 
 

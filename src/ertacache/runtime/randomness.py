@@ -39,11 +39,9 @@ class RandomState:
         # What is drawn here is mixed with the latents that the call's own generator draws.
         mixed = random.Random(f"{seed} {number}").getrandbits(63)
         seeded = (torch.Generator(generator.device).manual_seed(mixed).get_state() for generator in _generators())
-        return cls(
-            tuple(seeded),
-            random.Random(mixed).getstate(),
-            np.random.RandomState(mixed % 2**32).get_state(legacy=False),
-        )
+        bits: Any = type(np.random.get_bit_generator())  # another one can be set
+        drawn = np.random.RandomState(bits(mixed)).get_state(legacy=False)
+        return cls(tuple(seeded), random.Random(mixed).getstate(), drawn)
 
     def put(self) -> None:
         """Make it the state of the process."""
