@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
+from diffusers.guiders import SkipLayerGuidance
+from diffusers.hooks import LayerSkipConfig
 
 import ertacache
+from contract.case import Family
+from contract.families import CASES
 from contract.state import differences, state_of
 from ertacache.calibration.lockstep import Lockstep
 from ertacache.calibration.prompts import calls_for
@@ -437,3 +441,29 @@ def test_an_interrupt_while_calls_are_ended_waits_until_they_are(make_toy, heede
             pass
     assert entered.is_set()
     assert threads() == []
+
+
+@pytest.mark.parametrize("number", [26, 27, 50, 51, 60])
+def test_layers_that_a_guider_has_skipped_are_whole_again(number):
+    """Its hooks stand in the model for one denoiser call of three; two prompts make 48 in full."""
+    family = Family(CASES["HunyuanVideo15"])
+    skipped = LayerSkipConfig([0], fqn="transformer_blocks", skip_attention=False)
+    family.pipe.guider = SkipLayerGuidance(
+        skip_layer_config=skipped, skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0
+    )
+    plain, calls, before = family.run(), [family.arguments(1), family.arguments(2)], state_of(family.pipe)
+    made, hooked = [], []
+
+    def count(module, *_):
+        made.append(None)
+        hooked.append("forward" in vars(module.transformer_blocks[0].ff))
+        if len(made) == number:
+            fail()
+
+    hook = family.pipe.transformer.register_forward_pre_hook(count)
+    with pytest.raises(StoppedError):
+        ertacache.calibrate(family.pipe, calls, num_inference_steps=8, speedup=2, progress=False, method="taylor")
+    hook.remove()
+    assert hooked[-1] or number % 3
+    assert differences(state_of(family.pipe), before) == []
+    assert torch.equal(family.run(), plain)
