@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import mtrand
 from torch import Tensor
 
 
@@ -39,7 +40,7 @@ class RandomState:
         # What is drawn here is mixed with the latents that the call's own generator draws.
         mixed = random.Random(f"{seed} {number}").getrandbits(63)
         seeded = (torch.Generator(generator.device).manual_seed(mixed).get_state() for generator in _generators())
-        bits: Any = type(np.random.get_bit_generator())  # another one can be set
+        bits: Any = type(mtrand.get_bit_generator())  # another one can be set
         drawn = np.random.RandomState(bits(mixed)).get_state(legacy=False)
         return cls(tuple(seeded), random.Random(mixed).getstate(), drawn)
 
