@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ertacache.arguments import call_arguments
 from ertacache.drafting import Again, Draft, check_draft, drafted, made_by, watch_of
-from ertacache.errors import PipelineError
+from ertacache.errors import ERTACacheError, PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.following import PolicyDriver
 from ertacache.runtime.guard import Guard, Mode, check_guard
+from ertacache.runtime.preserving import preserved
 from ertacache.runtime.run import Report, Run, denoisers_of
 from ertacache.runtime.samplers import sampler_of
+from ertacache.runtime.seams import own_class
 from ertacache.runtime.transferring import at_guidance
+
+
+_log = logging.getLogger(__name__)
 
 
 class Acceleration:
@@ -26,7 +33,6 @@ class Acceleration:
         policy: the policy.
         guard: what its guard does, if it has one.
         draft: what each call is compared with, if anything; can be set to None, and back, between calls.
-        report: what the last call did; empty before the first.
     """
 
     def __init__(self, policy: Policy, guard: Mode | None = None, draft: Draft | None = None) -> None:
@@ -34,7 +40,18 @@ class Acceleration:
         self._envelope = check_guard(policy, guard)
         if draft is not None:
             check_draft(draft, policy)
-        self.report = Report()
+        self._last = Report()
+        self._of_thread = threading.local()
+
+    @property
+    def report(self) -> Report:
+        """What the last call did that this thread made; where it made none, the last call of any thread.
+
+        So threads that share an enabled pipeline, each with a copy of it, read the reports of their own calls. Empty
+        before the first call.
+        """
+        report: Report = getattr(self._of_thread, "report", self._last)
+        return report
 
     @property
     def computed_steps(self) -> tuple[int, ...]:
@@ -46,9 +63,10 @@ class Acceleration:
         """The steps of the last call at which it did not."""
         return tuple(self.report.cached_steps)
 
-    def call(self, pipe: Any, own: type, args: Any, kwargs: Any) -> Any:
+    def call(self, pipe: Any, args: Any, kwargs: Any) -> Any:
         """One call of the pipeline under the policy."""
-        identity.check_pipeline(self.policy, pipe)
+        call_arguments(own_class(pipe), kwargs)
+        doubts = identity.check_pipeline(self.policy, pipe)
         guidance = identity.guidance_of(pipe, args, kwargs)
         policy = at_guidance(self.policy, guidance)
         identity.check_guidance(policy, guidance)
@@ -57,18 +75,21 @@ class Acceleration:
         driver = PolicyDriver(policy, guard=watched if policy is self.policy else None)
         run = Run(pipe, driver)
         run.report.guard = guard.report if guard else None
-        self.report = driver.report = run.report
+        self._last = self._of_thread.report = driver.report = run.report
+        for doubt in doubts:
+            run.report.note(doubt)
         if policy is not self.policy:
-            self.report.note(policy.calibration.notes[-1])
+            run.report.note(policy.calibration.notes[-1])
         again = Again(pipe, args, kwargs) if self.draft and policy is self.policy else None
-        with run:
-            result = own.__call__(pipe, *args, **kwargs)
+        with run, preserved(pipe, after=ERTACacheError):  # a call that is refused midway does not clean up after itself
+            result = run.call(*args, **kwargs)
         made = made_by(driver, run)
         if again and self.draft and made:
             try:
                 run.report.draft = drafted(self.draft, again, pipe, made)
             except Exception as error:  # out of memory, or a call that the draft's policy does not take
-                self.report.note(f"no draft was made: {type(error).__name__}: {error}")  # the picture is not lost
+                run.report.note(f"no draft was made: {type(error).__name__}: {error}")  # the picture is not lost
+                _log.warning("no draft was made", exc_info=True)  # nor is the place of a programming error
         return result
 
 
@@ -113,11 +134,36 @@ def _accelerated_class(own: Any, acceleration: Acceleration) -> type:
 
     @functools.wraps(own.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return acceleration.call(self, own, args, kwargs)
+        return acceleration.call(self, args, kwargs)
+
+    def reduced(self: Any, protocol: Any) -> Any:
+        make, arguments, *rest = own.__reduce_ex__(self, protocol)
+        return _made, (make, _Arguments(arguments)), *rest
 
     body = {"__call__": call, "_ertacache_class": own, "_ertacache_acceleration": acceleration}
+    body |= {"__reduce_ex__": reduced}
     body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
     return type(own.__name__, (own,), body)
+
+
+class _Arguments(tuple[Any, ...]):
+    """What a copy of an enabled pipeline is made of: its class, which no other process knows."""
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: Any) -> _Arguments:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise PipelineError(
+            "an accelerated pipeline cannot be pickled, as other processes know nothing of its policy",
+            given=", ".join(getattr(part, "__name__", repr(part)) for part in self),
+            cure="Call ertacache.disable(pipe) first, send the policy's file too, and enable it there.",
+        )
+
+
+def _made(make: Callable[..., Any], arguments: _Arguments) -> Any:
+    return make(*arguments)
 
 
 def disable(pipe: Any) -> None:

@@ -98,6 +98,14 @@ class PolicyDriver(Driver):
         instead = predicted(step, self.history, self.prediction(step.index), method)
         return self._rectified(step.index, instead).to(output.dtype)
 
+    def conditions_changed(self, step: int, what: str) -> None:
+        """Say so, unless calibration's callbacks did that too."""
+        if self.policy.origin is None or step not in self.policy.origin.changes:
+            self.report.note(
+                f"a callback changed {what} before step {step}: that step was computed, and what came before it is not "
+                "used any more; in calibration there was no such change"
+            )
+
     @property
     def as_calibrated(self) -> bool:
         """Whether the policy was followed on the grid that it was made on."""
