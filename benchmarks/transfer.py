@@ -146,7 +146,8 @@ def measured(
     levels = calibrated.origin.noise_levels
     embedded, arguments = _opened(model, setting, quick)
     if identity.grid_difference(own, levels):
-        brought, reason = on_grid(own, embedded.pipe.scheduler, levels), refusal(own, levels)
+        transfer = on_grid(own, embedded.pipe.scheduler, levels)
+        brought, reason = transfer.policy, refusal(own, levels) or transfer.refusal
         done = f"refused: {reason}" if reason else "transferred"
     else:
         unasked = at_guidance(own, calibrated.origin.guidance) is not own

@@ -158,6 +158,21 @@ def test_the_tables_that_the_pages_show_are_those_that_were_measured():
 
 
 @pytest.mark.slow  # it changes with its own benchmark alone, which nothing else imports
+def test_predictions_of_transfers_in_the_quick_form(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.predictions", "flux", "--quick", "--out", tmp_path]
+    done = subprocess.run(
+        [*command, "--work", tmp_path / "work"], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "predictions-flux.json").read_text())
+    assert [len(result["rows"]) for result in found["results"]] == [6] * 6
+    assert all(
+        row["missed"] > 0 and row["computed"] < result["steps"] for result in found["results"] for row in result["rows"]
+    )
+    assert (tmp_path / "predictions-flux.md").read_text().count(" dB, ") == 36
+
+
+@pytest.mark.slow  # it changes with its own benchmark alone, which nothing else imports
 def test_transfers_in_the_quick_form(tmp_path):
     command = [sys.executable, "-m", "benchmarks.transfer", "flux", "--quick", "--speedup", "2", "--out", tmp_path]
     command += ["--work", tmp_path / "work", "--only", "20 steps", "--only", "guidance 7"]

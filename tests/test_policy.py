@@ -42,7 +42,9 @@ ORIGIN = Origin(
     sizes={"height": 512},
     versions={"torch": "2.13.0"},
 )
-RECORD = CalibrationRecord("speedup=2.0", 8, 480, 3.2, 0.0123, (*AWKWARD, 0.0), 0.18, ("Taylor weights were kept",))
+RECORD = CalibrationRecord(
+    "speedup=2.0", 8, 480, 3.2, 0.0123, (*AWKWARD, 0.0), 0.18, ("Taylor weights were kept",), taylor_kept=True
+)
 
 
 def rectification(granularity: Any, shape: tuple[int, ...], steps: int = 2) -> Rectification:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ertacache.arguments import (
     anything,
     each,
+    flag,
     instance,
     mapping,
     normalized,
@@ -239,6 +240,7 @@ class CalibrationRecord:
             it; empty where nobody asked.
         ssim: the same.
         seconds: of one whole call on the machine of the calibration, where that was timed or follows from what was.
+        taylor_kept: whether Taylor's weights were nearer to the full runs than fitted ones, and are the policy's.
     """
 
     budget: str
@@ -252,6 +254,7 @@ class CalibrationRecord:
     psnr: tuple[float, ...] = ()
     ssim: tuple[float, ...] = ()
     seconds: float | None = None
+    taylor_kept: bool = False
 
     def __post_init__(self) -> None:
         normalized(
@@ -268,6 +271,7 @@ class CalibrationRecord:
             psnr=each(_quality),
             ssim=each(_quality),
             seconds=optional(partial(number, above=0)),
+            taylor_kept=flag,
         )
 
 
@@ -429,6 +433,7 @@ class Policy:
             The address of the commit.
 
         Raises:
+            ArgumentError: if an argument has another type.
             SharingError: if the upload fails, or the evaluation is damaged or of other policies.
         """
         from ertacache.sharing import push
@@ -466,6 +471,7 @@ class Policy:
             local_files_only: take what was downloaded before, and ask nobody.
 
         Raises:
+            ArgumentError: if an argument has another type.
             SharingError: if there is none.
             PolicyFileError: if it is damaged, was not written by this library, or has another schema.
         """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from accelerate import hooks
 
 import ertacache
 from ertacache import Method, Policy, zoo
+from ertacache.calibration.budget import Budget
 from ertacache.calibration.closed_loop import Fit
 from ertacache.calibration.prompts import calls_for, prompts_of
-from ertacache.calibration.solving import _no_worse_than_taylor
+from ertacache.calibration.solving import _no_worse_than_taylor, predicting
 from ertacache.errors import BudgetError, CalibrationError, GuardError, MethodError, PipelineError
 from ertacache.method.named import NAMED_METHODS
 from ertacache.policy import Prediction
@@ -258,21 +260,24 @@ def test_taylor_weights_are_kept_for_most_prompts_not_for_one_of_a_large_error()
     def fit(*errors):
         scores = tuple(math.log(error) for error in errors)
         pooled = math.sqrt(sum(error**2 for error in errors) / len(errors))
-        return Fit((1,), {}, (pooled,), (sum(scores) / len(scores),), scores)
+        return Fit((1,), {}, (pooled, pooled), (sum(scores) / len(scores),), scores)
 
     class Loops:
-        holds_out = False
+        holds_out, calls, denoiser_calls, full_run = False, [None] * 3, 9, 9
+        setting = SimpleNamespace(num_steps=2)
 
         def predict(self, cached_steps, method, *, predictor):
             assert (cached_steps, predictor) == ((1,), "taylor")
             return taylor
 
     taylor = fit(0.04, 0.04, 0.5)
-    for fitted, notes_expected in ((fit(0.01, 0.01, 0.6), 0), (fit(0.05, 0.05, 0.45), 1)):
+    for fitted, expected in ((fit(0.01, 0.01, 0.6), False), (fit(0.05, 0.05, 0.45), True)):
         notes = []
         kept = _no_worse_than_taylor(Loops(), Method.named("aligned"), fitted, notes)
-        assert kept == (taylor if notes_expected else fitted)
-        assert len(notes) == notes_expected
+        assert kept == ((taylor, True) if expected else (fitted, False))
+        assert len(notes) == expected
+        record = predicting(Loops(), Method.named("aligned"), Budget("num_computed_steps=1", 1), fitted).calibration
+        assert record.taylor_kept == expected
 
 
 def test_taylor_weights_are_compared_with_those_of_all_prompts():
@@ -293,9 +298,9 @@ def test_taylor_weights_are_compared_with_those_of_all_prompts():
             return taylor if predictor else self.of_all
 
     taylor, held_out = fit(0.05), fit(0.09)
-    kept = _no_worse_than_taylor(Loops(fit(0.04, 2.0)), Method.named("aligned"), held_out, [])
+    kept, _ = _no_worse_than_taylor(Loops(fit(0.04, 2.0)), Method.named("aligned"), held_out, [])
     assert kept == dataclasses.replace(held_out, predictions=fit(1, 2.0).predictions)
-    assert _no_worse_than_taylor(Loops(fit(0.06)), Method.named("aligned"), held_out, notes := []) is taylor
+    assert _no_worse_than_taylor(Loops(fit(0.06)), Method.named("aligned"), held_out, notes := [])[0] is taylor
     assert "0.05, of the fitted ones' 0.06" in notes[0]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ertacache.method.schedule import uniform
-from ertacache.method.transfer import Outputs, Solved, bend, corrected, placed, reading
+from ertacache.method.transfer import Feedback, Outputs, Solved, bend, coarser, corrected, placed, reading
 
 PROPERTY = settings(deadline=None, max_examples=100)
 
@@ -193,3 +193,97 @@ def test_a_change_is_interpolated_between_steps_that_lie_as_far_into_a_gap():
         assert there[i].weights - solved[i].weights == pytest.approx(2 * moved[i], rel=1e-6)
     for i in (3, 6):
         assert there[i].weights - solved[i].weights == pytest.approx(moved[i], rel=1e-6)
+
+
+def stepped(rows, contrasts, levels, cached, weights, feedback):
+    """The last latents of Euler steps in which outputs answer, and how far they are off, relative to the way."""
+    lengths, answers = np.diff(levels), feedback.answers(levels)
+    full, latent, newest, seen, between = np.zeros(rows.shape[1]), np.zeros(rows.shape[1]), None, {}, {}
+    for i, length in enumerate(lengths):
+        if i not in cached:
+            newest, answer = i, answers[i] * (latent - full)
+            seen[i], between[i] = rows[i] + answer, contrasts[i] + feedback.share * answer
+        found = weights.get(i, Solved((newest,), (1.0,), (0.0,)))
+        output = sum(c * seen[k] for k, c in zip(found.history, found.factors, strict=True))
+        output = output + sum(c * between[k] for k, c in zip(found.history, found.contrast_factors, strict=True))
+        latent, full = latent + length * output, full + length * rows[i]
+    return np.linalg.norm(latent - full) / np.linalg.norm(full)
+
+
+@PROPERTY
+@given(schedules(), st.integers(0, 9), st.floats(0, 1), st.floats(-1, 1))
+def test_what_a_policy_misses_is_where_its_steps_lead_when_outputs_answer(schedule, seed, size, share):
+    levels, cached = schedule
+    levels, generator = tuple(level / levels[0] for level in levels), np.random.default_rng(seed)
+    rows, contrasts = generator.normal(size=(2, len(levels) - 1, 6))
+    outputs, feedback = Outputs(levels, rows, contrasts), Feedback(size, share)
+    weights = outputs.solved(cached, 2, euler(levels))
+    found = outputs.missed(cached, weights, euler(levels), feedback)
+    assert found[-1] == pytest.approx(stepped(rows, contrasts, levels, cached, weights, feedback), rel=1e-6, abs=1e-9)
+    assert found[: min(cached, default=len(found))] == pytest.approx(0)
+
+
+def test_with_nothing_cached_nothing_is_missed_and_plain_steps_along_all_levels_miss_nothing():
+    rows, levels = polynomial(shifted(12), degree=5), shifted(12)
+    outputs, feedback = Outputs(levels, rows), Feedback(0.4, 1.0)
+    assert outputs.missed((), {}, euler(levels), feedback) == pytest.approx(0)
+    assert outputs.missed_by_plain(levels, euler(levels), euler(levels), feedback) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.3])
+def test_what_plain_steps_miss_is_where_they_lead_when_outputs_answer(size):
+    levels, fewer, feedback = shifted(12), shifted(6), Feedback(size, 0.0)
+    rows = np.random.default_rng(0).normal(size=(12, 6))
+    path = np.concatenate([np.zeros((1, 6)), euler(levels) @ rows])
+    latent, answers = np.zeros(6), feedback.answers(fewer)
+    for k, length in enumerate(np.diff(fewer)):  # every other level, where the full run is known
+        latent = latent + length * (rows[2 * k] + answers[k] * (latent - path[2 * k]))
+    missed = np.linalg.norm(latent - path[-1]) / np.linalg.norm(path[-1])
+    found = Outputs(levels, rows).missed_by_plain(fewer, euler(fewer), euler(levels), feedback)
+    assert found == pytest.approx(missed)
+
+
+@pytest.mark.parametrize("steps", [5, 12, 20])
+def test_fewer_levels_are_those_a_scheduler_lays(steps):
+    assert coarser(shifted(40), steps) == pytest.approx(shifted(steps), abs=3e-3)
+    assert coarser(shifted(steps), steps) == pytest.approx(shifted(steps))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_sign_of_the_contrasts_answer_is_that_with_which_fitted_weights_keep_errors_small(sign):
+    """The weights are fitted as closed loops do it, on outputs and contrasts that have answered."""
+    levels, cached, truth = shifted(16), tuple(range(2, 16, 2)), Feedback(1.5, sign / 4)
+    generator = np.random.default_rng(0)
+    smooth = np.vander(levels[:-1], 5) @ generator.normal(size=(5, 12))
+    rows = smooth + 0.1 * generator.normal(size=smooth.shape)
+    contrasts = np.vander(levels[:-1], 4) @ generator.normal(size=(4, 12))
+    fitted = in_closed_loop(rows, contrasts, levels, cached, truth)
+    found = Feedback.seen_in(Outputs(levels, rows, contrasts), cached, fitted, euler(levels), 4.0)
+    assert found == truth
+
+
+def in_closed_loop(rows, contrasts, levels, cached, feedback):
+    """The weights that land each step nearest to the full run, of first differences."""
+    lengths, answers, fitted = np.diff(levels), feedback.answers(levels), {}
+    seen, between, error, history = rows.copy(), contrasts.copy(), np.zeros(rows.shape[1]), []
+    for i, length in enumerate(lengths):
+        if i not in cached:
+            history = [i, *history][:2]
+            seen[i] += answers[i] * error
+            between[i] += feedback.share * answers[i] * error
+        wrong = seen[history[0]] - rows[i]
+        if i >= cached[0]:
+            terms = [seen[history[0]] - seen[history[1]], seen[history[0]]]
+            terms = np.array([*terms, between[history[0]] - between[history[1]], between[history[0]]])
+            weights = np.linalg.lstsq(length * terms.T, -(error + length * wrong), rcond=1e-9)[0]
+            wrong, fitted[i] = wrong + weights @ terms, Solved.by(history, weights)
+        error = error + length * wrong
+    return fitted
+
+
+def test_answers_grow_with_guidance_up_to_the_strongest_and_towards_both_ends():
+    outputs, cached = Outputs(shifted(6), np.eye(6)), (3,)
+    fitted = outputs.solved(cached, 1, euler(shifted(6)))
+    sizes = [Feedback.seen_in(outputs, cached, fitted, euler(shifted(6)), g).size for g in (1.0, 2.0, 4.0, 7.0)]
+    assert sizes == [0.375, 0.75, 1.5, 1.5]
+    assert Feedback(1.0, 0.0).answers((0.9, 0.5, 0.1, 0.0)) == pytest.approx([1 / 0.09, 4, 1 / 0.09])

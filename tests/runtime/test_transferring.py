@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,9 +17,22 @@ from ertacache import zoo
 from ertacache.errors import PolicyFileError, PolicyMismatchError
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
 from ertacache.method.envelope import Envelope
+from ertacache.method.named import Method
+from ertacache.method.transfer import Outputs, coarser
 from ertacache.policy import Policy
 from ertacache.runtime.run import Report
-from ertacache.runtime.transferring import at_guidance, on_grid, policy_for, response
+from ertacache.runtime.transferring import (
+    FARTHER,
+    KEPT,
+    Kept,
+    Transfer,
+    at_guidance,
+    carries,
+    on_grid,
+    policy_for,
+    refusal,
+    response,
+)
 
 STEPS = 12
 
@@ -58,7 +73,7 @@ def test_on_its_own_grid_a_policy_is_what_it_is(calibrated, flux, flux_call):
 
 
 def test_a_transfer_to_its_own_grid_gives_the_policy_back(calibrated, flux):
-    same = on_grid(calibrated, flux.scheduler, calibrated.origin.noise_levels)
+    same = on_grid(calibrated, flux.scheduler, calibrated.origin.noise_levels).policy
     assert same.cached_steps == calibrated.cached_steps
     assert sorted(same.predictions) == sorted(calibrated.predictions)
     for step, prediction in calibrated.predictions.items():
@@ -160,11 +175,126 @@ def test_levels_outside_of_the_calibrated_ones_are_refused(calibrated, flux, flu
         policy_for(calibrated, flux.scheduler, still, Report())
 
 
-def test_kept_taylor_weights_are_refused(calibrated, flux, flux_call):
-    cached = {step: p for step, p in calibrated.predictions.items() if step in calibrated.cached_steps}
-    policy = dataclasses.replace(calibrated, predictions=cached)
+def test_kept_taylor_weights_are_refused_and_nothing_else_passes_for_them(calibrated, flux, flux_call):
+    levels = levels_of(flux, flux_call, 16)
+    taylors = dataclasses.replace(calibrated.calibration, taylor_kept=True)
     with pytest.raises(PolicyMismatchError, match="worse than Taylor's"):
-        policy_for(policy, flux.scheduler, levels_of(flux, flux_call, 16), Report())
+        policy_for(dataclasses.replace(calibrated, calibration=taylors), flux.scheduler, levels, Report())
+    only = {step: p for step, p in calibrated.predictions.items() if step in calibrated.cached_steps}
+    assert refusal(dataclasses.replace(calibrated, predictions=only), levels) is None  # none of a computed step
+
+
+@pytest.mark.parametrize("level", ["velocity", "hidden"])
+@pytest.mark.parametrize("schedule", ["uniform", "offline", "search"])
+def test_only_what_was_measured_is_transferred(schedule, level, calibrated, flux, flux_call):
+    levels, method = levels_of(flux, flux_call, 16), Method(schedule=schedule, level=level, predictor="aligned")
+    measured = (schedule, level) == ("search", "velocity")
+    policy = dataclasses.replace(calibrated, method=method)  # with a Gram matrix that it would not have been given
+    assert carries(policy) == measured
+    assert (at_guidance(policy, {**policy.origin.guidance, "true_cfg_scale": 3.0}) is not policy) == measured
+    if measured:
+        assert policy_for(policy, flux.scheduler, levels, Report()).num_inference_steps == 16
+    else:
+        with pytest.raises(PolicyMismatchError, match="measured with method 'aligned' alone, and this is a policy of"):
+            policy_for(policy, flux.scheduler, levels, Report())
+
+
+def test_evenly_spaced_steps_are_calibrated_without_what_a_transfer_needs(flux, flux_call):
+    call = {name: value for name, value in flux_call().items() if name != "num_inference_steps"}
+    method = Method(predictor="aligned")
+    policy = ertacache.calibrate(
+        flux, [call], num_inference_steps=8, num_computed_steps=4, method=method, progress=False
+    )
+    assert policy.gram is None
+    with ertacache.accelerated(flux, policy), pytest.raises(PolicyMismatchError, match="with method 'aligned' alone"):
+        flux(**flux_call(steps=10))
+
+
+def test_a_transfer_that_is_predicted_to_be_worse_than_plain_steps_is_refused(calibrated, flux, flux_call):
+    """Corrections that are turned around make errors grow, on other grids more than on the calibrated one."""
+    levels = levels_of(flux, flux_call, 16)
+    wild = {
+        step: p if step in calibrated.cached_steps else dataclasses.replace(p, factors=tuple(-c for c in p.factors))
+        for step, p in calibrated.predictions.items()
+    }
+    policy = dataclasses.replace(calibrated, predictions=wild)
+    good, bad = on_grid(calibrated, flux.scheduler, levels), on_grid(policy, flux.scheduler, levels)
+    assert good.refusal is None
+    assert bad.missed > FARTHER * max(bad.missed_by_plain, bad.missed_there)
+    with ertacache.accelerated(flux, policy), pytest.raises(PolicyMismatchError) as caught:
+        flux(**flux_call(steps=16, guided=True))
+    assert (
+        f"with 8 of 16 steps computed it is predicted to miss the full run by {bad.missed:.2g} of the way from noise, "
+        f"and 8 plain steps by {bad.missed_by_plain:.2g}"
+    ) in str(caught.value)
+    assert "num_inference_steps=16" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("missed", "by_plain", "there", "made"),
+    [(0.19, 0.1, 0.01, True), (0.21, 0.1, 0.01, False), (0.21, 0.1, 0.11, True), (float("nan"), 0.1, 0.1, False)],
+)
+def test_a_transfer_may_miss_twice_what_plain_steps_do_or_the_calibrated_policy(
+    missed, by_plain, there, made, calibrated
+):
+    assert (Transfer(calibrated, missed, by_plain, there).refusal is None) == made
+
+
+def test_plain_steps_are_those_that_the_pipeline_makes_of_so_many(calibrated, flux, flux_call):
+    levels, fewer = (levels_of(flux, flux_call, steps) for steps in (16, 8))
+    assert coarser(levels, 8) == pytest.approx(fewer, abs=1e-5)
+
+
+def test_a_policy_is_solved_once_for_a_grid_and_a_scheduler(calibrated, flux, flux_call, monkeypatch):
+    solved = []
+    original = Outputs.solved
+    monkeypatch.setattr(Outputs, "solved", lambda self, *rest: solved.append(self.levels) or original(self, *rest))
+
+    def solves(policy, steps):
+        before = len(solved)
+        flux.scheduler = type(flux.scheduler).from_config(flux.scheduler.config)  # another object, configured alike
+        with ertacache.accelerated(flux, policy) as run:
+            out = flux(**flux_call(steps=steps, guided=True)).images
+        assert "solved anew" in str(run.report)
+        return len(solved) - before, out
+
+    (first, picture), (again, same) = solves(calibrated, 16), solves(calibrated, 16)
+    assert (first, again) == (2, 0)  # on both grids, once
+    assert torch.equal(picture, same)
+    assert solves(calibrated, 14)[0] == 2
+    assert solves(calibrated, 16)[0] == 0
+    assert solves(dataclasses.replace(calibrated), 16)[0] == 2
+    flux.scheduler = FlowMatchEulerDiscreteScheduler.from_config(flux.scheduler.config, shift=2.9)
+    assert solves(calibrated, 16)[0] == 2
+
+
+def test_near_guidance_is_taken_once(calibrated):
+    near = {**calibrated.origin.guidance, "true_cfg_scale": 3.0}
+    assert at_guidance(calibrated, near) is at_guidance(calibrated, dict(near))
+    assert at_guidance(calibrated, {**near, "true_cfg_scale": 3.5}).origin.guidance["true_cfg_scale"] == 3.5
+
+
+def test_what_was_made_is_kept_for_a_few_settings_while_its_policy_lives(calibrated):
+    kept, policy, made = Kept(), dataclasses.replace(calibrated), []
+    for key in [*range(KEPT), 0, KEPT, 0, 1]:
+        assert kept.get(policy, key, lambda key=key: made.append(key) or key) == key
+    assert made == [*range(KEPT), KEPT, 1]  # 1 was the oldest when there was one too many
+    assert len(kept) == KEPT
+    del policy
+    gc.collect()
+    assert len(kept) == 0
+
+
+def test_threads_that_ask_at_once_get_what_belongs_to_their_setting(calibrated):
+    kept, policies = Kept(), [dataclasses.replace(calibrated) for _ in range(3)]
+
+    def ask(k):
+        policy, key = policies[k % 3], k % (KEPT + 3)
+        return kept.get(policy, key, lambda: (id(policy), key)) == (id(policy), key)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(2000)))
+    assert len(kept) == 3 * KEPT
 
 
 def test_a_transfer_leaves_nothing_behind(calibrated, flux, flux_call):
@@ -190,7 +320,7 @@ def test_a_policy_from_a_file_is_transferred_alike(tmp_path, calibrated, flux, f
     assert torch.equal(loaded.gram, calibrated.gram)
     assert loaded.fingerprint == calibrated.fingerprint
     levels = levels_of(flux, flux_call, 16)
-    moved = [on_grid(policy, flux.scheduler, levels).predictions for policy in (loaded, calibrated)]
+    moved = [on_grid(policy, flux.scheduler, levels).policy.predictions for policy in (loaded, calibrated)]
     assert moved[0] == moved[1]
 
 

@@ -160,9 +160,11 @@ def predicting(
 ) -> Policy:
     """The policy of a closed loop that predicted its cached steps."""
     notes = list(notes)
+    taylor_kept = False
     if method.predictor == "aligned":
-        fit = _no_worse_than_taylor(loops, method, fit, notes)
-    return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
+        fit, taylor_kept = _no_worse_than_taylor(loops, method, fit, notes)
+    policy = policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
+    return replace(policy, calibration=replace(policy.calibration, taylor_kept=taylor_kept))
 
 
 def with_weights_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
@@ -204,8 +206,8 @@ def policy_of(
     )
 
 
-def _no_worse_than_taylor(loops: ClosedLoops, method: Method, fit: Fit, notes: list[str]) -> Fit:
-    """A loop's schedule and errors with the weights of all prompts, or the loop by Taylor's, if that is nearer.
+def _no_worse_than_taylor(loops: ClosedLoops, method: Method, fit: Fit, notes: list[str]) -> tuple[Fit, bool]:
+    """A loop's schedule and errors with the weights of all prompts, or the loop by Taylor's, if that is nearer; which.
 
     Compared as the search compares, so that one prompt of a large error does not outvote the rest; but in the loop with
     the weights of all. Held-out prompts' errors add up from step to step, and on 12 prompts Taylor's weights seemed
@@ -213,13 +215,13 @@ def _no_worse_than_taylor(loops: ClosedLoops, method: Method, fit: Fit, notes: l
     """
     of_all, taylor = _of_all(loops, method, fit), loops.predict(fit.cached_steps, method, predictor="taylor")
     if of_all.score <= taylor.score:
-        return replace(fit, predictions=of_all.predictions)
+        return replace(fit, predictions=of_all.predictions), False
     kept, fitted = exp(taylor.score), exp(of_all.score)
     notes.append(
         f"Taylor weights were kept: the geometric mean of their errors over prompts is {kept:.4g}, "
         f"of the fitted ones' {fitted:.4g}"
     )
-    return taylor
+    return taylor, True
 
 
 def _record(

@@ -9,6 +9,9 @@ trajectory follow without running the denoiser.
 How an error of the latent changes a later output is not in the matrix. Closed loops show it, on the calibrated grid:
 there it makes the fitted weights differ from those that the matrix gives, and that difference is carried over. A weight
 itself would be a poor thing to carry: it depends on every gap between the steps it was fitted on.
+
+Weights that were carried may let errors grow where the calibrated ones did not. By how much, and what as many plain
+steps would miss, is predicted from the matrix and a rule for how outputs answer errors of the latent (`ANSWER`).
 """
 
 from __future__ import annotations
@@ -28,6 +31,16 @@ NEIGHBOURS = 4
 """From how many levels an output is read off: cubic."""
 RIDGE = 1e-6
 """As in `ertacache.method.alignment.NormalEquations`."""
+ANSWER = 0.375
+"""How strongly outputs answer errors of the latent, for each unit of guidance; see `Feedback`.
+
+Half of that was measured in closed loops, in the mean over directions. Errors grow in the directions that answer most,
+and with this, predictions rank transfers by what these were seen to gain (docs/transfer.md).
+"""
+STRONGEST = 4.0
+"""The guidance from which on answers are taken to be alike: pictures that differ so much no longer drift apart."""
+LEAST = 0.01
+"""Of s (1 - s), which is 0 at a first latent of nothing but noise; that has no error."""
 
 
 def bend(levels: Sequence[float], others: Sequence[float]) -> float:
@@ -82,6 +95,17 @@ def reading(levels: Sequence[float], others: Sequence[float]) -> Array:
         for j in near:
             row[j] = np.prod([(level - known[k]) / (known[j] - known[k]) for k in near if k != j])
     return rows
+
+
+def coarser(levels: Sequence[float], steps: int) -> tuple[float, ...]:
+    """The levels of fewer steps along the same curve, as a scheduler lays them.
+
+    Args:
+        levels: the T + 1 noise levels of a grid.
+        steps: how many steps there are to be.
+    """
+    last = len(levels) - 1
+    return tuple(np.interp(np.arange(steps + 1) * last / steps, np.arange(last + 1), levels).tolist())
 
 
 class Solved(NamedTuple):
@@ -165,6 +189,99 @@ class Outputs:
             found[i] = Solved.by(history, weights)
         return found
 
+    def missed(
+        self, cached: Collection[int], weights: Mapping[int, Solved], response: Array, feedback: Feedback
+    ) -> Array:
+        """By how much each step's latent misses the full run's, where every output answers the errors before it.
+
+        Args:
+            cached: the cached steps.
+            weights: what steps go on with.
+            response: as in `solved`.
+            feedback: how outputs answer.
+
+        Returns:
+            (T,), in units of the way from the first latent to the last one.
+        """
+        skipped, answers, seen = frozenset(cached), feedback.answers(self.levels), self.rows.copy()
+        contrasts = None if self.contrasts is None else self.contrasts.copy()
+        wrong, error = np.zeros_like(self.rows), np.zeros_like(self.rows)
+        newest = 0
+        for i in range(len(self.rows)):
+            if i not in skipped:
+                newest, answer = i, answers[i] * error[i - 1] if i else np.zeros_like(error[i])
+                seen[i] += answer
+                if contrasts is not None:
+                    contrasts[i] += feedback.share * answer
+            history, factors, between = weights.get(i, Solved((newest,), (1.0,), ()))
+            wrong[i] = np.asarray(factors) @ seen[list(history)] - self.rows[i]
+            if between and contrasts is not None:
+                wrong[i] += np.asarray(between) @ contrasts[list(history)]
+            error[i] = response[i] @ wrong
+        return _lengths(error) / _lengths(response[-1] @ self.rows)
+
+    def missed_by_plain(
+        self, levels: Sequence[float], response: Array, response_here: Array, feedback: Feedback
+    ) -> float:
+        """By how much plain steps along fewer levels miss the last latent of this grid's, in the units of `missed`.
+
+        Args:
+            levels: their noise levels, between the same ends.
+            response: theirs.
+            response_here: that of this grid.
+            feedback: how outputs answer.
+        """
+        path = np.concatenate([np.zeros_like(self.rows[:1]), response_here @ self.rows])
+        goals = reading(self.levels, levels) @ path
+        answers, outputs = feedback.answers(levels), self.at(levels).rows
+        for i in range(1, len(outputs)):
+            outputs[i] += answers[i] * (response[i - 1] @ outputs - goals[i])
+        return float(_lengths(response[-1] @ outputs - goals[-1]) / _lengths(path[-1]))
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """How the outputs of a model answer errors of the latent: at noise level s by ``size / s (1 - s)`` times the error.
+
+    Args:
+        size: see there.
+        share: how much of the answer the contrast of the guidance branches has, of either sign.
+    """
+
+    size: float
+    share: float
+
+    @classmethod
+    def seen_in(
+        cls,
+        outputs: Outputs,
+        cached: Collection[int],
+        fitted: Mapping[int, Solved],
+        response: Array,
+        guidance: float,
+    ) -> Feedback:
+        """Of a model at some guidance, of which weights are known that closed loops fitted.
+
+        With ``v = u + g d``, most of what v answers is g times what d does. Whether d is the branch with the prompt
+        less the one without it or the reverse, nobody noted; but the fitted weights keep errors small with the one
+        and not with the other.
+
+        Args:
+            outputs: on the calibrated grid.
+            cached: the cached steps there.
+            fitted: the weights.
+            response: that of the grid.
+            guidance: what multiplies the contrast; 1 where nothing does.
+        """
+        size = ANSWER * min(guidance, STRONGEST)
+        either = cls(size, 1 / guidance), cls(size, -1 / guidance)
+        return min(either, key=lambda self: float(_lengths(outputs.missed(cached, fitted, response, self))))
+
+    def answers(self, levels: Sequence[float]) -> Array:
+        """What errors are multiplied by at each but the last of these levels."""
+        at = np.asarray(levels[:-1], dtype=np.float64)
+        return self.size / np.maximum(at * (1 - at), LEAST)
+
 
 def corrected(
     solved: Mapping[int, Solved],
@@ -197,6 +314,12 @@ def corrected(
             change = [np.interp(levels[i], at, values) for values in np.array([w for _, w in alike]).T]
             found[i] = Solved.by(here.history, here.weights + np.array(change))
     return found
+
+
+def _lengths(rows: Array) -> Array:
+    """The lengths of vectors along the last axis."""
+    lengths: Array = np.linalg.norm(rows, axis=-1)
+    return lengths
 
 
 def _kind(step: int, solved: Solved) -> tuple[int, int, int]:

@@ -5,23 +5,29 @@ What was measured to cost little is done in the call, and said in its report; do
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ertacache.arguments import number
 from ertacache.errors import PolicyMismatchError
-from ertacache.method.transfer import Outputs, Solved, bend, corrected, placed
+from ertacache.method.named import Method
+from ertacache.method.transfer import Feedback, Outputs, Solved, bend, coarser, corrected, placed
 from ertacache.policy import CalibrationRecord, Origin, Policy, Prediction
 from ertacache.runtime import identity
 from ertacache.runtime.run import Report
 from ertacache.runtime.samplers import lay
 from ertacache.runtime.seams import own_class, patched_on
 from ertacache.runtime.stepping import StepCall, landed
+
+Made = TypeVar("Made")
 
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
 """With which a transfer to other steps was measured, both of them in flow matching."""
@@ -35,12 +41,78 @@ NEAR_SCALES = (0.75, 1.0)
 """By what a call may multiply the guidance scale: that was measured to lose 1 dB at most, and 1.25 up to 10 dB."""
 MOST_BENT = 0.5
 """By how many steps the noise levels may leave the calibrated curve: schedulers round, another shift is far more."""
+FARTHER = 2.0
+"""How many times as large the predicted error of a transfer may be as that of plain steps.
+
+Predictions rank transfers, and are no better than that (docs/transfer.md).
+"""
+KEPT = 8
+"""How many transfers of one policy are kept."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A policy on other noise levels, and what is predicted of it.
+
+    Args:
+        policy: the policy there.
+        missed: by how much its last latent is predicted to miss the full run's, in shares of the way to that.
+        missed_by_plain: the same of as many plain steps as it computes.
+        missed_there: the same of the policy where it was calibrated, and measured to be good.
+    """
+
+    policy: Policy
+    missed: float
+    missed_by_plain: float
+    missed_there: float
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it is not made; None if it is."""
+        if self.missed <= FARTHER * max(self.missed_by_plain, self.missed_there):
+            return None
+        computed, steps = len(self.policy.computed_steps), self.policy.num_inference_steps
+        return (
+            f"with {computed} of {steps} steps computed it is predicted to miss the full run by {self.missed:.2g} of "
+            f"the way from noise, and {computed} plain steps by {self.missed_by_plain:.2g}"
+        )
+
+
+class Kept:
+    """What was made of policies, by what it was made for: the newest `KEPT` of each policy, for as long as that lives.
+
+    Threads may share it; of two that ask for the same at once, both may make it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._made: WeakKeyDictionary[Policy, dict[Hashable, Any]] = WeakKeyDictionary()
+
+    def get(self, policy: Policy, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What was made for this key, or what is made now."""
+        with self._lock:
+            made = self._made.setdefault(policy, {})
+            if key in made:
+                made[key] = made.pop(key)  # the newest
+                return cast(Made, made[key])
+        found = make()  # without the lock: it takes a while
+        with self._lock:
+            made[key] = found
+            while len(made) > KEPT:
+                del made[next(iter(made))]
+        return found
+
+    def __len__(self) -> int:
+        with self._lock:
+            return sum(map(len, self._made.values()))
+
+
+_kept = Kept()
 
 
 def carries(policy: Policy) -> bool:
     """Whether a policy like this can be transferred once it knows its outputs' Gram matrix."""
-    method = policy.method
-    return method.predictor == "aligned" and method.level == "velocity" and not policy.first_step
+    return _is_measured(policy.method) and not policy.first_step
 
 
 def policy_for(policy: Policy, scheduler: Any, levels: Sequence[float], report: Report) -> Policy:
@@ -58,12 +130,9 @@ def policy_for(policy: Policy, scheduler: Any, levels: Sequence[float], report: 
     difference = identity.grid_difference(policy, levels)
     if difference is None:
         return policy
-    reason = refusal(policy, levels)
-    if patched_on(scheduler, "step") is not None:
-        reason = "the scheduler's step() is patched on the object, and how that answers to an output is not known"
-    if reason:
-        raise identity.mismatch(policy, *difference, reason=reason, steps=len(levels) - 1)
-    moved = on_grid(policy, scheduler, levels)
+    moved = _brought(policy, scheduler, levels)
+    if isinstance(moved, str):
+        raise identity.mismatch(policy, *difference, reason=moved, steps=len(levels) - 1)
     report.note(
         f"the policy was calibrated on other noise levels, of {policy.num_inference_steps} steps; its computed steps "
         f"were placed and its weights solved anew for these {moved.num_inference_steps}, "
@@ -72,15 +141,32 @@ def policy_for(policy: Policy, scheduler: Any, levels: Sequence[float], report: 
     return moved
 
 
+def _brought(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Policy | str:
+    """The policy on other noise levels, or why it is not brought there."""
+    if patched_on(scheduler, "step") is not None:
+        return "the scheduler's step() is patched on the object, and how that answers to an output is not known"
+    reason = refusal(policy, levels)
+    if reason:
+        return reason
+    key = own_class(scheduler), repr(sorted(scheduler.config.items())), tuple(levels)
+    transfer = _kept.get(policy, key, lambda: on_grid(policy, scheduler, levels))
+    return transfer.refusal or transfer.policy
+
+
 def refusal(policy: Policy, levels: Sequence[float]) -> str | None:
-    """Why a policy cannot be transferred to a grid of T' + 1 noise levels; None if it can."""
+    """Why no policy like this is transferred to a grid of T' + 1 noise levels; None if one is.
+
+    `Transfer.refusal` has what speaks against this one.
+    """
     steps = len(levels) - 1
+    if not _is_measured(policy.method):
+        return f"that was measured with method 'aligned' alone, and this is a policy of {policy.method.name!r}"
     if policy.gram is None or policy.origin is None:
         return (
             "the policy does not know how its outputs vary with the noise level, as only some of 'aligned' do, "
             "and none at other guidance than they were calibrated at"
         )
-    if policy.cached_steps and set(policy.predictions) <= set(policy.cached_steps):
+    if policy.calibration.taylor_kept:
         return "its fitted weights were worse than Taylor's in calibration"
     if not _of_measured_kind(policy.origin):
         return f"a transfer with {policy.origin.scheduler_class} was not measured for such noise levels"
@@ -122,32 +208,44 @@ def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64)
 
 
-def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Policy:
+def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Transfer:
     """The policy of the same step ratio on other noise levels; only for what :func:`refusal` lets pass."""
     origin = policy.origin
     assert policy.gram is not None
     assert origin is not None  # seen to by `refusal`
-    steps = len(levels) - 1
+    there, here = origin.noise_levels, tuple(levels)
+    steps = len(here) - 1
     computed = max(2, steps * len(policy.computed_steps) // policy.num_inference_steps)
-    cached = placed(policy.cached_steps, origin.noise_levels, levels, computed)
+    cached = placed(policy.cached_steps, there, here, computed)
     order = max((len(p.history) for p in policy.predictions.values()), default=1) - 1
-    outputs = Outputs.of(policy.gram.numpy(), origin.noise_levels)
-    solved = corrected(
-        outputs.at(levels).solved(cached, order, response(scheduler, levels)),
-        levels,
-        {i: Solved(p.history, p.factors, p.contrast_factors) for i, p in policy.predictions.items()},
-        outputs.solved(policy.cached_steps, order, response(scheduler, origin.noise_levels)),
-        origin.noise_levels,
+    calibrated = Outputs.of(policy.gram.numpy(), there)
+    outputs, response_there, response_here = calibrated.at(here), response(scheduler, there), response(scheduler, here)
+    fitted = {i: Solved(p.history, p.factors, p.contrast_factors) for i, p in policy.predictions.items()}
+    weights = corrected(
+        outputs.solved(cached, order, response_here),
+        here,
+        fitted,
+        calibrated.solved(policy.cached_steps, order, response_there),
+        there,
     )
-    return replace(
-        policy,
-        num_inference_steps=steps,
-        cached_steps=cached,
-        predictions={step: Prediction(*found) for step, found in solved.items()} if cached else {},
-        origin=replace(origin, noise_levels=tuple(levels)),
-        calibration=_unmeasured(policy.calibration),
-        envelope=None,  # drifts, as the matrix, are those of the calibrated grid
-        gram=None,
+    scale = _scale_of(origin.guidance)
+    guidance = max(1.0, origin.guidance[scale]) if scale else 1.0
+    feedback = Feedback.seen_in(calibrated, policy.cached_steps, fitted, response_there, guidance)
+    plain = coarser(here, computed)
+    return Transfer(
+        replace(
+            policy,
+            num_inference_steps=steps,
+            cached_steps=cached,
+            predictions={step: Prediction(*found) for step, found in weights.items()} if cached else {},
+            origin=replace(origin, noise_levels=here),
+            calibration=_unmeasured(policy.calibration),
+            envelope=None,  # drifts, as the matrix, are those of the calibrated grid
+            gram=None,
+        ),
+        missed=float(outputs.missed(cached, weights, response_here, feedback)[-1]),
+        missed_by_plain=outputs.missed_by_plain(plain, response(scheduler, plain), response_here, feedback),
+        missed_there=float(calibrated.missed(policy.cached_steps, fitted, response_there, feedback)[-1]),
     )
 
 
@@ -158,7 +256,7 @@ def at_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy:
         policy: the policy that was given.
         guidance: the guidance arguments of the call.
     """
-    if policy.origin is None or policy.gram is None or not _of_measured_kind(policy.origin):
+    if policy.origin is None or policy.gram is None or not carries(policy) or not _of_measured_kind(policy.origin):
         return policy
     known = policy.origin.guidance
     scale = _scale_of(known)
@@ -171,7 +269,7 @@ def at_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy:
     near = NEAR_SCALES[0] <= guidance[scale] / known[scale] <= NEAR_SCALES[1]
     if not near or guidance[scale] <= 1 or not all(p.contrast_factors for p in policy.predictions.values()):
         return policy  # a scale of 1 switches the second branch off
-    moved = transferred(policy, **{scale: guidance[scale]})
+    moved = _kept.get(policy, (scale, guidance[scale]), lambda: transferred(policy, **{scale: guidance[scale]}))
     return moved if moved.origin and moved.origin.guidance == guidance else policy  # another argument may differ too
 
 
@@ -189,10 +287,12 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
         **guidance: guidance arguments of the calls to come, e.g. ``true_cfg_scale=7.0``; the others stay.
 
     Raises:
-        PolicyMismatchError: if the policy's calls had no such argument, or nobody noted what they had.
+        ArgumentError: if a value is no number.
+        PolicyMismatchError: if the policy's calls had no such argument, nobody noted what they had, or it is none.
 
     >>> transferred(policy, true_cfg_scale=7.0).save("flux-7.safetensors")  # doctest: +SKIP
     """
+    identity.check_policy(policy)
     known = policy.origin.guidance if policy.origin else {}
     for name in guidance:
         if name not in known:
@@ -204,7 +304,7 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
     assert policy.origin is not None or not guidance
     if policy.origin is None or not guidance:
         return policy
-    wanted = {name: float(value) for name, value in guidance.items()}
+    wanted = {name: float(number(name, value)) for name, value in guidance.items()}
     second = known.get("guidance_scale_2")
     if "guidance_scale" in wanted and second is not None and second == known["guidance_scale"]:
         wanted.setdefault("guidance_scale_2", wanted["guidance_scale"])  # as the pipeline fills it in
@@ -223,6 +323,11 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
         gram=None,  # and has other outputs
         calibration=_unmeasured(policy.calibration, notes=(*policy.calibration.notes, note)),
     )
+
+
+def _is_measured(method: Method) -> bool:
+    """Whether transfers were measured with policies of this method: of searched schedules, and so of `aligned`."""
+    return method.schedule == "search" and method.level == "velocity"
 
 
 def _of_measured_kind(origin: Origin) -> bool:
