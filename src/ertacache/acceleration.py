@@ -22,7 +22,6 @@ from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.seams import own_class
 from ertacache.runtime.transferring import at_guidance
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -67,12 +66,12 @@ class Acceleration:
         """One call of the pipeline under the policy."""
         call_arguments(own_class(pipe), kwargs)
         doubts = identity.check_pipeline(self.policy, pipe)
-        guidance = identity.guidance_of(pipe, args, kwargs)
+        guidance, given = identity.guidance_of(pipe, args, kwargs), identity.Given.to(pipe, args, kwargs)
         policy = at_guidance(self.policy, guidance)
-        identity.check_guidance(policy, guidance)
+        identity.check_guidance(policy, guidance, given)
         guard = Guard(self.policy, self._envelope, self.guard) if self._envelope and self.guard else None
         watched = guard or (watch_of(self.policy) if self.draft else None)  # it knows one guidance's drifts
-        driver = PolicyDriver(policy, guard=watched if policy is self.policy else None)
+        driver = PolicyDriver(policy, guard=watched if policy is self.policy else None, call=given)
         run = Run(pipe, driver)
         run.report.guard = guard.report if guard else None
         self._last = self._of_thread.report = driver.report = run.report

@@ -147,6 +147,7 @@ class Again:
         latents = {"output_type": "latent"} if gives_latents(own_class(pipe)) else None
         self._call = Call(arguments, random or RandomState.current(), latents)
         self._guidance = identity.guidance_of(pipe, args, kwargs)
+        self._given = identity.Given.to(pipe, args, kwargs)
 
     def made(self, pipe: Any, policy: Policy) -> Made | None:
         """The same call by this policy; what the user has stays as it is.
@@ -157,8 +158,8 @@ class Again:
         Raises:
             PolicyMismatchError: if the policy is not for such calls.
         """
-        identity.check_guidance(policy, self._guidance)
-        twin, driver = twin_of(pipe), PolicyDriver(policy, guard=watch_of(policy))
+        identity.check_guidance(policy, self._guidance, self._given)
+        twin, driver = twin_of(pipe), PolicyDriver(policy, guard=watch_of(policy), call=self._given)
         with preserved(pipe), self._call.random.lent(), Run(twin, driver) as run:
             twin(**self._call.arguments())
         return made_by(driver, run)

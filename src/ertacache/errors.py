@@ -46,7 +46,7 @@ class OutputError(ERTACacheError, OSError):
 
 
 class PolicyFileError(ERTACacheError, ValueError):
-    """A file of a policy, profile or draft that is damaged, foreign, or of an unknown schema; or a policy that is none."""
+    """A file of a policy, profile or draft that is damaged, foreign or of an unknown schema, or no valid policy."""
 
 
 class PolicyMismatchError(ERTACacheError, ValueError):

@@ -20,6 +20,7 @@ from ertacache.method.envelope import Envelope
 from ertacache.method.named import Method
 from ertacache.method.transfer import Outputs, coarser
 from ertacache.policy import Policy
+from ertacache.runtime.identity import Given, mismatch
 from ertacache.runtime.run import Report
 from ertacache.runtime.transferring import (
     FARTHER,
@@ -195,7 +196,7 @@ def test_only_what_was_measured_is_transferred(schedule, level, calibrated, flux
     if measured:
         assert policy_for(policy, flux.scheduler, levels, Report()).num_inference_steps == 16
     else:
-        with pytest.raises(PolicyMismatchError, match="measured with method 'aligned' alone, and this is a policy of"):
+        with pytest.raises(PolicyMismatchError, match="measured for searched schedules of level 'velocity' alone"):
             policy_for(policy, flux.scheduler, levels, Report())
 
 
@@ -206,7 +207,10 @@ def test_evenly_spaced_steps_are_calibrated_without_what_a_transfer_needs(flux, 
         flux, [call], num_inference_steps=8, num_computed_steps=4, method=method, progress=False
     )
     assert policy.gram is None
-    with ertacache.accelerated(flux, policy), pytest.raises(PolicyMismatchError, match="with method 'aligned' alone"):
+    with (
+        ertacache.accelerated(flux, policy),
+        pytest.raises(PolicyMismatchError, match="has schedule 'uniform', level 'velocity'"),
+    ):
         flux(**flux_call(steps=10))
 
 
@@ -424,6 +428,89 @@ def test_a_second_scale_follows_the_first_where_they_were_one(calibrated):
         assert moved.origin.guidance == {"guidance_scale": 6.0, "guidance_scale_2": expected}
         factors, were = (policy.predictions[STEPS - 1].contrast_factors for policy in (moved, calibrated))
         assert factors == pytest.approx([ratio * factor for factor in were])
+
+
+@pytest.fixture
+def by_size(make_flux):
+    """FLUX with noise levels that are shifted by size."""
+    return make_flux(use_dynamic_shifting=True)
+
+
+def of_size(pipe, call, **size):
+    """A policy that is calibrated at a size, or at the pipeline's own."""
+    call = {k: v for k, v in call.items() if k not in ("num_inference_steps", "height", "width")} | size
+    return ertacache.calibrate(pipe, [call], num_inference_steps=8, num_computed_steps=5, method=EVEN, progress=False)
+
+
+EVEN = Method(predictor="aligned")
+SMALL, LARGE = {"height": 16, "width": 16}, {"height": 32, "width": 32}
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "steps", "told", "calibrated", "cure"),
+    [
+        (SMALL, LARGE, 8, "height=16, width=16 and is height=32, width=32,", "height=16, width=16", LARGE),
+        (SMALL, LARGE, 9, "", "height=16, width=16", LARGE),
+        (SMALL, {**SMALL, "width": 64}, 8, "width=16 and is width=64,", "width=16", {**SMALL, "width": 64}),
+        (LARGE, {}, 8, "height=32, width=32 and is the pipeline's own height and width,", "height=32, width=32", {}),
+        ({}, LARGE, 8, "the pipeline's own height and width and is", "the pipeline's own height and width", LARGE),
+    ],
+)
+def test_another_size_is_named_where_the_scheduler_shifts_by_it(
+    was, now, steps, told, calibrated, cure, by_size, flux_call
+):
+    arguments = {k: v for k, v in flux_call(steps=steps).items() if k not in ("height", "width")}
+    policy = of_size(by_size, arguments, **(was or SMALL))  # the pipeline's own takes long
+    policy = dataclasses.replace(policy, origin=dataclasses.replace(policy.origin, sizes=was))
+    with ertacache.accelerated(by_size, policy), pytest.raises(PolicyMismatchError) as caught:
+        by_size(**arguments, **now)
+    message, cured = str(caught.value), caught.value.cure
+    named = f"noise levels (the size, which was {told}" if told else "num_inference_steps was 8"
+    assert named in message
+    assert f"Use the calibrated setting ({calibrated})" in cured
+    assert "".join(f", {name}={value}" for name, value in cure.items()) + ")" in cured
+    assert "".join(f" --set {name}={value}" for name, value in cure.items()) in cured
+    assert ("height=" in cured.split("ertacache.calibrate")[1]) == bool(cure)
+
+
+def test_a_size_that_is_the_same_is_not_named(by_size, flux_call):
+    arguments = flux_call(**SMALL)
+    policy = of_size(by_size, arguments, **SMALL)
+    with ertacache.accelerated(by_size, policy), pytest.raises(PolicyMismatchError) as caught:
+        by_size(**arguments, sigmas=[1 - i / 9 for i in range(8)])
+    assert "(the scheduler's shift, which follows the size, or sigmas of your own)" in str(caught.value)
+    assert "height=" not in str(caught.value)
+
+
+def test_a_size_by_which_nothing_is_shifted_is_named_last(flux, flux_call):
+    arguments = flux_call(**SMALL)
+    policy = of_size(flux, arguments, **SMALL)
+    flux.scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    with ertacache.accelerated(flux, policy), pytest.raises(PolicyMismatchError) as caught:
+        flux(**{**arguments, **LARGE})
+    assert "(the scheduler's shift, sigmas of your own, or the size, which was height=16" in str(caught.value)
+
+
+def test_another_curve_is_blamed_on_the_size_where_that_differs(calibrated, flux, flux_call):
+    given = Given(None, {**calibrated.origin.sizes, **LARGE})
+    flux.scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    flux.scheduler.set_timesteps(sigmas=[1 - i / 16 for i in range(16)], mu=2.0)
+    levels = [float(sigma) for sigma in flux.scheduler.sigmas]
+    with pytest.raises(PolicyMismatchError, match=r"another curve \(the size, which was .* and is height=32"):
+        policy_for(calibrated, flux.scheduler, levels, Report(), given)
+    with pytest.raises(PolicyMismatchError, match=r"another curve \(the scheduler's shift, which follows"):
+        policy_for(calibrated, flux.scheduler, levels, Report(), Given(None, calibrated.origin.sizes))
+
+
+def test_frames_are_named_and_no_argument_is_advised_that_the_call_does_not_take(calibrated):
+    origin = dataclasses.replace(calibrated.origin, sizes={"height": 32, "width": 48, "num_frames": 9})
+    policy = dataclasses.replace(calibrated, origin=origin)
+    clip = Given(frozenset({"height", "width", "num_frames", "guidance_scale"}), {**origin.sizes, "num_frames": 17})
+    cure = mismatch(policy, "noise levels", "1", "2", given=clip).cure
+    assert "Use the calibrated setting (num_frames=9)" in cure
+    assert "speedup=2, guidance_scale=3.5, height=32, width=48, num_frames=17)" in cure
+    assert "true_cfg_scale" not in cure
+    assert "true_cfg_scale=4" in mismatch(policy, "noise levels", "1", "2", given=Given(None)).cure
 
 
 def test_at_another_number_of_steps_it_is_nearer_to_the_full_run_than_fewer_steps():

@@ -113,7 +113,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _state(pipe: Any) -> dict[str, Any]:
-    """The numbers and tensors that a pipeline and its guiders hold, and the scales of adapters and attention processors."""
+    """The numbers and tensors that a pipeline and its guiders hold, and the scales of adapters and attention."""
     found: dict[str, Any] = {}
     for name, value in vars(pipe).items():
         if isinstance(value, (Real, str, type(None))) and name not in _OWN:

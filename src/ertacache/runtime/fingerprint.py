@@ -271,9 +271,10 @@ def _differ(expected: Weights, actual: Weights) -> bool:
     if len(expected.elements) != len(actual.elements):
         return True
     a, b = (np.array(weights.elements) for weights in (expected, actual))
-    (relative_a, absolute_a, coarse_a), (relative_b, absolute_b, coarse_b) = (_by_element(w) for w in (expected, actual))
+    relative_a, absolute_a, coarse_a = _by_element(expected)
+    relative_b, absolute_b, coarse_b = _by_element(actual)
     read = ~(np.isnan(a) | np.isnan(b))
-    size = float(np.sqrt(np.nanmean(a**2))) if read.any() else 0.0
+    size = float(np.sqrt((a[read] ** 2).mean())) if read.any() else 0.0
     allowed = relative_a * np.abs(a) + absolute_a + relative_b * np.abs(b) + absolute_b + REMAINDER * size
     far = read & (np.abs(a - b) > allowed)
     coarse = read & coarse_a & coarse_b & (expected.storage == actual.storage)

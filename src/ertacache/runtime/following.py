@@ -30,8 +30,14 @@ class PolicyDriver(Driver):
         latest: the latent after the last step that was made, (batch, ...).
     """
 
-    def __init__(self, policy: Policy, report: Report | None = None, guard: Guard | None = None) -> None:
-        self.given, self.guard = policy, guard
+    def __init__(
+        self,
+        policy: Policy,
+        report: Report | None = None,
+        guard: Guard | None = None,
+        call: identity.Given | None = None,
+    ) -> None:
+        self.given, self.guard, self.call = policy, guard, call
         self.report = report or Report()
         self.residuals_kept = residuals_kept(policy.method)
         self._follow(policy)
@@ -54,7 +60,7 @@ class PolicyDriver(Driver):
     def open_segment(self, scheduler: Any) -> list[float] | None:
         """Compare the grid with the policy's, transfer or refuse it; and warp the grid if the policy says so."""
         self.levels = sampler_of(scheduler).noise_levels(scheduler)
-        policy = policy_for(self.given, scheduler, self.levels, self.report)
+        policy = policy_for(self.given, scheduler, self.levels, self.report, self.call)
         if policy is not self.policy:
             self._follow(policy)
         self.history.clear()
@@ -128,9 +134,9 @@ class PolicyDriver(Driver):
             )
         if step.index in self.cached:
             self.report.note(f"step {step.index} was computed: it is the first one made")
-        identity.check_calls_per_step(self.policy, step.denoiser_calls)
+        identity.check_calls_per_step(self.policy, step.denoiser_calls, self.call)
         shape = tuple(step.sample.shape[1:])
-        identity.check_latent_shape(self.policy, shape)
+        identity.check_latent_shape(self.policy, shape, self.call)
         origin = self.policy.origin
         if origin and self.policy.method.predictor == "aligned" and shape != origin.latent_shape:
             self.report.note(

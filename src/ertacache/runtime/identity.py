@@ -7,7 +7,7 @@ import inspect
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from numbers import Real
 from typing import Any
@@ -116,7 +116,7 @@ def environment_of(pipe: Any) -> dict[str, Any]:
     for part in vars(pipe).values():
         if isinstance(part, nn.Module):
             for child in part.modules():
-                hook = vars(child).get("_hf_hook")
+                hook: Any = vars(child).get("_hf_hook")
                 if getattr(hook, "execution_device", None) is not None:  # offloaded: the pipeline may not know it
                     devices.append(torch.device(hook.execution_device))
                 cast = getattr(vars(child).get("_diffusers_hook"), "hooks", {}).get("layerwise_casting")
@@ -225,6 +225,53 @@ def sizes_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[
     return {n: int(v) for n, v in values.items() if isinstance(v, (int, float, np.number)) and v == int(v)}
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a call was given, for refusals: they name a size that differs, and advise no argument that it does not take.
+
+    Args:
+        takes: the names of the arguments that calls of the pipeline take; None if they take any.
+        sizes: see `sizes_of`; None where no call is made yet.
+    """
+
+    takes: frozenset[str] | None
+    sizes: Mapping[str, int] | None = None
+
+    @classmethod
+    def nothing(cls, pipe: Any) -> Given:
+        """Before a call of the pipeline."""
+        parameters = inspect.signature(own_class(pipe).__call__).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        return cls(None if takes_any else frozenset(parameters))
+
+    @classmethod
+    def to(cls, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Given:
+        """What this call of the pipeline is given."""
+        return replace(cls.nothing(pipe), sizes=sizes_of(pipe, args, kwargs))
+
+    def resized(self, policy: Policy) -> tuple[str, str] | None:
+        """The arguments about size that calibration's calls had and this one has, where they are not alike."""
+        if policy.origin is None or self.sizes is None:
+            return None
+        both = policy.origin.sizes, self.sizes
+        names = [name for name in _SIZES if both[0].get(name) != both[1].get(name)]
+        told = (", ".join(f"{name}={sizes[name]}" for name in names if name in sizes) for sizes in both)
+        before, now = (text or f"the pipeline's own {' and '.join(names)}" for text in told)
+        return (before, now) if names else None
+
+
+def cause_of_levels(policy: Policy, scheduler: Any, given: Given | None) -> str:
+    """What noise levels may differ by, the likeliest first."""
+    resized = given and given.resized(policy)
+    size = f"the size, which was {resized[0]} and is {resized[1]}" if resized else ""
+    by_size = any(scheduler.config.get(name) for name in ("use_dynamic_shifting", "use_timestep_transform"))
+    if size and by_size:
+        return f"{size}, or else the scheduler's shift or sigmas of your own"
+    if size:
+        return f"the scheduler's shift, sigmas of your own, or {size}"
+    return f"the scheduler's shift{', which follows the size,' if by_size else ','} or sigmas of your own"
+
+
 def check_policy(policy: Any) -> None:
     """Raise `PolicyMismatchError` if it is no policy."""
     if not isinstance(policy, Policy):
@@ -248,26 +295,42 @@ def check_pipeline(policy: Policy, pipe: Any) -> list[str]:
     origin = policy.origin
     if origin is None:
         return []
-    _agree(policy, "denoisers", sorted(origin.denoisers), sorted(modules))
-    for name, expected in origin.denoisers.items():
-        _agree(policy, f"class of {name}", expected.model_class, type(model_of(modules[name])).__name__)
-    _agree(policy, "scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__)
+    _check_kind(policy, origin, pipe, modules)
+    given = Given.nothing(pipe)
+    _agree(policy, "scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__, given)
     doubts = []
     for name, expected in origin.denoisers.items():
-        doubts += _check_denoiser(policy, name, expected, identify(modules[name]), model_of(modules[name]))
+        doubts += _check_denoiser(policy, name, expected, identify(modules[name]), model_of(modules[name]), given)
     if policy.method.depends_on_calibration:
         differs = setting_difference(origin.settings, settings_of(pipe, modules), pipe)
         if differs:
-            raise mismatch(policy, differs[0], repr(differs[1]), repr(differs[2]))
+            raise mismatch(policy, differs[0], repr(differs[1]), repr(differs[2]), given=given)
     return doubts
 
 
-def _check_denoiser(policy: Policy, name: str, expected: Denoiser, actual: Denoiser, model: nn.Module) -> list[str]:
+def _check_kind(policy: Policy, origin: Origin, pipe: Any, modules: Mapping[str, nn.Module]) -> None:
+    """Raise `PolicyMismatchError` if this is another kind of pipeline: its denoisers have other names or classes."""
+    expected = {name: denoiser.model_class for name, denoiser in origin.denoisers.items()}
+    actual = {name: type(model_of(module)).__name__ for name, module in modules.items()}
+    if expected != actual:
+        was, now = (", ".join(f"{name} {kinds[name]}" for name in sorted(kinds)) for kinds in (expected, actual))
+        raise PolicyMismatchError(
+            f"the policy is for another pipeline: it was calibrated on {origin.pipeline_class} ({was}), and this is "
+            f"{own_class(pipe).__name__} ({now})",
+            given=own_class(pipe).__name__,
+            cure="Use it there, or calibrate a policy for this pipeline: "
+            f"{_commands(policy.num_inference_steps, policy.step_ratio, {})}",
+        )
+
+
+def _check_denoiser(
+    policy: Policy, name: str, expected: Denoiser, actual: Denoiser, model: nn.Module, given: Given
+) -> list[str]:
     differs = configuration_difference(expected.config, actual.config, type(model))
     if differs:
         entry, was, now = differs
-        raise mismatch(policy, f"configuration of {name}, {entry}", repr(was), repr(now))
-    _agree(policy, f"adapters of {name}", list(expected.adapters), list(actual.adapters))
+        raise mismatch(policy, f"configuration of {name}, {entry}", repr(was), repr(now), given=given)
+    _agree(policy, f"adapters of {name}", list(expected.adapters), list(actual.adapters), given)
     other, doubt = fingerprint.difference(expected.weights, actual.weights, model)
     if other:
         raise mismatch(
@@ -275,15 +338,17 @@ def _check_denoiser(policy: Policy, name: str, expected: Denoiser, actual: Denoi
             f"weights of {name}",
             "those of another checkpoint, or of one before a LoRA was fused",
             "this pipeline's",
+            given=given,
         )
     if expected.adapters:
         others, _ = fingerprint.difference(expected.adapter_weights, actual.adapter_weights)
         if others:
-            raise mismatch(policy, f"weights of the adapters of {name}", "those of others of these names", "these")
+            field = f"weights of the adapters of {name}"
+            raise mismatch(policy, field, "those of others of these names", "these", given=given)
     return [f"the weights of {name} are not known to be the same: {doubt}"] if doubt else []
 
 
-def check_guidance(policy: Policy, guidance: Mapping[str, float]) -> None:
+def check_guidance(policy: Policy, guidance: Mapping[str, float], given: Given | None = None) -> None:
     """Raise `PolicyMismatchError` where a call's guidance is not the calibrated one, and that matters."""
     if policy.origin is None or not policy.method.depends_on_calibration:
         return
@@ -291,17 +356,25 @@ def check_guidance(policy: Policy, guidance: Mapping[str, float]) -> None:
         expected, now = policy.origin.guidance.get(name), guidance.get(name)
         if not alike(expected, now):
             reason = "calls do that for slightly weaker guidance only; on demand, and at a loss, transferred() does"
-            raise mismatch(policy, name, repr(expected), repr(now), reason=reason, guidance={name: now})
+            raise mismatch(policy, name, repr(expected), repr(now), reason=reason, guidance={name: now}, given=given)
 
 
-def check_calls_per_step(policy: Policy, calls: int) -> None:
+def check_calls_per_step(policy: Policy, calls: int, given: Given | None = None) -> None:
     """Raise `PolicyMismatchError` where a step makes more or fewer denoiser calls than in calibration."""
     if policy.origin and policy.method.depends_on_calibration:
-        _agree(policy, "denoiser calls per step (guidance on or off)", policy.origin.calls_per_step, calls)
+        _agree(policy, "denoiser calls per step (guidance on or off)", policy.origin.calls_per_step, calls, given)
 
 
-def grid_difference(policy: Policy, levels: Sequence[float]) -> tuple[str, str, str] | None:
-    """Where a grid is not the calibrated one: the field, what it was, what it is; its values count if fitted."""
+def grid_difference(
+    policy: Policy, levels: Sequence[float], cause: str = "the scheduler's shift, or sigmas of your own"
+) -> tuple[str, str, str] | None:
+    """Where a grid is not the calibrated one: the field, what it was, what it is; its values count if fitted.
+
+    Args:
+        policy: the policy.
+        levels: the T + 1 noise levels of the grid.
+        cause: what levels may differ by.
+    """
     if policy.num_inference_steps != len(levels) - 1:
         return "num_inference_steps", str(policy.num_inference_steps), str(len(levels) - 1)
     if policy.origin is None or not policy.method.depends_on_calibration:
@@ -310,21 +383,21 @@ def grid_difference(policy: Policy, levels: Sequence[float]) -> tuple[str, str, 
     far = [i for i, (a, b) in enumerate(zip(expected, levels, strict=True)) if abs(a - b) > 1e-4 * max(abs(a), 1e-3)]
     if not far:
         return None
-    field = f"noise levels (the scheduler's shift, or sigmas of your own), first at step {far[0]}"
+    field = f"noise levels ({cause}), first at step {far[0]}"
     return field, f"{expected[far[0]]:.5g}", f"{levels[far[0]]:.5g}"
 
 
-def check_latent_shape(policy: Policy, shape: Sequence[int]) -> None:
+def check_latent_shape(policy: Policy, shape: Sequence[int], given: Given | None = None) -> None:
     """Raise `PolicyMismatchError` where an error model per element, or per channel, meets another latent shape."""
     model = policy.rectification
     if model is not None:
         expected, actual = list(model.k.shape[1:]), list(model.part_of(shape))
-        _agree(policy, f"latent shape (error model per {model.granularity})", expected, actual)
+        _agree(policy, f"latent shape (error model per {model.granularity})", expected, actual, given)
 
 
-def _agree(policy: Policy, field: str, expected: object, actual: object) -> None:
+def _agree(policy: Policy, field: str, expected: object, actual: object, given: Given | None) -> None:
     if expected != actual:
-        raise mismatch(policy, field, repr(expected), repr(actual))
+        raise mismatch(policy, field, repr(expected), repr(actual), given=given)
 
 
 def mismatch(
@@ -336,6 +409,7 @@ def mismatch(
     reason: str = "",
     steps: int | None = None,
     guidance: Mapping[str, float | None] | None = None,
+    given: Given | None = None,
 ) -> PolicyMismatchError:
     """The refusal of a policy, and the commands that make one for the setting at hand.
 
@@ -347,21 +421,34 @@ def mismatch(
         reason: why the policy cannot be transferred, where it sometimes can.
         steps: T of the call, if that differs.
         guidance: those of the call's guidance arguments that differ.
+        given: what the call was given, if it is known.
     """
     calibrated = policy.origin.guidance if policy.origin else {}
     known = {name: value for name, value in calibrated.items() if name in _ADVISED} | dict(guidance or {})
     settings = {name: f"{value:g}" for name, value in sorted(known.items()) if value is not None}
-    steps = steps or policy.num_inference_steps
-    speedup = f"{floor(100 * policy.step_ratio) / 100:g}"  # rounded down: it asks for at least so much
-    call = "".join(f", {name}={value}" for name, value in settings.items())
-    shell = "".join(f" --set {name}={value}" for name, value in settings.items())
+    if given and given.takes is not None:
+        settings = {name: value for name, value in settings.items() if name in given.takes}
+    resized = given and given.resized(policy)
+    if given and resized:
+        settings |= {name: str(value) for name, value in (given.sizes or {}).items()}
+    setting = f"the calibrated setting ({resized[0]})" if resized else "the calibrated setting"
     return PolicyMismatchError(
         f"the policy does not fit: {field} was {expected} when it was calibrated, and is {actual} now"
         + (f"; it cannot be transferred: {reason}" if reason else ""),
         given=actual,
-        cure="Use the calibrated setting, or calibrate a policy for this one: "
+        cure=f"Use {setting}, or calibrate a policy for this one: "
+        + _commands(steps or policy.num_inference_steps, policy.step_ratio, settings),
+    )
+
+
+def _commands(steps: int, step_ratio: float, settings: Mapping[str, str]) -> str:
+    """How to calibrate a policy, as a Python call and as a line for the shell."""
+    speedup = f"{floor(100 * step_ratio) / 100:g}"  # rounded down: it asks for at least so much
+    call = "".join(f", {name}={value}" for name, value in settings.items())
+    shell = "".join(f" --set {name}={value}" for name, value in settings.items())
+    return (
         f"ertacache.calibrate(pipe, prompts, num_inference_steps={steps}, speedup={speedup}{call}), or "
-        f"ertacache calibrate MODEL --prompts FILE --steps {steps} --speedup {speedup}{shell}",
+        f"ertacache calibrate MODEL --prompts FILE --steps {steps} --speedup {speedup}{shell}"
     )
 
 

@@ -115,7 +115,9 @@ def carries(policy: Policy) -> bool:
     return _is_measured(policy.method) and not policy.first_step
 
 
-def policy_for(policy: Policy, scheduler: Any, levels: Sequence[float], report: Report) -> Policy:
+def policy_for(
+    policy: Policy, scheduler: Any, levels: Sequence[float], report: Report, given: identity.Given | None = None
+) -> Policy:
     """The policy for a call on these noise levels: as it is, or transferred.
 
     Args:
@@ -123,16 +125,18 @@ def policy_for(policy: Policy, scheduler: Any, levels: Sequence[float], report: 
         scheduler: that of the call; left as it is.
         levels: the T' + 1 noise levels of the call.
         report: is told of a transfer.
+        given: what the call was given, if it is known.
 
     Raises:
         PolicyMismatchError: if the grid is another one, and the policy cannot be transferred to it.
     """
-    difference = identity.grid_difference(policy, levels)
+    cause = identity.cause_of_levels(policy, scheduler, given)
+    difference = identity.grid_difference(policy, levels, cause)
     if difference is None:
         return policy
-    moved = _brought(policy, scheduler, levels)
+    moved = _brought(policy, scheduler, levels, cause)
     if isinstance(moved, str):
-        raise identity.mismatch(policy, *difference, reason=moved, steps=len(levels) - 1)
+        raise identity.mismatch(policy, *difference, reason=moved, steps=len(levels) - 1, given=given)
     report.note(
         f"the policy was calibrated on other noise levels, of {policy.num_inference_steps} steps; its computed steps "
         f"were placed and its weights solved anew for these {moved.num_inference_steps}, "
@@ -141,11 +145,11 @@ def policy_for(policy: Policy, scheduler: Any, levels: Sequence[float], report: 
     return moved
 
 
-def _brought(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Policy | str:
+def _brought(policy: Policy, scheduler: Any, levels: Sequence[float], cause: str) -> Policy | str:
     """The policy on other noise levels, or why it is not brought there."""
     if patched_on(scheduler, "step") is not None:
         return "the scheduler's step() is patched on the object, and how that answers to an output is not known"
-    reason = refusal(policy, levels)
+    reason = refusal(policy, levels, cause)
     if reason:
         return reason
     key = own_class(scheduler), repr(sorted(scheduler.config.items())), tuple(levels)
@@ -153,14 +157,22 @@ def _brought(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Policy 
     return transfer.refusal or transfer.policy
 
 
-def refusal(policy: Policy, levels: Sequence[float]) -> str | None:
-    """Why no policy like this is transferred to a grid of T' + 1 noise levels; None if one is.
+def refusal(policy: Policy, levels: Sequence[float], cause: str = "the scheduler's shift") -> str | None:
+    """Why no policy like this is transferred to other noise levels; None if one is.
 
     `Transfer.refusal` has what speaks against this one.
+
+    Args:
+        policy: the policy.
+        levels: the T' + 1 noise levels.
+        cause: what levels may differ by.
     """
     steps = len(levels) - 1
     if not _is_measured(policy.method):
-        return f"that was measured with method 'aligned' alone, and this is a policy of {policy.method.name!r}"
+        return (
+            "that was measured for searched schedules of level 'velocity' alone, and this policy has schedule "
+            f"{policy.method.schedule!r}, level {policy.method.level!r}"
+        )
     if policy.gram is None or policy.origin is None:
         return (
             "the policy does not know how its outputs vary with the noise level, as only some of 'aligned' do, "
@@ -180,7 +192,7 @@ def refusal(policy: Policy, levels: Sequence[float]) -> str | None:
         return f"its noise levels lie outside of the calibrated ones, {known[0]:.4g} to {known[-1]:.4g}"
     bent = bend(policy.origin.noise_levels, levels)
     if bent > MOST_BENT:
-        return f"its noise levels follow another curve (the scheduler's shift), by up to {bent:.2g} calibrated steps"
+        return f"its noise levels follow another curve ({cause}), by up to {bent:.2g} calibrated steps"
     return None
 
 
