@@ -163,7 +163,8 @@ def _run(command: Sequence[str], log: Path) -> None:
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}  # else what it printed stands behind how it failed
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=unbuffered)
     if done.returncode:
         raise _FailedError("VBench failed", given=f"exit status {done.returncode}", cure=_end_of(log))
 
