@@ -41,7 +41,7 @@ NEAR_SCALES = (0.75, 1.0)
 """By what a call may multiply the guidance scale: that was measured to lose 1 dB at most, and 1.25 up to 10 dB."""
 MOST_BENT = 0.5
 """By how many steps the noise levels may leave the calibrated curve: schedulers round, another shift is far more."""
-FARTHER = 2.0
+FARTHER = 1.5
 """How many times as large the predicted error of a transfer may be as that of plain steps.
 
 Predictions rank transfers, and are no better than that (docs/transfer.md).
