@@ -30,7 +30,7 @@ from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.transferring import on_grid
 
 METHODS = {"searched": Method.named("aligned"), "evenly spaced": Method(predictor="aligned")}
-SPEEDUPS = (1.5, 2.0, 3.0)
+SPEEDUPS = (1.5, 2.0, 3.0, 5.0)
 RATIOS = (0.6, 0.8, 14 / 15, 1.2, 1.4, 5 / 3)
 """Of the steps of a call to those of calibration."""
 GUIDANCE = {"flux": "true_cfg_scale", "wan": "guidance_scale"}

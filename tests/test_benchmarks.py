@@ -165,11 +165,11 @@ def test_predictions_of_transfers_in_the_quick_form(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "predictions-flux.json").read_text())
-    assert [len(result["rows"]) for result in found["results"]] == [6] * 6
+    assert [len(result["rows"]) for result in found["results"]] == [8] * 6
     assert all(
         row["missed"] > 0 and row["computed"] < result["steps"] for result in found["results"] for row in result["rows"]
     )
-    assert (tmp_path / "predictions-flux.md").read_text().count(" dB, ") == 36
+    assert (tmp_path / "predictions-flux.md").read_text().count(" dB, ") == 48
 
 
 @pytest.mark.slow  # it changes with its own benchmark alone, which nothing else imports
