@@ -12,8 +12,8 @@ SOURCE = Path(__file__).parent.parent / "src/ertacache"
 PARTS = [
     "errors",
     "_version",
-    "text",
-    "outputs",
+    "untrusted_text",
+    "output_paths",
     "arguments",
     "files",
     "precision",

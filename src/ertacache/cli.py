@@ -23,8 +23,8 @@ except ImportError as error:  # pragma: no cover - a plain install has no comman
 from ertacache._version import __version__
 from ertacache.errors import ArgumentError, ERTACacheError, PipelineError
 from ertacache.inputs import first_line, open_pipeline, prompts_of, short_name
-from ertacache.outputs import checked_folder, checked_output, kept_somewhere
-from ertacache.text import typed, visible
+from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
+from ertacache.untrusted_text import typed, visible
 
 if TYPE_CHECKING:
     from ertacache.calibration import Profile

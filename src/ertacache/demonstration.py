@@ -12,7 +12,7 @@ from ertacache import zoo
 from ertacache.calibration import calibrate
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
 from ertacache.evaluation.plots import contact_sheet, policy_plot, side_by_side, write_clip
-from ertacache.outputs import kept_somewhere
+from ertacache.output_paths import kept_somewhere
 from ertacache.report import report_comparison
 from ertacache.report.evaluation import Gallery, worst_first
 from ertacache.report.page import Case

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ertacache.errors import ArgumentError, PipelineError
-from ertacache.text import decoded, typed
+from ertacache.untrusted_text import decoded, typed
 
 if TYPE_CHECKING:  # what is wrong with paths and options is said before torch is waited for
     from ertacache.zoo import Embedded

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ertacache.policy import Policy
-from ertacache.text import visible
+from ertacache.untrusted_text import visible
 
 if TYPE_CHECKING:  # a plain install has no metrics, but can show a policy
     from ertacache.calibration import Profile

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ertacache.text import visible
+from ertacache.untrusted_text import visible
 
 
 class CalibrationProgress:

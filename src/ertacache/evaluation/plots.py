@@ -20,7 +20,7 @@ from ertacache.calibration import Profile
 from ertacache.files import written_whole
 from ertacache.metrics import interval
 from ertacache.policy import Policy
-from ertacache.text import visible
+from ertacache.untrusted_text import visible
 
 COMPUTED, CACHED = "#1f4e79", "#d9e2ec"
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ertacache.evaluation.plots import PLAIN, plain_legend
 from ertacache.metrics import interval
-from ertacache.text import visible
+from ertacache.untrusted_text import visible
 
 
 class Series(Protocol):

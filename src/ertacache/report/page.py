@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ertacache._version import __version__
 from ertacache.files import written_whole
-from ertacache.outputs import kept_somewhere
+from ertacache.output_paths import kept_somewhere
 from ertacache.report.media import Film, film_of, inline_svg, picture_uri
-from ertacache.text import visible
+from ertacache.untrusted_text import visible
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCardData
 from ertacache.policy import Policy
 from ertacache.sharing.figures import Figures
 from ertacache.sharing.names import EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE
-from ertacache.text import visible
+from ertacache.untrusted_text import visible
 
 FEW_PROMPTS = 8
 """Below so many an interval over prompts is a guess, and the card says so."""

@@ -24,7 +24,7 @@ from ertacache.report.media import inline_svg
 from ertacache.report.page import Case, Grid
 from ertacache.sharing.card import card
 from ertacache.tables import comparison_table, policy_facts
-from ertacache.text import decoded, typed, visible
+from ertacache.untrusted_text import decoded, typed, visible
 
 SOURCE = Path(__file__).parent.parent / "src"
 HOSTILE = [

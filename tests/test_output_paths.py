@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ertacache.errors import OutputError
-from ertacache.outputs import checked_folder, checked_output, kept_somewhere
+from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
 
 def refused(path, *arguments, **named):
