@@ -160,7 +160,7 @@ def joined(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, A
     anew = {row["rival"] for row in result["settings"]}
     rows = [*result["settings"], *(row for row in earlier["settings"] if row["rival"] not in anew)]
     places = {rival.name: place for place, rival in enumerate(RIVALS)}
-    told = f"Fewer steps, measured in each run, differs by at most {apart:.2g} dB on any prompt."
+    told = f"On *fewer steps*, the control, both runs agree to {apart:.2g} dB on every prompt."
     return {
         **result,
         "settings": sorted(rows, key=lambda row: places[row["rival"]]),

@@ -1,13 +1,13 @@
-"""The page about the figures that `benchmarks.compare` measured; it writes the page itself when it is done.
+"""Writes docs/results.md from the figures that `benchmarks.compare` measured, which also calls it when it is done.
 
-python -m benchmarks.report     # docs/results.md anew from benchmarks/results, nothing measured
+python -m benchmarks.report     # write the page again from benchmarks/results; measures nothing
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -35,8 +35,12 @@ COSTS: Mapping[str, tuple[Cost, str]] = {
 }
 
 
+Rivals = Mapping[str, Sequence[Measured]]
+"""What was measured on one pipeline: for each rival, its settings."""
+
+
 def by_rival(settings: Sequence[Setting]) -> dict[str, list[Measured]]:
-    """What each rival's settings measured, in order; the knobs as names."""
+    """The measured settings of each rival, from mild to strong, each named by its knobs."""
     found: dict[str, list[Measured]] = {}
     for setting in settings:
         knobs = ", ".join(f"{name} {value}" for name, value in setting.knobs.items())
@@ -44,8 +48,8 @@ def by_rival(settings: Sequence[Setting]) -> dict[str, list[Measured]]:
     return found
 
 
-def quality_rows(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> Rows:
-    """Mean PSNR of each rival at each speedup, the best in bold; "-" where a rival is never that fast."""
+def quality_rows(rivals: Rivals, cost: Cost) -> Rows:
+    """Mean PSNR of each rival at each speedup, the best in bold; "-" where no setting of a rival is that fast."""
     found = {name: [qualities_at(rows, s, cost) for s in SPEEDUPS] for name, rows in rivals.items()}
     cells = {name: [fmean(q) if q else None for q in row] for name, row in found.items()}
     best = [max((v for row in cells.values() if (v := row[k]) is not None), default=None) for k in range(len(SPEEDUPS))]
@@ -59,30 +63,76 @@ def quality_rows(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> Rows:
     return lines
 
 
-def lead_rows(rivals: Mapping[str, Sequence[Measured]], cost: Cost) -> Rows:
-    """Ours against the best of all others at each speedup, and by how much, with a 95 % interval over prompts."""
+@dataclass(frozen=True)
+class Lead:
+    """Ours against the best of all others at equal cost.
+
+    Args:
+        ours: our PSNR in dB, one value for each prompt.
+        other: the rival with the highest mean PSNR among all others.
+        theirs: its PSNR in dB, one value for each prompt.
+    """
+
+    ours: Sequence[float]
+    other: str
+    theirs: Sequence[float]
+
+    @property
+    def values(self) -> list[float]:
+        """The lead in dB, one value for each prompt."""
+        return [float(x) for x in np.subtract(self.ours, self.theirs)]
+
+
+def lead_at(rivals: Rivals, speedup: float, cost: Cost) -> Lead | None:
+    """The lead at one speedup; None where ours, or every other rival, has no setting that fast."""
+    found = {name: q for name, rows in rivals.items() if (q := qualities_at(rows, speedup, cost)) is not None}
+    others = {name: q for name, q in found.items() if name != OURS}
+    if OURS not in found or not others:
+        return None
+    best = max(others, key=lambda name: fmean(others[name]))
+    return Lead(found[OURS], best, others[best])
+
+
+def lead_rows(rivals: Rivals, cost: Cost) -> Rows:
+    """Ours against the best of all others at each speedup, and the lead with its 95 % interval over prompts."""
     lines: list[list[str]] = [["", "ours", "the best other", "lead, dB (95 %)"]]
     for speedup in LEADS:
-        found = {name: q for name, rows in rivals.items() if (q := qualities_at(rows, speedup, cost)) is not None}
-        others = {name: q for name, q in found.items() if name != OURS}
-        if OURS not in found or not others:
-            lines.append([f"{speedup:g}x", "-", "-", "-"])
-            continue
-        best = max(others, key=lambda name: fmean(others[name]))
-        leads = np.subtract(found[OURS], others[best])
-        told = f"{fmean(found[OURS]):.1f}", f"{best}: {fmean(others[best]):.1f}", with_interval(leads.tolist(), "+.1f")
-        lines.append([f"{speedup:g}x", *told])
+        cells = ["-", "-", "-"]
+        if lead := lead_at(rivals, speedup, cost):
+            other = f"{lead.other}: {fmean(lead.theirs):.1f}"
+            cells = [f"{fmean(lead.ours):.1f}", other, with_interval(lead.values, "+.1f")]
+        lines.append([f"{speedup:g}x", *cells])
     return lines
 
 
-def summary_rows(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]], cost: Cost) -> Rows:
-    """The lead of ours over the best of all others, a column for each pipeline."""
+def conclusion(pipelines: Mapping[str, Rivals]) -> str:
+    """In how many comparisons at equal cost ours is ahead, and in how many that is more than chance."""
+    costs = [cost for cost, _ in COSTS.values()]
+    found = [lead_at(rivals, s, cost) for rivals in pipelines.values() for s in LEADS for cost in costs]
+    leads = [lead.values for lead in found if lead]
+    ahead, clear = sum(fmean(lead) > 0 for lead in leads), sum(interval(lead)[0] > 0 for lead in leads)
+    return (
+        f"**`aligned` is closest to the full run in {ahead} of {len(leads)} comparisons at equal cost; in {clear} the "
+        "95 % interval of its lead over the best other is above 0.**"
+    )
+
+
+def side_by_side(rows_of: Callable[[Rivals, Cost], Rows], rivals: Rivals) -> Rows:
+    """The same table by operations and, to its right, by measured speedup."""
+    left, right = rows_of(rivals, by_operations), rows_of(rivals, by_time)
+    (name, first, *rest), (_, second, *others) = left[0], right[0]
+    head = [name, f"operations: {first}", *rest, f"measured speedup: {second}", *others]
+    return [head, *([*row, *other[1:]] for row, other in zip(left[1:], right[1:], strict=True))]
+
+
+def summary_rows(pipelines: Mapping[str, Rivals], cost: Cost) -> Rows:
+    """Our lead over the best of all others, with a column for each pipeline."""
     columns = {name: lead_rows(rivals, cost) for name, rivals in pipelines.items()}
     return [["", *columns], *([f"{s:g}x", *(c[k][-1] for c in columns.values())] for k, s in enumerate(LEADS, 1))]
 
 
-def against_uniform(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]]) -> str:
-    """For every pipeline, where each rival does best against plain reuse at evenly spaced steps; no straw men."""
+def against_uniform(pipelines: Mapping[str, Rivals]) -> str:
+    """For every pipeline, the speedup at which each rival does best against a uniform cache, and its lead there."""
     lines: list[list[str]] = [["", *pipelines]]
     names = dict.fromkeys(name for rivals in pipelines.values() for name in rivals if name not in (OURS, UNIFORM.name))
     for name in names:
@@ -104,10 +154,10 @@ def against_uniform(pipelines: Mapping[str, Mapping[str, Sequence[Measured]]]) -
     return table(lines)
 
 
-def costs_table(rivals: Mapping[str, Sequence[Measured]]) -> str:
-    """What each rival costs at its setting nearest to 2x: time, the whole call, operations, memory, and quality."""
+def costs_table(rivals: Rivals) -> str:
+    """Each rival's setting nearest to 2x: its speedups, operations, memory and quality."""
     named = ("setting", "denoising", "whole call", "operations", "extra memory", "PSNR, 95 %", "SSIM")
-    lines: list[list[str]] = [["nearest to 2x", *named]]
+    lines: list[list[str]] = [["", *named]]
     for name, rows in rivals.items():
         row = min(rows, key=lambda row: abs(row.median_speedup - 2))
         lines.append(
@@ -125,7 +175,7 @@ def costs_table(rivals: Mapping[str, Sequence[Measured]]) -> str:
     return table(lines)
 
 
-def figure_of(rivals: Mapping[str, Sequence[Measured]], title: str) -> Figure:
+def figure_of(rivals: Rivals, title: str) -> Figure:
     """Two panels, quality against time and against operations, with 95 % intervals over prompts; ours is thick."""
     figure = Figure(figsize=(13, 5.6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
@@ -152,99 +202,110 @@ def figure_of(rivals: Mapping[str, Sequence[Measured]], title: str) -> Figure:
 
 
 def when(settings: Sequence[Mapping[str, Any]]) -> str:
-    """On which day each rival was measured."""
+    """The day on which each rival was measured."""
     days: dict[str, dict[str, None]] = {}
     for row in settings:
         days.setdefault(row["measured_on"], {})[row["rival"]] = None
     if len(days) == 1:
         return f"Measured on {next(iter(days))}, in one run."
-    few, *others = sorted(days.items(), key=lambda item: len(item[1]))
-    return f"Measured on {few[0]}: {', '.join(few[1])}; on {' and '.join(day for day, _ in others)}: all others."
+    (day, few), *others = sorted(days.items(), key=lambda item: len(item[1]))
+    names = ", ".join(f"*{name}*" for name in few)
+    return f"Measured on {day}: {names}; on {' and '.join(day for day, _ in others)}: all others."
 
 
-def section(result: Mapping[str, Any], rivals: Mapping[str, Sequence[Measured]], folder: Path) -> str:
+def section(result: Mapping[str, Any], rivals: Rivals, folder: Path) -> str:
     """One pipeline's part of the page; writes its plot."""
-    model = result["model"]
+    model, steps = result["model"], result["arguments"]["num_inference_steps"]
     picture = folder / "images" / f"results-{model}.png"
-    steps = result["arguments"]["num_inference_steps"]
     figure_of(rivals, f"{model}: {result['prompts']} held-out prompts, {steps} steps").savefig(picture, dpi=100)
+    measured = " ".join([when(result["settings"]), *result.get("notes", ())])
     refused = "".join(f"- {name}: {why}.\n" for name, why in result["refused"].items())
     return f"""## {model}
 
-{result["prompts"]} held-out prompts, {steps} steps in full; {result["machine"]}, torch {result["torch"]}, diffusers \
-{result["diffusers"]}. {when(result["settings"])}{"".join(f" {note}" for note in result.get("notes", ()))}
+{measured}
 
 ![quality against cost](images/{picture.name})
 
-Mean PSNR in dB at equal measured speedup of denoising:
+Mean PSNR in dB at equal cost:
 
-{table(quality_rows(rivals, by_time))}
+{table(side_by_side(quality_rows, rivals))}
 
-At equal operations of the denoiser:
+`aligned` and the best other:
 
-{table(quality_rows(rivals, by_operations))}
+{table(side_by_side(lead_rows, rivals))}
 
-`aligned` against the best of all others, at equal operations:
-
-{table(lead_rows(rivals, by_operations))}
-
-and at equal measured speedup of denoising:
-
-{table(lead_rows(rivals, by_time))}
+Each rival at the setting whose measured speedup is nearest to 2x:
 
 {costs_table(rivals)}
-{
-        f'''
-Not on this pipeline:
-
-{refused}'''
-        if refused
-        else ""
-    }"""
+""" + (f"\nDoes not run here:\n\n{refused}" if refused else "")
 
 
-HEAD = """# Results: every rival in one harness
-
-Measured and written by `ertacache benchmark`: all rivals on the same small trained pipelines, held-out prompts, seeds
-and latents; the figures are in `benchmarks/results`. Quality is against the full run. Each rival's knob is
-swept; on every prompt the PSNR is interpolated between the settings that no other one beats, over the logarithm of the
-speedup, and the mean over prompts is shown: so a cache that skips much on one prompt and nothing on the next is not
-credited with the latter's perfect picture. "-" means that no setting is that fast. Small pipelines make each denoiser
-call cheap, so a cache that intervenes in every block pays more for that in time here than it would in a large one: the
-second table leaves time out. `--rival NAME` measures one anew, ours, and fewer steps, beside the others' rows.
+HEAD = """# Results: all rivals in one harness
 
 """
 
 
-IN_SHORT = """## In short
+METHOD = """
+All figures are from small pipelines that this project trained: pictures of 96 x 96 pixels, clips of 48 x 48
+([pipelines.md](pipelines.md)). None is from published weights.
 
-The lead of `aligned` over whatever is best of all others at the same cost, in dB, with its 95 % interval over prompts.
-At equal operations of the denoiser:
+- **Quality** is PSNR against the full run, on the same held-out prompts and seeds for all rivals.
+- **Cost** is counted twice: as the full run's denoiser *operations* over the rival's, and as *measured speedup* of
+  denoising. Calls of these small denoisers are cheap, so a cache that intervenes in every block loses more time here
+  than in a large model; operations leave that out.
+- **Equal cost.** Each rival's knob is swept. For each prompt, PSNR is interpolated over the logarithm of the speedup,
+  along the settings that no other one beats, and then averaged over prompts. So a cache that skips much on one prompt
+  and nothing on the next gains nothing from the latter's perfect picture. "-": no setting is that fast.
+
+`ertacache benchmark` measures all of it again and writes this page; `--rival NAME` measures one rival, `aligned` and
+fewer steps, and keeps the others' rows. The raw figures are in `benchmarks/results`.
 
 """
 
 
-STRAW = """## No straw men
+IN_SHORT = """
+## Lead over the best other
 
-Where each rival does best against the uniform cache, at equal operations of the denoiser; bold where the 95 % interval
-of the lead over prompts is above 0. A rival without a bold cell was checked against its authors' code: the head of its
-module in `benchmarks/rivals` says what was run side by side, and what differed. Two are exceptions: the authors of
-Delta-DiT have published none, and DBCache is its authors' own package.
+Mean lead of `aligned` over the best of all others, in dB, with its 95 % interval over prompts. At equal operations:
 
 """
+
+
+UNIFORM_CHECK = """## Are the rivals set up well?
+
+A rival that never beats a uniform cache (evenly spaced steps, last output reused) might be set up badly. The table
+shows where each does best against it, at equal operations; bold where the 95 % interval of the lead is above 0. Rivals
+without a bold cell were checked against their authors' code: the docstring of each module in `benchmarks/rivals` says
+what was run side by side, and what differed. Two exceptions: Delta-DiT's authors have published no code, and DBCache
+is its authors' own package.
+
+"""
+
+
+def setup(found: Sequence[Mapping[str, Any]]) -> str:
+    """Prompts, steps, machine and versions; once for all pipelines that share them."""
+    shared: dict[str, list[str]] = {}
+    for result in found:
+        versions = f"{result['machine']}, torch {result['torch']}, diffusers {result['diffusers']}"
+        steps = result["arguments"]["num_inference_steps"]
+        shared.setdefault(f"{result['prompts']} held-out prompts, {steps} steps in full; {versions}", []).append(
+            result["model"]
+        )
+    return "".join(f"- {', '.join(models)}: {how}.\n" for how, models in shared.items())
 
 
 def write_page(results: Path, page: Path) -> None:
-    """Write the page and its plots, one section for each pipeline that has figures."""
+    """Write the page and its plots, with one section for each pipeline that was measured."""
     found = [json.loads(path.read_text()) for path in sorted(results.glob("rivals-*.json"))]
     sources = {name: source for result in found for name, source in result["sources"].items()}
-    notes = "## What each one is\n\n" + "".join(f"- {name}: {source}.\n" for name, source in sources.items())
+    listed = "## The rivals\n\n" + "".join(f"- {name}: {source}.\n" for name, source in sources.items())
     (page.parent / "images").mkdir(parents=True, exist_ok=True)
     rivals = {result["model"]: by_rival(from_json(result["settings"])) for result in found}
     sections = "\n".join(section(result, rivals[result["model"]], page.parent) for result in found)
-    short = f"{table(summary_rows(rivals, by_operations))}\n\nAt equal measured speedup of denoising:\n\n"
-    short = f"{IN_SHORT}{short}{table(summary_rows(rivals, by_time))}\n\n"
-    body = HEAD + short + sections + "\n" + STRAW + against_uniform(rivals) + "\n\n" + notes
+    leads = f"{table(summary_rows(rivals, by_operations))}\n\nAt equal measured speedup of denoising:\n\n"
+    leads = f"{IN_SHORT}{leads}{table(summary_rows(rivals, by_time))}\n\n"
+    head = f"{HEAD}{conclusion(rivals)}\n{METHOD}{setup(found)}"
+    body = head + leads + sections + "\n" + UNIFORM_CHECK + against_uniform(rivals) + "\n\n" + listed
     with written_whole(page) as partial:
         Path(partial).write_text(body)
 

@@ -80,9 +80,9 @@ def test_every_rival_in_the_quick_form_and_the_page_of_it(names, tmp_path):
             assert len(measured["motion"]) == (0 if name == "flux" else 2)
         assert (out / f"images/results-{name}.png").stat().st_size > 10_000
         assert f"## {name}" in page
-    assert page.count("| ERTACache, aligned |") == 3 * len(names)
-    assert page.count("| ours | the best other |") == 2 * len(names)
-    assert page.count(f"| | {' | '.join(sorted(names))} |") == 3  # in short, twice, and against Uniform
+    assert page.count("| ERTACache, aligned |") == 2 * len(names)
+    assert page.count("ours | the best other | lead, dB (95 %) |") == 2 * len(names)
+    assert page.count(f"| | {' | '.join(sorted(names))} |") == 3  # our lead, twice, and against Uniform
     webpage = (out / "results.html").read_text()
     assert webpage.count("data:video/mp4") == len({*names} - {"flux"})  # one film of all rivals for each
     assert webpage.count("data:image/png") >= 17
@@ -132,7 +132,7 @@ def test_rivals_measured_anew_stand_beside_the_others_if_fewer_steps_is_what_it_
     assert found["refused"] == {"T-GATE": "why"}
     assert list(found["sources"]) == [OURS, "fewer steps", "PAB"]
     assert "0.04 dB" in found["notes"][0]
-    assert when(found["settings"]) == "Measured on 2026-01-01: PAB; on 2026-02-01: all others."
+    assert when(found["settings"]) == "Measured on 2026-01-01: *PAB*; on 2026-02-01: all others."
     with pytest.raises(RivalError, match=r"fewer steps differs by up to 1.00 dB"):
         joined(figures(70.0, OURS, day="2026-02-01", control=51.0), earlier)
 
