@@ -218,7 +218,7 @@ def section(result: Mapping[str, Any], rivals: Rivals, folder: Path) -> str:
     model, steps = result["model"], result["arguments"]["num_inference_steps"]
     picture = folder / "images" / f"results-{model}.png"
     figure_of(rivals, f"{model}: {result['prompts']} held-out prompts, {steps} steps").savefig(picture, dpi=100)
-    measured = " ".join([when(result["settings"]), *result.get("notes", ())])
+    measured = "\n".join([when(result["settings"]), *result.get("notes", ())])
     refused = "".join(f"- {name}: {why}.\n" for name, why in result["refused"].items())
     return f"""## {model}
 
