@@ -49,13 +49,13 @@ from benchmarks.rivals.teacache import TEACACHE
 from ertacache import Policy, accelerated, calibrate
 from ertacache.evaluation.cost import counting_flops, watching_memory
 from ertacache.files import written_whole
-from ertacache.method.envelope import Envelope
 from ertacache.opensora import (
     AutoencoderOpenSora,
     OpenSoraPipeline,
     OpenSoraRectifiedFlowScheduler,
     STDiT3Transformer3DModel,
 )
+from ertacache.policy.envelope import Envelope
 
 Size = Mapping[str, Any]
 OURS = (("offline+time", 2.0), ("paper", 2.0), ("aligned", 2.0), ("aligned", 3.0))

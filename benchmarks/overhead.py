@@ -20,7 +20,7 @@ from rich.table import Table
 
 from ertacache import Method, Policy, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, compare
-from ertacache.policy import Prediction
+from ertacache.method.prediction import Prediction
 from ertacache.runtime.following import PolicyDriver
 from ertacache.runtime.run import Run
 

@@ -25,7 +25,7 @@ from benchmarks.markdown import table, write_figures
 from ertacache import Policy, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
 from ertacache.files import kept
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.transferring import on_grid
 

@@ -22,7 +22,7 @@ from contract.around import around
 from contract.case import STEPS, Case, Family
 from contract.state import differences, state_of
 from ertacache.errors import ERTACacheError, PolicyMismatchError
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.policy import Policy
 from ertacache.runtime.run import Driver, Run, Step, denoisers_of
 from ertacache.runtime.samplers import SAMPLERS

@@ -21,7 +21,8 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from ertacache.policy import Method, Origin, Policy
+from ertacache.method.choice import Method
+from ertacache.policy import Origin, Policy
 from ertacache.runtime import identity
 
 LONG = ("test_examples.py", "test_fuzz.py", "test_benchmarks.py", "test_cli.py")

@@ -31,7 +31,8 @@ from ertacache.errors import (
     PolicyMismatchError,
     SharingError,
 )
-from ertacache.policy import CalibrationRecord, Prediction
+from ertacache.method.prediction import Prediction
+from ertacache.policy import CalibrationRecord
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.int64(2), np.float32(2.0), np.array(2), torch.tensor(2), Fraction(2)])

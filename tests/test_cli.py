@@ -18,9 +18,9 @@ from ertacache.cli import app, write_frontier
 from ertacache.errors import PipelineError
 from ertacache.evaluation import comparison
 from ertacache.inputs import check_arguments
-from ertacache.method.envelope import Envelope
-from ertacache.method.named import NAMED_METHODS
+from ertacache.method.choice import NAMED_METHODS
 from ertacache.policy import CalibrationRecord
+from ertacache.policy.envelope import Envelope
 
 runner = CliRunner()
 FEW = ["--steps", "8", "--limit", "2"]

@@ -12,8 +12,8 @@ import ertacache
 from ertacache import Draft
 from ertacache.drafting import distance_of
 from ertacache.errors import CalibrationError, GuardError, PolicyFileError, PolicyMismatchError
-from ertacache.method.envelope import Envelope
 from ertacache.policy import CalibrationRecord
+from ertacache.policy.envelope import Envelope
 from ertacache.runtime.guard import DraftReport, Guard
 
 STEPS = 8

@@ -19,7 +19,7 @@ from benchmarks.inputs.files import MUTATIONS, Subjects, mutate, tried
 from ertacache import Draft, Policy, Profile, files
 from ertacache.calibration import recording
 from ertacache.errors import OutputError, PolicyFileError
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.policy import CalibrationRecord
 
 MEASURED = CalibrationRecord("", psnr=(40.0, 41.0), ssim=(0.9, 0.91), seconds=1.0)

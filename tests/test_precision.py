@@ -8,7 +8,7 @@ import torch
 from ertacache import precision
 from ertacache.method.alignment import NormalEquations
 from ertacache.method.rectification import Moments
-from ertacache.method.schedule import relative_distance
+from ertacache.method.threshold import relative_distance
 from ertacache.metrics import motion_error
 from ertacache.precision import widened
 

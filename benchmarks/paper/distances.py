@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.paper.pipelines import Opened
 from benchmarks.rivals import teacache
-from ertacache.method.schedule import relative_distance
+from ertacache.method.threshold import relative_distance
 
 
 def run(opened: Opened) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ertacache.calibration.recording import record
 from ertacache.evaluation.comparison import Variant, calls_of
 from ertacache.evaluation.measuring import Measured, measure
 from ertacache.evaluation.perceptual import perceptual_metrics
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from ertacache import Policy, calibrate, zoo
 from ertacache.calibration.budget import Budget
 from ertacache.calibration.closed_loop import ClosedLoops
 from ertacache.calibration.recording import gram_of
-from ertacache.calibration.search import evenly_spaced
 from ertacache.calibration.session import Session, opened
 from ertacache.calibration.solving import policy_of
 from ertacache.evaluation.comparison import Variant, fewer_steps
 from ertacache.evaluation.measuring import Measured
 from ertacache.files import written_whole
-from ertacache.method.named import Method
-from ertacache.method.paths import edges, shortest_path
+from ertacache.method.choice import Method
+from ertacache.method.schedule import evenly_spaced
+from ertacache.method.shortest_path import edges, shortest_path
 
 RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0)
 OURS = "ERTACache, search"

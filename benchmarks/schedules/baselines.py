@@ -1,7 +1,7 @@
 """Other ways to choose the computed steps, each from the same recorded full runs, at a number of computed steps.
 
 - Algorithm 2 of the paper, at the threshold that leaves so many steps (`ertacache.method.schedule`).
-- The shortest path over pairwise errors, as LeMiCa, MeanCache and DPCache do (`ertacache.method.paths`).
+- The shortest path over pairwise errors, as LeMiCa, MeanCache and DPCache do (`ertacache.method.shortest_path`).
 - Simulated annealing and hill climbing on the final error of one prompt, as BudCache (arXiv 2606.13496; its code was
   read: moves within three steps mostly, the first quarter of the computed steps fixed at the start, temperatures from
   0.05 to 1e-5 of the mean squared error), within a number of denoiser calls.
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from ertacache.calibration.closed_loop import ClosedLoops, Trace
 from ertacache.calibration.recording import pairwise
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.method.residual import to_cache
-from ertacache.method.schedule import threshold_for_budget
+from ertacache.method.threshold import threshold_for_budget
 
 Schedule = tuple[int, ...]
 """The cached steps, rising."""

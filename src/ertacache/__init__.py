@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ertacache.calibration.calibrate import calibrate
     from ertacache.calibration.profile import Profile, profile
     from ertacache.drafting import Draft, draft
-    from ertacache.method.named import Method
+    from ertacache.method.choice import Method
     from ertacache.policy import Policy
     from ertacache.runtime.transferring import transferred
 else:  # torch and diffusers take seconds to import, and wait until something is asked for that needs them
@@ -36,7 +36,7 @@ else:  # torch and diffusers take seconds to import, and wait until something is
         "acceleration": ("Acceleration", "accelerated", "disable", "enable"),
         "calibration": ("Profile", "calibrate", "profile"),
         "drafting": ("Draft", "draft"),
-        "method.named": ("Method",),
+        "method.choice": ("Method",),
         "policy": ("Policy",),
         "runtime.transferring": ("transferred",),
     }

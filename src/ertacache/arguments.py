@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ertacache.errors import ArgumentError, ERTACacheError, PipelineError
+from ertacache.errors import ArgumentError, ERTACacheError, PipelineError, PolicyFileError
 
 Check = Callable[[str, Any], Any]
 """A name and a value; what to take for it."""
@@ -196,6 +196,16 @@ def normalized(thing: Any, error: Callable[[str], ERTACacheError], /, **checks: 
         except ArgumentError as wrong:
             raise error(f"{wrong.what}, and is {wrong.given}") from None
         object.__setattr__(thing, name, value)
+
+
+def invalid(kind: str) -> Callable[[str], PolicyFileError]:
+    """What `normalized` raises for a policy and its parts: it names the problem, and how to make a valid one."""
+
+    def error(problem: str) -> PolicyFileError:
+        what = f"this is not a valid {kind}"
+        return PolicyFileError(what, given=problem, cure="Make it with ertacache.calibrate().")
+
+    return error
 
 
 def pipeline(pipe: Any) -> None:

@@ -238,7 +238,7 @@ def calibrate(
     from ertacache.calibration import calibrate as calibrate_policy
     from ertacache.calibration import profile as make_profile
     from ertacache.calibration.budget import QUALITIES, the_one
-    from ertacache.method.named import Method
+    from ertacache.method.choice import Method
     from ertacache.tables import frontier_table
 
     budget = {

@@ -22,18 +22,19 @@ from ertacache.arguments import instance, normalized, number, text
 from ertacache.calibration.calibrate import calibrate
 from ertacache.calibration.options import checked
 from ertacache.calibration.progress import CalibrationProgress
-from ertacache.calibration.prompts import Call, calls_for, gives_latents, prompts_of, twin_of
+from ertacache.calibration.prompts import calls_for, prompts_of
 from ertacache.errors import CalibrationError, GuardError
 from ertacache.files import entries, reading, save
-from ertacache.method.envelope import MIN_PROMPTS, limit_for_one_more
 from ertacache.policy import Policy
 from ertacache.runtime import identity
+from ertacache.runtime.calls import Call, gives_latents, twin_of
 from ertacache.runtime.following import PolicyDriver
 from ertacache.runtime.guard import DraftReport, Guard, GuardReport, estimated_errors
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.run import Run
 from ertacache.runtime.seams import own_class
+from ertacache.watching.envelope import MIN_PROMPTS, limit_for_one_more
 
 RATIO = 5
 """The step ratio of a draft's policy, if none is given."""

@@ -16,8 +16,8 @@ from ertacache.calibration.closed_loop import Fit
 from ertacache.calibration.prompts import calls_for, prompts_of
 from ertacache.calibration.solving import _no_worse_than_taylor, predicting
 from ertacache.errors import BudgetError, CalibrationError, GuardError, MethodError, PipelineError
-from ertacache.method.named import NAMED_METHODS
-from ertacache.policy import Prediction
+from ertacache.method.choice import NAMED_METHODS
+from ertacache.method.prediction import Prediction
 
 
 def generate(embedded, policy=None, prompt="a red star on a gray background", **changes):

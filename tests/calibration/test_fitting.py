@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ertacache.calibration.fitting import MIN_HELD_OUT, fit_step
-from ertacache.method.alignment import NormalEquations, coefficients
+from ertacache.method.alignment import NormalEquations
+from ertacache.method.prediction import coefficients
 
 
 def equations_of(prompts, targets):
@@ -27,7 +28,7 @@ def test_each_prompt_goes_on_with_what_the_others_say():
     terms, noise = problem(MIN_HELD_OUT, 3)
     targets = 0.4 * terms[:, 0] - 0.1 * terms[:, 1] + 0.2 * terms[:, 2] + 0.3 * noise
     equations = equations_of(terms, targets)
-    fit = fit_step(equations, (5, 3, 0), contrasted=False)
+    fit = fit_step(equations, (5, 3, 0))
     for k, own in enumerate(fit.own):
         rest = [equation for j, equation in enumerate(equations) if j != k]
         total = rest[0]
@@ -41,11 +42,11 @@ def test_each_prompt_goes_on_with_what_the_others_say():
 
 def test_with_too_few_prompts_all_go_on_with_the_weights_of_all():
     terms, noise = problem(MIN_HELD_OUT - 1, 2)
-    fit = fit_step(equations_of(terms, terms[:, 0] + noise), (2, 0), contrasted=False)
+    fit = fit_step(equations_of(terms, terms[:, 0] + noise), (2, 0))
     assert fit.own == [fit.prediction] * (MIN_HELD_OUT - 1)
 
 
 def test_contrasts_have_weights_of_their_own():
     terms, noise = problem(MIN_HELD_OUT, 4)
-    fit = fit_step(equations_of(terms, terms[:, 0] + noise), (2, 0), contrasted=True)
+    fit = fit_step(equations_of(terms, terms[:, 0] + noise), (2, 0))
     assert len(fit.prediction.factors) == len(fit.prediction.contrast_factors) == 2

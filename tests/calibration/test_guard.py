@@ -12,7 +12,8 @@ from benchmarks.guard import noise
 from ertacache import Method, Policy
 from ertacache.calibration.session import shifted
 from ertacache.errors import GuardError, PolicyFileError
-from ertacache.method.envelope import Envelope, envelope_of
+from ertacache.policy.envelope import Envelope
+from ertacache.watching.envelope import envelope_of, is_outside, score
 
 EVEN = Method(schedule="uniform", predictor="aligned")
 
@@ -102,13 +103,13 @@ def test_a_sample_is_outside_where_it_drifts_far_more_than_is_usual():
     assert found.steps == (2, 4)
     assert found.mean[1] == pytest.approx(np.log(np.hypot(drifts[2], drifts[4])).mean())
     for k in range(5):
-        assert found.score({step: row[k] for step, row in drifts.items()}) < found.limit
-    assert found.score({2: 2.0, 4: 3.0}) > found.limit
-    assert found.score({2: 2.0, 4: 0.3}) > found.limit  # what it had drifted counts, up to the middle
-    assert found.score({2: 0.01, 4: 0.02}) < 0
-    assert found.score({2: 0.15, 4: float("nan")}) > found.limit
-    assert found.score({2: 2.0}) > found.limit
-    assert (found.score({}), found.score({4: 3.0})) == (0.0, 0.0)  # nothing from the first step on
+        assert score(found, {step: row[k] for step, row in drifts.items()}) < found.limit
+    assert score(found, {2: 2.0, 4: 3.0}) > found.limit
+    assert score(found, {2: 2.0, 4: 0.3}) > found.limit  # what it had drifted counts, up to the middle
+    assert score(found, {2: 0.01, 4: 0.02}) < 0
+    assert score(found, {2: 0.15, 4: float("nan")}) > found.limit
+    assert score(found, {2: 2.0}) > found.limit
+    assert (score(found, {}), score(found, {4: 3.0})) == (0.0, 0.0)  # nothing from the first step on
     assert [found.reached(steps) for steps in ((), (2,), (4,), (2, 4))] == [0, 1, 0, 2]
     assert envelope_of({}, 10) is None
     assert envelope_of({1: [0.0] * 5}, 10).problem((0, 1)) is None  # all alike: finite all the same
@@ -121,8 +122,8 @@ def test_from_the_middle_on_what_comes_after_it_counts_and_nothing_near_the_end(
     assert found.mean[3] == pytest.approx(np.log(np.hypot(rows[6], rows[8])).mean())
     usual = {1: 0.4, 3: 0.15, 6: 0.3, 8: 0.15}
     far = {**usual, 3: 9.0}
-    assert found.left({step: far[step] for step in (1, 3)})
-    assert found.score(far) == found.score(usual) < found.limit
+    assert is_outside(found, {step: far[step] for step in (1, 3)})
+    assert score(found, far) == score(found, usual) < found.limit
     assert envelope_of({9: [5.0, 1.0, 2.0, 9.0]}, 10).steps == (9,)  # better than nothing
 
 
@@ -131,7 +132,7 @@ def test_one_in_twenty_samples_that_are_like_calibrations_is_outside(count):
     generator, outside = np.random.default_rng(0), []
     for _ in range(2000):
         found = envelope_of({1: np.exp(generator.normal(-1.0, 0.3, size=count)).tolist()}, 3)
-        outside.append(found.left({1: float(np.exp(generator.normal(-1.0, 0.3)))}))
+        outside.append(is_outside(found, {1: float(np.exp(generator.normal(-1.0, 0.3)))}))
     assert np.mean(outside) == pytest.approx(0.05, abs=0.015)
 
 

@@ -12,7 +12,7 @@ from ertacache.calibration.closed_loop import ClosedLoops
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.session import record_all
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.policy import Policy
 
 ALIGNED, CACHED, PROMPTS = Method.named("aligned"), (3, 5, 6, 8), 3

@@ -14,8 +14,8 @@ from ertacache.calibration.quality import Judge, lower_bound, pictures_of
 from ertacache.calibration.solving import fewest
 from ertacache.calibration.timing import Costs
 from ertacache.errors import BudgetError, PipelineError
-from ertacache.method.student import student_t
 from ertacache.metrics import psnr
+from ertacache.student_t import student_t
 
 
 def test_students_quantiles_are_those_of_the_tables():

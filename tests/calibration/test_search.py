@@ -10,22 +10,12 @@ from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording import gram_of
-from ertacache.calibration.search import (
-    Search,
-    Surrogate,
-    beginnings,
-    bends,
-    bent,
-    clearly_better,
-    climb,
-    evenly_spaced,
-    moves,
-    turns,
-)
+from ertacache.calibration.search import Search, beginnings, clearly_better, turns
 from ertacache.calibration.session import record_all
 from ertacache.errors import BudgetError
-from ertacache.method.named import Method
-from ertacache.method.schedule import uniform
+from ertacache.method.choice import Method
+from ertacache.method.schedule import bends, bent, evenly_spaced, moves, uniform
+from ertacache.method.surrogate import Surrogate, climb
 
 ALIGNED = Method.named("aligned")
 

@@ -9,7 +9,7 @@ from accelerate import cpu_offload
 
 import ertacache
 from ertacache.errors import PipelineError, PolicyMismatchError
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 
 T = 8
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ertacache.method.alignment import NormalEquations, coefficients, combine, features, taylor_weights
+from ertacache.method.alignment import NormalEquations, features
+from ertacache.method.prediction import coefficients, combine, taylor_weights
 
 PROPERTY = settings(deadline=None, max_examples=100)
 weights = st.lists(st.floats(-10, 10), max_size=3)

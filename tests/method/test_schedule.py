@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ertacache.errors import BudgetError
-from ertacache.method.schedule import (
-    check_budget,
-    computed_steps_for,
-    relative_distance,
-    threshold,
-    threshold_for_budget,
-    uniform,
-)
+from ertacache.method.schedule import check_budget, computed_steps_for, uniform
+from ertacache.method.threshold import relative_distance, threshold, threshold_for_budget
 
 PROPERTY = settings(deadline=None, max_examples=100)
 seeds = st.integers(0, 2**32 - 1)

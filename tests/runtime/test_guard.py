@@ -9,9 +9,10 @@ import torch
 
 import ertacache
 from ertacache.errors import GuardError
-from ertacache.method.envelope import Envelope, relative_drift
-from ertacache.policy import Prediction
+from ertacache.method.prediction import Prediction
+from ertacache.policy.envelope import Envelope
 from ertacache.runtime.guard import Guard, GuardReport, Late
+from ertacache.watching.envelope import relative_drift
 
 STEPS, CACHED = 12, (3, 4, 6, 7, 9, 10)
 COMPARED = (1, 2, 5, 8, 11)

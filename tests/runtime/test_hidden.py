@@ -8,7 +8,7 @@ from diffusers import FluxPipeline
 
 import ertacache
 from ertacache.errors import PipelineError
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.runtime.hidden import blocks_of, sketch
 from ertacache.runtime.run import Driver, Run
 

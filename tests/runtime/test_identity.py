@@ -11,7 +11,8 @@ from peft import LoraConfig
 
 import ertacache
 from ertacache.errors import PolicyMismatchError
-from ertacache.policy import Method, Policy, Rectification
+from ertacache.method.choice import Method
+from ertacache.policy import Policy, Rectification
 from ertacache.runtime import identity
 
 CACHED = (2, 3, 5)

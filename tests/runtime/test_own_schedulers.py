@@ -15,7 +15,7 @@ from diffusers.configuration_utils import register_to_config
 
 import ertacache
 from ertacache.errors import CalibrationError, PipelineError, PolicyMismatchError, RunError
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.runtime.stepping import StepCall
 
 Euler = FlowMatchEulerDiscreteScheduler

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ertacache
 from ertacache.errors import PipelineError, RunError
-from ertacache.method.alignment import coefficients, taylor_weights
-from ertacache.policy import Method, Prediction
+from ertacache.method.choice import Method
+from ertacache.method.prediction import Prediction, coefficients, taylor_weights
 
 CACHED = (2, 3, 5, 8)
 COMPUTED = (0, 1, 4, 6, 7, 9)

@@ -15,7 +15,7 @@ import ertacache
 from contract.case import Family
 from contract.families import CASES
 from ertacache.errors import PipelineError, PolicyMismatchError
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.settings import configuration_difference, settings_of

@@ -16,10 +16,11 @@ import ertacache
 from ertacache import zoo
 from ertacache.errors import PolicyFileError, PolicyMismatchError
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
-from ertacache.method.envelope import Envelope
-from ertacache.method.named import Method
-from ertacache.method.transfer import Outputs, coarser
+from ertacache.method.choice import Method
+from ertacache.method.grid import coarser
+from ertacache.method.outputs import Outputs
 from ertacache.policy import Policy
+from ertacache.policy.envelope import Envelope
 from ertacache.runtime.identity import Given, mismatch
 from ertacache.runtime.run import Report
 from ertacache.runtime.transferring import (

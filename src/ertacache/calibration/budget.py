@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ertacache.arguments import as_error, number, whole
 from ertacache.calibration.fitting import MIN_HELD_OUT
 from ertacache.errors import ArgumentError, BudgetError
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.method.schedule import check_budget, computed_steps_for
 
 QUALITIES = {"min_psnr": "psnr", "min_ssim": "ssim"}

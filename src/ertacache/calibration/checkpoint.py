@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ertacache.calibration.prompts import Call
 from ertacache.calibration.recording import Recording, Setting, read, write
 from ertacache.errors import CalibrationError
+from ertacache.runtime.calls import Call
 from ertacache.runtime.identity import Circumstances, digest_of, identify, pipeline_key
 
 

@@ -18,20 +18,20 @@ from torch import Tensor
 
 from ertacache.calibration.fitting import MIN_HELD_OUT, StepFit, fit_step
 from ertacache.calibration.lockstep import Arrival, Lockstep
-from ertacache.calibration.prompts import Call
 from ertacache.calibration.quality import Judge, Quality
 from ertacache.calibration.recording import Recording, Setting, check_finite
 from ertacache.errors import CalibrationError
 from ertacache.method.alignment import MAX_ORDER, NormalEquations, features
-from ertacache.method.envelope import MIN_PROMPTS, Envelope, envelope_of, relative_drift
-from ertacache.method.named import Method, Predictor
+from ertacache.method.choice import Method, Predictor
+from ertacache.method.history import History
+from ertacache.method.prediction import Prediction, predicted, reuse, taylor
 from ertacache.method.residual import to_cache
-from ertacache.policy import Prediction
+from ertacache.policy.envelope import Envelope
 from ertacache.runtime.branches import contrast
-from ertacache.runtime.following import predicted, residuals_kept, reuse, taylor
-from ertacache.runtime.history import History
+from ertacache.runtime.calls import Call
 from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.stepping import output_coefficient, plain_step
+from ertacache.watching.envelope import MIN_PROMPTS, envelope_of, relative_drift
 
 Weights = Literal["others", "all"] | Mapping[int, Sequence[Prediction]]
 """What each prompt of a loop goes on with: weights fitted on the other prompts of the loop, or on all of them; or what
@@ -52,7 +52,7 @@ class Fit:
         step_scores: the logarithm of the same, averaged over prompts: what a mean PSNR follows, and what no single
             prompt of a large error can dominate.
         prompt_scores: the logarithm of the final error of each prompt.
-        drifts: by computed step that has one, one row a prompt, one number a sample; see `ertacache.method.envelope`.
+        drifts: by computed step that has one, one row a prompt, one number a sample; see `ertacache.watching.envelope`.
         quality: of the pictures, if the loops have a judge.
         left_out: by step for each prompt the weights that this loop fits on the others.
 
@@ -213,7 +213,7 @@ class ClosedLoops:
         before's: only what the last computed step called can be left out. At level ``hidden`` a step that does not run
         leaves no residual behind, so nothing is replayed there.
         """
-        if earlier is None or residuals_kept(method):
+        if earlier is None or method.residuals_kept:
             return frozenset()
         return earlier.shared_with(cached) - {0, *self.setting.forced}
 
@@ -296,7 +296,7 @@ class ClosedLoops:
         def fit_at(arrivals: Sequence[Arrival]) -> StepFit:
             if predictor == "aligned":
                 return self._solve(arrivals, histories, method)
-            newest = histories[0]
+            newest = histories[0].steps
             found = taylor(levels, arrivals[0].index, newest) if predictor == "taylor" else reuse(newest)
             return StepFit(found, [found] * len(arrivals))
 
@@ -313,9 +313,9 @@ class ClosedLoops:
             lambda scheduler: laid.append(sampler_of(scheduler).noise_levels(scheduler)),
             on_denoiser_call=self.on_denoiser_call,
             first_step=self.setting.first_step,
-            residuals_kept=residuals_kept(method),
+            residuals_kept=method.residuals_kept,
             block_factors=lambda step: (
-                taylor(levels, step, histories[0]).factors if method.predictor == "taylor" else (1.0,)
+                taylor(levels, step, histories[0].steps).factors if method.predictor == "taylor" else (1.0,)
             ),
         ) as lockstep:
             try:
@@ -346,7 +346,8 @@ class ClosedLoops:
                         predictions[index], left_out[index] = fit.prediction, tuple(fit.own)
                         own = [fit.prediction] * len(arrivals) if weights == "all" else given.get(index, fit.own)
                         for arrival, history, prediction in zip(arrivals, histories, own, strict=True):
-                            reply = predicted(arrival.step, history, prediction, method)
+                            here = arrival.step
+                            reply = predicted(prediction, history, method, here.sample, here.model_output)
                             if index not in skipped:
                                 drifted.setdefault(index, []).append(relative_drift(arrival.reply.float(), reply))
                             arrival.reply = reply.to(arrival.reply.dtype)
@@ -398,13 +399,14 @@ class ClosedLoops:
         for arrival, history in zip(arrivals, histories, strict=True):
             step = arrival.step
             with arrival.random.lent():  # a sampler may be about to draw noise from it
-                landed = plain_step(step.scheduler, step.arguments, predicted(step, history, reuse(history), method))
+                reused = predicted(reuse(history.steps), history, method, step.sample, step.model_output)
+                landed = plain_step(step.scheduler, step.arguments, reused)
             goal = self.recordings[arrival.prompt].sample(arrival.index + 1).to(landed)
             terms = features(history.entries, order)
             terms += features(history.contrasts, order) if contrasted else []
             equations.append(NormalEquations(len(terms)))
             equations[-1].add([slope * term for term in terms], goal - landed)
-        return fit_step(equations, steps, contrasted=contrasted)
+        return fit_step(equations, steps)
 
 
 def _entry(arrival: Arrival, seen: Seen, method: Method) -> Tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ertacache.method.alignment import NormalEquations, coefficients
-from ertacache.policy import Prediction
+from ertacache.method.alignment import NormalEquations
+from ertacache.method.prediction import Prediction
 
 MIN_HELD_OUT = 12
 """With fewer prompts each goes on with the weights of all: those of few others are far worse than a policy's (of three
@@ -30,25 +30,19 @@ class StepFit(NamedTuple):
     own: list[Prediction]
 
 
-def fit_step(equations: Sequence[NormalEquations], history: Sequence[int], *, contrasted: bool) -> StepFit:
+def fit_step(equations: Sequence[NormalEquations], history: Sequence[int]) -> StepFit:
     """Solve one step.
 
     Args:
-        equations: one for each prompt, over the features that `ertacache.method.alignment.features` makes of the
-            outputs and then, if ``contrasted``, of the contrasts: the differences, newest first, and the newest entry.
+        equations: one for each prompt, over `ertacache.method.alignment.features` of the outputs and then, where they
+            take part, of the contrasts: the differences, newest first, and the newest entry.
         history: the steps of the entries, newest first; one more than there are differences.
-        contrasted: whether the contrasts' features are among them.
     """
     total = equations[0]
     for one in equations[1:]:
         total = total + one
 
-    def prediction(weights: Sequence[float]) -> Prediction:
-        own, between = weights[: len(history)], weights[len(history) :]
-        factors = coefficients(own[:-1], 1 + own[-1])
-        return Prediction(tuple(history), factors, coefficients(between[:-1], between[-1]) if contrasted else ())
-
-    found = prediction(total.solve())
+    found = Prediction.by_weights(history, total.solve())
     if len(equations) < MIN_HELD_OUT:
         return StepFit(found, [found] * len(equations))
-    return StepFit(found, [prediction((total - one).solve()) for one in equations])
+    return StepFit(found, [Prediction.by_weights(history, (total - one).solve()) for one in equations])

@@ -18,8 +18,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ertacache.calibration.prompts import Call, twin_of
 from ertacache.errors import CalibrationError
+from ertacache.runtime.calls import Call, twin_of
 from ertacache.runtime.preserving import preserved, to_the_end
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.run import Driver, Run, Step, Stop

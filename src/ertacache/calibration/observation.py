@@ -15,7 +15,7 @@ from ertacache.calibration.lockstep import Arrival, Lockstep
 from ertacache.calibration.recording import check_finite
 from ertacache.method.rectification import Granularity, Moments, along, rectify
 from ertacache.method.residual import Level, from_cache, to_cache
-from ertacache.method.schedule import relative_distance
+from ertacache.method.threshold import relative_distance
 from ertacache.method.timesteps import correction_coefficient
 from ertacache.policy import Rectification
 from ertacache.runtime.hidden import sketch

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ertacache import arguments
+from ertacache.method.schedule import MOST_STEPS
 from ertacache.output_paths import checked_folder
-from ertacache.policy import MOST_STEPS
 from ertacache.runtime.seams import own_class
 
 

@@ -20,7 +20,7 @@ from ertacache.calibration.solving import policy_of, searched, with_weights_of_a
 from ertacache.calibration.timing import MARGIN, Costs, timed
 from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
 from ertacache.files import entries, newer, reading, save
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.policy import Policy
 
 FULL_RUNS = 10

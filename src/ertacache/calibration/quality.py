@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ertacache.errors import BudgetError, PipelineError
-from ertacache.method.student import student_t
+from ertacache.student_t import student_t
 
 CONFIDENCE = 0.95
 """One-sided, of `lower_bound`."""

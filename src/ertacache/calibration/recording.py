@@ -15,11 +15,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ertacache.arguments import each, flag, normalized, number, whole
-from ertacache.calibration.prompts import Call, twin_of
 from ertacache.errors import CalibrationError, PipelineError, PolicyFileError
 from ertacache.files import entries, opening, save
 from ertacache.method.schedule import fewest_computed
 from ertacache.runtime.branches import contrast
+from ertacache.runtime.calls import Call, twin_of
 from ertacache.runtime.hidden import sketch
 from ertacache.runtime.run import Driver, Run, Step
 from ertacache.runtime.samplers import sampler_of

@@ -1,146 +1,19 @@
-"""Which steps to compute, chosen for the final error of the aligned prediction.
+"""The schedule search: which steps to compute, chosen for the final error of the aligned prediction in closed loop.
 
-Closed loops are the truth but cost denoiser calls, so most schedules are only judged by a *surrogate* on the
-recorded full runs, which costs none: outputs, predictions and errors are all linear combinations of the recorded
-``v_0 .. v_{T-1}``, so their distances follow from one T x T Gram matrix, and the weights of a cached step from a
-least-squares problem in it. How an error of the latent changes a computed output is not in the recordings, and is left
-out: gains that closed loops measure made it a worse judge.
+The surrogate (`ertacache.method.surrogate`) says which schedules are worth a closed loop; closed loops decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
-from ertacache.method.named import Method
-from ertacache.method.paths import edges, shortest_path
-from ertacache.method.schedule import uniform
-
-Array = NDArray[np.float64]
-Schedule = tuple[int, ...]
-"""The cached steps, rising."""
-
-
-class Surrogate:
-    """Predicts the final error of a schedule from recorded outputs.
-
-    Args:
-        gram: ``<v_i, v_j>`` summed over prompts, (T, T).
-        slopes: ``b_i``, how far the sampler moves the latent for a unit of model output, (T,).
-        forced: steps at which the denoiser's calls change, so that the history begins anew.
-    """
-
-    order = 2
-    """How many differences its predictions use; more of them bend to what closed loops do not show."""
-
-    def __init__(self, gram: Array, slopes: Sequence[float], forced: Sequence[int] = ()) -> None:
-        self.gram = gram
-        self.factor = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) / len(gram) * np.eye(len(gram))).T
-        self.slopes, self.forced = np.asarray(slopes), frozenset(forced)
-
-    def error(self, cached: Sequence[int]) -> float:
-        """The norm of the predicted final error; comparable between schedules of one setting only."""
-        outputs = self.factor.T  # row i is v_i in coordinates in which the Gram matrix is the dot product
-        skipped, first = frozenset(cached), min(cached, default=len(outputs))
-        error = np.zeros(len(outputs))
-        history: list[Array] = []
-        for i, slope in enumerate(self.slopes):
-            if i not in skipped:
-                history = [outputs[i], *([] if i in self.forced else history)][: self.order + 1]
-            error = error + slope * (history[0] - outputs[i])
-            if i >= first:
-                features = slope * np.array([*(a - b for a, b in pairwise(history)), history[0]])
-                normal = features @ features.T
-                normal += np.diag(1e-6 * np.diag(normal) + 1e-300)
-                error = error - np.linalg.solve(normal, features @ error) @ features
-        return float(np.linalg.norm(error))
-
-
-def moves(cached: Schedule, num_steps: int, forced: Sequence[int], reach: int = 2) -> Iterator[Schedule]:
-    """All schedules in which one computed step trades places with a cached one at most ``reach`` steps away."""
-    skipped = set(cached)
-    for step in range(1, num_steps - 1):
-        if step in skipped or step in forced:
-            continue
-        for other in range(step - reach, step + reach + 1):
-            if other in skipped:
-                yield tuple(sorted(skipped - {other} | {step}))
-
-
-def climb(start: Schedule, forced: Sequence[int], num_steps: int, cost: Callable[[Schedule], float]) -> Schedule:
-    """Steepest descent of ``cost`` from ``start`` until no move makes it smaller."""
-    best, value = start, cost(start)
-    while True:
-        candidates = [(cost(candidate), candidate) for candidate in moves(best, num_steps, forced)]
-        if not candidates or min(candidates)[0] >= value:
-            return best
-        value, best = min(candidates)
-
-
-def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first: int = 0, last: int = 0) -> Schedule:
-    """The uniform schedule, each forced step computed in place of the computed step that is nearest to it.
-
-    The ``first`` and the ``last`` steps are all computed; the uniform schedule is then one of the steps between them.
-    """
-    skipped = {first + i for i in uniform(num_steps - first - last, computed - first - last)}
-    return _with_forced(num_steps, skipped, forced)
-
-
-def bent(
-    num_steps: int, computed: int, forced: Sequence[int], *, start: float = 1.0, finish: float = 1.0, end: int = 0
-) -> Schedule:
-    """Evenly spaced steps, drawn to the first step or to the last.
-
-    The computed step at u = 0 .. 1 of the way goes to ``(2u)^start / 2`` in the first half, and to
-    ``1 - (2 - 2u)^finish / 2`` in the second: an exponent over 1 makes its end dense. Where two fall on one step, the
-    widest gap is halved; a forced step is computed in place of the one that is nearest to it.
-
-    Args:
-        num_steps: T.
-        computed: how many of them are computed.
-        forced: steps that are computed in any case.
-        start: the exponent of the first half.
-        finish: of the second half.
-        end: how many steps at the end are cached.
-    """
-    places = [k / (computed - 1) for k in range(computed)]
-    curve = [(2 * u) ** start / 2 if u < 0.5 else 1 - (2 - 2 * u) ** finish / 2 for u in places]
-    last = num_steps - 1 - end
-    kept = {0, *(round(u * last) for u in curve)}
-    while len(kept) < computed:  # places that fell together: halve the widest gap
-        rising = [*sorted(kept), num_steps]
-        left, right = max(pairwise(rising), key=lambda gap: gap[1] - gap[0])
-        kept.add((left + right) // 2)
-    return _with_forced(num_steps, [i for i in range(num_steps) if i not in kept], forced)
-
-
-def _with_forced(num_steps: int, cached: Iterable[int], forced: Sequence[int]) -> Schedule:
-    """The schedule with each forced step computed in place of the computed step that is nearest to it."""
-    skipped = set(cached)
-    for step in forced:
-        if step in skipped:
-            free = [i for i in range(1, num_steps - 1) if i not in skipped and i not in forced]
-            skipped = skipped - {step} | {min(free, key=lambda i: abs(i - step))}
-    return tuple(sorted(skipped))
-
-
-def bends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]:
-    """The schedules of `bent` for all pairs of exponents, with none to two steps cached at the end."""
-    ends = [end for end in (0, 1, 2) if computed < num_steps - end]
-    return {
-        bent(num_steps, computed, forced, start=start, finish=finish, end=end)
-        for start in EXPONENTS
-        for finish in EXPONENTS
-        for end in ends
-    }
-
-
-EXPONENTS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)
-"""Of `bends`."""
+from ertacache.method.choice import Method
+from ertacache.method.schedule import Schedule, bends, evenly_spaced, moves
+from ertacache.method.shortest_path import edges, shortest_path
+from ertacache.method.surrogate import Surrogate, climb
 
 
 def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: Surrogate) -> Iterator[Schedule]:

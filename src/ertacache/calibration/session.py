@@ -15,11 +15,12 @@ from torch import Tensor
 from ertacache.calibration.checkpoint import Shelf, key_of, readable
 from ertacache.calibration.closed_loop import ClosedLoops
 from ertacache.calibration.progress import CalibrationProgress
-from ertacache.calibration.prompts import Call, calls_for
+from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording import Recording, Setting, gram_of, record
 from ertacache.errors import PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
+from ertacache.runtime.calls import Call
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.run import Step

@@ -15,13 +15,15 @@ from ertacache.calibration.closed_loop import ClosedLoops, Fit
 from ertacache.calibration.observation import Observation, observe
 from ertacache.calibration.quality import CONFIDENCE, lower_bound
 from ertacache.calibration.recording import Recording, gram_of, pairwise
-from ertacache.calibration.search import Search, Surrogate, beginnings, evenly_spaced
+from ertacache.calibration.search import Search, beginnings
 from ertacache.calibration.session import Session
 from ertacache.calibration.timing import MARGIN, REPEATS, time_call, timed
 from ertacache.errors import BudgetError, MethodError, PipelineError
-from ertacache.method.named import Method
+from ertacache.method.choice import Method
 from ertacache.method.residual import to_cache
-from ertacache.method.schedule import check_forced, threshold_for_budget
+from ertacache.method.schedule import check_forced, evenly_spaced
+from ertacache.method.surrogate import Surrogate
+from ertacache.method.threshold import threshold_for_budget
 from ertacache.method.timesteps import step_lengths, time_grid
 from ertacache.policy import CalibrationRecord, Policy
 from ertacache.runtime.families import channel_axis

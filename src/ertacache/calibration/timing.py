@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from ertacache.calibration.prompts import Call, twin_of
 from ertacache.calibration.recording import Setting
-from ertacache.calibration.search import evenly_spaced
 from ertacache.errors import BudgetError
 from ertacache.method.alignment import MAX_ORDER
-from ertacache.method.named import Method
-from ertacache.policy import Policy, Prediction
+from ertacache.method.choice import Method
+from ertacache.method.prediction import Prediction
+from ertacache.method.schedule import evenly_spaced
+from ertacache.policy import Policy
+from ertacache.runtime.calls import Call, twin_of
 from ertacache.runtime.following import PolicyDriver
 from ertacache.runtime.run import Driver, Run
 

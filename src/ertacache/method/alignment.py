@@ -1,4 +1,4 @@
-"""Aligned rectification: predict a cached step from the last computed ones, with weights that land the trajectory.
+"""Aligned rectification: weights of a prediction that land the trajectory where the full run's is.
 
 With ``h_1, h_2, h_3, ...`` the last computed outputs, newest first, and ``d_1, d_2, ...`` how the guidance branches
 differed there, a cached step uses
@@ -24,60 +24,21 @@ from torch import Tensor
 from ertacache.precision import widened
 
 MAX_ORDER = 3
-
-
-def coefficients(weights: Sequence[float], newest: float = 1.0) -> tuple[float, ...]:
-    """The factors of ``h_1, h_2, ...`` in ``newest h_1 + sum_k weights[k] (h_k - h_{k+1})``; they sum to ``newest``.
-
-    >>> coefficients([0.5])
-    (1.5, -0.5)
-    """
-    factors = [newest, *(0.0 for _ in weights)]
-    for k, w in enumerate(weights):
-        factors[k] += w
-        factors[k + 1] -= w
-    return tuple(factors)
-
-
-def weights_of(factors: Sequence[float], newest: float = 1.0) -> tuple[float, ...]:
-    """The weights whose `coefficients` with ``newest`` plus the last of them are these factors: the inverse of a fit.
-
-    One for each difference, and then that of ``h_1``.
-
-    >>> weights_of([1.75, -0.5])
-    (0.5, 0.25)
-    """
-    weights = [0.0] * len(factors)
-    for k in range(len(factors) - 1, 0, -1):
-        weights[k - 1] = (weights[k] if k < len(factors) - 1 else 0.0) - factors[k]
-    weights[-1] = factors[0] - newest - (weights[0] if len(factors) > 1 else 0.0)
-    return tuple(weights)
-
-
-def taylor_weights(levels: Sequence[float], step: int, history: Sequence[int]) -> tuple[float, ...]:
-    """First-order Taylor over noise levels; reuse (no weight) while the history holds one step or stands still.
-
-    Args:
-        levels: the noise level of every step, in sampling order.
-        step: the step to predict.
-        history: the computed steps, newest first.
-    """
-    if len(history) < 2:
-        return ()
-    newest, older = levels[history[0]], levels[history[1]]
-    return ((levels[step] - newest) / (newest - older),) if newest != older else ()
-
-
-def combine(history: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    """``sum_k c_k h_k`` over as many entries as there are factors, in the dtype of the history."""
-    out = history[0] * factors[0]
-    for k in range(1, len(factors)):
-        out.add_(history[k], alpha=factors[k])
-    return out
+RIDGE = 1e-6
+"""Pulls weights to 0 (reuse), relative to each feature's own size: enough to keep nearly parallel differences from
+taking huge opposite weights, too little to move anything else."""
 
 
 def features(history: Sequence[Tensor], order: int) -> list[Tensor]:
-    """``h_k - h_{k+1}`` for k = 1 .. order, as many as the history gives, and ``h_1``."""
+    """``h_k - h_{k+1}`` for k = 1 .. order, as many as the history gives, and ``h_1``.
+
+    Args:
+        history: tensors of one shape and dtype, newest first.
+        order: the highest difference, 1 to `MAX_ORDER`.
+
+    Returns:
+        At most ``order + 1`` tensors of that shape and dtype.
+    """
     return [history[k] - history[k + 1] for k in range(min(order, len(history) - 1))] + [history[0]]
 
 
@@ -90,12 +51,11 @@ class NormalEquations:
 
     Args:
         size: the number of unknowns.
-        ridge: pulls the weights to 0 (reuse), relative to each feature's own size: enough to keep nearly
-            parallel differences from taking huge opposite weights, too little to move anything else.
+        ridge: see `RIDGE`.
     """
 
     size: int
-    ridge: float = 1e-6
+    ridge: float = RIDGE
     gram: Tensor = field(init=False)
     right: Tensor = field(init=False)
 
@@ -129,8 +89,23 @@ class NormalEquations:
 
     def solve(self) -> tuple[float, ...]:
         """The weights; zeros where the features vanish."""
-        scale = self.gram.diagonal()
-        if not scale.max() > 0:
-            return (0.0,) * self.size
-        regular = self.gram + torch.diag(self.ridge * scale + torch.finfo(torch.float64).tiny)
-        return tuple(float(w) for w in torch.linalg.solve(regular, self.right))
+        return tuple(float(w) for w in ridge_solve(self.gram, self.right, self.ridge))
+
+
+def ridge_solve(gram: Tensor, right: Tensor, ridge: float = RIDGE) -> Tensor:
+    """The weights w that minimise ``w' G w - 2 w' r + ridge * w' diag(G) w``.
+
+    Args:
+        gram: ``G``, the dot products of the features, (n, n), float64, on the CPU.
+        right: ``r``, those of the features with the target, (n,), float64.
+        ridge: relative to each feature's own size.
+
+    Returns:
+        (n,), float64; zeros where the features vanish.
+    """
+    scale = gram.diagonal()
+    if not scale.max() > 0:
+        return torch.zeros_like(right)
+    regular = gram + torch.diag(ridge * scale + torch.finfo(torch.float64).tiny)
+    solved: Tensor = torch.linalg.solve(regular, right)
+    return solved

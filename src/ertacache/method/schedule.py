@@ -1,17 +1,16 @@
-"""Which steps to compute: evenly spaced, or by Algorithm 2 with the distance of Eq. (12)."""
+"""Schedules: which steps are computed and which are cached, evenly spaced, bent to an end, or moved by one step."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 
-from torch import Tensor
+from ertacache.errors import BudgetError
 
-from ertacache.errors import BudgetError, CalibrationError
-from ertacache.precision import widened
-
-Distance = Callable[[int, int], float]
-"""``distance(last, i)``: Eq. (12) between the residual cached at step ``last`` and the fresh one at step ``i``."""
+MOST_STEPS = 10_000
+"""Of a run; no sampler makes as many."""
+Schedule = tuple[int, ...]
+"""The cached steps, rising."""
 
 
 def computed_steps_for(num_steps: int, speedup: float) -> int:
@@ -65,73 +64,74 @@ def uniform(num_steps: int, computed: int) -> tuple[int, ...]:
     return tuple(i for i in range(num_steps) if i not in kept)
 
 
-def relative_distance(cached: Tensor, fresh: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Numerator and denominator of Eq. (12) for one prompt: ``|r~ - r|_1`` and ``|r_gt|_1``.
+def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first: int = 0, last: int = 0) -> Schedule:
+    """The uniform schedule, each forced step computed in place of the computed step that is nearest to it.
 
-    Both are to be summed over the prompts before they are divided.
+    The ``first`` and the ``last`` steps are all computed; the uniform schedule is then one of the steps between them.
     """
-    error = (widened(cached) - widened(fresh)).abs().sum()
-    return float(error), float(widened(reference).abs().sum())
+    skipped = {first + i for i in uniform(num_steps - first - last, computed - first - last)}
+    return _with_forced(num_steps, skipped, forced)
 
 
-def threshold(num_steps: int, distance: Distance, lam: float, forced: Collection[int] = ()) -> tuple[int, ...]:
-    """Algorithm 2: cache step i where the cached residual is within ``lam`` of the fresh one.
+def bent(
+    num_steps: int, computed: int, forced: Sequence[int], *, start: float = 1.0, finish: float = 1.0, end: int = 0
+) -> Schedule:
+    """Evenly spaced steps, drawn to the first step or to the last.
 
-    Steps 0 and T-1 are always computed, and so are those in ``forced``. After a computed step the cache is
-    renewed; after a cached one it stays.
+    The computed step at u = 0 .. 1 of the way goes to ``(2u)^start / 2`` in the first half, and to
+    ``1 - (2 - 2u)^finish / 2`` in the second: an exponent over 1 makes its end dense. Where two fall on one step, the
+    widest gap is halved; a forced step is computed in place of the one that is nearest to it.
 
     Args:
         num_steps: T.
-        distance: in closed loop it is measured on the cached trajectory as the loop goes; on recorded residuals
-            it is the distance between two recorded steps.
-        lam: the threshold; caching asks for a distance strictly under it.
-        forced: steps that must be computed.
+        computed: how many of them are computed.
+        forced: steps that are computed in any case.
+        start: the exponent of the first half.
+        finish: of the second half.
+        end: how many steps at the end are cached.
     """
-    cached: list[int] = []
-    last = 0
-    for i in range(1, num_steps - 1):
-        if i not in forced and distance(last, i) < lam:
-            cached.append(i)
-        else:
-            last = i
-    return tuple(cached)
+    places = [k / (computed - 1) for k in range(computed)]
+    curve = [(2 * u) ** start / 2 if u < 0.5 else 1 - (2 - 2 * u) ** finish / 2 for u in places]
+    last = num_steps - 1 - end
+    kept = {0, *(round(u * last) for u in curve)}
+    while len(kept) < computed:  # places that fell together: halve the widest gap
+        rising = [*sorted(kept), num_steps]
+        left, right = max(pairwise(rising), key=lambda gap: gap[1] - gap[0])
+        kept.add((left + right) // 2)
+    return _with_forced(num_steps, [i for i in range(num_steps) if i not in kept], forced)
 
 
-def threshold_for_budget(
-    num_steps: int, distance: Distance, computed: int, forced: Collection[int] = ()
-) -> tuple[float, tuple[int, ...]]:
-    """The smallest threshold whose schedule computes at most ``computed`` steps, and that schedule.
-
-    The number of computed steps falls with the threshold in jumps, so the schedule may compute fewer. Then the
-    cached steps with the largest distance are computed after all, until the budget is used up.
-
-    Raises:
-        BudgetError: if ``forced`` alone exceeds the budget.
-        CalibrationError: if a distance is not finite.
-    """
-    check_budget(num_steps, computed, given=f"{computed} computed steps of {num_steps}")
-    check_forced(num_steps, computed, forced)
-    # Above the largest distance everything is cached that may be, so a threshold that meets the budget exists.
-    low, high = 0.0, 1e-6
-    while num_steps - len(threshold(num_steps, distance, high, forced)) > computed:
-        low, high = high, 2 * high
-        if math.isinf(high):
-            raise CalibrationError(
-                "no threshold meets the budget, so a recorded residual is not finite",
-                given=f"{computed} computed steps of {num_steps}",
-                cure="Check the model's outputs without a cache.",
-            )
-    for _ in range(60):
-        middle = (low + high) / 2
-        if num_steps - len(threshold(num_steps, distance, middle, forced)) > computed:
-            low = middle
-        else:
-            high = middle
-    cached = list(threshold(num_steps, distance, high, forced))
-    while num_steps - len(cached) < computed:
-        cached.remove(max(cached, key=lambda i: distance(_last_computed(i, cached), i)))
-    return high, tuple(cached)
+def _with_forced(num_steps: int, cached: Iterable[int], forced: Sequence[int]) -> Schedule:
+    """The schedule with each forced step computed in place of the computed step that is nearest to it."""
+    skipped = set(cached)
+    for step in forced:
+        if step in skipped:
+            free = [i for i in range(1, num_steps - 1) if i not in skipped and i not in forced]
+            skipped = skipped - {step} | {min(free, key=lambda i: abs(i - step))}
+    return tuple(sorted(skipped))
 
 
-def _last_computed(i: int, cached: Collection[int]) -> int:
-    return max(j for j in range(i) if j not in cached)
+def bends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]:
+    """The schedules of `bent` for all pairs of exponents, with none to two steps cached at the end."""
+    ends = [end for end in (0, 1, 2) if computed < num_steps - end]
+    return {
+        bent(num_steps, computed, forced, start=start, finish=finish, end=end)
+        for start in EXPONENTS
+        for finish in EXPONENTS
+        for end in ends
+    }
+
+
+EXPONENTS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)
+"""Of `bends`."""
+
+
+def moves(cached: Schedule, num_steps: int, forced: Sequence[int], reach: int = 2) -> Iterator[Schedule]:
+    """All schedules in which one computed step trades places with a cached one at most ``reach`` steps away."""
+    skipped = set(cached)
+    for step in range(1, num_steps - 1):
+        if step in skipped or step in forced:
+            continue
+        for other in range(step - reach, step + reach + 1):
+            if other in skipped:
+                yield tuple(sorted(skipped - {other} | {step}))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ertacache.errors import PipelineError
-from ertacache.method.alignment import coefficients, combine, taylor_weights
-from ertacache.method.named import Method
+from ertacache.method.history import History
+from ertacache.method.prediction import Prediction, predicted, reuse, taylor
 from ertacache.method.rectification import along, rectify
-from ertacache.method.residual import from_cache, to_cache
-from ertacache.policy import Policy, Prediction
+from ertacache.method.residual import to_cache
+from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.branches import contrast
 from ertacache.runtime.guard import Guard
-from ertacache.runtime.history import History
 from ertacache.runtime.run import Driver, Report, Step
 from ertacache.runtime.samplers import retime, sampler_of
 from ertacache.runtime.transferring import policy_for
@@ -39,7 +37,7 @@ class PolicyDriver(Driver):
     ) -> None:
         self.given, self.guard, self.call = policy, guard, call
         self.report = report or Report()
-        self.residuals_kept = residuals_kept(policy.method)
+        self.residuals_kept = policy.method.residuals_kept
         self._follow(policy)
         self.levels: list[float] = []
         self.pattern: tuple[Any, ...] = ()
@@ -96,12 +94,12 @@ class PolicyDriver(Driver):
             before = next(zip(self.history.steps, self.history.entries, strict=True), None)
             self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
             correction = self._correction(step.index)
-            corrected = None if correction is None else predicted(step, self.history, correction, method)
+            corrected = None if correction is None else predicted(correction, self.history, method, step.sample, output)
             if self.watching:
                 self.watching.saw(step.index, truth, corrected, entry, before)
             return output if corrected is None else corrected.to(output.dtype)
         self.skipped.append(step.index)
-        instead = predicted(step, self.history, self.prediction(step.index), method)
+        instead = predicted(self.prediction(step.index), self.history, method, step.sample, output)
         return self._rectified(step.index, instead).to(output.dtype)
 
     def conditions_changed(self, step: int, what: str) -> None:
@@ -148,7 +146,7 @@ class PolicyDriver(Driver):
         """The policy's for a cached step, or Taylor's where that was fitted on another history than this run has."""
         predictor = self.policy.method.predictor
         if predictor == "reuse":
-            return reuse(self.history)
+            return reuse(self.history.steps)
         fitted = self._fitted(step)
         if fitted is not None:
             return fitted
@@ -156,7 +154,7 @@ class PolicyDriver(Driver):
             self.report.note(
                 f"step {step}: its history or its guidance is not the calibrated one, so Taylor weights were used"
             )
-        return taylor(self.levels, step, self.history)
+        return taylor(self.levels, step, self.history.steps)
 
     def _correction(self, step: int) -> Prediction | None:
         """The policy's for a computed step, if this run has cached what the policy caches up to there."""
@@ -188,34 +186,3 @@ class PolicyDriver(Driver):
             self.error_model = k, b
         k, b = (along(t[self.position[step]], predicted.ndim, model.granularity, model.axis) for t in self.error_model)
         return rectify(predicted, k, b)
-
-
-def reuse(history: History) -> Prediction:
-    """What the newest computed step left, as it is."""
-    return Prediction((history.steps[0],), (1.0,))
-
-
-def taylor(levels: Sequence[float], step: int, history: History) -> Prediction:
-    """First-order Taylor over noise levels."""
-    factors = coefficients(taylor_weights(levels, step, history.steps))
-    return Prediction(tuple(history.steps[: len(factors)]), factors)
-
-
-def predicted(step: Step, history: History, prediction: Prediction, method: Method) -> Tensor:
-    """The model output that a step goes on with, float32.
-
-    At level ``hidden`` the blocks of a cached step were predicted on the way to the boundary, with the same factors;
-    but ``aligned`` reuses their residual, and adds what the factors have over plain reuse of the output.
-    """
-    if method.level == "hidden" and (method.predictor != "aligned" or prediction == reuse(history)):
-        return step.model_output.float()
-    terms = history.entries[: len(prediction.factors)] + history.contrasts[: len(prediction.contrast_factors)]
-    out = combine(terms, prediction.factors + prediction.contrast_factors)
-    if method.level == "hidden":
-        return out.add_(step.model_output).sub_(history.entries[0])
-    return from_cache(step.sample.float(), out, method.level)
-
-
-def residuals_kept(method: Method) -> int:
-    """See `ertacache.runtime.run.Driver`."""
-    return 0 if method.level != "hidden" else 2 if method.predictor == "taylor" else 1

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ertacache.arguments import told
 from ertacache.errors import GuardError
-from ertacache.method.envelope import Envelope, relative_drift, size_of
 from ertacache.policy import Policy
+from ertacache.policy.envelope import Envelope
+from ertacache.watching.envelope import is_outside, relative_drift, score, size_of
 
 Mode = Literal["report", "compute"]
 
@@ -82,7 +83,7 @@ class GuardReport:
     def scores(self) -> tuple[float, ...]:
         """How far outside of the envelope each sample is; empty if no step could be compared with calibration's."""
         reached = self.envelope.reached(self._late)
-        return tuple(map(self.envelope.score, self.drifts)) if reached else ()
+        return tuple(score(self.envelope, own) for own in self.drifts) if reached else ()
 
     @property
     def limit(self) -> float:
@@ -96,7 +97,7 @@ class GuardReport:
 
     def left_before_the_last(self) -> bool:
         """Whether a sample was outside by all drifts but the newest, which the device may not have found yet."""
-        return any(map(self.envelope.left, self._drifts(list(self._late)[:-1])))
+        return any(is_outside(self.envelope, own) for own in self._drifts(list(self._late)[:-1]))
 
     def _drifts(self, steps: Sequence[int]) -> tuple[dict[int, float], ...]:
         samples = zip(*(self._late[step].read() for step in steps), strict=True)

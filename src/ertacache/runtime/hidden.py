@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ertacache.errors import PipelineError
-from ertacache.method.alignment import combine
+from ertacache.method.prediction import combine
 from ertacache.runtime import gate
 from ertacache.runtime.families import BLOCK_OUTPUTS, TEXT_FIRST
 from ertacache.runtime.seams import model_of

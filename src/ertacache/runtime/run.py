@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from ertacache.errors import ERTACacheError, PipelineError, RunError
+from ertacache.method.history import History
 from ertacache.runtime import gate
 from ertacache.runtime.callbacks import with_watched_callbacks
 from ertacache.runtime.guard import DraftReport, GuardReport
 from ertacache.runtime.hidden import Stack
-from ertacache.runtime.history import History
 from ertacache.runtime.samplers import sampler_of
 from ertacache.runtime.seams import PatchedSeam, Through, become, guise_of, model_of, own_class, patched_on
 from ertacache.runtime.stepping import StepCall, landed

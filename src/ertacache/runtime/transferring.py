@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 
 from ertacache.arguments import number
 from ertacache.errors import PolicyMismatchError
-from ertacache.method.named import Method
-from ertacache.method.transfer import Feedback, Outputs, Solved, bend, coarser, corrected, placed
-from ertacache.policy import CalibrationRecord, Origin, Policy, Prediction
+from ertacache.method.choice import Method
+from ertacache.method.error_growth import Feedback, missed, missed_by_plain
+from ertacache.method.grid import bend, coarser, placed
+from ertacache.method.outputs import Outputs, corrected
+from ertacache.method.prediction import Prediction
+from ertacache.policy import CalibrationRecord, Origin, Policy
 from ertacache.runtime import identity
 from ertacache.runtime.run import Report
 from ertacache.runtime.samplers import lay
@@ -232,7 +235,7 @@ def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Transfer
     order = max((len(p.history) for p in policy.predictions.values()), default=1) - 1
     calibrated = Outputs.of(policy.gram.numpy(), there)
     outputs, response_there, response_here = calibrated.at(here), response(scheduler, there), response(scheduler, here)
-    fitted = {i: Solved(p.history, p.factors, p.contrast_factors) for i, p in policy.predictions.items()}
+    fitted = policy.predictions
     weights = corrected(
         outputs.solved(cached, order, response_here),
         here,
@@ -249,15 +252,15 @@ def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Transfer
             policy,
             num_inference_steps=steps,
             cached_steps=cached,
-            predictions={step: Prediction(*found) for step, found in weights.items()} if cached else {},
+            predictions=weights if cached else {},
             origin=replace(origin, noise_levels=here),
             calibration=_unmeasured(policy.calibration),
             envelope=None,  # drifts, as the matrix, are those of the calibrated grid
             gram=None,
         ),
-        missed=float(outputs.missed(cached, weights, response_here, feedback)[-1]),
-        missed_by_plain=outputs.missed_by_plain(plain, response(scheduler, plain), response_here, feedback),
-        missed_there=float(calibrated.missed(policy.cached_steps, fitted, response_there, feedback)[-1]),
+        missed=float(missed(outputs, cached, weights, response_here, feedback)[-1]),
+        missed_by_plain=missed_by_plain(outputs, plain, response(scheduler, plain), response_here, feedback),
+        missed_there=float(missed(calibrated, policy.cached_steps, fitted, response_there, feedback)[-1]),
     )
 
 

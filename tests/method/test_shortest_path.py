@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ertacache.method.paths import edges, shortest_path
+from ertacache.method.shortest_path import edges, shortest_path
 
 
 @pytest.fixture

@@ -91,6 +91,11 @@ class Method:
         return ", ".join(f"{key}={value}" for key, value in asdict(self).items())
 
     @property
+    def residuals_kept(self) -> int:
+        """At level ``hidden``, of how many computed steps the blocks' residuals are kept; 0 at the other levels."""
+        return 0 if self.level != "hidden" else 2 if self.predictor == "taylor" else 1
+
+    @property
     def depends_on_calibration(self) -> bool:
         """Whether anything in the policy was measured, so that it holds for the calibrated noise levels only."""
         fitted = self.timestep_adjustment or self.rectification is not None

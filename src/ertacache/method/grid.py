@@ -1,0 +1,78 @@
+"""Two grids of noise levels of one model: how alike they are, and how steps and values go from one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+NEIGHBOURS = 4
+"""From how many levels a value is interpolated: cubic."""
+
+
+def bend(levels: Sequence[float], others: Sequence[float]) -> float:
+    """How far two grids are from being one curve in other steps, in steps of the first; 0 where they are.
+
+    Args:
+        levels: the T + 1 noise levels of the first grid, falling.
+        others: the T' + 1 noise levels of the second, falling.
+    """
+    steps, targets = len(levels) - 1, len(others) - 1
+    places = np.interp(-np.asarray(others), -np.asarray(levels), np.arange(steps + 1))
+    return float(np.abs(places - np.arange(targets + 1) * steps / targets).max())
+
+
+def placed(cached: Collection[int], levels: Sequence[float], others: Sequence[float], computed: int) -> tuple[int, ...]:
+    """The cached steps on another grid, its computed steps as dense over the noise levels as they were.
+
+    Args:
+        cached: the cached steps on the grid of ``levels``.
+        levels: its T + 1 noise levels, falling.
+        others: the T' + 1 noise levels of the other grid, falling.
+        computed: how many steps are computed there, 1 .. T'.
+    """
+    steps, targets = len(levels) - 1, len(others) - 1
+    marks = [*(i for i in range(steps) if i not in set(cached)), steps]
+    wanted = np.interp(np.arange(1, computed) * (len(marks) - 1) / computed, np.arange(len(marks)), marks)
+    at = np.interp(wanted, np.arange(steps + 1), levels)
+    places = np.interp(-at, -np.asarray(others), np.arange(targets + 1))
+    kept = [0]
+    for k, place in enumerate(places, start=1):
+        kept.append(min(max(round(float(place)), kept[-1] + 1), targets - (computed - k)))
+    return tuple(i for i in range(targets) if i not in set(kept))
+
+
+def coarser(levels: Sequence[float], steps: int) -> tuple[float, ...]:
+    """The levels of fewer steps along the same curve, as a scheduler lays them.
+
+    Args:
+        levels: the T + 1 noise levels of a grid.
+        steps: how many steps there are to be.
+    """
+    last = len(levels) - 1
+    return tuple(np.interp(np.arange(steps + 1) * last / steps, np.arange(last + 1), levels).tolist())
+
+
+def reading(levels: Sequence[float], others: Sequence[float]) -> Array:
+    """How values at some levels follow from those at others: ``R``, cubic between the four nearest.
+
+    Args:
+        levels: T falling levels at which values are known.
+        others: T' levels at which they are wanted.
+
+    Returns:
+        (T', T); its rows sum to 1. At a known level the row picks that value.
+    """
+    known = np.asarray(levels, dtype=np.float64)
+    size = min(NEIGHBOURS, len(known))
+    rows = np.zeros((len(others), len(known)))
+    for row, level in zip(rows, others, strict=True):
+        after = int(np.searchsorted(-known, -level))
+        first = min(max(after - size // 2, 0), len(known) - size)
+        near = range(first, first + size)
+        for j in near:
+            row[j] = np.prod([(level - known[k]) / (known[j] - known[k]) for k in near if k != j])
+    return rows

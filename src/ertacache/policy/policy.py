@@ -1,0 +1,264 @@
+"""The policy: what calibration decides once, and every later generation follows. Frozen, validated, one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain, pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ertacache.arguments import anything, each, instance, invalid, mapping, normalized, number, optional, refused, whole
+from ertacache.files import entries, newer, reading, save
+from ertacache.method.choice import Method
+from ertacache.method.prediction import Prediction
+from ertacache.method.schedule import MOST_STEPS
+from ertacache.policy.envelope import Envelope
+from ertacache.policy.error_model import Rectification
+from ertacache.policy.origin import Origin
+from ertacache.policy.record import CalibrationRecord
+
+_wrong = invalid("policy")
+_step = partial(whole, at_least=0, at_most=MOST_STEPS)
+
+
+def _predictions(name: str, value: Any) -> dict[int, Prediction]:
+    if not isinstance(value, Mapping):
+        raise refused(name, value, "a mapping from steps")
+    check = instance(Prediction, "how a step is predicted")
+    return {_step(name, step): check(f"{name}[{step}]", found) for step, found in value.items()}
+
+
+_NOTHING = CalibrationRecord(budget="none")
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """Which steps to skip and what to use there.
+
+    Args:
+        num_inference_steps: T.
+        cached_steps: S, within {1 .. T-1}; all methods but `aligned` compute the last step too.
+        method: what made it.
+        predictions: for each cached step, how it is predicted, and for computed steps, how they are corrected.
+        origin: what it was made for; None for a policy written by hand, which is then not checked.
+        time_grid: T + 1 points from 0 to 1 (Eq. 14), or None for the scheduler's own grid.
+        rectification: the error model, one entry a cached step.
+        calibration: what calibration did and measured.
+        first_step: the step of the grid with which the calls begin, for image-to-image.
+        envelope: how far calibration's prompts drifted, for a guard; None where that is not known.
+        gram: ``<v_i, v_j>`` of the full runs' outputs, summed over prompts, (T, T), float64; where the guidance
+            branches were seen, their contrasts are further rows, (2T, 2T). What a transfer to other noise levels
+            needs; None where there can be none.
+
+    Raises:
+        PolicyFileError: if these do not fit together.
+    """
+
+    num_inference_steps: int
+    cached_steps: tuple[int, ...]
+    method: Method
+    predictions: Mapping[int, Prediction] = field(default_factory=dict)
+    origin: Origin | None = None
+    time_grid: tuple[float, ...] | None = None
+    rectification: Rectification | None = None
+    calibration: CalibrationRecord = _NOTHING
+    first_step: int = 0
+    envelope: Envelope | None = None
+    gram: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        normalized(
+            self,
+            _wrong,
+            num_inference_steps=partial(whole, at_least=1, at_most=MOST_STEPS),
+            cached_steps=each(_step),
+            method=instance(Method, "such as Method.named('aligned')"),
+            predictions=_predictions,
+            origin=optional(instance(Origin, "what it was made for")),
+            time_grid=optional(each(number)),
+            rectification=optional(instance(Rectification, "an error model")),
+            calibration=instance(CalibrationRecord, "what calibration did"),
+            first_step=_step,
+            envelope=optional(instance(Envelope, "how far calibration's prompts drifted")),
+            gram=optional(instance(Tensor, "float64")),
+        )
+        problem = next(chain(self._in_steps(), self._in_predictions(), self._in_measured()), None)
+        if problem:
+            raise _wrong(problem)
+
+    def _in_steps(self) -> Iterator[str]:
+        """What does not fit together in the schedule and on its grid."""
+        steps, cached, first = self.num_inference_steps, self.cached_steps, self.first_step
+        if not first < steps:
+            yield f"there are {steps} steps, of which the first is step {first}"
+        if list(cached) != sorted(set(cached)) or any(not first < i < steps for i in cached):
+            yield f"cached steps must rise within {first + 1} .. {steps - 1}, but are {cached}"
+        if self.origin and len(self.origin.noise_levels) != steps + 1:
+            yield f"{steps} steps go along {steps + 1} noise levels, and it has {len(self.origin.noise_levels)}"
+        if self.time_grid is not None:
+            grid = self.time_grid
+            if len(grid) != steps + 1 or grid[0] != 0 or grid[-1] != 1 or any(b <= a for a, b in pairwise(grid)):
+                yield f"the time grid must rise from 0 to 1 over {steps + 1} points"
+            if any(b - a < 1e-3 / steps for a, b in pairwise(grid)):  # solvers divide by the gap
+                yield "the time grid has points that lie closer than a thousandth of an even step"
+
+    def _in_predictions(self) -> Iterator[str]:
+        cached = set(self.cached_steps)
+        for i, p in self.predictions.items():
+            if not self.first_step <= i < self.num_inference_steps:
+                yield "there are predictions for steps that are not made"
+            if len(p.factors) != len(p.history) or not p.factors:
+                yield "a prediction has not one factor for each step of its history"
+            if len(p.contrast_factors) not in (0, len(p.history)):
+                yield "a prediction has not one contrast factor for each step of its history"
+            if any(not self.first_step <= j <= i or j in cached for j in p.history):
+                yield "a prediction's history holds steps that are cached or come later"
+            if any(a <= b for a, b in pairwise(p.history)):
+                yield "a prediction's history does not begin with the newest step and go back from there"
+            if i not in cached and p.history[0] != i:
+                yield "the correction of a computed step does not begin with its own output"
+
+    def _in_measured(self) -> Iterator[str]:
+        """What does not fit to the schedule in what was fitted and measured."""
+        steps, model, record, gram = self.num_inference_steps, self.rectification, self.calibration, self.gram
+        if model and len(model.k) != len(self.cached_steps):
+            yield "the rectification has not one entry for each cached step"
+        if model and self.origin and model.part_of(self.origin.latent_shape) != model.k.shape[1:]:
+            yield f"a rectification of shape {[*model.k.shape]} is not for latents of {self.origin.latent_shape}"
+        if self.envelope is not None and (broken := self.envelope.problem(self.computed_steps)):
+            yield broken
+        if len(record.step_errors) not in (0, self.num_made_steps):
+            yield f"there are {len(record.step_errors)} errors after {self.num_made_steps} steps"
+        if len(record.psnr) != len(record.ssim):
+            yield f"there are {len(record.psnr)} PSNRs and {len(record.ssim)} SSIMs"
+        if gram is not None and (gram.dtype != torch.float64 or gram.shape not in ((steps,) * 2, (2 * steps,) * 2)):
+            yield f"the outputs of {steps} steps have no Gram matrix of {gram.dtype} and shape {tuple(gram.shape)}"
+        if gram is not None and not bool(gram.isfinite().all()):
+            yield "the Gram matrix of the outputs is not finite"
+        if gram is not None and not _is_of_dot_products(gram):
+            yield "the Gram matrix is none: it is not symmetric, or products are larger than lengths allow"
+
+    @property
+    def computed_steps(self) -> tuple[int, ...]:
+        """The steps at which the denoiser runs."""
+        cached = set(self.cached_steps)
+        return tuple(i for i in range(self.first_step, self.num_inference_steps) if i not in cached)
+
+    @property
+    def num_made_steps(self) -> int:
+        """The steps that are made, computed or cached: T, or less for image-to-image."""
+        return self.num_inference_steps - self.first_step
+
+    @property
+    def step_ratio(self) -> float:
+        """Steps over computed steps; the speedup on a clock is for you to measure."""
+        return self.num_made_steps / len(self.computed_steps)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this policy from every other: 16 hexadecimal digits, the same before saving and after loading."""
+        digest = hashlib.sha256(json.dumps(self.metadata(), sort_keys=True).encode())
+        for _, tensor in sorted(self.tensors().items()):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    push_to_hub: ClassVar[Callable[..., str]]
+    """`ertacache.sharing.push` as a method; `ertacache.hub_methods` puts it here."""
+    from_pretrained: ClassVar[Callable[..., Policy]]
+    """`ertacache.sharing.pretrained` as a constructor; `ertacache.hub_methods` puts it here."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file, whole or not at all.
+
+        Raises:
+            ArgumentError: if ``path`` is none.
+            OutputError: if it cannot be written.
+        """
+        save(path, "policy", self.metadata(), self.tensors())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, as a file takes them; `parsed` reads them."""
+        tensors = {"cached_steps": torch.tensor(self.cached_steps, dtype=torch.int64)}
+        if self.rectification:
+            tensors |= self.rectification.tensors()
+        if self.origin:
+            tensors |= self.origin.tensors()
+        return tensors | ({} if self.gram is None else {"gram": self.gram.clone().contiguous()})
+
+    def metadata(self) -> dict[str, Any]:
+        """All of it but tensors, as JSON takes it; `parsed` reads it."""
+        return {
+            "num_inference_steps": self.num_inference_steps,
+            "first_step": self.first_step,
+            "method": asdict(self.method),
+            "predictions": {step: asdict(prediction) for step, prediction in self.predictions.items()},
+            "origin": self.origin and self.origin.metadata(),
+            "time_grid": self.time_grid,
+            "rectification": self.rectification and self.rectification.metadata(),
+            "calibration": asdict(self.calibration),
+            "envelope": self.envelope and asdict(self.envelope),
+        }
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Policy:
+        """Read a policy file.
+
+        Raises:
+            ArgumentError: if ``path`` is none.
+            FileNotFoundError: if there is no such file.
+            PolicyFileError: if it is damaged, was not written by this library, or has another schema.
+        """
+        with reading(path, "policy") as (content, tensors):
+            return cls.parsed(content, tensors)
+
+    @classmethod
+    def parsed(cls, content: Any, tensors: Mapping[str, Tensor]) -> Policy:
+        """What `metadata` wrote, and the tensors beside it, as a policy; all of both is made use of.
+
+        Raises:
+            PolicyFileError: if they are no policy.
+        """
+        left = dict(tensors)
+        plain = entries(cls, content, "the policy", {"cached_steps", "gram"})
+        origin, model, envelope = (plain.get(name) for name in ("origin", "rectification", "envelope"))
+        steps = left.pop("cached_steps")
+        if steps.dtype != torch.int64 or steps.ndim != 1:
+            raise _wrong(f"cached steps of {steps.dtype} and shape {tuple(steps.shape)}")
+        parts = {
+            "cached_steps": steps.tolist(),
+            "method": Method(**entries(Method, plain["method"], "method")),
+            "predictions": {
+                _step_of(step): Prediction(**entries(Prediction, found, f"predictions[{step}]"))
+                for step, found in mapping(anything)("predictions", plain.get("predictions", {})).items()
+            },
+            "origin": None if origin is None else Origin.parsed(origin, left),
+            "rectification": None if model is None else Rectification.parsed(model, left),
+            "calibration": CalibrationRecord(**entries(CalibrationRecord, plain.get("calibration"), "calibration")),
+            "envelope": None if envelope is None else Envelope(**entries(Envelope, envelope, "envelope")),
+            "gram": left.pop("gram", None),
+        }
+        if left:
+            raise newer(f"tensors {', '.join(sorted(left))}")
+        return cls(**{**plain, **parts})
+
+
+def _step_of(written: str) -> int:
+    if str(_step("a step", int(written))) != written:
+        raise _wrong(f"a step that is written {written!r}")
+    return int(written)
+
+
+def _is_of_dot_products(gram: Tensor) -> bool:
+    """Whether a matrix can be one of dot products, up to rounding; to know it surely would take its eigenvalues."""
+    squares = gram.diagonal()
+    if bool((squares < 0).any()):
+        return False
+    most = squares.sqrt().outer(squares.sqrt())
+    return bool((gram.abs() <= most * (1 + 1e-6)).all() and ((gram - gram.T).abs() <= 1e-6 * most).all())

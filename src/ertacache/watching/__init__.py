@@ -1,0 +1,1 @@
+"""Observers of runs: how far a generation drifts, and what a second run of it says."""
