@@ -13,11 +13,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from ertacache import Policy, Profile, cli, zoo
-from ertacache.cli import app, write_frontier
+from ertacache import Policy, Profile, zoo
+from ertacache.cli import app, options
+from ertacache.cli.call_arguments import check_arguments
+from ertacache.cli.frontier import write_frontier
 from ertacache.errors import PipelineError
 from ertacache.evaluation import comparison
-from ertacache.inputs import check_arguments
 from ertacache.method.choice import NAMED_METHODS
 from ertacache.policy import CalibrationRecord
 from ertacache.policy.envelope import Envelope
@@ -268,7 +269,8 @@ def no_work(monkeypatch):
     def load(*arguments):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("ertacache.cli.open_pipeline", load)
+    for command in ("calibrate", "draft", "generate", "evaluate"):
+        monkeypatch.setattr(f"ertacache.cli.{command}.open_pipeline", load)
     monkeypatch.setattr("ertacache.zoo.load", load)
 
 
@@ -472,8 +474,8 @@ def test_a_prompt_that_looks_like_a_formula_or_like_markup_is_drawn(policy_file,
 
 
 def test_help_names_what_there_is_and_waits_for_nothing():
-    assert tuple(cli.MODELS.split(", ")) == zoo.NAMES
-    assert cli.METHODS.split(", ") == list(NAMED_METHODS)
+    assert tuple(options.MODELS.split(", ")) == zoo.NAMES
+    assert options.METHODS.split(", ") == list(NAMED_METHODS)
     code = (
         "import sys; from typer.testing import CliRunner; from ertacache.cli import app\n"
         "for asked in ('--help', 'calibrate --help', 'calibrate', 'calibrate zoo:flux --out /proc/a/b', 'nosuch'):\n"

@@ -33,7 +33,8 @@ from benchmarks.paper import (
 from benchmarks.paper.opening import family_of, open_pipeline
 from benchmarks.paper.page import write_page
 from benchmarks.paper.pipelines import QUICK, Counts, Opened
-from ertacache import cli, zoo
+from ertacache import zoo
+from ertacache.cli.one_line_errors import one_line_errors
 from ertacache.files import written_whole
 
 CLIPS, PICTURES, ALL = ("wan", "cogvideox", "opensora"), ("flux",), ("flux", "wan", "cogvideox", "opensora")
@@ -128,7 +129,7 @@ def main(
             raise typer.BadParameter(f"there is no {name!r}; choose among {', '.join(EXPERIMENTS)}")
     counts = QUICK if quick else Counts()
     models = model or [f"zoo:{name}" for name in zoo.available() if not quick or name in ("flux", "wan")]
-    with cli.clear_errors():
+    with one_line_errors():
         for one in models:
             name, embedded = open_pipeline(
                 one,

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.published import TITLES
-from ertacache import inputs, zoo
+from ertacache import zoo
+from ertacache.cli import open_pipeline as opening
+from ertacache.cli.prompts_file import read_prompts
 from ertacache.errors import PipelineError
 
 FAMILIES: Mapping[str, str] = {
@@ -45,8 +47,8 @@ def open_pipeline(
         PipelineError: if there are too few prompts.
         ArgumentError: if prompts or the number of steps are missing, or the model cannot be loaded.
     """
-    lines = inputs.prompts_of(prompts, model)
-    pipe, arguments, embedded = inputs.open_pipeline(model, device, dtype, settings, steps)
+    lines = read_prompts(prompts, model)
+    pipe, arguments, embedded = opening.open_pipeline(model, device, dtype, settings, steps)
     if embedded:
         return model.removeprefix("zoo:"), replace(embedded, arguments=arguments)
     if len(lines) < 2 * calibration:

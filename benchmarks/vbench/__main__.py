@@ -15,7 +15,10 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from benchmarks.vbench import clips, layout, runner
 from benchmarks.vbench import scores as scoring
 from benchmarks.vbench.dimensions import DIMENSIONS, VBenchError, checked
-from ertacache import Policy, cli, inputs
+from ertacache import Policy
+from ertacache.cli import options
+from ertacache.cli.one_line_errors import one_line_errors
+from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.files import written_whole
 
@@ -62,7 +65,7 @@ def main() -> None:
 
 @app.command()
 def export(
-    model: cli.Model,
+    model: options.Model,
     out: Annotated[Path, typer.Option(help="Folder for the clips, one for each way to generate.")],
     policy: Annotated[
         Path | None, typer.Option(help="The policy to follow; without it every step is computed.")
@@ -80,18 +83,18 @@ def export(
     fps: Annotated[
         int, typer.Option(min=1, help="The model's own: 16 of Wan, 8 of CogVideoX, 24 of Open-Sora. It is judged too.")
     ] = 16,
-    settings: cli.Settings = None,
-    device: cli.Device = "cpu",
-    dtype: cli.Dtype = "float32",
+    settings: options.Settings = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
     seed: Annotated[int, typer.Option(help="Another one gives other noise; compare ways with the same.")] = 0,
 ) -> None:
     """Generate the clips that VBench wants; those that are there are left."""
-    with cli.clear_errors():
+    with one_line_errors():
         wanted = checked(dimension or [])
         entries = layout.chosen(layout.read_prompts(prompt_list or runner.prompt_list_of(python)), wanted, prompts)
         loaded = Policy.load(policy) if policy is not None else None
         steps = steps or (loaded.num_inference_steps if loaded else None)
-        pipe, arguments, _ = inputs.open_pipeline(model, device, dtype, settings, steps)
+        pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
         num_steps = arguments.pop("num_inference_steps")
         variant = Variant(policy.stem if policy else "full", num_steps, policy=loaded)
         what = {"model": model, "steps": num_steps, "arguments": arguments, "dtype": dtype, "seed": seed, "fps": fps}
@@ -126,7 +129,7 @@ def run(
     def tell(name: str, found: bool) -> None:
         _say(f"{name}: {'judged before' if found else 'judged'}")
 
-    with cli.clear_errors():
+    with one_line_errors():
         there = {name for entry in layout.read_prompts(folder / layout.PROMPTS) for name in entry["dimension"]}
         wanted = checked(dimension) if dimension else [name for name in DIMENSIONS if name in there]
         runner.evaluate(folder, wanted, python, static_filter=static_filter, on_dimension=tell)
@@ -140,7 +143,7 @@ def scores(
     out: Annotated[Path | None, typer.Option(help="Also write the table there, as Markdown.")] = None,
 ) -> None:
     """Show the total, quality and semantic score and every dimension, of several runs side by side."""
-    with cli.clear_errors():
+    with one_line_errors():
         named = dict(_named(text) for text in runs)
         if len(named) < len(runs):
             raise VBenchError("two runs have one name", given=", ".join(runs), cure="Name them: NAME=FOLDER.")

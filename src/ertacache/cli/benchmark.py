@@ -1,0 +1,96 @@
+"""``ertacache benchmark``: runs ``python -m benchmarks.rivals`` of the checkout that the package is installed from."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ertacache.cli import options
+from ertacache.errors import PipelineError
+from ertacache.output_paths import checked_folder, checked_output
+
+_SOURCE = Path(__file__).parents[2]
+_CHECKOUT = _SOURCE.parent
+_SECONDS_TO_STOP = 10
+"""After an interrupt, how long the benchmark may take to stop by itself."""
+
+
+def benchmark(
+    models: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {options.MODELS}. Default: all that this checkout has.")
+    ] = None,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure only this rival, by its name in the tables; keep the others' rows. Repeatable."),
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts.")] = 32,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the figures, as JSON. Default: benchmarks/results, if not --quick.")
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="The Markdown page about all figures in --out. Default: docs/results.md, if not --quick."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="The HTML page with pictures. Default: results.html in the --work folder.")
+    ] = None,
+    work: Annotated[
+        Path,
+        typer.Option(help="Folder for policies and unfinished measurements, and for everything --quick writes."),
+    ] = Path("out/benchmark"),
+    seed: options.Seed = 1000,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Two prompts, eight steps, one setting per rival: a check, not a measurement."),
+    ] = False,
+) -> None:
+    """Compare with every rival on the small pipelines, in a checkout of the repository; takes hours, can be resumed."""
+    if not (_CHECKOUT / "benchmarks/rivals").is_dir():
+        raise PipelineError(
+            "the rivals do not travel with the package",
+            given=str(_SOURCE / "ertacache"),
+            cure="Clone the repository and install it from there: pip install -e '.[dev]'.",
+        )
+    folder = checked_folder(out or (work / "quick" if quick else Path("benchmarks/results")))
+    page = checked_output(page or (work / "quick/results.md" if quick else Path("docs/results.md")))
+    webpage = checked_output(report or work / ("quick/results.html" if quick else "results.html"), besides=[page])
+    checked_folder(work)
+    from ertacache import zoo
+
+    for model in models or []:
+        zoo.folder_of(model)
+    paths = {"out": folder, "page": page, "report": webpage, "work": work}
+    command = [
+        *(models or zoo.available()),
+        *(f"--rival={name}" for name in rival or []),
+        f"--prompts={prompts}",
+        f"--seed={seed}",
+        *(f"--{name}={path}" for name, path in paths.items()),
+        *(["--quick"] if quick else []),
+    ]
+    status = _run(["benchmarks.rivals", *command])
+    if status:
+        raise typer.Exit(status)
+
+
+def _run(module_and_arguments: Sequence[str]) -> int:
+    """Run a module of the checkout by this interpreter, in this folder and terminal; gives its exit status."""
+    # Of the two, the checkout comes before the working directory (-P), which may hold another folder `benchmarks`.
+    path = os.pathsep.join([str(_CHECKOUT), str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-P", "-m", *module_and_arguments]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as running:
+        try:
+            return running.wait()
+        except KeyboardInterrupt:  # a terminal interrupts both, and the benchmark says so itself
+            try:
+                return running.wait(_SECONDS_TO_STOP)
+            except subprocess.TimeoutExpired:
+                running.send_signal(signal.SIGINT)
+                return running.wait()

@@ -1,0 +1,39 @@
+"""``ertacache demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ertacache.cli import options
+from ertacache.cli.console import console, say
+from ertacache.output_paths import checked_folder
+
+
+def demo(
+    model: Annotated[str, typer.Option(help=f"One of {options.MODELS}.")] = "flux",
+    speedup: Annotated[float, typer.Option(help="The step ratio to ask for (all steps over computed steps).")] = 2.0,
+    method: options.Method = "aligned",
+    prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts to generate.")] = 8,
+    calibration_prompts: Annotated[int, typer.Option(min=1, max=64, help="How many prompts to calibrate on.")] = 8,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures, the plot and the policy.")] = Path("out/demo"),
+    seed: options.Seed = 1000,
+) -> None:
+    """Calibrate on a small pipeline and show full, accelerated and fewer-steps runs side by side."""
+    checked_folder(out)
+    from ertacache.cli import demonstration
+
+    files = demonstration.run(
+        model=model,
+        speedup=speedup,
+        method=method,
+        num_prompts=prompts,
+        num_calibration_prompts=calibration_prompts,
+        out=out,
+        seed=seed,
+        console=console,
+    )
+    for path in files:
+        say(f"wrote {path}")

@@ -1,0 +1,59 @@
+"""``ertacache draft``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ertacache.cli import options
+from ertacache.cli.console import say
+from ertacache.cli.open_pipeline import open_pipeline
+from ertacache.cli.policies import check_fits
+from ertacache.cli.prompts_file import read_prompts
+from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
+
+
+def draft(
+    model: options.Model,
+    policy: options.PolicyName,
+    prompts: options.Prompts = None,
+    out: Annotated[Path, typer.Option(help="The draft file to write.")] = Path("draft.safetensors"),
+    limit: Annotated[int, typer.Option(min=4, help="Use at most this many prompts.")] = 16,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Another policy of the same steps for the second run. Default: one that computes a fifth of them "
+            "is calibrated."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The folder of `ertacache calibrate --checkpoint`: reuses its full runs.")
+    ] = None,
+    settings: options.Settings = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    seed: options.Seed = 0,
+) -> None:
+    """Make the file for `generate --draft`, where a second, cheap run flags pictures that need a look."""
+    lines = read_prompts(prompts, model)
+    checked_output(out, besides=[policy, by, prompts])
+    if checkpoint is not None:
+        checked_folder(checkpoint)
+    from ertacache.drafting import draft as make_draft
+    from ertacache.policy import Policy
+
+    loaded = Policy.from_pretrained(policy)
+    other = None if by is None else Policy.from_pretrained(by)
+    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.num_inference_steps)
+    del arguments["num_inference_steps"]
+    check_fits(pipe, loaded)
+    lines = (lines or (embedded.calibration_prompts if embedded else []))[:limit]
+    made = make_draft(pipe, loaded, lines, by=other, seed=seed, checkpoint=checkpoint, **arguments)
+    say(
+        f"drafts compute {len(made.policy.computed_steps)} of {made.policy.num_made_steps} steps; made in "
+        f"{made.full_runs:.2f} full runs per prompt"
+    )
+    kept_somewhere(out, made.save)
+    say(f"wrote {out}")

@@ -1,0 +1,129 @@
+"""``ertacache evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ertacache.cli import options
+from ertacache.cli.console import console, say
+from ertacache.cli.json_file import write_json
+from ertacache.cli.open_pipeline import open_pipeline
+from ertacache.cli.policies import check_fits, short_name
+from ertacache.cli.prompts_file import read_prompts
+from ertacache.errors import ArgumentError
+from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
+
+if TYPE_CHECKING:
+    from ertacache.evaluation.measuring import Measured
+    from ertacache.policy import Policy
+
+
+def evaluate(
+    model: options.Model,
+    policies: Annotated[list[str], typer.Argument(help="Policy files or Hub ids, all for the same number of steps.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file with one prompt per line, none of them used in calibration. The small pipelines have "
+            "their own."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The figures per prompt, as JSON.")] = Path("evaluation.json"),
+    report: Annotated[
+        Path | None, typer.Option(help="The HTML page with figures and pictures. Default: next to --out.")
+    ] = None,
+    show: Annotated[
+        int, typer.Option(min=0, help="How many prompts the page shows, worst first; each is generated once more.")
+    ] = 6,
+    fps: options.FPS = 16,
+    limit: Annotated[int, typer.Option(min=1, help="Use at most this many prompts.")] = 32,
+    work: Annotated[
+        Path, typer.Option(help="A folder for unfinished measurements, so that an interrupted run resumes.")
+    ] = Path("out/evaluate"),
+    settings: options.Settings = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    seed: options.Seed = 1000,
+    quick: Annotated[bool, typer.Option("--quick", help="Two prompts only: a check, not a measurement.")] = False,
+) -> None:
+    """Measure what policies cost in quality and save in time, against full runs and fewer steps."""
+    lines = read_prompts(prompts, model)
+    checked_output(out, besides=[*policies, prompts])
+    page = report or out.with_suffix(".html")
+    checked_output(page, besides=[*policies, prompts, out])
+    checked_folder(work)
+    from ertacache.evaluation.comparison import calls_of
+    from ertacache.evaluation.evaluate import as_json
+    from ertacache.tables import evaluation_table
+
+    loaded = _load(policies)
+    steps = next(iter(loaded.values())).num_inference_steps
+    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
+    lines = (lines or (embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
+    for policy in loaded.values():
+        check_fits(pipe, policy)
+    calls = calls_of(arguments, lines, seed)
+    del arguments["num_inference_steps"]
+    rows = _measured(pipe, loaded, calls, work)
+    console.print(evaluation_table(rows))
+    about = {"model": model, "policies": policies, "arguments": arguments, "prompts": lines}
+    about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
+    about |= {"device": device, "dtype": dtype}
+    kept_somewhere(out, partial(write_json, as_json(rows, **about, seed=seed)))
+    say(f"wrote {out}")
+    _write_page(pipe, loaded, calls, rows, page, model=model, show=show, fps=fps)
+    say(f"wrote {page}")
+
+
+def _load(policies: Sequence[str]) -> dict[str, Policy]:
+    """Load the policies by their short names, which must differ from each other and from other rows of the table."""
+    from ertacache.evaluation.evaluate import variants_of
+    from ertacache.policy import Policy
+
+    names = [short_name(name) for name in policies]
+    loaded = {short: Policy.from_pretrained(name) for short, name in zip(names, policies, strict=True)}
+    rows = ["full", *(variant.name for variant in variants_of(loaded))]
+    twice = [name for name in (*names, *rows) if names.count(name) > 1 or rows.count(name) > 1]
+    if twice:
+        raise ArgumentError(
+            f"two policies have one name ({twice[0]}), or one has that of another row of the table",
+            given=", ".join(policies),
+            cure="Rename a file.",
+        )
+    return loaded
+
+
+def _measured(pipe: Any, policies: Mapping[str, Policy], calls: list[dict[str, Any]], work: Path) -> list[Measured]:
+    from rich.progress import Progress
+
+    from ertacache.evaluation.evaluate import evaluate as run_evaluation
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("generating", total=3 * len(policies) * len(calls))
+        return run_evaluation(pipe, policies, calls, work, on_generation=lambda n: progress.advance(task, n))
+
+
+def _write_page(
+    pipe: Any,
+    policies: Mapping[str, Policy],
+    calls: list[dict[str, Any]],
+    rows: list[Measured],
+    page: Path,
+    *,
+    model: str,
+    show: int,
+    fps: int,
+) -> None:
+    from rich.progress import Progress
+
+    from ertacache.report import report_evaluation
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("pictures for the page", total=min(show, len(calls)) * (1 + len(rows)))
+        advance = partial(progress.advance, task)
+        report_evaluation(pipe, policies, calls, rows, page, model=model, show=show, fps=fps, on_generation=advance)

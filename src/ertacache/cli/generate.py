@@ -1,0 +1,156 @@
+"""``ertacache generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ertacache.cli import options
+from ertacache.cli.console import console, say
+from ertacache.cli.open_pipeline import open_pipeline
+from ertacache.cli.policies import check_fits
+from ertacache.errors import ArgumentError
+from ertacache.output_paths import checked_output, kept_somewhere
+from ertacache.untrusted_text import typed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ertacache.drafting import Draft
+    from ertacache.evaluation.comparison import Variant
+    from ertacache.policy import Policy
+
+    Pictures = dict[str, list[Tensor]]
+    """The pictures or clips of each variant, by its name: (C, H, W) or (T, C, H, W), float in 0 .. 1."""
+
+
+def generate(
+    model: options.Model,
+    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    policy: Annotated[
+        str | None,
+        typer.Option(help="The policy to follow, a file or Hub id; without one every step is computed."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The picture to write; clips are written as MP4.")] = Path("out.png"),
+    steps: options.Steps = None,
+    fps: options.FPS = 16,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also generate in full, and show both side by side.")
+    ] = False,
+    guard: Annotated[
+        str | None,
+        typer.Option(
+            help="'report' says whether the run drifts more than calibration's did; 'compute' then also computes the "
+            "remaining steps."
+        ),
+    ] = None,
+    draft: Annotated[
+        Path | None,
+        typer.Option(help="The file of `ertacache draft` for this policy: run the draft too, and report the score."),
+    ] = None,
+    settings: options.Settings = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    seed: options.Seed = 0,
+) -> None:
+    """Generate one picture, with a policy if one is given."""
+    prompt = typed(prompt)
+    _check_needs(policy, {"compare": compare, "guard": guard, "draft": draft})
+    from ertacache.evaluation import plots
+    from ertacache.evaluation.comparison import Variant
+
+    suffixes = plots.plot_suffixes() if compare else plots.picture_suffixes()
+    checked_output(out, (*suffixes, ".mp4"), besides=[policy, draft])
+    loaded, drafted = _load(policy, guard, draft)
+    steps = steps or (loaded.num_inference_steps if loaded else None)
+    pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
+    num_steps = arguments.pop("num_inference_steps")
+    full = fast = Variant("full", num_steps)
+    if loaded:
+        watched: dict[str, Any] = {"guard": guard, "draft": drafted}
+        fast = Variant(loaded.method.name, num_steps, policy=loaded, **watched)
+        check_fits(pipe, loaded, **watched)
+    call = {**arguments, "prompt": prompt, "seed": seed}
+    pictures = _compared(pipe, full, fast, call) if compare else _generated(pipe, fast, call)
+    are_clips = pictures[fast.name][0].ndim == 4
+    if are_clips or out.suffix.lower() == ".mp4":
+        out = out.with_suffix(".mp4" if are_clips else ".png")
+    kept_somewhere(out, partial(_write, pictures, prompt, fps=fps, compare=compare))
+    say(f"wrote {out}")
+
+
+def _check_needs(policy: str | None, options_given: Mapping[str, Any]) -> None:
+    """Refuse options that need a policy when there is none."""
+    given = [name for name, value in options_given.items() if value]
+    if given and policy is None:
+        raise ArgumentError(
+            f"--{given[0]} needs a policy", given="none", cure="Pass --policy FILE, or a policy of the Hub."
+        )
+
+
+def _load(policy: str | None, guard: str | None, draft: Path | None) -> tuple[Policy | None, Draft | None]:
+    """Load the policy and the draft, and check that guard and draft fit the policy."""
+    from ertacache.drafting import Draft, check_draft
+    from ertacache.policy import Policy
+    from ertacache.runtime.guard import check_guard
+
+    loaded = Policy.from_pretrained(policy) if policy is not None else None
+    drafted = Draft.load(draft) if draft else None
+    if loaded:
+        check_guard(loaded, guard)
+    if loaded and drafted:
+        check_draft(drafted, loaded)
+    return loaded, drafted
+
+
+def _generated(pipe: Any, variant: Variant, call: Mapping[str, Any]) -> Pictures:
+    """Generate once, and print time and report."""
+    from ertacache.evaluation.comparison import generate as run_once
+    from ertacache.evaluation.comparison import started
+
+    with console.status("generating"):
+        result = run_once(pipe, variant, started(call))
+    say(f"{variant.num_inference_steps} steps, {result.loop_seconds:.2f} s denoising")
+    if result.report is not None:
+        say(str(result.report))
+    return {variant.name: list(result.pictures)}
+
+
+def _compared(pipe: Any, full: Variant, fast: Variant, call: Mapping[str, Any]) -> Pictures:
+    """Generate in full and accelerated, and print the comparison and the report."""
+    from ertacache.evaluation.comparison import Result
+    from ertacache.evaluation.comparison import compare as run_comparison
+    from ertacache.tables import comparison_table
+
+    results: dict[str, Result] = {}
+
+    def keep(number: int, name: str, result: Result) -> None:
+        results[name] = result
+
+    with console.status("generating in full and accelerated"):
+        rows = run_comparison(pipe, full, [fast], [call], on_result=keep)
+    console.print(comparison_table(rows))
+    report = results[fast.name].report
+    if report is not None:
+        say(str(report))
+    return {name: list(result.pictures) for name, result in results.items()}
+
+
+def _write(pictures: Pictures, prompt: str, path: Path, *, fps: int, compare: bool) -> None:
+    """Write the pictures or clips; a call may give more than one for its prompt."""
+    from ertacache.evaluation import plots
+
+    made = next(iter(pictures.values()))
+    captions = [prompt] * len(made)
+    if made[0].ndim == 4:
+        plots.write_clip(pictures, path, fps=fps)
+        if compare:
+            plots.contact_sheet(pictures, captions, path.with_suffix(".png"))
+    elif compare:
+        plots.side_by_side(pictures, captions, path)
+    else:
+        plots.write_pictures(made, path)

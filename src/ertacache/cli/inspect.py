@@ -1,0 +1,42 @@
+"""``ertacache inspect``."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ertacache.cli import options
+from ertacache.cli.console import console, say
+from ertacache.cli.policies import short_name
+from ertacache.output_paths import checked_output, kept_somewhere
+
+
+def inspect(
+    policy: options.PolicyName,
+    plot: Annotated[Path | None, typer.Option(help="Also plot the schedule and the error per step, as PNG.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write everything as one HTML page.")] = None,
+) -> None:
+    """Show what a policy does, step by step."""
+    if plot is not None:
+        from ertacache.evaluation.plots import plot_suffixes, policy_plot
+
+        checked_output(plot, plot_suffixes(), besides=[policy])
+    if report is not None:
+        checked_output(report, besides=[policy, plot])
+    from ertacache.policy import Policy
+    from ertacache.tables import policy_facts, policy_steps
+
+    loaded = Policy.from_pretrained(policy)
+    console.print(policy_facts(loaded))
+    console.print(policy_steps(loaded))
+    if plot is not None:
+        kept_somewhere(plot, partial(policy_plot, loaded))
+        say(f"wrote {plot}")
+    if report is not None:
+        from ertacache.report import report_policy
+
+        report_policy(loaded, short_name(policy), report)
+        say(f"wrote {report}")

@@ -1,0 +1,53 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ertacache.errors import ArgumentError
+
+# Written out here, because importing them from where they are defined would import torch; a test compares.
+MODELS = "flux, wan, cogvideox, opensora"
+METHODS = "uniform, offline, offline+time, paper, reuse, taylor, aligned"
+
+
+def _seed(value: int) -> int:
+    """Refuse seeds that torch's generators do not take; leave room for those of the prompts that follow."""
+    if abs(value) >= 1 << 62:
+        raise ArgumentError("the seed is too large", given=value, cure="Give one of up to 18 digits.")
+    return value
+
+
+Model = Annotated[str, typer.Argument(help="A diffusers folder, a Hub id, or a small pipeline: zoo:flux, zoo:wan, ...")]
+PolicyName = Annotated[str, typer.Argument(help="A policy file, or a Hub id: you/name.")]
+Prompts = Annotated[
+    Path | None, typer.Option(help="A text file with one prompt per line. The small pipelines have their own prompts.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="An argument of the pipeline call, e.g. true_cfg_scale=4. Repeatable."
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
+Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of the first prompt; each further prompt adds 1.")]
+Method = Annotated[str, typer.Option(help=f"One of {METHODS}.")]
+PolicyOut = Annotated[Path, typer.Option(help="The policy file to write.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="num_inference_steps; a policy brings its own.")]
+FPS = Annotated[int, typer.Option(min=1, help="Frames per second of clips.")]
+
+Speedup = Annotated[float | None, typer.Option(help="Budget: least step ratio (all steps over computed steps).")]
+ComputedSteps = Annotated[int | None, typer.Option(help="Budget: largest number of computed steps.")]
+Seconds = Annotated[
+    float | None, typer.Option(help="Budget: longest time of one call, in seconds, on the machine that calibrates.")
+]
+MinPSNR = Annotated[
+    float | None, typer.Option(help="Budget: mean PSNR against full runs, in dB, to reach with 95 % confidence.")
+]
+MinSSIM = Annotated[
+    float | None, typer.Option(help="Budget: mean SSIM against full runs, to reach with 95 % confidence.")
+]

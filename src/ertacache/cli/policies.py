@@ -1,0 +1,32 @@
+"""Policies that a command is given: their names in tables, and whether they fit the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ertacache.policy import Policy
+
+
+def short_name(policy: str) -> str:
+    """The name of a policy in tables: its file without the suffix, its folder, or its repository without the owner."""
+    path = Path(policy)
+    return path.stem if path.suffix == ".safetensors" or path.is_file() else path.resolve().name
+
+
+def check_fits(pipe: Any, policy: Policy, **watched: Any) -> None:
+    """Raise before the work if the policy is not for this pipeline.
+
+    Args:
+        pipe: the pipeline.
+        policy: the policy to follow.
+        **watched: ``guard`` and ``draft``, as for `ertacache.accelerated`.
+
+    Raises:
+        PolicyMismatchError: if it was made for another pipeline.
+    """
+    from ertacache.acceleration import accelerated
+
+    with accelerated(pipe, policy, **watched):
+        pass
