@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.paper import distances, error_maps, figures, published, sensitivity, tables, trajectories
+from benchmarks.paper import claims, distances, error_maps, figures, published, sensitivity, tables, trajectories
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.comparison import nearest
 from benchmarks.paper.page import write_page
@@ -39,10 +39,10 @@ def test_where_a_prediction_misses_and_how_much_prompts_differ():
     assert distances.misses(measured, predicted) == pytest.approx((0.0, 0.5))
     assert distances.consistency(measured) == pytest.approx((0.5 + 0.5) / 6)
     assert distances.consistency(predicted) == 0
-    text = figures.distance({"measured": measured, "predicted": predicted})
-    assert "off by 0 % in the first third of the steps and by 50 % in the last: it diverges" in text
-    turned = figures.distance({"measured": [line[::-1] for line in measured], "predicted": predicted})
-    assert "does not diverge" in turned
+    result = {"model": "flux", "measured": measured, "predicted": predicted}
+    turned = {**result, "measured": [line[::-1] for line in measured]}
+    assert "| flux | 2 | 2.000 to 4.000 | 17 % | 0 % | 0 % | 50 % | reproduced |" in figures.distance([result])
+    assert figures.distance([turned]).endswith("| 50 % | 0 % | not reproduced |")
 
 
 # Figure 2b
@@ -91,22 +91,34 @@ def test_a_setting_is_chosen_by_the_quotient_of_speedups():
 def test_what_is_reproduced_follows_from_the_interval():
     assert [verdict(v) for v in ([1.0, 2.0], [-1.0, -2.0], [-1.0, 1.0])] == [
         "reproduced",
-        "the other way round",
-        "undecided",
+        "reversed",
+        "inconclusive",
     ]
 
 
-@pytest.mark.parametrize(("timed", "said"), [(30.0, "the other way round"), (50.0, "reproduced")])
+@pytest.mark.parametrize(("timed", "said"), [(30.0, "reversed"), (50.0, "reproduced")])
 def test_the_ablation_says_what_each_part_adds_by_its_own_figures(timed, said):
     psnr = {"uniform": 30.0, "offline": 40.0, "offline+time": timed, "paper": timed + 1}
     rows = [row([value, value], name=name + ending) for name, value in psnr.items() for ending in ("", ", hidden")]
     rows += [row([60.0, 60.0], name="aligned"), row([35.0, 35.0], name="fewer steps")]
-    result = {"family": "wan", "computed_steps": 13, "arguments": {"num_inference_steps": 30}, "rows": rows}
-    text = tables.ablation(result)
-    assert f"| +Time Adjustment | +0.85 | {timed - 40:+.2f} ({timed - 40:+.2f} to {timed - 40:+.2f}) | {said} |" in text
-    assert ("E6" in text) == (said == "the other way round")
-    assert "Best first, dB: aligned 60.0, " in text
-    assert "| Offline Policy | 22.09 | 0.7738 | 0.1477 | offline | 40.0 (40.0 to 40.0) |" in text
+    result = {
+        "model": "wan",
+        "family": "wan",
+        "computed_steps": 13,
+        "arguments": {"num_inference_steps": 30},
+        "rows": rows,
+    }
+    text = tables.parts([result])
+    assert (
+        f"| wan | +Time Adjustment | +0.85 | {timed - 40:+.2f} ({timed - 40:+.2f} to {timed - 40:+.2f}) | {said} |"
+        in text
+    )
+    assert ("E6" in text) == (said == "reversed")
+    rows_of_it = tables.ablation(result)
+    assert "| aligned | **60.0 (60.0 to 60.0)** |" in rows_of_it
+    assert "| Offline Policy | 22.09 | 0.7738 | 0.1477 | offline | 40.0 (40.0 to 40.0) |" in rows_of_it
+    (claim,) = [c for c in claims.CLAIMS if "timestep adjustment adds" in c.text]
+    assert claim.verdicts(result) == [said, said]
 
 
 @pytest.mark.parametrize(("peak", "said"), [(0, "reproduced"), (2 << 20, "not reproduced")])
@@ -117,11 +129,11 @@ def test_memory_and_latency_beside_the_papers(peak, said):
         for k, name in enumerate(names)
     ]
     measured = {"model": "FLUX", "size": {"name": "small"}, "steps": 30, "machine": "m", "rows": rows}
-    text = tables.cost({"family": "flux", "measured": measured, "full_size": None})
-    assert "FLUX, scaled down, since there is no GPU; random weights, 30 steps, m." in text
+    result = {"family": "flux", "measured": measured, "full_size": None}
+    text = tables.cost(result)
+    assert "FLUX, scaled down (measured without a GPU); random weights, 30 steps, m." in text
     assert "| TeaCache | +68 MiB | 14.21 s | 1.84x | TeaCache | +1.0 MiB | 2.00 s | 1.50x | 2.00x |" in text
-    assert f"no more than TeaCache: {said}." in text
-    assert "took +33.3 %" in text
+    assert f"| flux | m | {said} | +33.3 % |" in tables.costs([result])
 
 
 def test_calibration_sets_are_nested_and_repeat_only_what_runs_out():
@@ -193,10 +205,7 @@ def test_the_page_is_written_from_the_figures_alone(tmp_path):
     (results / "figure5-flux.json").write_text(json.dumps(found))
     write_page(results, tmp_path / "paper.md")
     text = (tmp_path / "paper.md").read_text()
-    assert (
-        "`aligned` has 50.0 dB with 2 calibration prompts and 52.0 with 100, +2.00 (+2.00 to +2.00) more: a gain."
-        in text
-    )
+    assert "| `aligned` | 50.0 dB with 2 | 52.0 dB with 100 | +2.00 (+2.00 to +2.00) | a gain | 100 prompts |" in text
     assert "Of the 100 prompts 64 are distinct" in text
     assert "| flux | 30 | 4.0 | 16 | 2 | m, torch 2, diffusers 0 |" in text
     assert "## Table 1" not in text

@@ -1,4 +1,4 @@
-"""What the page says of Figures 2 to 6: sentences that follow from their numbers."""
+"""Figures 2 to 6 on the page: one table of numbers for each, with a row for each pipeline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.markdown import table, with_interval
 from benchmarks.paper import distances
 from benchmarks.paper.tables import AGAINST_TIME
-from benchmarks.paper.wording import Result, best_first, gain
+from benchmarks.paper.wording import Result, filled, gain, held
 from ertacache.metrics import interval
 
 NEAR = 0.5
@@ -19,61 +19,82 @@ UNLIKE = 0.5
 """The cosine under which Figure 6 takes the errors of two prompts for errors of different structure."""
 
 
-def distance(result: Result) -> str:
+def diverges(result: Result) -> bool:
+    """Figure 2a: whether TeaCache's prediction is further off in the last third of the steps than in the first."""
+    early, late = distances.misses(result["measured"], result["predicted"])
+    return late > early
+
+
+def distance(results: Sequence[Result]) -> str:
     """Figure 2a."""
-    measured, predicted = result["measured"], result["predicted"]
-    spreads = [100 * distances.consistency(curves) for curves in (measured, predicted)]
-    early, late = (100 * miss for miss in distances.misses(measured, predicted))
-    means = np.mean(measured, axis=0)
-    return (
-        f"Over {len(measured)} prompts the mean measured distance of a step is from {means.min():.3f} to "
-        f"{means.max():.3f}, and prompts differ by {spreads[0]:.0f} % of it; TeaCache's predictions differ by "
-        f"{spreads[1]:.0f} %, {'less' if spreads[1] < spreads[0] else 'not less'} than what they predict. Their mean "
-        f"is off by {early:.0f} % in the first third of the steps and by {late:.0f} % in the last: it "
-        f"{'diverges towards the end, as the paper says' if late > early else 'does not diverge towards the end'}. The "
-        "polynomial was fitted to these weights, by the recipe of TeaCache's authors."
+    rows = [["", "prompts", "distance of a step", "prompts differ by", "predictions differ by"]]
+    rows[0] += ["prediction off, first third", "last third", "verdict"]
+    for result in results:
+        measured, predicted = result["measured"], result["predicted"]
+        means = np.mean(measured, axis=0)
+        row = [result["model"], str(len(measured)), f"{means.min():.3f} to {means.max():.3f}"]
+        row += [f"{100 * distances.consistency(curves):.0f} %" for curves in (measured, predicted)]
+        row += [f"{100 * miss:.0f} %" for miss in distances.misses(measured, predicted)]
+        rows.append([*row, held(diverges(result))])
+    about = (
+        "*Distance* is the relative distance of a step's output from the one before, averaged over prompts; *differ "
+        "by* is the standard deviation over prompts, relative to the mean. TeaCache's polynomial was fitted to these "
+        "weights by its authors' recipe. The verdict says whether the prediction is further off in the last third than "
+        "in the first."
     )
+    return f"{filled(about)}\n\n{table(rows)}"
 
 
-def trajectory(result: Result) -> str:
+def comes_nearer(result: Result) -> bool:
+    """Figure 2b: whether the run ends nearer to the full one with the timestep adjustment than without."""
+    ends = {name: curve[-1] for name, curve in result["distances"].items()}
+    return bool(ends["offline+time"] < ends["offline"])
+
+
+def trajectory(results: Sequence[Result]) -> str:
     """Figure 2b."""
-    ends = {name: 100 * curve[-1] for name, curve in result["distances"].items()}
-    order = ", ".join(f"`{name}` {ends[name]:.1f} %" for name in sorted(ends, key=lambda name: ends[name]))
-    nearer = ends["offline+time"] < ends["offline"]
-    said = "nearer to the full run, as the paper says." if nearer else f"farther from the full run. {AGAINST_TIME}"
-    return (
-        f"“{result['prompt']}”: the final latent is off by, nearest first, {order}. With the timestep adjustment it "
-        f"ends {said} On an adjusted grid the distance is to the full trajectory at the same noise level, between two "
-        "of its steps."
+    names = list(results[0]["distances"])
+    rows = [["final latent off by", "prompt", *(f"`{name}`" for name in names), "verdict"]]
+    for result in results:
+        ends = [f"{100 * result['distances'][name][-1]:.1f} %" for name in names]
+        rows.append([result["model"], result["prompt"], *ends, held(comes_nearer(result))])
+    why = "" if all(comes_nearer(result) for result in results) else f"{AGAINST_TIME}\n\n"
+    about = (
+        "The verdict says whether the adjustment brings the final latent nearer to the full run's. On an adjusted "
+        "grid, the distance is to the full trajectory interpolated at the same noise level."
     )
+    return f"{table(rows)}\n\n{why}{filled(about)}"
 
 
 def pictures(result: Result) -> str:
     """Figures 3 and 4."""
-    rows = [[name, *(f"{value:.1f}" for value in values)] for name, values in result["psnr"].items()]
-    shown = table([["PSNR, dB", *result["prompts_shown"]], *rows])
-    return f"{shown}\n\nNearest to the full run first, dB: {best_first(result['psnr'])}; near {result['speedup']:g}x."
+    rows = [["PSNR, dB", *result["prompts_shown"], "mean"]]
+    best = max(fmean(values) for values in result["psnr"].values())
+    for name, values in result["psnr"].items():
+        mean = f"{fmean(values):.1f}"
+        rows.append([name, *(f"{value:.1f}" for value in values), f"**{mean}**" if fmean(values) == best else mean])
+    return f"Near {result['speedup']:g}x:\n\n{table(rows)}"
 
 
-def sensitivity(result: Result) -> str:
+def sensitivity(results: Sequence[Result]) -> str:
     """Figure 5."""
-    sentences = []
-    for method in dict.fromkeys(row["method"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["method"] == method]
-        change = gain(rows[-1], rows[0])
-        low, high = interval(change)
-        told = "a gain" if low > 0 else "a loss" if high < 0 else "no difference that these prompts can tell"
-        sentences += [
-            f"`{method}` has {fmean(rows[0]['psnr']):.1f} dB with {rows[0]['size']} calibration prompts and "
-            f"{fmean(rows[-1]['psnr']):.1f} with {rows[-1]['size']}, {with_interval(change, '+.2f')} more: {told}.",
-            f"From {stable_from(rows)} on its mean stays within {NEAR:g} dB of the last.",
-        ]
-    most = max(row["size"] for row in result["rows"])
-    if result["distinct"] < most:
-        sentences.append(
-            f"Of the {most} prompts {result['distinct']} are distinct; the others repeat with other seeds."
-        )
-    return " ".join(sentences)
+    rows = [["PSNR", "method", "fewest prompts", "most prompts", "gain, dB (95 %)", "verdict"]]
+    rows[0].append(f"within {NEAR:g} dB of the last from")
+    notes = {}
+    for result in results:
+        for method in dict.fromkeys(row["method"] for row in result["rows"]):
+            found = [row for row in result["rows"] if row["method"] == method]
+            change = gain(found[-1], found[0])
+            low, high = interval(change)
+            told = "a gain" if low > 0 else "a loss" if high < 0 else "no significant difference"
+            ends = [f"{fmean(row['psnr']):.1f} dB with {row['size']}" for row in (found[0], found[-1])]
+            more = [with_interval(change, "+.2f"), told, f"{stable_from(found)} prompts"]
+            rows.append([result["model"], f"`{method}`", *ends, *more])
+        most = max(row["size"] for row in result["rows"])
+        if result["distinct"] < most:
+            note = f"Of the {most} prompts {result['distinct']} are distinct; the others repeat with other seeds."
+            notes[note] = None
+    return "\n\n".join([table(rows), *notes])
 
 
 def stable_from(rows: Sequence[Result]) -> int:
@@ -83,14 +104,21 @@ def stable_from(rows: Sequence[Result]) -> int:
     return int(next(row["size"] for k, row in enumerate(rows) if all(near[k:])))
 
 
-def error_map(result: Result) -> str:
+def differs(result: Result) -> bool:
+    """Figure 6: whether each prompt's error has a structure of its own."""
+    return bool(result["likeness"] < UNLIKE)
+
+
+def error_map(results: Sequence[Result]) -> str:
     """Figure 6."""
-    own = result["likeness"] < UNLIKE
-    said = "each has a structure of its own, as the paper says" if own else "they share much of their structure"
-    share = 100 * result["explained"]
-    change = f"take {share:.0f} %" if share >= 0 else f"take nothing ({share:.0f} %)"
-    return (
-        f"The error of step {result['step']}, had it reused the residual of step {result['cached_at']}. The mean "
-        f"cosine between the errors of two prompts is {result['likeness']:.2f}: {said}. K and B of each channel, "
-        f"fitted on half of the prompts, {change} of the squared error of the other half away."
+    rows = [["", "cached step", "reuses step", "mean cosine between two prompts' errors", "verdict", "K and B remove"]]
+    for result in results:
+        share = 100 * result["explained"]
+        removed = f"{share:.0f} %" if share >= 0 else f"nothing ({share:.0f} %)"
+        row = [result["model"], str(result["step"]), str(result["cached_at"]), f"{result['likeness']:.2f}"]
+        rows.append([*row, held(differs(result)), removed])
+    about = (
+        "The error of one cached step that reuses an earlier residual. K and B were fitted for each channel on half of "
+        "the prompts; the last column is the share of the squared error that they remove on the other half."
     )
+    return f"{filled(about)}\n\n{table(rows)}"

@@ -132,9 +132,9 @@ COSTS: Mapping[str, tuple[Cost, ...]] = {
 
 FIGURES: Mapping[str, str] = {
     "figure2a": "the measured distance between cached and computed features varies little over the steps; TeaCache's "
-    "prediction is alike for all prompts, but diverges from the measured one in later steps",
+    "prediction is much the same for all prompts, but diverges from the measured distance in later steps",
     "figure2b": "reuse drifts off the full run's trajectory, and the timestep adjustment brings it back",
-    "figure3": "ERTACache keeps details and the consistency of frames, better than TeaCache, and matches the full run",
+    "figure3": "ERTACache keeps details and consistency between frames better than TeaCache, and matches the full run",
     "figure4": "each part of the method improves the picture",
     "figure5": "PSNR, SSIM and CLIP score are stable for 20, 30 and 1000 calibration prompts, judged on 1000 captions "
     "of MS COCO 2014",

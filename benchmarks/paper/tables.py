@@ -1,144 +1,197 @@
-"""What the page says of Tables 1 to 4: ours beside the paper's, and sentences that follow from the figures."""
+"""Tables 1 to 4 on the page: our figures beside the paper's, and what each comparison comes to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
 from benchmarks.markdown import table, with_interval
-from benchmarks.paper.published import ABLATION, COMPARISONS, COSTS, FULL_RUN_LATENCY, TITLES, Part
-from benchmarks.paper.wording import Result, best_first, gain, lpips_of, verdict
+from benchmarks.paper.published import ABLATION, COMPARISONS, COSTS, FULL_RUN_LATENCY, TITLES
+from benchmarks.paper.wording import REVERSED, Result, filled, gain, held, lpips_of, psnr_cells, verdict
 
-AGAINST_TIME = (
-    "Why the timestep adjustment takes quality away, erratum E6 says: where the output is reused, the coefficient of "
-    "Eq. (13) is near 0, so cached steps nearly stand still while the others grow longer."
+AGAINST_TIME = filled(
+    "Erratum E6 ([method.md](method.md#errata)) explains why the timestep adjustment loses quality: where the output "
+    "is reused, the coefficient of Eq. (13) is near 0, so cached steps hardly move and the others grow longer."
 )
+LEVELS = ("", ", hidden")
+"""Endings of the names in Table 3: level `output`, level `hidden`."""
+
+
+# Tables 1 and 2
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The paper's method against TeaCache, at one of the paper's speedups.
+
+    Args:
+        name: both methods, as the paper prints them.
+        paper: the lead in dB in the paper.
+        here: the lead in dB here, one value for each prompt.
+        operations: the full run's operations over the method's, and over TeaCache's.
+    """
+
+    name: str
+    paper: float
+    here: Sequence[float]
+    operations: tuple[str, str]
+
+
+def leads_of(result: Result) -> list[Lead]:
+    """The leads on one pipeline, over the TeaCache row whose speedup in the paper is nearest."""
+    published = {row.method: row for row in COMPARISONS[result["family"]]}
+    ran = [row for row in result["rows"] if not row["refused"]]
+    rivals = [row for row in ran if row["rival"] == "TeaCache"]
+    found = []
+    for row in ran:
+        if row["rival"] == "ERTACache, as published" and rivals:
+            wanted = row["wanted"]
+            rival = min(rivals, key=lambda other: abs(other["wanted"] - wanted))
+            paper = published[row["method"]].psnr - published[rival["method"]].psnr
+            here = gain(row["measured"], rival["measured"])
+            name = f"{row['method']} over {rival['method']}"
+            found.append(Lead(name, paper, here, (_operations(row), _operations(rival))))
+    return found
+
+
+def leads(results: Sequence[Result]) -> str:
+    """All leads over TeaCache."""
+    rows = [["PSNR, dB", "", "the paper", "here (95 %)", "operations saved: its, TeaCache's", "verdict"]]
+    for result in results:
+        for lead in leads_of(result):
+            saved, here = ", ".join(lead.operations), with_interval(lead.here, "+.1f")
+            rows.append([result["model"], lead.name, f"{lead.paper:+.1f}", here, saved, verdict(lead.here)])
+    return f"The lead of the paper's method over TeaCache:\n\n{table(rows)}"
 
 
 def comparison(result: Result) -> str:
-    """One pipeline of Table 1 or 2."""
+    """All rows of one pipeline."""
     family = result["family"]
     published = {row.method: row for row in COMPARISONS[family]}
+    ran = [row for row in result["rows"] if not row["refused"]]
+    psnr = iter(psnr_cells([row["measured"] for row in ran]))
     rows = []
     for row in result["rows"]:
         cells, theirs = [row["method"], *["-"] * 4], published.get(row["method"])
         if theirs:
             cells[1:] = f"{theirs.speedup:.2f}x", f"{theirs.psnr:.2f}", f"{theirs.ssim:.4f}", f"{theirs.lpips:.4f}"
-        rows.append(cells + _measured(row))
-    heads = ["", "paper: speedup", "PSNR", "SSIM", "LPIPS", "here: what runs"]
-    heads += ["operations", "speedup", "PSNR (95 %)", "SSIM", "LPIPS"]
+        rows.append(cells + ([f"not here: {row['refused']}", *["-"] * 5] if row["refused"] else _here(row, next(psnr))))
+    heads = ["the paper", "speedup", "PSNR", "SSIM", "LPIPS"]
+    heads += ["here", "operations", "speedup", "PSNR (95 %)", "SSIM", "LPIPS"]
     paper = f"The paper: {TITLES[family]}, {FULL_RUN_LATENCY[family]:g} s in full on an A800."
-    return f"{paper}\n\n{table([heads, *rows])}\n\n{_compared(result)}"
+    return f"{paper}\n\n{table([heads, *rows])}"
 
 
-def _measured(row: Result) -> list[str]:
-    if row["refused"]:
-        return [f"not here: {row['refused']}", *["-"] * 5]
+def _here(row: Result, psnr: str) -> list[str]:
     found, knobs = row["measured"], ", ".join(f"{name} {value}" for name, value in row["knobs"].items())
-    return [
-        f"{row['rival']}: {knobs}",
-        _operations(row),
-        f"{median(found['speedup']):.2f}x",
-        with_interval(found["psnr"]),
-        f"{fmean(found['ssim']):.4f}",
-        lpips_of(found),
-    ]
+    quality = [psnr, f"{fmean(found['ssim']):.4f}", lpips_of(found)]
+    return [f"{row['rival']}: {knobs}", _operations(row), f"{median(found['speedup']):.2f}x", *quality]
 
 
 def _operations(row: Result) -> str:
-    """The full run's over a row's."""
+    """The full run's operations over a row's."""
     return f"{1 / median(row['measured']['flops']):.2f}x"
 
 
-def _compared(result: Result) -> str:
-    """At each of the paper's speedups: its lead over TeaCache there and here, and the order of the rows here."""
-    published = {row.method: row for row in COMPARISONS[result["family"]]}
-    ran = [row for row in result["rows"] if not row["refused"]]
-    rivals = [row for row in ran if row["rival"] == "TeaCache"]
-    sentences = []
-    for row in ran:
-        if row["rival"] != "ERTACache, as published":
-            continue
-        rival = min(rivals, key=lambda other: abs(other["wanted"] - row["wanted"]))
-        lead = published[row["method"]].psnr - published[rival["method"]].psnr
-        here = gain(row["measured"], rival["measured"])
-        same = [other for other in ran if other["wanted"] == row["wanted"] and other["rival"] != "TeaCache"]
-        computed = row["knobs"]["num_computed_steps"]
-        sentences += [
-            f"{row['method']} leads {rival['method']} by {lead:.1f} dB in the paper, here by "
-            f"{with_interval(here, '+.1f')}, with operations saved {_operations(row)} and {_operations(rival)}: "
-            f"{verdict(here)}.",
-            f"With {computed} computed steps, best first, dB: "
-            f"{best_first({other['rival']: other['measured']['psnr'] for other in same})}.",
+# Table 3
+
+
+def gains_of(result: Result) -> dict[str, list[list[float]]]:
+    """For each part that the paper adds, how many dB it adds to each prompt: at level `output`, at level `hidden`."""
+    found = {row["name"]: row for row in result["rows"]}
+    return {
+        part.method: [gain(found[part.ours + level], found[before.ours + level]) for level in LEVELS]
+        for before, part in pairwise(ABLATION[result["family"]])
+    }
+
+
+def parts(results: Sequence[Result]) -> str:
+    """What each part adds to the PSNR, in the paper and here."""
+    rows = [
+        [
+            "adds to the PSNR, dB",
+            "",
+            "the paper",
+            *("here, level `output`", "verdict"),
+            "here, level `hidden`",
+            "verdict",
         ]
-    best = max(ran, key=lambda row: fmean(row["measured"]["psnr"]))
-    sentences.append(f"Of all rows {best['rival']} at {_operations(best)} has the highest PSNR.")
-    return " ".join(sentences)
+    ]
+    against = False
+    for result in results:
+        published, gains = ABLATION[result["family"]], gains_of(result)
+        for before, part in pairwise(published):
+            row = [result["model"], part.method, f"{part.psnr - before.psnr:+.2f}"]
+            for values in gains[part.method]:
+                row += [with_interval(values, "+.2f"), verdict(values)]
+                against = against or (part.ours == "offline+time" and verdict(values) == REVERSED)
+            rows.append(row)
+    return table(rows) + (f"\n\n{AGAINST_TIME}" if against else "")
 
 
 def ablation(result: Result) -> str:
-    """One pipeline of Table 3."""
-    found = {row["name"]: row for row in result["rows"]}
+    """All rows of one pipeline."""
     theirs = {part.ours: part for part in ABLATION[result["family"]]}
     rows = []
-    for name, row in found.items():
+    for row, psnr in zip(result["rows"], psnr_cells(result["rows"]), strict=True):
         cells = ["", "-", "-", "-"]
-        if part := theirs.get(name):
+        if part := theirs.get(row["name"]):
             cells = [part.method, f"{part.psnr:.2f}", f"{part.ssim:.4f}", f"{part.lpips:.4f}"]
-        rows.append([*cells, name, with_interval(row["psnr"]), f"{fmean(row['ssim']):.4f}", lpips_of(row)])
+        rows.append([*cells, row["name"], psnr, f"{fmean(row['ssim']):.4f}", lpips_of(row)])
     heads = ["the paper", "PSNR", "SSIM", "LPIPS", "here", "PSNR (95 %)", "SSIM", "LPIPS"]
     steps = f"{result['computed_steps']} of {result['arguments']['num_inference_steps']}"
-    return f"Here {steps} steps are computed.\n\n{table([heads, *rows])}\n\n{_built_up(found, list(theirs.values()))}"
+    return f"Here {steps} steps are computed.\n\n{table([heads, *rows])}"
 
 
-def _built_up(found: Mapping[str, Result], parts: Sequence[Part]) -> str:
-    """What each part adds, there and here."""
-    rows, against = [], False
-    for before, part in pairwise(parts):
-        row = [part.method, f"{part.psnr - before.psnr:+.2f}"]
-        for ending in ("", ", hidden"):
-            values = gain(found[part.ours + ending], found[before.ours + ending])
-            against = against or (part.ours == "offline+time" and verdict(values) == "the other way round")
-            row += [with_interval(values, "+.2f"), verdict(values)]
-        rows.append(row)
-    heads = ["adds to the PSNR, dB", "the paper", "here, level `output`", "", "here, level `hidden`", ""]
-    order = best_first({name: row["psnr"] for name, row in found.items()})
-    return f"{table([heads, *rows])}\n\nBest first, dB: {order}.{' ' + AGAINST_TIME if against else ''}"
+# Table 4
+
+
+def runs_of(result: Result) -> list[Result]:
+    """One backbone's runs: on this machine, and at full size on a GPU where that was measured."""
+    measured, full = result["measured"], result["full_size"]
+    return [measured, full] if full and measured["size"]["name"] != "full" else [measured]
+
+
+def needs_no_more(run: Result) -> bool:
+    """Whether the paper's method needs at most TeaCache's memory."""
+    rows = {row["name"]: row for row in run["rows"]}
+    return bool(rows["ERTACache, paper, 2x"]["peak_bytes"] <= rows["TeaCache"]["peak_bytes"])
+
+
+def costs(results: Sequence[Result]) -> str:
+    """The paper's two claims about memory and time."""
+    rows = [["", "machine", "needs no more memory than TeaCache", "rectification adds to the time"]]
+    for result in results:
+        for run in runs_of(result):
+            found = {row["name"]: row for row in run["rows"]}
+            ours, before = found["ERTACache, paper, 2x"], found["ERTACache, offline+time, 2x"]
+            added = f"{100 * (ours['seconds'] / before['seconds'] - 1):+.1f} %"
+            rows.append([result["family"], run["machine"], held(needs_no_more(run)), added])
+    about = (
+        "All weights are random. Memory is the peak above the full run's. The paper says that rectification costs less "
+        "than 0.5 % of the time; the times here contain timing noise, and the paper's own two rows differ by more."
+    )
+    return f"{table(rows)}\n\n{filled(about)}"
 
 
 def cost(result: Result) -> str:
-    """One backbone of Table 4; also at full size, where that was measured."""
-    found = [result["measured"]]
-    if result["full_size"] and found[0]["size"]["name"] != "full":
-        found.append(result["full_size"])
-    return "\n\n".join(_cost(result["family"], measured) for measured in found)
+    """All rows of one backbone."""
+    return "\n\n".join(_cost(result["family"], run) for run in runs_of(result))
 
 
 def _cost(family: str, measured: Result) -> str:
-    rows = {row["name"]: row for row in measured["rows"]}
     theirs = {row.ours: row for row in COSTS[family]}
     full, lines = theirs["baseline"], []
-    for name, row in rows.items():
+    for row in measured["rows"]:
         cells = ["", "-", "-", "-"]
-        if part := theirs.get(name):
+        if part := theirs.get(row["name"]):
             cells = [part.method, f"{part.memory - full.memory:+d} MiB", f"{part.latency:.2f} s"]
             cells.append(f"{full.latency / part.latency:.2f}x")
-        cells += [name, f"{row['peak_bytes'] / 2**20:+.1f} MiB", f"{row['seconds']:.2f} s"]
+        cells += [row["name"], f"{row['peak_bytes'] / 2**20:+.1f} MiB", f"{row['seconds']:.2f} s"]
         lines.append([*cells, f"{row['speedup']:.2f}x", f"{row['operations']:.2f}x"])
     heads = ["the paper", "memory", "latency", "speedup", "here", "memory", "latency", "speedup", "operations"]
-    published = measured["size"]["name"] == "full"
-    size = "at the published size" if published else "scaled down, since there is no GPU"
+    size = "at the published size" if measured["size"]["name"] == "full" else "scaled down (measured without a GPU)"
     about = f"{measured['model']}, {size}; random weights, {measured['steps']} steps, {measured['machine']}."
-    return f"{about}\n\n{table([heads, *lines])}\n\n{_costs(rows)}"
-
-
-def _costs(rows: Mapping[str, Result]) -> str:
-    ours, timed, rival = (rows[n] for n in ("ERTACache, paper, 2x", "ERTACache, offline+time, 2x", "TeaCache"))
-    less = ours["peak_bytes"] <= rival["peak_bytes"]
-    added = 100 * (ours["seconds"] / timed["seconds"] - 1)
-    return (
-        "Memory is the peak above the full run's. The paper says that its method needs no more than TeaCache: "
-        f"{'reproduced' if less else 'not reproduced'}. It says that rectification costs less than 0.5 % of the time; "
-        f"here the row with it took {added:+.1f} %, timing noise included (the paper's own two rows differ by more)."
-    )
+    return f"{about}\n\n{table([heads, *lines])}"
