@@ -14,9 +14,9 @@ from benchmarks.rivals.harness import Entry, Setting
 from benchmarks.rivals.ours import ALIGNED
 from ertacache.evaluation.comparison import Variant, calls_of
 from ertacache.evaluation.measuring import Measured
-from ertacache.report import Cases, Grid, Page, Plot, Section, write
-from ertacache.report.evaluation import worst_cases
-from ertacache.report.figures import prompt_by_prompt
+from ertacache.presenting.page import Cases, Grid, Page, Plot, Section, write
+from ertacache.presenting.quality_plots import prompt_by_prompt
+from ertacache.presenting.worst_cases import Selection, worst_cases
 
 SHOWN_AT = 2.0
 """The speedup at which pictures and single prompts are shown."""
@@ -82,9 +82,13 @@ def section_of(
         Variant("full", subject.num_steps),
         [entry.variant for entry, _ in chosen.values()],
         calls_of(subject.arguments, prompts, seed),
-        chosen[ALIGNED.name][1].psnr,
-        lambda k: {name: f"{row.psnr[k]:.1f} dB at {by_operations(row, k):.2f}x" for name, (_, row) in chosen.items()},
-        show=show,
+        Selection(
+            chosen[ALIGNED.name][1].psnr,
+            lambda k: {
+                name: f"{row.psnr[k]:.1f} dB at {by_operations(row, k):.2f}x" for name, (_, row) in chosen.items()
+            },
+            count=show,
+        ),
         on_generation=on_generation,
     )
     parts.append(Cases(cases, "full", ALIGNED.name))

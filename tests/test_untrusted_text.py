@@ -16,14 +16,15 @@ from rich.console import Console
 
 from ertacache.errors import ArgumentError
 from ertacache.evaluation.comparison import Row
-from ertacache.evaluation.plots import contact_sheet, policy_figure, side_by_side
 from ertacache.policy import CalibrationRecord
-from ertacache.report.evaluation import report_comparison
-from ertacache.report.figures import prompt_by_prompt, quality_against_cost
-from ertacache.report.media import inline_svg
-from ertacache.report.page import Case, Grid
-from ertacache.sharing.card import card
-from ertacache.tables import comparison_table, policy_facts
+from ertacache.presenting.evaluation_report import report_comparison
+from ertacache.presenting.inline_media import inline_svg
+from ertacache.presenting.model_card import card
+from ertacache.presenting.page import Case, Grid
+from ertacache.presenting.pictures import contact_sheet, side_by_side
+from ertacache.presenting.policy_plots import policy_figure
+from ertacache.presenting.quality_plots import prompt_by_prompt, quality_against_cost
+from ertacache.presenting.tables import comparison_table, policy_facts
 from ertacache.untrusted_text import decoded, typed, visible
 
 SOURCE = Path(__file__).parent.parent / "src"
@@ -167,7 +168,7 @@ def test_every_text_file_is_read_and_written_in_an_encoding_that_does_not_hang_o
 def test_plots_leave_the_backend_of_a_notebook_alone():
     code = (
         "import matplotlib; matplotlib.use('svg')\n"
-        "import ertacache.evaluation.plots, ertacache.report\n"
+        "from ertacache.presenting import inline_media, pictures, policy_plots, evaluation_report\n"
         "assert matplotlib.get_backend() == 'svg', matplotlib.get_backend()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

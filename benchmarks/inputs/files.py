@@ -24,7 +24,7 @@ from contract.families.paper import CASES
 from ertacache import Draft, Policy, Profile
 from ertacache.calibration.recording import read
 from ertacache.files import sealed
-from ertacache.tables import frontier_table, policy_facts, policy_steps
+from ertacache.presenting.tables import frontier_table, policy_facts, policy_steps
 
 MUTATIONS = ("flipped bits", "cut", "zeroed block", "edited JSON", "edited tensors")
 """The last two with a checksum that is right."""

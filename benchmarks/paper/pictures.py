@@ -14,8 +14,8 @@ from benchmarks.paper.pipelines import Opened
 from benchmarks.paper.published import speedups
 from benchmarks.rivals import ours, solvers
 from ertacache.evaluation.comparison import Result, Variant, compare
-from ertacache.evaluation.plots import side_by_side
 from ertacache.method.schedule import computed_steps_for
+from ertacache.presenting.pictures import side_by_side
 
 
 def compared(opened: Opened) -> dict[str, Any]:

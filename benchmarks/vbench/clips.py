@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.vbench.dimensions import VBenchError
 from benchmarks.vbench.layout import Sample
-from ertacache.evaluation.plots import mp4
 from ertacache.files import written_whole
+from ertacache.presenting.films import mp4
 
 Pixels = np.ndarray[Any, Any]
 

@@ -6,14 +6,12 @@ that a budget needs: in full, and with most steps cached.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
-
 from ertacache.calibration.recording import Setting
+from ertacache.clock import now
 from ertacache.errors import BudgetError
 from ertacache.method.alignment import MAX_ORDER
 from ertacache.method.choice import Method
@@ -125,10 +123,3 @@ def _busiest(setting: Setting, computed: int) -> Policy:
         method=Method.named("aligned"),
         predictions=predictions,
     )
-
-
-def now() -> float:
-    """Seconds of a clock, once the GPU has done what it was asked for."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

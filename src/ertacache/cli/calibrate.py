@@ -105,7 +105,7 @@ def _check_outputs(out: Path, frontier: Path | None, checkpoint: Path | None, pr
 def _make_frontier(pipe: Any, prompts: list[str], folder: Path, arguments: Mapping[str, Any]) -> list[Path]:
     from ertacache.calibration import profile
     from ertacache.cli.frontier import write_frontier
-    from ertacache.tables import frontier_table
+    from ertacache.presenting.tables import frontier_table
 
     made = profile(pipe, prompts, **arguments)
     console.print(frontier_table(made))

@@ -15,13 +15,15 @@ from torch import Tensor
 from ertacache import zoo
 from ertacache.calibration import calibrate
 from ertacache.evaluation.comparison import Row, Variant, calls_of, compare, fewer_steps
-from ertacache.evaluation.plots import contact_sheet, policy_plot, side_by_side, write_clip
 from ertacache.output_paths import kept_somewhere
 from ertacache.policy import Policy
-from ertacache.report import report_comparison
-from ertacache.report.evaluation import Gallery, worst_first
-from ertacache.report.page import Case
-from ertacache.tables import comparison_table
+from ertacache.presenting.evaluation_report import report_comparison
+from ertacache.presenting.films import write_film
+from ertacache.presenting.page import Case
+from ertacache.presenting.pictures import contact_sheet, side_by_side
+from ertacache.presenting.policy_plots import policy_plot
+from ertacache.presenting.tables import comparison_table
+from ertacache.presenting.worst_cases import Gallery, worst_first
 
 PICTURES = 6
 """Largest number of columns in the picture."""
@@ -130,7 +132,7 @@ class Demonstration:
     def _write_clips(self, folder: Path) -> list[str]:
         columns = self._columns(CLIPS, "steps")
         contact_sheet(columns, self.prompts[:CLIPS], folder / "pictures.png")
-        write_clip(columns, folder / "clips.mp4")
+        write_film(columns, folder / "clips.mp4")
         return ["pictures.png", "clips.mp4"]
 
     def _columns(self, count: int, unit: str) -> dict[str, list[Tensor]]:

@@ -21,6 +21,7 @@ from ertacache.output_paths import checked_folder, checked_output, kept_somewher
 if TYPE_CHECKING:
     from ertacache.evaluation.measuring import Measured
     from ertacache.policy import Policy
+    from ertacache.presenting.evaluation_report import Evaluation
 
 
 def evaluate(
@@ -59,7 +60,8 @@ def evaluate(
     checked_folder(work)
     from ertacache.evaluation.comparison import calls_of
     from ertacache.evaluation.evaluate import as_json
-    from ertacache.tables import evaluation_table
+    from ertacache.presenting.evaluation_report import Evaluation
+    from ertacache.presenting.tables import evaluation_table
 
     loaded = _load(policies)
     steps = next(iter(loaded.values())).num_inference_steps
@@ -76,7 +78,7 @@ def evaluate(
     about |= {"device": device, "dtype": dtype}
     kept_somewhere(out, partial(write_json, as_json(rows, **about, seed=seed)))
     say(f"wrote {out}")
-    _write_page(pipe, loaded, calls, rows, page, model=model, show=show, fps=fps)
+    _write_page(pipe, Evaluation(model, loaded, calls, rows), page, show=show, fps=fps)
     say(f"wrote {page}")
 
 
@@ -108,22 +110,13 @@ def _measured(pipe: Any, policies: Mapping[str, Policy], calls: list[dict[str, A
         return run_evaluation(pipe, policies, calls, work, on_generation=lambda n: progress.advance(task, n))
 
 
-def _write_page(
-    pipe: Any,
-    policies: Mapping[str, Policy],
-    calls: list[dict[str, Any]],
-    rows: list[Measured],
-    page: Path,
-    *,
-    model: str,
-    show: int,
-    fps: int,
-) -> None:
+def _write_page(pipe: Any, evaluation: Evaluation, page: Path, *, show: int, fps: int) -> None:
     from rich.progress import Progress
 
-    from ertacache.report import report_evaluation
+    from ertacache.presenting.evaluation_report import report_evaluation
 
+    generations = min(show, len(evaluation.calls)) * (1 + len(evaluation.rows))
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("pictures for the page", total=min(show, len(calls)) * (1 + len(rows)))
+        task = progress.add_task("pictures for the page", total=generations)
         advance = partial(progress.advance, task)
-        report_evaluation(pipe, policies, calls, rows, page, model=model, show=show, fps=fps, on_generation=advance)
+        report_evaluation(pipe, evaluation, page, show=show, fps=fps, on_generation=advance)

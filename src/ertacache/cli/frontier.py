@@ -17,7 +17,7 @@ def write_frontier(profile: Profile, folder: Path) -> list[Path]:
     Returns:
         The files that were written.
     """
-    from ertacache.evaluation.plots import frontier_plot
+    from ertacache.presenting.policy_plots import frontier_plot
 
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "profile.safetensors", folder / "frontier.json", folder / "frontier.png"]

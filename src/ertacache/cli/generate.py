@@ -60,10 +60,11 @@ def generate(
     """Generate one picture, with a policy if one is given."""
     prompt = typed(prompt)
     _check_needs(policy, {"compare": compare, "guard": guard, "draft": draft})
-    from ertacache.evaluation import plots
     from ertacache.evaluation.comparison import Variant
+    from ertacache.presenting.pictures import picture_suffixes
+    from ertacache.presenting.plot_style import plot_suffixes
 
-    suffixes = plots.plot_suffixes() if compare else plots.picture_suffixes()
+    suffixes = plot_suffixes() if compare else picture_suffixes()
     checked_output(out, (*suffixes, ".mp4"), besides=[policy, draft])
     loaded, drafted = _load(policy, guard, draft)
     steps = steps or (loaded.num_inference_steps if loaded else None)
@@ -124,7 +125,7 @@ def _compared(pipe: Any, full: Variant, fast: Variant, call: Mapping[str, Any]) 
     """Generate in full and accelerated, and print the comparison and the report."""
     from ertacache.evaluation.comparison import Result
     from ertacache.evaluation.comparison import compare as run_comparison
-    from ertacache.tables import comparison_table
+    from ertacache.presenting.tables import comparison_table
 
     results: dict[str, Result] = {}
 
@@ -142,15 +143,16 @@ def _compared(pipe: Any, full: Variant, fast: Variant, call: Mapping[str, Any]) 
 
 def _write(pictures: Pictures, prompt: str, path: Path, *, fps: int, compare: bool) -> None:
     """Write the pictures or clips; a call may give more than one for its prompt."""
-    from ertacache.evaluation import plots
+    from ertacache.presenting.films import write_film
+    from ertacache.presenting.pictures import contact_sheet, side_by_side, write_pictures
 
     made = next(iter(pictures.values()))
     captions = [prompt] * len(made)
     if made[0].ndim == 4:
-        plots.write_clip(pictures, path, fps=fps)
+        write_film(pictures, path, fps=fps)
         if compare:
-            plots.contact_sheet(pictures, captions, path.with_suffix(".png"))
+            contact_sheet(pictures, captions, path.with_suffix(".png"))
     elif compare:
-        plots.side_by_side(pictures, captions, path)
+        side_by_side(pictures, captions, path)
     else:
-        plots.write_pictures(made, path)
+        write_pictures(made, path)

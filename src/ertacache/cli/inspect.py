@@ -21,13 +21,14 @@ def inspect(
 ) -> None:
     """Show what a policy does, step by step."""
     if plot is not None:
-        from ertacache.evaluation.plots import plot_suffixes, policy_plot
+        from ertacache.presenting.plot_style import plot_suffixes
+        from ertacache.presenting.policy_plots import policy_plot
 
         checked_output(plot, plot_suffixes(), besides=[policy])
     if report is not None:
         checked_output(report, besides=[policy, plot])
     from ertacache.policy import Policy
-    from ertacache.tables import policy_facts, policy_steps
+    from ertacache.presenting.tables import policy_facts, policy_steps
 
     loaded = Policy.from_pretrained(policy)
     console.print(policy_facts(loaded))
@@ -36,7 +37,7 @@ def inspect(
         kept_somewhere(plot, partial(policy_plot, loaded))
         say(f"wrote {plot}")
     if report is not None:
-        from ertacache.report import report_policy
+        from ertacache.presenting.policy_report import report_policy
 
         report_policy(loaded, short_name(policy), report)
         say(f"wrote {report}")

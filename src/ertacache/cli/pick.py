@@ -24,7 +24,7 @@ def pick(
     """Take the policy for a budget from a profile; needs no model and no denoiser call."""
     checked_output(out, besides=[profile])
     from ertacache.calibration import Profile
-    from ertacache.tables import policy_facts
+    from ertacache.presenting.tables import policy_facts
 
     policy = Profile.load(profile).policy(
         speedup=speedup, num_computed_steps=computed_steps, seconds=seconds, min_psnr=min_psnr, min_ssim=min_ssim

@@ -1,1 +1,1 @@
-"""Runs side by side: metrics, comparison, plots."""
+"""Measurements: quality, time and memory of ways to generate, against the full run."""

@@ -1,4 +1,4 @@
-"""Generate the same prompts in several ways, side by side in one run, and measure quality and time."""
+"""Generate the same prompts in several ways in one run, and compare quality and time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ertacache.acceleration import accelerated
-from ertacache.calibration.timing import now
+from ertacache.clock import now
 from ertacache.drafting import Draft
 from ertacache.errors import PolicyMismatchError
 from ertacache.metrics import psnr, ssim
@@ -29,14 +29,14 @@ class Variant:
     """One way to generate.
 
     Args:
-        name: how tables call it.
-        num_inference_steps: what the pipeline is asked for.
-        policy: the policy it follows, if any.
-        guard: what the policy's guard does, if it has one.
-        draft: what its run is compared with, if anything; it is made when the run was timed.
-        noise_levels: a grid of its own, ``num_inference_steps`` + 1 levels, if any.
-        around: given the pipeline, a context to generate in, such as another library's cache; entered anew for each
-            generation.
+        name: its name in tables.
+        num_inference_steps: the pipeline's argument.
+        policy: the policy to follow; None for plain steps.
+        guard: the mode of the policy's guard; None for no guard.
+        draft: a draft to compare the run with, or None. It runs after the timed run.
+        noise_levels: a noise schedule of its own, ``num_inference_steps`` + 1 levels; None for the scheduler's.
+        around: given the pipeline, returns a context manager to generate in, such as another library's cache; called
+            once for each generation.
     """
 
     name: str
@@ -54,21 +54,28 @@ class Variant:
 
 
 def fewer_steps(computed: int) -> Variant:
-    """The null hypothesis: as many steps as a policy computes, on the scheduler's own grid."""
+    """The baseline: as many steps as a policy computes, without a cache, on the scheduler's own grid.
+
+    Args:
+        computed: how many steps the policy computes.
+    """
     return Variant("fewer steps", computed)
 
 
 def fewer_steps_on_subgrid(policy: Policy) -> Variant:
-    """The same on the policy's sub-grid: only the noise levels of its computed steps.
+    """The same baseline on the policy's sub-grid: only the noise levels of its computed steps.
+
+    Args:
+        policy: the policy.
 
     Raises:
-        PolicyMismatchError: if it was written by hand.
+        PolicyMismatchError: if the policy was written by hand.
     """
     if policy.origin is None:
         raise PolicyMismatchError(
-            "a policy that was written by hand does not say which noise levels are its own",
+            "a policy that was written by hand does not record its noise levels",
             given=f"policy {policy.fingerprint}",
-            cure="Compare one that ertacache.calibrate() made.",
+            cure="Compare a policy from ertacache.calibrate().",
         )
     levels = policy.origin.noise_levels
     kept = (*(levels[i] for i in policy.computed_steps), levels[-1])
@@ -80,12 +87,12 @@ class Result:
     """One generation.
 
     Args:
-        pictures: float, (batch, channels, height, width) or with frames before the channels, in 0 .. 1.
-        loop_seconds: from the first denoiser call to the end of the last step (of the call, where the pipeline has no
-            ``callback_on_step_end``).
+        pictures: float32 (batch, channels, height, width), or (batch, frames, channels, height, width), in 0 .. 1.
+        loop_seconds: from the first denoiser call to the end of the last step; to the end of the whole call where the
+            pipeline has no ``callback_on_step_end``.
         call_seconds: the whole pipeline call.
-        latents: the latent after each step, if they were asked for.
-        report: what the policy's run did, if there was a policy.
+        latents: the latent after each step, float32; empty unless requested.
+        report: the report of the policy's run; None without a policy.
     """
 
     pictures: Tensor
@@ -97,15 +104,15 @@ class Result:
 
 @dataclass
 class Row:
-    """What a comparison found for one variant; each list holds one number a prompt.
+    """The results of one variant; each list holds one number per prompt.
 
     Args:
         name: of the variant.
-        computed_steps: of the variant.
-        psnr: in dB, against the full run.
-        ssim: likewise.
-        speedup: denoising time of the full run over this one's.
-        loop_seconds: denoising time.
+        computed_steps: how many steps run the denoiser.
+        psnr: against the full run, in dB.
+        ssim: against the full run.
+        speedup: denoising time of the full run over that of this variant.
+        loop_seconds: denoising time, in seconds.
     """
 
     name: str
@@ -124,7 +131,7 @@ class Row:
         return sum(self.ssim) / len(self.ssim)
 
     def median_speedup(self) -> float:
-        """Median over prompts, each against the full run of the same prompt."""
+        """Median over prompts; each speedup is against the full run of the same prompt."""
         return median(self.speedup)
 
 
@@ -133,8 +140,8 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
 
     Args:
         pipe: a diffusers pipeline.
-        variant: how.
-        arguments: of the call, with a fresh generator.
+        variant: the way to generate.
+        arguments: of the call, with a fresh generator; see `started`.
         keep_latents: also return the latent after every step.
     """
     settings = {**arguments, "num_inference_steps": variant.num_inference_steps, "output_type": "pt"}
@@ -145,7 +152,7 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
         context = Run(pipe, _OwnGrid(variant.noise_levels))
     else:
         context = nullcontext()
-    # What a pipeline draws beside its generator is the same for every variant too.
+    # Random numbers that a pipeline draws without its generator are the same for every variant too.
     noise = RandomState.of(arguments["generator"].initial_seed(), 0)
     with noise.lent(), variant.around(pipe), clock.watching(pipe), context as run:
         start = now()
@@ -166,27 +173,27 @@ def compare(
     on_result: Callable[[int, str, Result], None] = lambda prompt, name, result: None,
     keep_latents: bool = False,
 ) -> list[Row]:
-    """Generate every call in full and in every variant, one prompt after the other, variants side by side.
+    """Generate every prompt in full and in every variant, all variants of a prompt before the next prompt.
 
     Args:
         pipe: a diffusers pipeline.
         full: the reference.
         variants: what to compare with it.
-        calls: the arguments of each call but the generator; ``seed`` gives the generator's.
-        on_result: called with each prompt's number, the variant's name and its result.
+        calls: the arguments of each call, with ``seed`` in place of ``generator``; at least one.
+        on_result: called with each prompt's number from 0, the variant's name and its result.
         keep_latents: give ``on_result`` the latents too.
 
     Returns:
-        A row for the full run, and one for each variant.
+        A row for the full run, then one for each variant.
     """
     rows = [Row(variant.name, variant.computed_steps) for variant in (full, *variants)]
-    generate(pipe, full, started(calls[0]))  # a warm-up: the first call allocates, compiles, reads weights
+    generate(pipe, full, started(calls[0]))  # warm-up: the first call allocates, compiles, reads weights
     for number, call in enumerate(calls):
         reference: Result | None = None
         for row, variant in zip(rows, (full, *variants), strict=True):
             result = generate(pipe, variant, started(call), keep_latents=keep_latents)
             reference = reference or result
-            if result.report is not None:  # a transferred policy computes other steps than the one that was given
+            if result.report is not None:  # a transferred policy may compute other steps than the given one
                 row.computed_steps = len(result.report.computed_steps)
             row.psnr.append(psnr(result.pictures, reference.pictures))
             row.ssim.append(ssim(result.pictures, reference.pictures))
@@ -197,26 +204,26 @@ def compare(
 
 
 def calls_of(arguments: Mapping[str, Any], prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
-    """For `compare` and others, a call for each prompt; prompt k has the seed ``seed + k``.
+    """One call per prompt, as `compare` takes them; prompt k has the seed ``seed + k``.
 
     Args:
-        arguments: of every call; ``num_inference_steps`` is left out, since each variant brings its own.
-        prompts: their texts.
-        seed: of the first.
+        arguments: of every call; ``num_inference_steps`` is dropped, since each variant has its own.
+        prompts: the texts.
+        seed: of the first prompt.
     """
     settings = {name: value for name, value in arguments.items() if name != "num_inference_steps"}
     return [{**settings, "prompt": prompt, "seed": seed + k} for k, prompt in enumerate(prompts)]
 
 
 def started(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call, a fresh generator in place of its seed."""
+    """The arguments of a call, with a fresh CPU generator in place of its seed."""
     arguments = dict(call)
     arguments["generator"] = torch.Generator("cpu").manual_seed(arguments.pop("seed"))
     return arguments
 
 
 class _LoopClock:
-    """Notes when the first denoiser call begins and when the last step ends."""
+    """Records when the first denoiser call begins and when the last step ends."""
 
     def __init__(self, keep_latents: bool) -> None:
         self.keep_latents = keep_latents
@@ -247,7 +254,7 @@ class _LoopClock:
 
 
 class _OwnGrid(Driver):
-    """The driver that only lays another grid."""
+    """A driver that only replaces the noise schedule."""
 
     def __init__(self, noise_levels: tuple[float, ...]) -> None:
         self.noise_levels = noise_levels

@@ -1,4 +1,4 @@
-"""What a generation costs besides time: operations of the denoiser, and memory at its peak."""
+"""The cost of a generation besides time: the denoiser's operations, and peak memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ertacache.runtime.run import denoisers_of
 
 @dataclass
 class Cost:
-    """Filled in when the measurement ends.
+    """One measurement; filled in when it ends.
 
     Args:
-        flops: floating-point operations of the denoisers, by torch's own formulas: matrix products, convolutions and
+        flops: floating-point operations of the denoisers, by torch's formulas: matrix products, convolutions and
             attention.
-        peak_bytes: the most memory that tensors held at once above what they held at the start; on a GPU what its
-            allocator handed out there, else what torch allocated in main memory.
+        peak_bytes: the peak of the memory held by tensors, above that at the start, in bytes. On a CUDA device as
+            counted by its allocator, elsewhere as allocated by torch in main memory.
     """
 
     flops: int = 0
@@ -33,7 +33,13 @@ class Cost:
 
 @contextmanager
 def counting_flops(pipe: Any) -> Iterator[Cost]:
-    """Count what the pipeline's denoisers do; what a gate skips is not counted. Slow: not while time is measured."""
+    """Count the floating-point operations of the pipeline's denoisers; cached steps count nothing.
+
+    This is slow: do not measure time meanwhile.
+
+    Args:
+        pipe: a diffusers pipeline.
+    """
     cost = Cost()
     counter: Any = _Counter()
 
@@ -56,7 +62,11 @@ def counting_flops(pipe: Any) -> Iterator[Cost]:
 
 @contextmanager
 def watching_memory(device: torch.device | str) -> Iterator[Cost]:
-    """Find the peak of the memory that tensors hold on ``device``. Slow in main memory."""
+    """Find the peak of the memory that tensors hold. Slow except on CUDA devices.
+
+    Args:
+        device: whose memory; for any but a CUDA device, main memory.
+    """
     cost, device = Cost(), torch.device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -66,8 +76,7 @@ def watching_memory(device: torch.device | str) -> Iterator[Cost]:
         torch.cuda.synchronize(device)
         cost.peak_bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells of its start and its end
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         yield cost
     held = 0
     profiler: Any = seen.profiler
@@ -77,8 +86,22 @@ def watching_memory(device: torch.device | str) -> Iterator[Cost]:
             cost.peak_bytes = max(cost.peak_bytes, held)
 
 
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """Keep torch's profiler from logging its start and its end, unless the user chose a level."""
+    name = "KINETO_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "99"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts by torch's formulas. Its own counter also says which module did what, and fails where one holds itself."""
+    """Counts with torch's formulas. Torch's own counter tracks modules too, and fails where one contains itself."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -87,7 +110,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, operation = kwargs or {}, func._overloadpacket
         if operation not in _FORMULAS and operation is not torch.ops.prim.device:
-            with self:  # an operation made of others is counted by them
+            with self:  # a composite operation is counted by its parts
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
@@ -102,7 +125,7 @@ def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
     return int(count(query.shape, key.shape, value.shape))
 
 
-# The registry knows the attention kernels of GPUs only.
+# The registry has attention kernels of GPUs only.
 _FORMULAS: dict[Any, Any] = {
     **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,

@@ -1,4 +1,4 @@
-"""What policies cost on a user's own pipeline and prompts, against the full run and against fewer steps."""
+"""Measure policies on a user's own pipeline and prompts, against the full run and beside fewer steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from ertacache.runtime.identity import circumstances_of, digest_of, pipeline_key
 
 
 def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
-    """Each policy, and fewer steps on both grids beside it."""
+    """For each policy three variants: the policy, fewer steps, and fewer steps on the policy's sub-grid.
+
+    Args:
+        policies: by name.
+
+    Raises:
+        PolicyMismatchError: if a policy was written by hand.
+    """
     found = []
     for name, policy in policies.items():
         plain, sub_grid = fewer_steps(len(policy.computed_steps)), fewer_steps_on_subgrid(policy)
@@ -38,18 +45,18 @@ def evaluate(
     *,
     on_generation: Callable[[int], None] = lambda count: None,
 ) -> list[Measured]:
-    """Measure policies on calls that calibration did not see.
+    """Measure policies on held-out calls: prompts and seeds that calibration did not use.
 
     Args:
         pipe: a diffusers pipeline.
         policies: by name; all for one number of steps.
-        calls: the arguments of each call but ``num_inference_steps`` and the generator; ``seed`` gives the generator's.
-        work: what was measured is kept in a folder of its own in here, so that an interrupted evaluation goes on.
-        on_generation: told how many variants were generated, or found.
+        calls: the arguments of each call, without ``num_inference_steps`` and with ``seed`` in place of ``generator``.
+        work: a folder for unfinished measurements, so that an interrupted evaluation continues.
+        on_generation: called with the number of variants that were generated or found in ``work``.
 
     Returns:
         Three for each policy: itself, fewer steps, and fewer steps on the policy's sub-grid. LPIPS and the CLIP score
-        are among their metrics where the weights are on this machine.
+        are measured too if their weights are on this machine.
 
     Raises:
         PolicyMismatchError: if the policies are for different numbers of steps, or for another pipeline.
@@ -57,9 +64,9 @@ def evaluate(
     steps = {policy.num_inference_steps for policy in policies.values()}
     if len(steps) != 1:
         raise PolicyMismatchError(
-            "policies are compared against one full run, of one number of steps",
+            "policies for different numbers of steps cannot be compared with one full run",
             given=f"policies for {', '.join(map(str, sorted(steps)))} steps",
-            cure="Evaluate them one number of steps at a time.",
+            cure="Evaluate the policies of each number of steps separately.",
         )
     circumstances = circumstances_of(pipe, (), {name: value for name, value in calls[0].items() if name != "seed"})
     marks = [(name, policy.fingerprint) for name, policy in policies.items()]
@@ -70,19 +77,24 @@ def evaluate(
 
 
 def as_json(rows: Sequence[Measured], **about: Any) -> dict[str, Any]:
-    """All figures, prompt by prompt."""
+    """All figures, prompt by prompt, as JSON takes them.
+
+    Args:
+        rows: what `evaluate` returned.
+        about: further entries, such as the model and the prompts.
+    """
     return {"ertacache": __version__, **about, "rows": [asdict(row) for row in rows]}
 
 
 def rows_of(policy: Policy, figures: Mapping[str, Any]) -> list[Measured]:
-    """One policy's rows among those that `as_json` wrote, named as if it had been evaluated alone, as ``policy``.
+    """One policy's rows from what `as_json` wrote, named as if it had been evaluated alone, as ``policy``.
 
     Args:
-        policy: one of those that were evaluated.
-        figures: their ``rows``, three for each of their ``fingerprints``, in the same order.
+        policy: one of the policies that were evaluated.
+        figures: with ``rows``, three for each of ``fingerprints`` in the same order, and ``prompts``.
 
     Raises:
-        ValueError, KeyError, TypeError: if these are no such figures.
+        ValueError, KeyError, TypeError: if the figures do not have this form.
     """
     names = [variant.name for variant in variants_of({"policy": policy})]
     first = len(names) * list(figures["fingerprints"].values()).index(policy.fingerprint)

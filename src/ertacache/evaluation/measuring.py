@@ -1,9 +1,9 @@
-"""Measure ways to generate against the full run: quality, time, operations and memory, resumable.
+"""Measure ways to generate against the full run: quality, time, operations and memory; can be interrupted.
 
 For every prompt the full run comes first, then each way, with the full run timed again in between; a speedup is the
-ratio to the full run timed last. Operations and memory are counted apart, since counting slows a run down, and on the
-first prompt alone where they are the same for all. What was measured is kept prompt by prompt, and an interrupted
-measurement goes on from there.
+ratio to the full run timed last. Operations and memory are counted in separate runs, since counting slows a run down,
+and only on the first prompt unless they depend on the prompt. Results are kept prompt by prompt, and an interrupted
+measurement continues from there.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from ertacache.files import kept
 from ertacache.metrics import motion_error, psnr, ssim
 
 Metric = Callable[[Tensor, Tensor, str], float]
-"""Of generated pictures, the full run's, and the prompt."""
+"""A metric: given the generated pictures, those of the full run, and the prompt."""
 
 FULL_RUN_EVERY = 8
-"""Variants between two timings of the full run."""
+"""How many variants are timed between two timings of the full run."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One variant; each list holds a number for each prompt.
+    """The results of one variant; each list holds one number per prompt.
 
     Args:
         name: of the variant.
-        flops: operations of the denoiser, over those of the full run.
-        peak_bytes: memory at the call's peak, above the full run's peak.
-        speedup: denoising time of the full run over this one's.
-        call_speedup: the same of the whole call, text encoders and decoder included.
-        psnr: in dB, against the full run.
-        ssim: likewise.
+        peak_bytes: peak memory of the call less that of the full run, in bytes.
+        flops: operations of the denoiser over those of the full run.
+        speedup: denoising time of the full run over that of this variant.
+        call_speedup: the same for the whole call, with text encoders and decoder.
+        psnr: against the full run, in dB.
+        ssim: against the full run.
         motion: of clips, the relative error of the change between frames; empty for pictures.
-        more: further metrics by name.
+        more: further metrics, by name.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Measured:
 
     @property
     def median_speedup(self) -> float:
-        """Median over prompts, of denoising alone."""
+        """Median over prompts, of denoising time."""
         return median(self.speedup)
 
 
@@ -77,77 +77,98 @@ def measure(
     metrics: Mapping[str, Metric] | None = None,
     on_generation: Callable[[int], None] = lambda count: None,
 ) -> list[Measured]:
-    """Generate every call in full and in every variant.
+    """Generate every call in full and in every variant, and measure each.
 
     Args:
         pipe: a diffusers pipeline.
         full: the reference.
         variants: what to compare with it.
-        calls: the arguments of each call but the generator; ``seed`` gives the generator's.
-        folder: where to keep what was measured; of these variants and calls alone.
-        adaptive: positions of the variants whose work depends on the prompt, so that it is counted for each.
-        metrics: further ones, by name.
-        on_generation: told how many variants were generated, or found.
+        calls: the arguments of each call, with ``seed`` in place of ``generator``.
+        folder: where to keep results; nothing but these variants and calls may use it.
+        adaptive: positions of the variants whose work depends on the prompt: their operations are counted per prompt.
+        metrics: further metrics, by name.
+        on_generation: called with the number of variants that were generated or found in ``folder``.
 
     Returns:
         One for each variant.
     """
-
-    def run(variant: Variant, number: int) -> Result:
-        return generate(pipe, variant, started(calls[number]))
-
-    def operations(variant: Variant, number: int) -> int:
-        with counting_flops(pipe) as counter:
-            run(variant, number)
-        return counter.flops
-
-    def costs() -> list[tuple[int, int]]:
-        """Operations and memory on the first prompt, the full run's first."""
-        found = []
-        for variant in (full, *variants):
-            with watching_memory(pipe.device) as watched:
-                run(variant, 0)
-            found.append((operations(variant, 0), watched.peak_bytes))
-        return found
-
-    def figures(number: int) -> list[dict[str, Any]]:
-        found = []
-        reference = timed = run(full, number)
-        for count, variant in enumerate(variants):
-            if count and count % FULL_RUN_EVERY == 0:
-                timed = run(full, number)
-            result = run(variant, number)
-            pictures = result.pictures, reference.pictures
-            flops = operations(variant, number) if count in adaptive and number else counted[count + 1][0]
-            row: dict[str, Any] = {
-                "flops": flops / counted[0][0],
-                "psnr": psnr(*pictures),
-                "ssim": ssim(*pictures),
-                "speedup": timed.loop_seconds / result.loop_seconds,
-                "call_speedup": timed.call_seconds / result.call_seconds,
-            }
-            if result.pictures.ndim == 5:
-                row["motion"] = motion_error(*pictures)
-            row["more"] = {name: of(*pictures, calls[number]["prompt"]) for name, of in (metrics or {}).items()}
-            found.append(row)
-            on_generation(1)
-        return found
-
-    counted: list[list[int]] = kept(folder / "costs.json", costs)
-    rows = [
-        Measured(variant.name, peak - counted[0][1]) for variant, (_, peak) in zip(variants, counted[1:], strict=True)
-    ]
+    measurement = _Measurement(pipe, full, variants, calls, adaptive, metrics or {}, on_generation)
+    costs: list[list[int]] = kept(folder / "costs.json", measurement.costs)
+    rows = [Measured(variant.name, peak - costs[0][1]) for variant, (_, peak) in zip(variants, costs[1:], strict=True)]
     paths = [folder / f"prompt-{number}.json" for number in range(len(calls))]
     if not all(path.exists() for path in paths):
-        run(full, 0)  # a warm-up: the first call allocates, compiles, reads weights
+        measurement.run(full, 0)  # warm-up: the first call allocates, compiles, reads weights
     for number, path in enumerate(paths):
         if path.exists():
             on_generation(len(variants))
-        found = kept(path, partial(figures, number))
-        for row, values in zip(rows, found, strict=True):
-            more = values.pop("more")
-            for name, value in values.items():
-                getattr(row, name).append(value)
-            for name, value in more.items():
-                row.more.setdefault(name, []).append(value)
+        for row, values in zip(rows, kept(path, partial(measurement.figures, number, costs)), strict=True):
+            _append(row, values)
     return rows
+
+
+def _append(row: Measured, values: dict[str, Any]) -> None:
+    """Add one prompt's figures."""
+    more = values.pop("more")
+    for name, value in values.items():
+        getattr(row, name).append(value)
+    for name, value in more.items():
+        row.more.setdefault(name, []).append(value)
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """The arguments of `measure`, and the runs that it is made of; "number" is a call's position."""
+
+    pipe: Any
+    full: Variant
+    variants: Sequence[Variant]
+    calls: Sequence[Mapping[str, Any]]
+    adaptive: Collection[int]
+    metrics: Mapping[str, Metric]
+    on_generation: Callable[[int], None]
+
+    def run(self, variant: Variant, number: int) -> Result:
+        return generate(self.pipe, variant, started(self.calls[number]))
+
+    def operations(self, variant: Variant, number: int) -> int:
+        with counting_flops(self.pipe) as counter:
+            self.run(variant, number)
+        return counter.flops
+
+    def costs(self) -> list[tuple[int, int]]:
+        """Operations and peak bytes on the first prompt: of the full run, then of each variant."""
+        found = []
+        for variant in (self.full, *self.variants):
+            with watching_memory(self.pipe.device) as watched:
+                self.run(variant, 0)
+            found.append((self.operations(variant, 0), watched.peak_bytes))
+        return found
+
+    def figures(self, number: int, costs: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+        """One prompt's figures for every variant, given what `costs` returned."""
+        found = []
+        reference = timed = self.run(self.full, number)
+        for position, variant in enumerate(self.variants):
+            if position and position % FULL_RUN_EVERY == 0:
+                timed = self.run(self.full, number)
+            result = self.run(variant, number)
+            own = position in self.adaptive and number
+            flops = self.operations(variant, number) if own else costs[position + 1][0]
+            found.append(
+                {
+                    "flops": flops / costs[0][0],
+                    "speedup": timed.loop_seconds / result.loop_seconds,
+                    "call_speedup": timed.call_seconds / result.call_seconds,
+                    **self.quality(result.pictures, reference.pictures, number),
+                }
+            )
+            self.on_generation(1)
+        return found
+
+    def quality(self, pictures: Tensor, reference: Tensor, number: int) -> dict[str, Any]:
+        values: dict[str, Any] = {"psnr": psnr(pictures, reference), "ssim": ssim(pictures, reference)}
+        if pictures.ndim == 5:
+            values["motion"] = motion_error(pictures, reference)
+        prompt = self.calls[number]["prompt"] if self.metrics else ""
+        values["more"] = {name: of(pictures, reference, prompt) for name, of in self.metrics.items()}
+        return values

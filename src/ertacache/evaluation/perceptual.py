@@ -1,4 +1,4 @@
-"""Metrics that are networks themselves: LPIPS, and the CLIP score. Their packages and weights are extras."""
+"""Metrics that are networks: LPIPS and the CLIP score. Their packages and weights are optional."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ CLIP = "openai/clip-vit-base-patch16"
 
 
 def lpips(picture: Tensor, reference: Tensor) -> float:
-    """Learned perceptual distance (Zhang et al., arXiv 1801.03924; AlexNet), 0 for equal pictures; mean over frames.
+    """LPIPS, a learned perceptual distance (Zhang et al., arXiv 1801.03924; AlexNet): 0 for equal pictures.
 
     Args:
-        picture: (..., channels, height, width), float in 0 .. 1 or uint8; 64 pixels a side at least are usual.
-        reference: likewise.
+        picture: (..., channels, height, width), float in 0 .. 1 or uint8; sides of at least 64 pixels are usual.
+        reference: of the same shape.
+
+    Returns:
+        The mean over pictures and frames.
 
     Raises:
-        MetricError: if torchvision or its weights are missing, or the two differ in shape.
+        MetricError: if torchvision or the weights are missing, or the shapes differ.
     """
     ours, theirs = frames_of(picture, reference)
     with torch.no_grad():
@@ -33,12 +36,15 @@ def lpips(picture: Tensor, reference: Tensor) -> float:
 
 
 def clip_score(picture: Tensor, prompt: str, model: str = CLIP) -> float:
-    """How well pictures fit a prompt: 100 times the cosine of CLIP's embeddings, at least 0; mean over frames.
+    """CLIP score, how well pictures match a prompt: 100 times the cosine of the embeddings, at least 0.
 
     Args:
         picture: (..., channels, height, width), float in 0 .. 1 or uint8.
-        prompt: of all of them.
-        model: a hub id or a folder with a ``CLIPModel`` and its processor.
+        prompt: the prompt of all of them.
+        model: a Hub id, or a folder with a ``CLIPModel`` and its processor.
+
+    Returns:
+        100 times the mean cosine over pictures and frames, or 0 if that is negative.
 
     Raises:
         MetricError: if the model cannot be loaded.
@@ -53,7 +59,7 @@ def clip_score(picture: Tensor, prompt: str, model: str = CLIP) -> float:
 
 
 def perceptual_metrics() -> dict[str, Metric]:
-    """Those whose packages and weights are on this machine, for `ertacache.evaluation.measuring.measure`."""
+    """The metrics with packages and weights on this machine, as `ertacache.evaluation.measuring.measure` takes them."""
     from huggingface_hub import try_to_load_from_cache
 
     found: dict[str, Metric] = {}
@@ -71,17 +77,17 @@ def _lpips() -> Any:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
-    except Exception as error:  # torchmetrics, torchvision and the download each have errors of their own
+    except Exception as error:  # torchmetrics, torchvision and the download each raise their own errors
         raise MetricError(
-            "LPIPS needs torchvision and the weights of its AlexNet",
+            "LPIPS needs torchvision and the weights of AlexNet",
             given=f"{type(error).__name__}: {error}",
-            cure="pip install 'ertacache[perceptual]', and let torchvision download the weights once.",
+            cure="Run pip install 'ertacache[perceptual]', and let torchvision download the weights once.",
         ) from error
 
 
 @cache
 def _clip(model: str) -> tuple[Any, Any]:
-    # Not torchmetrics' CLIPScore, whose 1.9 cannot read what the models of transformers 5 return.
+    # Not torchmetrics' CLIPScore: in version 1.9 it fails with the models of transformers 5.
     from transformers import CLIPModel, CLIPProcessor
 
     try:
@@ -90,5 +96,5 @@ def _clip(model: str) -> tuple[Any, Any]:
         raise MetricError(
             "the CLIP score needs a CLIP model",
             given=f"{model}: {type(error).__name__}",
-            cure="Let transformers download it once, or give a folder that holds a CLIPModel and its processor.",
+            cure="Let transformers download it once, or give a folder with a CLIPModel and its processor.",
         ) from error

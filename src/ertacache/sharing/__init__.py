@@ -1,6 +1,6 @@
-"""Policies on the Hugging Face Hub, each a repository of its own: the policy, and a card that says what it costs."""
+"""Policies on the Hugging Face Hub: each a repository with the policy, a model card, and the figures behind it."""
 
-from ertacache.sharing.card import card
-from ertacache.sharing.hub import fetched, push
+from ertacache.sharing.hub import fetched, pretrained, push
+from ertacache.sharing.on_policy import offer_on
 
-__all__ = ["card", "fetched", "push"]
+__all__ = ["fetched", "offer_on", "pretrained", "push"]

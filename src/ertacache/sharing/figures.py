@@ -1,52 +1,27 @@
-"""What `ertacache evaluate` measured of one policy, fit to be shared."""
+"""The figures that may be published of a policy, read from what `ertacache evaluate` wrote."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ertacache.errors import SharingError
 from ertacache.policy import Policy
+from ertacache.presenting.repository import Figures
 from ertacache.sharing.names import is_model
-
-if TYPE_CHECKING:  # a plain install has no metrics, but can share a policy without figures
-    from ertacache.evaluation.measuring import Measured
-
-
-@dataclass(frozen=True)
-class Figures:
-    """One policy's, and those of fewer steps beside it; no path of the machine on which they were measured.
-
-    Args:
-        version: of ertacache, that measured them.
-        model: an embedded pipeline's name or a Hub id; None for a folder, which means nothing elsewhere.
-        arguments: of every call, but the number of steps.
-        prompts: their texts.
-        seed: of the first prompt; the next ones count up.
-        device: the kind of device: cpu, cuda, mps.
-        dtype: float32, bfloat16 or float16.
-        rows: the policy's first.
-    """
-
-    version: str
-    model: str | None
-    arguments: Mapping[str, Any]
-    prompts: Sequence[str]
-    seed: int
-    device: str
-    dtype: str
-    rows: Sequence[Measured]
 
 
 def read(policy: Policy, path: str | os.PathLike[str]) -> Figures:
-    """The figures of one policy, among those that ``ertacache evaluate`` wrote.
+    """Read the figures of one policy from a file that ``ertacache evaluate`` wrote.
+
+    Args:
+        policy: the policy; the file may hold figures of others beside it.
+        path: the JSON file.
 
     Raises:
-        SharingError: if the file cannot be read, is of other policies, or the metrics are not installed.
+        SharingError: if the file cannot be read, is about other policies, or the metrics are not installed.
     """
     try:
         from ertacache.evaluation.evaluate import rows_of
@@ -57,18 +32,18 @@ def read(policy: Policy, path: str | os.PathLike[str]) -> Figures:
             cure="Install them: pip install 'ertacache[cli]'.",
         ) from error
     try:
-        told = json.loads(Path(path).read_text(encoding="utf-8"))
-        fingerprints, model = dict(told["fingerprints"]), str(told["model"])
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        fingerprints, model = dict(content["fingerprints"]), str(content["model"])
         if policy.fingerprint in fingerprints.values():
             return Figures(
-                version=str(told["ertacache"]),
+                version=str(content["ertacache"]),
                 model=model if is_model(model) and not Path(model).exists() else None,
-                arguments=dict(told["arguments"]),
-                prompts=[str(prompt) for prompt in told["prompts"]],
-                seed=int(told["seed"]),
-                device=str(told["device"]).partition(":")[0],
-                dtype=str(told["dtype"]),
-                rows=rows_of(policy, told),
+                arguments=dict(content["arguments"]),
+                prompts=[str(prompt) for prompt in content["prompts"]],
+                seed=int(content["seed"]),
+                device=str(content["device"]).partition(":")[0],
+                dtype=str(content["dtype"]),
+                rows=rows_of(policy, content),
             )
     except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise SharingError(
@@ -77,14 +52,14 @@ def read(policy: Policy, path: str | os.PathLike[str]) -> Figures:
             cure="Write it with `ertacache evaluate MODEL POLICY --out evaluation.json`.",
         ) from error
     raise SharingError(
-        "the evaluation is of other policies",
-        given=f"{os.fspath(path)}, of {', '.join(map(repr, fingerprints)) or 'none'}",
-        cure="Measure this policy with `ertacache evaluate`: a card must not show the figures of another.",
+        "the evaluation is about other policies",
+        given=f"{os.fspath(path)}, about {', '.join(map(repr, fingerprints)) or 'none'}",
+        cure="Measure this policy with `ertacache evaluate`: a card must not show another policy's figures.",
     )
 
 
 def as_json(policy: Policy, figures: Figures) -> dict[str, Any]:
-    """The figures as ``ertacache evaluate`` writes them of this policy alone."""
+    """The figures as ``ertacache evaluate`` writes them for this policy alone."""
     from ertacache.evaluation import evaluate
 
     about = {

@@ -1,10 +1,11 @@
-"""Up to the Hub, and down from it."""
+"""Upload policies to the Hugging Face Hub, and load them from it."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,13 @@ from ertacache import arguments
 from ertacache._version import __version__
 from ertacache.errors import SharingError
 from ertacache.policy import Policy
-from ertacache.sharing.card import card
-from ertacache.sharing.figures import Figures, as_json, read
-from ertacache.sharing.names import (
-    CARD_FILE,
-    EVALUATION_FILE,
-    POLICY_FILE,
-    PROMPTS_FILE,
-    is_model,
-    is_repository,
-)
+from ertacache.presenting.model_card import card
+from ertacache.presenting.repository import CARD_FILE, EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE, Figures
+from ertacache.sharing.figures import as_json, read
+from ertacache.sharing.names import is_model, is_repository
 
-# The client lets errors of its transport through, which is another library in each of its versions: httpx, httpx2. They
-# have one root, from which the client's own error derives.
+# The client lets the errors of its transport through. That is another library in each version, httpx or httpx2; their
+# errors have one base class, from which the client's own error derives.
 _TRANSPORT: type[Exception] = HfHubHTTPError.__mro__[1]
 _FAILURES = (OSError, ValueError, RuntimeError, _TRANSPORT)
 
@@ -43,11 +38,25 @@ def push(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Upload a policy, its card and its figures in one commit: what `Policy.push_to_hub` does.
+    """Upload a policy to the Hugging Face Hub, in one commit with a model card and its figures.
+
+    Args:
+        policy: the policy.
+        repo_id: the repository, ``"you/name"``; created if it does not exist. Its card is replaced.
+        evaluation: the file that ``ertacache evaluate`` wrote about this policy; its prompts, arguments and figures
+            are published. Without it the card says that nothing was measured.
+        base_model: the Hub id of the model that the policy is for; by default the one that was evaluated.
+        private: whether a repository that is created now is private; by default as in your account's settings.
+        revision: the branch to commit to, created if it does not exist; by default main.
+        token: your access token; by default the one you are logged in with.
+        endpoint: the address of another Hub than the public one; by default the variable ``HF_ENDPOINT``.
+
+    Returns:
+        The URL of the commit.
 
     Raises:
-        ArgumentError: if an argument has another type.
-        SharingError: if the upload fails, or the evaluation is damaged or of other policies.
+        ArgumentError: if an argument has the wrong type.
+        SharingError: if the upload fails, or the evaluation is damaged or about other policies.
     """
     arguments.text("repo_id", repo_id)
     evaluation = arguments.optional(arguments.path)("evaluation", evaluation)
@@ -55,42 +64,69 @@ def push(
     private = arguments.optional(arguments.flag)("private", private)
     _check_access(revision, token, endpoint)
     if not is_repository(repo_id):
-        raise SharingError("this cannot be a repository of the Hub", given=repr(repo_id), cure="Name it 'you/name'.")
+        raise SharingError(
+            "this cannot be the name of a repository on the Hub", given=repr(repo_id), cure="Name it 'you/name'."
+        )
     if base_model is not None and not is_model(base_model):
         raise SharingError(
-            "this cannot be a model on the Hub",
+            "this cannot be the name of a model on the Hub",
             given=repr(base_model),
-            cure="Give its id there, 'someone/name', or none: a folder of yours means nothing to others.",
+            cure="Give its Hub id, 'someone/name', or leave base_model out: others cannot open a folder of yours.",
         )
-    if evaluation is not None and os.path.exists(evaluation) and not os.path.isfile(evaluation):
-        cure = "Give the file that `ertacache evaluate` wrote."
-        raise SharingError("the evaluation is no file", given=os.fspath(evaluation), cure=cure)
-    figures = read(policy, evaluation) if evaluation is not None else None
-    if figures and figures.model and base_model not in (None, figures.model):
-        raise SharingError(
-            "the evaluation is of another model",
-            given=f"base_model={base_model!r}, measured on {figures.model!r}",
-            cure="Leave base_model out: the card names the model that was measured.",
-        )
+    figures = None if evaluation is None else _figures_of(policy, evaluation, base_model)
     files = _files(policy, card(policy, repo_id, figures=figures, base_model=base_model), figures)
+    title = f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed"
     api = _api(token, endpoint)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision is not None and not revision.startswith("refs/"):  # as that of a pull request, which is there
+        if revision is not None and not revision.startswith("refs/"):  # a pull request's reference exists already
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        # What an earlier policy measured must not stand beside this one.
-        stale = {EVALUATION_FILE, PROMPTS_FILE}.difference(files) & set(api.list_repo_files(repo_id, revision=revision))
-        added = [CommitOperationAdd(name, content) for name, content in files.items()]
-        removed = [CommitOperationDelete(name) for name in sorted(stale)]
-        title = f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed"
-        done = api.create_commit(repo_id, [*added, *removed], commit_message=title, revision=revision)
+        return _commit(api, repo_id, files, title, revision)
     except _FAILURES as error:
         raise SharingError(
-            f"the policy was not uploaded: {_told(error)}",
+            f"the policy was not uploaded: {_message_of(error)}",
             given=repo_id + (f" at {revision}" if revision else ""),
             cure="Give a repository that you may write to, and log in with `hf auth login` or pass token=.",
         ) from error
-    return str(done.commit_url)
+
+
+def pretrained(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Policy:
+    """Load a policy from a file, a folder, or the Hugging Face Hub.
+
+    Args:
+        name: a policy file, a folder that holds ``policy.safetensors``, or a repository, ``"you/name"``. A file or
+            folder of that name takes precedence over a repository.
+        revision: a branch, tag or commit; only what a commit names can never change.
+        token: your access token; by default the one you are logged in with.
+        endpoint: the address of another Hub than the public one; by default the variable ``HF_ENDPOINT``.
+        cache_dir: where to keep downloads; by default in the Hub's own cache.
+        local_files_only: use only what was downloaded before, without the network.
+
+    Returns:
+        The policy.
+
+    Raises:
+        ArgumentError: if an argument has the wrong type.
+        SharingError: if there is no policy of that name.
+        PolicyFileError: if it is damaged, was not written by this library, or has another schema.
+    """
+    path = fetched(
+        name,
+        revision=revision,
+        token=token,
+        endpoint=endpoint,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    return Policy.load(path)
 
 
 def fetched(
@@ -102,17 +138,17 @@ def fetched(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The path of a policy file: the file itself, that in a folder, or a copy of the Hub's.
+    """The path of a policy file on this machine, downloaded from the Hub if need be; for arguments see `pretrained`.
 
     Raises:
-        ArgumentError: if an argument has another type.
-        SharingError: if there is none.
+        ArgumentError: if an argument has the wrong type.
+        SharingError: if there is no policy of that name.
     """
     path = arguments.path("name", name)
     _check_access(revision, token, endpoint)
     cache = arguments.optional(arguments.path)("cache_dir", cache_dir)
     local_files_only = arguments.flag("local_files_only", local_files_only)
-    if os.path.isfile(path):  # where the system cannot even look, it is none
+    if os.path.isfile(path):  # False also where the system cannot look
         return path
     if os.path.isdir(path):
         if os.path.isfile(path / POLICY_FILE):
@@ -120,9 +156,13 @@ def fetched(
         raise SharingError(
             f"the folder holds no {POLICY_FILE}", given=os.fspath(name), cure="Give the path of the policy file itself."
         )
-    cure = f"Give a policy file, a folder that holds {POLICY_FILE}, or a repository of the Hub, 'you/name'."
+    cure = f"Give a policy file, a folder that holds {POLICY_FILE}, or a repository on the Hub, 'you/name'."
     if not isinstance(name, str) or not is_repository(name):
-        raise SharingError("there is no policy file, and no repository of that name", given=os.fspath(name), cure=cure)
+        raise SharingError(
+            "there is no such policy file, and this cannot be the name of a repository",
+            given=os.fspath(name),
+            cure=cure,
+        )
     try:
         found = _api(token, endpoint).hf_hub_download(
             name,
@@ -133,9 +173,9 @@ def fetched(
         )
     except _FAILURES as error:
         raise SharingError(
-            f"there is no policy file here, and the Hub gave none: {_told(error)}",
+            f"there is no such policy file here, and none could be downloaded from the Hub: {_message_of(error)}",
             given=name + (f" at {revision}" if revision else ""),
-            cure=f"{cure} For a private one log in with `hf auth login` or pass token=.",
+            cure=f"{cure} For a private repository log in with `hf auth login` or pass token=.",
         ) from error
     return Path(found)
 
@@ -143,8 +183,22 @@ def fetched(
 def _check_access(revision: Any, token: Any, endpoint: Any) -> None:
     for name, value in (("revision", revision), ("endpoint", endpoint)):
         arguments.optional(arguments.text)(name, value)
-    if not isinstance(token, bool):  # which the client takes too: False for none
+    if not isinstance(token, bool):  # the client also takes a flag: False for no token
         arguments.optional(arguments.text)("token", token)
+
+
+def _figures_of(policy: Policy, evaluation: Path, base_model: str | None) -> Figures:
+    if os.path.exists(evaluation) and not os.path.isfile(evaluation):
+        cure = "Give the file that `ertacache evaluate` wrote."
+        raise SharingError("the evaluation is not a file", given=os.fspath(evaluation), cure=cure)
+    figures = read(policy, evaluation)
+    if figures.model and base_model not in (None, figures.model):
+        raise SharingError(
+            "the evaluation is about another model",
+            given=f"base_model={base_model!r}, measured on {figures.model!r}",
+            cure="Leave base_model out: the card then names the model that was measured.",
+        )
+    return figures
 
 
 def _files(policy: Policy, text: str, figures: Figures | None) -> dict[str, bytes]:
@@ -157,14 +211,23 @@ def _files(policy: Policy, text: str, figures: Figures | None) -> dict[str, byte
     return files
 
 
+def _commit(api: HfApi, repo_id: str, files: Mapping[str, bytes], title: str, revision: str | None) -> str:
+    """Upload the files in one commit, without leaving the figures of an earlier policy; the URL of the commit."""
+    stale = {EVALUATION_FILE, PROMPTS_FILE}.difference(files) & set(api.list_repo_files(repo_id, revision=revision))
+    added = [CommitOperationAdd(name, content) for name, content in files.items()]
+    removed = [CommitOperationDelete(name) for name in sorted(stale)]
+    done = api.create_commit(repo_id, [*added, *removed], commit_message=title, revision=revision)
+    return str(done.commit_url)
+
+
 def _api(token: str | None, endpoint: str | None) -> HfApi:
-    # The client reads the variable when it is imported, long before anybody says where to go.
+    # The client itself reads the variable only once, when it is imported.
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     return HfApi(endpoint=endpoint.rstrip("/"), token=token, library_name="ertacache", library_version=__version__)
 
 
-def _told(error: Exception) -> str:
-    """What the client says, in one line: it begins with a bare status and the address, and ends with advice."""
+def _message_of(error: Exception) -> str:
+    """The client's message in one line: its first two lines, the status with the address, and the reason."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith("For more information")]
-    return " ".join(said[:2]) or type(error).__name__
+    relevant = [line for line in lines if line and not line.startswith("For more information")]
+    return " ".join(relevant[:2]) or type(error).__name__

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ertacache.report.evaluation import worst_first
-from ertacache.report.figures import prompt_by_prompt, quality_against_cost
-from ertacache.report.page import Case, Cases, Grid, Page, Plot, Section, write
+from ertacache.presenting.page import Case, Cases, Grid, Page, Plot, Section, write
+from ertacache.presenting.quality_plots import prompt_by_prompt, quality_against_cost
+from ertacache.presenting.worst_cases import worst_first
 
 SIZE, FRAMES = 48, 8
 GREYS = {"full": 0.2, "aligned": 0.6, "fewer steps": 0.9}

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ertacache.evaluation.plots import contact_sheet, write_clip
+from ertacache.presenting.films import write_film
+from ertacache.presenting.pictures import contact_sheet
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def clips():
 
 
 def test_a_film_shows_all_clips_in_step(clips, tmp_path):
-    write_clip(clips, tmp_path / "clips.mp4", fps=8, enlarge=2)
+    write_film(clips, tmp_path / "clips.mp4", fps=8, enlarge=2)
     frames = imageio.imread(tmp_path / "clips.mp4")
     assert frames.shape == (9, 64, 64, 3)
     assert frames[0].max() < 40
@@ -42,8 +43,8 @@ def test_a_film_that_cannot_be_encoded_leaves_the_old_one_alone(clips, tmp_path,
 
     path = tmp_path / "clips.mp4"
     path.write_bytes(b"the old film")
-    monkeypatch.setattr("ertacache.evaluation.plots.mp4", fail)
+    monkeypatch.setattr("ertacache.presenting.films.mp4", fail)
     with pytest.raises(RuntimeError, match="no codec"):
-        write_clip(clips, path, fps=8)
+        write_film(clips, path, fps=8)
     assert path.read_bytes() == b"the old film"
     assert list(tmp_path.iterdir()) == [path]

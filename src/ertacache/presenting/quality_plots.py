@@ -1,4 +1,4 @@
-"""The plots of a report."""
+"""Plots of quality: against cost, and prompt by prompt."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from ertacache.evaluation.plots import PLAIN, plain_legend
 from ertacache.metrics import interval
+from ertacache.presenting.plot_style import LITERAL, literal_legend
 from ertacache.untrusted_text import visible
 
 
 class Series(Protocol):
-    """What one way to generate measured: a number for each prompt in each list."""
+    """What was measured of one way to generate: each list holds one number per prompt."""
 
     @property
     def name(self) -> str: ...
@@ -26,7 +26,7 @@ class Series(Protocol):
 
 
 def quality_against_cost(rows: Sequence[Series]) -> Figure:
-    """Mean PSNR over median speedup with 95 % intervals of the mean, the single prompts faint behind it."""
+    """Plot mean PSNR (dB, with 95 % intervals of the mean) over median speedup; single prompts are faint points."""
     figure, axis = _axis(6.4, 4.2)
     drawn = {}
     for number, row in enumerate(rows):
@@ -36,12 +36,15 @@ def quality_against_cost(rows: Sequence[Series]) -> Figure:
         bars = [[mean - low], [high - mean]]
         drawn[row.name] = axis.errorbar([median(row.speedup)], [mean], yerr=bars, fmt="o", color=colour, capsize=4)
     axis.set(xlabel="speedup of denoising, measured", ylabel="PSNR against the full run, dB")
-    plain_legend(axis, drawn)
+    literal_legend(axis, drawn)
     return figure
 
 
 def prompt_by_prompt(ours: Series, theirs: Series) -> Figure:
-    """Every prompt as a point: PSNR of one way over that of another; above the diagonal the first is nearer."""
+    """Plot each prompt as a point: PSNR of ``ours`` over that of ``theirs``, in dB.
+
+    Above the diagonal ``ours`` is nearer to the full run. The three prompts where it does worst are numbered, from 1.
+    """
     figure, axis = _axis(4.4, 4.2)
     ends = [min(*ours.psnr, *theirs.psnr) - 1, max(*ours.psnr, *theirs.psnr) + 1]
     axis.plot(ends, ends, color="#888888", linewidth=1)
@@ -49,8 +52,8 @@ def prompt_by_prompt(ours: Series, theirs: Series) -> Figure:
     for k in np.argsort(np.subtract(ours.psnr, theirs.psnr))[: 3 if len(ours.psnr) > 3 else 0]:
         at = theirs.psnr[k], ours.psnr[k]
         axis.annotate(str(k + 1), at, fontsize=7, xytext=(3, -8), textcoords="offset points")
-    axis.set_xlabel(f"{visible(theirs.name)}, dB", **PLAIN)
-    axis.set_ylabel(f"{visible(ours.name)}, dB", **PLAIN)
+    axis.set_xlabel(f"{visible(theirs.name)}, dB", **LITERAL)
+    axis.set_ylabel(f"{visible(ours.name)}, dB", **LITERAL)
     axis.set(xlim=ends, ylim=ends, aspect="equal")
     return figure
 

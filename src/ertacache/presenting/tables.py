@@ -1,4 +1,4 @@
-"""Comparisons and policies as tables for the terminal."""
+"""Comparisons, evaluations, profiles and policies as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from rich.text import Text
 from ertacache.policy import Policy
 from ertacache.untrusted_text import visible
 
-if TYPE_CHECKING:  # a plain install has no metrics, but can show a policy
+if TYPE_CHECKING:  # a plain install has no metrics, but can still show a policy
     from ertacache.calibration import Profile
     from ertacache.evaluation.comparison import Row
     from ertacache.evaluation.measuring import Measured
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:
-    """A comparison as a table: the first row is the full run."""
+    """One row per variant: steps, speedup, quality against the full run.
+
+    Args:
+        rows: what `ertacache.evaluation.comparison.compare` returned: the full run first.
+    """
     table = Table(title=f"{len(rows[0].psnr)} held-out prompts" if len(rows[0].psnr) > 1 else None)
     table.add_column("")
     for name in ("steps computed", "speedup, denoising", "PSNR, dB", "SSIM"):
         table.add_column(name, justify="right")
     for number, row in enumerate(rows):
         quality = ("", "") if number == 0 else (f"{row.mean_psnr():.1f}", f"{row.mean_ssim():.3f}")
-        table.add_row(_as_it_is(row.name), str(row.computed_steps), f"{row.median_speedup():.2f}x", *quality)
+        table.add_row(_literal(row.name), str(row.computed_steps), f"{row.median_speedup():.2f}x", *quality)
     return table
 
 
 def evaluation_table(rows: Sequence[Measured]) -> Table:
-    """One row for each variant: speedup of denoising and of the whole call, extra memory, quality.
+    """One row per variant: speedup of denoising and of the whole call, extra memory, quality.
 
-    The 95 % interval is that of the mean PSNR; "motion" is the relative error of the change between frames.
+    The 95 % interval is that of the mean PSNR. "motion", for clips, is the relative error of the change between frames.
+
+    Args:
+        rows: what `ertacache.evaluation.evaluate.evaluate` returned; at least one.
     """
     from ertacache.metrics import interval
 
@@ -55,14 +62,18 @@ def evaluation_table(rows: Sequence[Measured]) -> Table:
             *([f"{fmean(row.motion):.3f}"] if clips else []),
             *[f"{fmean(row.more[name]):.3f}" for name in more],
         ]
-        table.add_row(_as_it_is(row.name), *cells)
+        table.add_row(_literal(row.name), *cells)
     return table
 
 
 def frontier_table(profile: Profile) -> Table:
-    """The policies of a profile: steps, seconds on its machine, and the quality that is to be expected.
+    """One row per policy of a profile: steps, seconds on the machine of the calibration, expected quality.
 
-    The 95 % interval is that of the mean PSNR; every prompt was judged by weights that were fitted on the others.
+    The 95 % interval is that of the mean PSNR. Quality is leave-one-out: each prompt is measured with weights fitted
+    on the others.
+
+    Args:
+        profile: the profile.
     """
     from ertacache.metrics import interval
 
@@ -86,7 +97,7 @@ def frontier_table(profile: Profile) -> Table:
 
 
 def policy_facts(policy: Policy) -> Table:
-    """What a policy is, what it was made for, and what its calibration cost and measured."""
+    """Facts about a policy: its method and steps, what it was made for, what calibration cost and measured."""
     record, origin = policy.calibration, policy.origin
     table = Table(show_header=False, box=None, pad_edge=False)
     facts = {
@@ -101,8 +112,8 @@ def policy_facts(policy: Policy) -> Table:
         facts["error"] = f"{record.error:.4f} of the final latent, on the calibration prompts"
     if record.psnr:
         facts["quality"] = (
-            f"PSNR {fmean(record.psnr):.1f} dB, SSIM {fmean(record.ssim):.4f} against the full run, in the mean over "
-            "the calibration prompts, each by weights fitted on the others"
+            f"PSNR {fmean(record.psnr):.1f} dB, SSIM {fmean(record.ssim):.4f} against the full run, means over "
+            "the calibration prompts, each held out of the fit in turn"
         )
     if record.seconds is not None:
         facts["time"] = f"{record.seconds:.3g} s a call, on the machine of the calibration"
@@ -113,15 +124,15 @@ def policy_facts(policy: Policy) -> Table:
         facts["guidance"] = f"{guidance or 'none'}; {origin.calls_per_step} denoiser calls a step"
         facts["latent"] = " x ".join(map(str, origin.latent_shape))
     for name, value in [*facts.items(), *(("note", note) for note in record.notes)]:
-        table.add_row(f"[bold]{name}[/bold]", _as_it_is(value))
+        table.add_row(f"[bold]{name}[/bold]", _literal(value))
     return table
 
 
 def policy_steps(policy: Policy) -> Table:
-    """A policy step by step: computed or cached, from which steps it is predicted or corrected, the error after it."""
+    """One row per step: noise level, computed or cached, the steps it is predicted from, their factors, the error."""
     contrasted = any(p.contrast_factors for p in policy.predictions.values())
     table = Table(
-        "step", "noise level", "", "from steps", "factors", *(["of the contrast"] if contrasted else []), "error"
+        "step", "noise level", "", "from steps", "factors", *(["contrast factors"] if contrasted else []), "error"
     )
     levels = policy.origin.noise_levels if policy.origin else ()
     cached = set(policy.cached_steps)
@@ -156,6 +167,6 @@ def _signed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:+.3f}" for value in values)
 
 
-def _as_it_is(text: str) -> Text:
-    """A cell of what others wrote, brackets and all; a string would be read as markup."""
+def _literal(text: str) -> Text:
+    """A cell that shows untrusted text literally; a plain string would be parsed as markup."""
     return Text(visible(text))

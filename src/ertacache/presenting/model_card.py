@@ -1,4 +1,4 @@
-"""The model card of a policy: how to use it, what it was made for, what it costs, and how to measure that again."""
+"""The model card of a policy: how to use it, what it was made for, its quality, and how to measure that again."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ertacache.policy import Policy
-from ertacache.sharing.figures import Figures
-from ertacache.sharing.names import EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE
+from ertacache.presenting.repository import EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE, Figures
 from ertacache.untrusted_text import visible
 
 FEW_PROMPTS = 8
-"""Below so many an interval over prompts is a guess, and the card says so."""
+"""With fewer prompts, an interval over prompts is unreliable, and the card says so."""
 
 
 def card(policy: Policy, repo_id: str, *, figures: Figures | None = None, base_model: str | None = None) -> str:
-    """The card as Markdown with a head of YAML.
+    """The card, as Markdown with a YAML head.
 
     Args:
-        policy: what it is about.
-        repo_id: where it is to be found.
-        figures: what was measured of it.
-        base_model: the Hub id of the model that it is for, or an embedded pipeline's name; by default the one that was
-            measured.
+        policy: the policy.
+        repo_id: its repository on the Hub.
+        figures: what was measured; without them the card says that nothing was.
+        base_model: the Hub id of the model that the policy is for, or the name of an embedded pipeline, ``zoo:flux``;
+            by default the one in ``figures``.
     """
     model = base_model or (figures.model if figures else None)
     shown = f"the small pipeline `{model}` of ertacache" if (model or "").startswith("zoo:") else model
@@ -47,7 +46,7 @@ def card(policy: Policy, repo_id: str, *, figures: Figures | None = None, base_m
 def _head(model: str | None) -> str:
     about: dict[str, Any] = {"library_name": "ertacache", "tags": ["ertacache", "diffusers"]}
     if model is not None and not model.startswith("zoo:"):
-        # Without the relation the Hub lists a policy as a finetune of the model.
+        # Without the relation the Hub would list the policy as a finetune of the model.
         about |= {"base_model": model, "base_model_relation": "adapter"}
     return ModelCardData(**about).to_yaml()
 
@@ -65,23 +64,23 @@ def _usage(policy: Policy, repo_id: str, model: str | None, figures: Figures | N
         if figures is not None:
             imports.insert(0, "import torch")
             opened = f'{opened[:-1]}, dtype=torch.{figures.dtype}).to("{figures.device}")'
-    told = {"num_inference_steps": policy.num_inference_steps, **_call(policy, figures)}
+    settings = {"num_inference_steps": policy.num_inference_steps, **_call(policy, figures)}
     lines = [
         *imports,
         "",
         f"pipe = {opened}",
         f'policy = ertacache.Policy.from_pretrained("{repo_id}")',
         "with ertacache.accelerated(pipe, policy):",
-        f'    result = pipe("your prompt", {", ".join(f"{name}={value!r}" for name, value in told.items())})',
+        f'    result = pipe("your prompt", {", ".join(f"{name}={value!r}" for name, value in settings.items())})',
     ]
     return "\n".join(["## Use", "", "```python", *lines, "```"])
 
 
 def _call(policy: Policy, figures: Figures | None) -> dict[str, Any]:
-    """The arguments of a call that the policy fits: the guidance, and all that the measured ones were given."""
+    """The arguments of a call for this policy: its guidance, and those that the measured calls had."""
     guidance: dict[str, Any] = dict(policy.origin.guidance) if policy.origin else {}
     if guidance.get("guidance_scale_2") == guidance.get("guidance_scale"):
-        guidance.pop("guidance_scale_2", None)  # it follows the first, and pipelines of one expert refuse it
+        guidance.pop("guidance_scale_2", None)  # it defaults to the first, and pipelines with one denoiser refuse it
     given = {**guidance, **(figures.arguments if figures else {})}
     return {name: value for name, value in given.items() if name.isidentifier()}
 
@@ -91,14 +90,14 @@ def _settings(policy: Policy) -> str:
     steps = str(policy.num_inference_steps)
     facts = {
         "method": policy.method.name,
-        "steps": steps + (f", begun at step {policy.first_step}" if policy.first_step else ""),
+        "steps": steps + (f", starting at step {policy.first_step}" if policy.first_step else ""),
         "computed steps": ", ".join(map(str, policy.computed_steps)),
     }
-    lead = "It was written by hand, and is not checked against the pipeline."
+    lead = "This policy was written by hand: it is not checked against the pipeline."
     if origin is not None:
         lead = (
-            "With another denoiser, adapter or scheduler, or another number of steps, a call is refused with what "
-            "differs; where the policy was fitted, with other noise levels or guidance too."
+            "A call with another denoiser, adapter, scheduler or number of steps is refused, and the error names the "
+            "difference. If the policy was fitted, so is a call with other noise levels or guidance."
         )
         adapters = [name for denoiser in origin.denoisers.values() for name in denoiser.adapters]
         facts |= {
@@ -123,7 +122,7 @@ def _settings(policy: Policy) -> str:
 
 
 def _quality(figures: Figures, model: str | None) -> str:
-    from ertacache.metrics import interval  # figures are read only where the metrics are installed
+    from ertacache.metrics import interval  # figures exist only where the metrics are installed
 
     digits, count = {"PSNR, dB": 1, "SSIM": 4}, len(figures.prompts)
     lines: list[str] = []
@@ -137,8 +136,8 @@ def _quality(figures: Figures, model: str | None) -> str:
             mean, low, high = (f"{value:.{digits.get(name, 3)}f}" for value in (fmean(numbers), *interval(numbers)))
             cells.append(f"{mean} ({low} to {high})")
         lines.append(_row("this policy" if row is figures.rows[0] else row.name, f"{row.median_speedup:.2f}x", *cells))
-    few = f" {count} of them make a check, not a measurement." if count < FEW_PROMPTS else ""
-    said = (
+    few = f" {count} prompts are a check, not a measurement." if count < FEW_PROMPTS else ""
+    text = (
         f"Against the full run, on the prompts of [{PROMPTS_FILE}]({PROMPTS_FILE}): means with 95 % intervals over "
         f"prompts (bootstrap), and the median speedup on one machine ({_text(figures.device)}, "
         f"{_text(figures.dtype)}).{few} "
@@ -149,16 +148,16 @@ def _quality(figures: Figures, model: str | None) -> str:
     given = [part for name, value in figures.arguments.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     given += ["--limit", str(count), "--seed", str(figures.seed)]
     given += ["--device", figures.device, "--dtype", figures.dtype]
-    return "\n".join(["## Quality", "", *lines, "", said, "", *_command(model, given)])
+    return "\n".join(["## Quality", "", *lines, "", text, "", *_command(model, given)])
 
 
 def _unmeasured(model: str | None) -> str:
-    said = f"Not measured. With prompts of your own in `{PROMPTS_FILE}`, one a line, this measures it:"
-    return "\n".join(["## Quality", "", said, "", *_command(model, [])])
+    text = f"Not measured. With prompts of your own in `{PROMPTS_FILE}`, one per line, this measures it:"
+    return "\n".join(["## Quality", "", text, "", *_command(model, [])])
 
 
 def _command(model: str | None, given: list[str]) -> list[str]:
-    """The command that measures; what it writes has a name of its own, so that both can be compared."""
+    """The command that measures the policy; it writes to a file with another name, so that both can be compared."""
     parts = ["ertacache", "evaluate", model or "MODEL", POLICY_FILE, "--prompts", PROMPTS_FILE, *given]
     return ["```sh", shlex.join([*parts, "--out", "again.json"]), "```"]
 
@@ -168,11 +167,11 @@ def _row(*cells: str) -> str:
 
 
 def _text(text: str) -> str:
-    r"""What others wrote, as Markdown that shows it as it is, in one line.
+    r"""Untrusted text as one line of Markdown that shows it literally.
 
     >>> _text("a_b and *c*\n<d>")
     'a_b and \\*c\\* \\<d\\>'
     """
     line = " ".join(visible(text).split())
     line = re.sub(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
-    return re.sub(r"^(\d*)([-+#.)])(?=[\s-]|$)", r"\1\\\2", line)  # these would begin a list or a heading
+    return re.sub(r"^(\d*)([-+#.)])(?=[\s-]|$)", r"\1\\\2", line)  # those would begin a list or a heading

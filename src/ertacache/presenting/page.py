@@ -1,4 +1,4 @@
-"""What a report is made of, and how it becomes one file: nothing in it comes from outside."""
+"""The parts of an HTML report, and how it becomes one self-contained file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from ertacache._version import __version__
 from ertacache.files import written_whole
 from ertacache.output_paths import kept_somewhere
-from ertacache.report.media import Film, film_of, inline_svg, picture_uri
+from ertacache.presenting.inline_media import Film, film_of, inline_svg, picture_uri
 from ertacache.untrusted_text import visible
 
 
@@ -27,9 +27,9 @@ class Grid:
     """A table.
 
     Args:
-        head: the columns' names, or none.
-        rows: its cells, as text.
-        caption: what it shows.
+        head: the names of the columns; empty for a table without a head.
+        rows: the cells, as text.
+        caption: what the table shows.
     """
 
     kind: ClassVar[str] = "grid"
@@ -39,24 +39,24 @@ class Grid:
 
     @classmethod
     def of(cls, table: Table) -> Grid:
-        """The table that the terminal shows."""
+        """The same table as the terminal shows."""
         columns = [[_text(cell) for cell in column.cells] for column in table.columns]
         head = [_text(column.header) for column in table.columns] if table.show_header else []
         return cls(head, list(zip(*columns, strict=True)), _text(table.title or ""))
 
 
 def _text(cell: Any) -> str:
-    """What a terminal shows of a cell."""
+    """A cell as plain text, as a terminal shows it."""
     return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing.
+    """A plot.
 
     Args:
-        figure: of matplotlib; its black becomes the page's text colour.
-        label: what it shows, for those who cannot see it.
+        figure: a matplotlib figure; black becomes the page's text colour.
+        label: what it shows, for screen readers.
         caption: how to read it.
     """
 
@@ -67,7 +67,7 @@ class Plot:
 
     @cached_property
     def svg(self) -> str:
-        """The drawing as markup."""
+        """The plot as SVG markup."""
         return inline_svg(self.figure)
 
 
@@ -76,11 +76,12 @@ class Case:
     """One prompt, generated in several ways.
 
     Args:
-        prompt: its text.
-        note: which one it is: the worst, the median.
-        pictures: for each way's name, float (channels, height, width) in 0 .. 1; clips with frames first.
-        figures: for each way's name, how it is told from the full run: "31.4 dB".
-        fps: of clips, frames a second.
+        prompt: the text of the prompt.
+        note: its rank among all prompts, such as "the worst of 32".
+        pictures: for the name of each way to generate, float (3, height, width) in 0 .. 1, or a clip,
+            (frames, 3, height, width).
+        figures: for names of ways, the quality to print below, such as "31.4 dB".
+        fps: of clips, frames per second.
     """
 
     prompt: str
@@ -91,17 +92,17 @@ class Case:
 
     @property
     def is_clip(self) -> bool:
-        """Whether it moves."""
+        """Whether the pictures are clips."""
         return next(iter(self.pictures.values())).ndim == 4
 
     @cached_property
     def film(self) -> Film:
-        """All its clips side by side in one film, so that they cannot but play in step."""
+        """All clips side by side in one film: that way they always play in step."""
         return film_of(self.pictures, self.fps)
 
     @cached_property
     def uris(self) -> dict[str, str]:
-        """Its pictures, each as an address that holds it."""
+        """The pictures, each as a ``data:`` URI."""
         return {name: picture_uri(picture) for name, picture in self.pictures.items()}
 
     @property
@@ -113,12 +114,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """Prompts to look at, two ways at a time under a slider.
+    """Prompts to look at: for each, two ways to generate on either side of a slider.
 
     Args:
-        cases: all with the same ways.
-        left: the way that is shown left of the slider at first.
-        right: and right of it.
+        cases: at least one, all with the same ways to generate.
+        left: the way shown left of the slider at first.
+        right: the way shown right of it at first.
     """
 
     kind: ClassVar[str] = "cases"
@@ -128,18 +129,18 @@ class Cases:
 
     @property
     def names(self) -> list[str]:
-        """The ways to generate."""
+        """The names of the ways to generate."""
         return list(self.cases[0].pictures)
 
     @property
     def are_clips(self) -> bool:
-        """Whether they move."""
+        """Whether the pictures are clips."""
         return self.cases[0].is_clip
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it: paragraphs, tables, plots, cases."""
+    """A heading with its content: paragraphs, tables, plots, cases."""
 
     title: str
     parts: Sequence[str | Grid | Plot | Cases]
@@ -150,9 +151,9 @@ class Page:
     """A report.
 
     Args:
-        title: its heading.
-        lead: what it is, in a sentence or two.
-        sections: what it shows.
+        title: the heading of the page.
+        lead: what the page shows, in a sentence or two.
+        sections: the content.
     """
 
     title: str
@@ -161,12 +162,20 @@ class Page:
 
 
 def write(page: Page, path: str | os.PathLike[str]) -> None:
-    """Write a report as one HTML file, whole or not at all."""
+    """Write a report as one HTML file, whole or not at all.
+
+    Args:
+        page: the report.
+        path: the file to write. If that fails, the page goes to a temporary folder, and the error says where.
+
+    Raises:
+        OutputError: if it cannot be written there.
+    """
     environment = Environment(
-        loader=PackageLoader("ertacache.report"),
+        loader=PackageLoader("ertacache.presenting"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_visible_text,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -180,6 +189,6 @@ def write(page: Page, path: str | os.PathLike[str]) -> None:
     kept_somewhere(Path(path), write_text)
 
 
-def _shown(value: Any) -> Any:
-    """What takes the place of an expression: text as it can be seen; markup of this package as it is."""
+def _visible_text(value: Any) -> Any:
+    """What the template prints for a value: control characters in text made visible, markup unchanged."""
     return visible(value) if type(value) is str else value

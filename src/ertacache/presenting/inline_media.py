@@ -1,4 +1,4 @@
-"""Pictures, clips and plots as text that an HTML page can hold."""
+"""Pictures, clips and plots as text that an HTML page can contain."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import torch
@@ -16,23 +15,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ertacache.evaluation.plots import CACHED, COMPUTED, mp4, pixels_of
+from ertacache.presenting.films import mp4
+from ertacache.presenting.pictures import pixels_of
+from ertacache.presenting.plot_style import CACHED, COMPUTED
 
 LOSSLESS_UP_TO = 512
-"""Pictures larger than this many pixels on a side are compressed with loss: a page is to be sent by mail."""
+"""Pictures with a side longer than this many pixels are compressed with loss, so that a page can be sent by mail."""
 _LEAST_WIDTH = 192
 _COLOURS = {"#000000": "currentColor", COMPUTED: "var(--computed)", CACHED: "var(--cached)"}
-"""Of plots, and what they are called in the page, whose dark form has others."""
+"""Colours of plots, and the page's names for them: its dark scheme has other values."""
 _TAG = re.compile(r"<[^>]*>")
 _COLOUR = re.compile("|".join(_COLOURS))
 _ID = re.compile(r'(\bid="|url\(#|xlink:href="#)')
 
 
 def picture_uri(picture: Tensor) -> str:
-    """A picture as a ``data:`` address: PNG, large ones WebP of high quality.
+    """A picture as a ``data:`` URI: PNG, or WebP of high quality if it is large.
 
     Args:
-        picture: float (channels, height, width) in 0 .. 1.
+        picture: float (3, height, width) in 0 .. 1.
     """
     image = Image.fromarray(pixels_of(picture).numpy())
     small = max(image.size) <= LOSSLESS_UP_TO
@@ -46,10 +47,10 @@ class Film:
     """Clips side by side in one film.
 
     Args:
-        uri: the film as a ``data:`` address, MP4.
+        uri: the film as a ``data:`` URI, MP4.
         frames: how many.
-        fps: frames a second.
-        width: of each clip in the film, in pixels; the k-th begins at k times that.
+        fps: frames per second.
+        width: of each clip in the film, in pixels; clip k begins at column k * width.
         height: in pixels.
     """
 
@@ -63,34 +64,38 @@ class Film:
 def film_of(clips: Mapping[str, Tensor], fps: int) -> Film:
     """Put clips side by side into one film.
 
-    Small clips are enlarged, since films keep colours at half the resolution.
+    Small clips are enlarged, since films store colours at half the resolution.
 
     Args:
-        clips: each float (frames, channels, height, width) in 0 .. 1, all of one shape.
-        fps: frames a second.
+        clips: each float (frames, 3, height, width) in 0 .. 1, all of one shape.
+        fps: frames per second.
     """
     frames, _, height, width = next(iter(clips.values())).shape
     enlarged = max(2, -(-_LEAST_WIDTH // width)) if width < 2 * _LEAST_WIDTH else 1
     film = pixels_of(torch.cat(list(clips.values()), dim=-1), enlarged)
-    # Every frame may be sought; little loss, so that what is seen is the clip's own.
+    # Every frame is a key frame, for seeking; little loss, so that artefacts seen are the clip's own.
     content = mp4(film, fps, quality=None, output_params=["-crf", "12", "-g", "1", "-movflags", "+faststart"])
     return Film(_data_uri(content, "video/mp4"), int(frames), fps, int(width * enlarged), int(height * enlarged))
 
 
 def inline_svg(figure: Figure) -> str:
-    """A figure as SVG markup to stand in a page: black in the page's text colour, no background, ids of its own."""
+    """A figure as SVG markup for a page: black becomes the page's text colour, the background transparent.
+
+    Its ids are unique to the figure, so that several can stand in one page.
+    """
     written = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ertacache"}):  # the same figure, the same text
+    # A fixed salt and no date: the same figure gives the same text.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ertacache"}):
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = _in_tags(_COLOUR, lambda colour: _COLOURS[colour[0]], svg)
+    svg = _replace_in_tags(_COLOUR, lambda colour: _COLOURS[colour[0]], svg)
     prefix = f"plot-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
-    return _in_tags(_ID, rf"\g<1>{prefix}", svg)
+    return _replace_in_tags(_ID, rf"\g<1>{prefix}", svg)
 
 
-def _in_tags(pattern: re.Pattern[str], new: Any, svg: str) -> str:
-    """What stands between tags are labels, which may look like anything."""
+def _replace_in_tags(pattern: re.Pattern[str], new: str | Callable[[re.Match[str]], str], svg: str) -> str:
+    """Replace inside of tags only: the text between them is labels, which may look like anything."""
     return _TAG.sub(lambda tag: pattern.sub(new, tag[0]), svg)
 
 

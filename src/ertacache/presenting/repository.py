@@ -1,0 +1,40 @@
+"""What a policy's repository on the Hugging Face Hub holds: its files, and the figures that its card shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a plain install has no metrics, but can share a policy without figures
+    from ertacache.evaluation.measuring import Measured
+
+POLICY_FILE = "policy.safetensors"
+CARD_FILE = "README.md"
+EVALUATION_FILE = "evaluation.json"
+PROMPTS_FILE = "prompts.txt"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one policy, and of fewer steps beside it, without paths of the machine that measured.
+
+    Args:
+        version: of the ertacache that measured.
+        model: the name of an embedded pipeline or a Hub id; None for a folder, which means nothing elsewhere.
+        arguments: of every call, without the number of steps.
+        prompts: their texts.
+        seed: of the first prompt; each prompt's seed is one higher than that of the one before.
+        device: the kind of device: cpu, cuda, mps.
+        dtype: float32, bfloat16 or float16.
+        rows: the policy's first.
+    """
+
+    version: str
+    model: str | None
+    arguments: Mapping[str, Any]
+    prompts: Sequence[str]
+    seed: int
+    device: str
+    dtype: str
+    rows: Sequence[Measured]
