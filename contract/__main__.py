@@ -1,6 +1,6 @@
-"""Run every case and write docs/support.md and docs/support.json: ``python -m contract``; an hour, and resumable.
+"""Run every case and write docs/support.json and docs/support.md: ``python -m contract``; an hour, and resumable.
 
-With names of cases, or parts of them, only those are run and told, and nothing is written.
+With names of cases, or parts of names, only those cases are run and printed, and nothing is written.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from contract.check import Outcome, check
 from contract.families import CASES
-from contract.page import page_of, pipeline_of, row_of
+from contract.page import PAGE, RECORD, page_of, pipeline_of, row_of, to_json
 
 ROOT = Path(__file__).parents[1]
 SWEPT = (
@@ -37,11 +37,11 @@ SWEPT = (
     "LatentConsistencyModel",
     "AnimateDiff",
 )
-"""The cases that are run with all schedulers, one for each kind of grid."""
+"""The cases that are run with every scheduler: one for each kind of timestep grid."""
 
 
 def outcome_of(name: str, folder: Path) -> tuple[str, Outcome]:
-    """Of a case, or what is kept of it."""
+    """The pipeline class and the outcome of a case, from ``folder`` if it was run before."""
     path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
     if not path.exists():
         found = pipeline_of(CASES[name]), asdict(check(CASES[name], schedulers=name in SWEPT))
@@ -52,7 +52,7 @@ def outcome_of(name: str, folder: Path) -> tuple[str, Outcome]:
 
 
 def main(parts: list[str]) -> None:
-    """See the top."""
+    """Run the cases, or those whose names contain one of ``parts``."""
     code = hashlib.sha256()
     for file in sorted([*ROOT.glob("contract/**/*.py"), *ROOT.glob("src/**/*.py")]):
         if file.name not in ("page.py", "__main__.py"):
@@ -65,9 +65,8 @@ def main(parts: list[str]) -> None:
             found[name] = outcome_of(name, folder)
             print(row_of(name, *found[name]), flush=True)
     if not parts:
-        (ROOT / "docs/support.md").write_text(page_of(found), encoding="utf-8")
-        data = {name: dict(outcome.around) for name, (_, outcome) in found.items() if outcome.around}
-        (ROOT / "docs/support.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        RECORD.write_text(to_json(found), encoding="utf-8")
+        PAGE.write_text(page_of(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

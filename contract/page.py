@@ -1,40 +1,69 @@
-"""docs/support.md, written from what the contract finds."""
+"""Writes docs/support.md from docs/support.json, where the contract records its outcomes.
+
+python -m contract.page     # write the page again from what is recorded; runs nothing
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import diffusers
 
 from contract.case import Case
 from contract.check import Outcome
 
+DOCS = Path(__file__).parents[1] / "docs"
+RECORD, PAGE = DOCS / "support.json", DOCS / "support.md"
+
+Found = Mapping[str, tuple[str, Outcome]]
+"""For each case, its pipeline class and its outcome."""
+
 INTRODUCTION = """# What works
 
-Written by `python -m contract` (half an hour, resumable); do not edit. Every row was run: a tiny pipeline of the class,
-with random weights, held to the contract of `contract/check.py`. With nothing cached its output is bit-identical;
-exactly the steps that are to be computed are computed; calls in a row, of another batch size or resolution, or after an
-interrupted one do not touch each other; afterwards nothing is left on the pipeline; a calibrated policy is followed,
-saved, loaded, and refused by another model. What is refused, is refused with one line that says why.
+**{works} pipeline classes of diffusers can be accelerated, {refused} are refused with a one-line reason, and {left}
+were not tried. Of {changes:,} changes made after calibration, none spoiled the picture without a message.**
 
-A pipeline is run with the scheduler that it comes with; where the last column names others, with all that it runs with.
-The levels are what can be cached (see [method.md](method.md)). Where a pipeline is not calibrated, policies made by
-hand, such as evenly spaced ones, still work. Quality is not shown here: [pipelines.md](pipelines.md) does that.
+Every row was run, on a tiny pipeline of the class with random weights. So this page shows what runs, not how good the
+pictures are: see [pipelines.md](pipelines.md) for quality. `python -m contract` runs everything again and writes this
+page (half an hour, resumable).
+
+A class works if it keeps the contract of `contract/check.py`:
+
+- With nothing cached, the output is bit-identical; otherwise, exactly the steps of the policy are computed.
+- Calls do not affect each other: in a row, with another batch size or resolution, after an interrupted call.
+- Afterwards nothing is left on the pipeline.
+- A calibrated policy is followed, saved and loaded; on another model it is refused.
 """
 
 
-AROUND = """A policy is calibrated on a pipeline as it is; then one thing is changed on another one of the same build,
-and the call is made again. *Refused*: with the reason, before the picture is made. *Noted*: the call's report says what
-is otherwise. *Right*: nothing is said, and the picture is as near to the full run of the changed pipeline as it was
-before the change, up to a factor of 1.5. A silent one that is farther off fails the contract. Changes that leave the
-pipeline's own output as it is are not counted, but for those that must not be refused. Every outcome is in
-[support.json](support.json).
+WORKS = """*Levels* are what can be cached ([method.md](method.md)): `all` stands for `velocity`, `output` and `hidden`.
+Where a pipeline cannot be calibrated, policies made by hand still work, such as evenly spaced ones. Each pipeline ran
+with its own scheduler; some also ran with all others, and the second table lists those that work.
+"""
+
+
+CHANGES = """A policy is calibrated on one pipeline. Then one thing is changed on another pipeline of the same build,
+and the call is repeated.
+
+- *Refused*: an error gives the reason before the picture is made.
+- *Noted*: the call's report names the change.
+- *Right*: no message, and the picture is as close to the changed pipeline's full run as before the change, up to a
+  factor of 1.5.
+- *Silent*: no message, and the picture is farther off. This fails the contract.
+
+Changes that do not alter the pipeline's own output are not counted, except those that must not be refused. All outcomes
+are in [support.json](support.json).
 """
 KINDS = {
-    "^argument ": "an argument that says how strongly to guide, condition or adapt",
+    "^argument ": "an argument that sets the strength of guidance, conditioning or an adapter",
     "^setting scheduler\\.": "the scheduler's configuration",
     "^setting guider": "the guider's configuration",
     "^setting ": "the pipeline's configuration",
@@ -43,9 +72,9 @@ KINDS = {
     "^size: ": "another size",
     " steps$": "another number of steps",
     "^weights": "the weights of one kind of parameter, in one layer",
-    "^numpy|^fused proj|^sliced|^channels": "only the form: numpy scalars, fused projections, sliced attention, layout",
+    "^numpy|^fused proj|^sliced|^channels": "form only: numpy scalars, fused projections, sliced attention, layout",
 }
-"""Kinds of changes, by patterns of their names; the rest are what stands behind the model's name."""
+"""Kinds of changes, by patterns of their names; otherwise, the part of the name after that of the model."""
 
 
 def exported() -> list[str]:
@@ -58,57 +87,118 @@ def exported() -> list[str]:
     return found
 
 
-def row_of(case: str, pipeline: str, outcome: Outcome) -> str:
-    """One case, as a row without its schedulers; what the tests compare."""
-    plain = pipeline.removesuffix("Pipeline").lower() == "".join(filter(str.isalnum, case)).lower()
-    what = f"| {pipeline} | {case.partition(', ')[2] or ('' if plain else case)} | "
-    if not outcome.works:
-        return f"{what}{_reason(outcome.refusal)} |"
-    calibrated = f"no: {_reason(outcome.calibration)}" if outcome.calibration else "yes"
-    return f"{what}{', '.join(outcome.levels)} | {calibrated} |"
+def pipeline_of(case: Case) -> str:
+    """The class of a case's pipeline, as users write it."""
+    return type(case.build()).__name__
 
 
-def _reason(message: str) -> str:
+def reason_of(message: str) -> str:
     """An error's reason, without what was given and the cure."""
     return message.partition(" (given: ")[0]
 
 
-def page_of(found: Mapping[str, tuple[str, Outcome]]) -> str:
-    """The whole page.
+def to_json(found: Found) -> str:
+    """The record."""
+    record = {case: {"pipeline": pipeline, **asdict(outcome)} for case, (pipeline, outcome) in found.items()}
+    for fields in record.values():
+        fields["schedulers"], fields["around"] = dict(fields["schedulers"]), dict(fields["around"])
+    return json.dumps(record, indent=1) + "\n"
 
-    Args:
-        found: for each case, its pipeline class, and what came of it.
-    """
+
+def from_json(text: str) -> dict[str, tuple[str, Outcome]]:
+    """What the record holds."""
+    return {case: (fields.pop("pipeline"), outcome_from(fields)) for case, fields in json.loads(text).items()}
+
+
+def outcome_from(fields: Mapping[str, Any]) -> Outcome:
+    """An outcome from the fields of the record."""
+    return Outcome(
+        fields["refusal"],
+        tuple(fields["levels"]),
+        fields["calibration"],
+        tuple(fields["schedulers"].items()),
+        tuple(fields["around"].items()),
+    )
+
+
+def row_of(case: str, pipeline: str, outcome: Outcome) -> str:
+    """One case as a row of the first table, or as a row with the reason if it is refused."""
+    what = f"| {pipeline} | {_variant(case, pipeline)} |"
+    if not outcome.works:
+        return f"{what} {reason_of(outcome.refusal)} |"
+    levels = "all" if len(outcome.levels) == 3 else ", ".join(outcome.levels)
+    return f"{what} {levels} | {f'no: {reason_of(outcome.calibration)}' if outcome.calibration else 'yes'} |"
+
+
+def _variant(case: str, pipeline: str) -> str:
+    """What sets the case apart from others of its class; "" for the plain one."""
+    plain = pipeline.removesuffix("Pipeline").lower() == "".join(filter(str.isalnum, case)).lower()
+    return case.partition(", ")[2] or ("" if plain else case)
+
+
+def page_of(found: Found) -> str:
+    """The whole page."""
     works = {case: row for case, row in found.items() if row[1].works}
     refused = {case: row for case, row in found.items() if not row[1].works}
-    classes = sorted({pipeline for pipeline, _ in works.values()})
-    tried = {pipeline for pipeline, _ in found.values()}
-    left = [name for name in exported() if name not in tried]
-    lines = [
-        INTRODUCTION,
-        f"## Works: {len(classes)} classes\n",
-        "| pipeline | case | levels | calibrated | other schedulers that it was run with |",
-        "|---|---|---|---|---|",
+    classes = {pipeline for pipeline, _ in works.values()}
+    left = [name for name in exported() if name not in {pipeline for pipeline, _ in found.values()}]
+    introduction = INTRODUCTION.format(
+        works=len(classes),
+        refused=len({pipeline for pipeline, _ in refused.values()} - classes),
+        left=len(left),
+        changes=sum(len(outcome.around) for _, outcome in found.values()),
+    )
+    lines = [introduction, f"## Works: {len(classes)} classes\n", WORKS]
+    lines += ["| pipeline | case | levels | calibrated |", "|---|---|---|---|"]
+    lines += [row_of(case, *row) for case, row in works.items()]
+    lines += [
+        "\nOther schedulers that work:\n",
+        "| pipeline | case | schedulers |",
+        "|---|---|---|",
+        *_schedulers(works),
     ]
-    for case, (pipeline, outcome) in works.items():
-        others = ", ".join(name.removesuffix("Scheduler") for name, reason in outcome.schedulers if not reason)
-        lines.append(f"{row_of(case, pipeline, outcome)} {others} |")
-    lines += ["\n## Refused\n", "| pipeline | case | why |", "|---|---|---|"]
-    lines += [row_of(case, pipeline, outcome) for case, (pipeline, outcome) in refused.items()]
-    reasons = sorted({(name, _reason(why)) for _, o in works.values() for name, why in o.schedulers if why})
-    lines += ["\n## Schedulers that are refused\n", "| scheduler | why |", "|---|---|"]
-    lines += [f"| {name} | {reason} |" for name, reason in reasons]
+    lines += ["\n## Refused\n", "| why | pipelines |", "|---|---|", *_refused(refused)]
+    lines += ["\n## Schedulers that are refused\n", "| scheduler | why | with |", "|---|---|---|"]
+    lines += _refused_schedulers(works)
     lines += [
         f"\n## Not tried: {len(left)} classes\n",
-        "No tiny pipeline of these was made. The same code serves or refuses them, by what it sees and not by names.\n",
-        ", ".join(left) + ".",
+        "There is no tiny pipeline of these. The same code accepts or refuses them by behaviour, not by name.\n",
+        textwrap.fill(f"{', '.join(left)}.", 120, break_long_words=False, break_on_hyphens=False),
     ]
-    lines += around_of(found)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _changes(found)) + "\n"
 
 
-def around_of(found: Mapping[str, tuple[str, Outcome]]) -> list[str]:
-    """What came of the changes around calls, a row for each kind of change."""
+def _schedulers(works: Found) -> list[str]:
+    """The other schedulers with which a case was run and works."""
+    rows = []
+    for case, (pipeline, outcome) in works.items():
+        names = [name.removesuffix("Scheduler") for name, reason in outcome.schedulers if not reason]
+        if names:
+            rows.append(f"| {pipeline} | {_variant(case, pipeline)} | {', '.join(names)} |")
+    return rows
+
+
+def _refused(refused: Found) -> list[str]:
+    """The pipelines that are refused, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for case, (pipeline, outcome) in refused.items():
+        variant = _variant(case, pipeline)
+        by_reason.setdefault(reason_of(outcome.refusal), []).append(f"{pipeline} ({variant})" if variant else pipeline)
+    return [f"| {reason} | {', '.join(names)} |" for reason, names in by_reason.items()]
+
+
+def _refused_schedulers(works: Found) -> list[str]:
+    """The schedulers that pipelines refuse, by reason."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for pipeline, outcome in works.values():
+        for name, why in outcome.schedulers:
+            if why:
+                by_reason.setdefault((name, reason_of(why)), []).append(pipeline)
+    return [f"| {name} | {why} | {', '.join(dict.fromkeys(by_reason[name, why]))} |" for name, why in sorted(by_reason)]
+
+
+def _changes(found: Found) -> list[str]:
+    """The outcomes of changes after calibration, a row for each kind of change."""
     counts: dict[str, Counter[str]] = {}
     classes: dict[str, set[str]] = {}
     for pipeline, outcome in found.values():
@@ -116,12 +206,16 @@ def around_of(found: Mapping[str, tuple[str, Outcome]]) -> list[str]:
             kind = _kind_of(change)
             counts.setdefault(kind, Counter())[came] += 1
             classes.setdefault(kind, set()).add(pipeline)
-    lines = ["\n## Around a call\n", AROUND, "| what is changed | classes | refused | noted | right | silent |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines = ["\n## Changes after calibration\n", CHANGES]
+    lines += ["| what is changed | classes | refused | noted | right | silent |", "|---|---|---|---|---|---|"]
     for kind in sorted(counts):
-        cells = [str(counts[kind][came]) for came in ("refused", "noted", "right")]
-        lines.append(f"| {kind} | {len(classes[kind])} | {' | '.join(cells)} | 0 |")
+        cells = _cells(counts[kind], ("refused", "noted", "right", "silent"))
+        lines.append(f"| {kind} | {len(classes[kind])} | {cells} |")
     return lines
+
+
+def _cells(counts: Counter[str], outcomes: Sequence[str]) -> str:
+    return " | ".join(str(counts[outcome]) for outcome in outcomes)
 
 
 def _kind_of(change: str) -> str:
@@ -132,6 +226,5 @@ def _kind_of(change: str) -> str:
     return change.partition(": ")[2] or change
 
 
-def pipeline_of(case: Case) -> str:
-    """The class of a case's pipeline, as users write it."""
-    return type(case.build()).__name__
+if __name__ == "__main__":
+    PAGE.write_text(page_of(from_json(RECORD.read_text(encoding="utf-8"))), encoding="utf-8")
