@@ -1,4 +1,4 @@
-"""Whether a result can be written is known before the work; what was made is kept where its place turned out bad."""
+"""Output paths are checked before the work; a result that cannot be written to its place is kept elsewhere."""
 
 import tempfile
 from pathlib import Path
@@ -20,12 +20,12 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     assert "is a folder" in refused(tmp_path)
     assert "a file, not a folder" in refused(tmp_path / "file" / "a.png")
     assert "File name too long" in refused(tmp_path / ("a" * 300))
-    assert "is no file" in refused(Path("/dev/null"))
+    assert "is not a file" in refused(Path("/dev/null"))
     assert "cannot be written" in refused(Path("/proc/nowhere/a.png"))
     assert "'.png'" not in refused(tmp_path / "a.xyz", [".png", ".jpg"])
     assert "nothing can be written as .xyz" in refused(tmp_path / "a.xyz", [".png", ".jpg"])
     assert "ends in .png, .jpg" in refused(tmp_path / "a", [".png", ".jpg"])
-    assert "another file" in refused(tmp_path / "file", besides=[None, tmp_path / "x" / ".." / "file"])
+    assert "also another file" in refused(tmp_path / "file", besides=[None, tmp_path / "x" / ".." / "file"])
     for folder in (tmp_path / "file", Path("/proc/nowhere")):
         with pytest.raises(OutputError):
             checked_folder(folder)
@@ -40,7 +40,7 @@ def test_a_disk_that_is_full_or_read_only_is_noticed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_left_of_a_check(tmp_path):
+def test_a_check_leaves_nothing_behind(tmp_path):
     (tmp_path / "there.PNG").write_text("old")
     checked_output(tmp_path / "there.PNG", [".png"], besides=[tmp_path / "other"])
     checked_output(tmp_path / "a" / "b" / "c.png")
@@ -49,7 +49,7 @@ def test_nothing_is_left_of_a_check(tmp_path):
     assert (tmp_path / "there.PNG").read_text() == "old"
 
 
-def test_what_was_made_goes_to_another_place_and_the_error_names_it(tmp_path, monkeypatch):
+def test_a_result_goes_to_another_place_and_the_error_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     bad = tmp_path / "gone" / "a.txt"
 
@@ -65,7 +65,7 @@ def test_what_was_made_goes_to_another_place_and_the_error_names_it(tmp_path, mo
     assert kept_somewhere(tmp_path / "a.txt", write) == tmp_path / "a.txt"
 
 
-def test_what_can_be_written_nowhere_is_the_first_error():
+def test_where_no_place_works_the_first_error_is_raised():
     def write(path):
         raise ZeroDivisionError(path.parent.name)
 

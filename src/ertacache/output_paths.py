@@ -1,4 +1,4 @@
-"""Where results go: known before the work that it can be written, and another place for them if it cannot after all."""
+"""Output paths: checked before the work, and a fallback folder for results that cannot be written after it."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ Written = TypeVar("Written")
 
 
 def checked_output(path: Path, suffixes: Sequence[str] = (), besides: Sequence[str | Path | None] = ()) -> Path:
-    """A path that a file can be written to; to be asked before the work whose result goes there.
+    """Check, before the work, that a file can be written to a path.
 
     Args:
-        path: of the file; neither it nor its folder need be there, and neither is made now.
-        suffixes: the endings it may have, the usual one first; any if there are none.
-        besides: the other files that are read or written with it, none of which it may be.
+        path: path of the file; the file and its folder need not exist, and are not created.
+        suffixes: the suffixes it may have, the usual one first; empty for any.
+        besides: the other files that the work reads or writes; the path must differ from them.
 
     Returns:
         The path.
 
     Raises:
-        OutputError: if it cannot be written.
+        OutputError: if the file cannot be written.
     """
     with _refusing(path):
         if path.is_dir():
             raise OutputError("the output is a folder", given=path, cure="Give the name of a file, in it or elsewhere.")
         if path.exists() and not path.is_file():
-            raise OutputError("the output is there, and is no file", given=path, cure="Give the name of a file.")
+            raise OutputError("the output exists, and is not a file", given=path, cure="Give the name of a file.")
         if suffixes and path.suffix.lower() not in suffixes:
             raise OutputError(
-                f"nothing can be written as {path.suffix}" if path.suffix else "the name of the output has no ending",
+                f"nothing can be written as {path.suffix}" if path.suffix else "the name of the output has no suffix",
                 given=path,
                 cure=f"Give a name that ends in {', '.join(suffixes)}.",
             )
         if path.resolve() in [Path(other).resolve() for other in besides if other is not None]:
-            raise OutputError("the output is another file of this command too", given=path, cure="Give another name.")
+            raise OutputError("the output is also another file of this command", given=path, cure="Give another name.")
         _try(path.parent)
     return path
 
 
 def checked_folder(path: Path) -> Path:
-    """A folder that files can be written to; it need not be there, and is not made now.
+    """Check, before the work, that files can be written to a folder; it need not exist, and is not created.
 
     Raises:
         OutputError: if nothing can be written there.
@@ -67,12 +67,12 @@ def _refusing(path: Path) -> Iterator[None]:
         raise OutputError(
             f"the output cannot be written: {error.strerror or error}",
             given=path,
-            cure="Choose a place that you may write to, with room enough.",
+            cure="Choose a place that you may write to, with enough room.",
         ) from error
 
 
 def _try(folder: Path) -> None:
-    """Make a file in the folder, and take it away again with the folders that had to be made for it."""
+    """Create a file in the folder, and remove it with the folders that had to be created for it."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, not a folder")
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -82,34 +82,34 @@ def _try(folder: Path) -> None:
             pass
     finally:
         for each in missing:
-            with suppress(OSError):  # it was not made, or is in use by now
+            with suppress(OSError):  # it was not created, or is in use by now
                 each.rmdir()
 
 
 def kept_somewhere(target: Path, write: Callable[[Path], Written]) -> Written:
-    """Write what it took work to make, and to another place where its own turns out bad.
+    """Write a result; if its place fails, write it to the temporary folder, so that the work is not lost.
 
     Args:
-        target: where it belongs, a file or a folder.
-        write: given a path, writes there.
+        target: the file or folder to write.
+        write: writes the result to the path that it is given.
 
     Returns:
-        What ``write`` does.
+        What ``write`` returns.
 
     Raises:
-        OutputError: if it is in the temporary folder instead, which the error names.
+        OutputError: if the result is in the temporary folder; the error names the path.
     """
     try:
         return write(target)
     except Exception as error:
-        told = error.what if isinstance(error, OutputError) else f"the output cannot be written: {error}"
+        what = error.what if isinstance(error, OutputError) else f"the output cannot be written: {error}"
         refuge = Path(tempfile.gettempdir(), f"ertacache-{secrets.token_hex(4)}")
         try:
             refuge.mkdir(mode=0o700)
             write(refuge / target.name)
-        except Exception:  # it is not the place that is bad, or all places are
+        except Exception:  # the place is not the cause, or no place works
             shutil.rmtree(refuge, ignore_errors=True)
             raise error from None
         raise OutputError(
-            told, given=target, cure=f"What was made is not lost: it is at {refuge / target.name}."
+            what, given=target, cure=f"What was made is not lost: it is at {refuge / target.name}."
         ) from error

@@ -1,4 +1,4 @@
-"""Text from outside: files as editors save them, arguments in any locale, and what a terminal can show of it."""
+"""Text that comes from outside: decoding files and arguments, and escaping it before it is shown."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import suppress
 
 from ertacache.errors import ArgumentError
 
-# Control characters but tab and newline, line separators, what turns the direction of writing, and half characters,
-# which stand for bytes that the locale could not decode.
+# Control characters except tab and newline, line separators, marks that change the direction of writing, and lone
+# surrogates, which stand for bytes that the locale could not decode.
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def decoded(content: bytes, name: str) -> str:
-    """The text of a file: UTF-8 with a byte order mark or without, or UTF-16 with one; whatever the locale is.
+    """Decode a text file: UTF-8 with or without a byte order mark, or UTF-16 with one; the locale does not matter.
 
     Args:
-        content: of the file.
-        name: of the file, for errors.
+        content: content of the file.
+        name: name of the file, for errors.
 
     Raises:
-        ArgumentError: if it is neither.
+        ArgumentError: if it is neither encoding.
     """
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -43,10 +43,10 @@ def decoded(content: bytes, name: str) -> str:
 
 
 def typed(argument: str) -> str:
-    """An argument of the command line as it was typed, where the locale could not decode it.
+    """Decode an argument of the command line as UTF-8 if the locale could not decode it.
 
     Raises:
-        ArgumentError: if it is not UTF-8 either.
+        ArgumentError: if it is not UTF-8.
     """
     try:
         return _decoded_after_all(argument)
@@ -59,7 +59,7 @@ def typed(argument: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""A text with what cannot be seen, or would be obeyed by a terminal, written out.
+    r"""Escape invisible characters and those that a terminal would obey.
 
     >>> visible("red\x1b[31m")
     'red\\x1b[31m'
@@ -70,7 +70,7 @@ def visible(text: str) -> str:
 
 
 def _decoded_after_all(text: str) -> str:
-    """Bytes that the locale could not decode, and Python therefore keeps as half characters, as UTF-8."""
+    """Decode as UTF-8 the bytes that the locale could not decode, which Python keeps as lone surrogates."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8")
 
 

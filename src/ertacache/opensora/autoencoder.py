@@ -1,4 +1,4 @@
-"""The autoencoder of Open-Sora 1.2: frames one by one to latents, then latents chunk by chunk in time."""
+"""The autoencoder of Open-Sora 1.2: a spatial one for single frames, then a temporal one for chunks of them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ertacache.opensora.temporal_autoencoder import TemporalAutoencoder
 
 
 class AutoencoderOpenSora(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """A spatial ``AutoencoderKL`` within a causal temporal autoencoder.
+    """A spatial ``AutoencoderKL`` inside a causal temporal autoencoder.
 
-    Latents are what the denoiser sees: shifted and scaled. The arithmetic is that of ``OpenSoraVAE_V1_2`` in
+    Latents are shifted and scaled, as the denoiser expects them. The arithmetic is that of ``OpenSoraVAE_V1_2`` in
     https://github.com/hpcaitech/Open-Sora/tree/v1.2.0, whose published weights `convert_autoencoder` reads. Defaults
     are those of the published model.
 
     Args:
-        latent_channels: of both autoencoders.
-        spatial_channels: of each level of the spatial one, which halves height and width between two levels.
-        spatial_layers: residual blocks of its levels.
-        spatial_norm_groups: of its group norms.
-        spatial_scaling_factor: what its latents are multiplied with.
-        temporal_channels: of each level of the temporal one.
-        temporal_layers: residual blocks of its levels.
-        temporal_halves: for each gap between two levels, whether frames are halved there.
-        temporal_norm_groups: of its group norms.
-        micro_frame_size: frames that the temporal one takes together; None for all.
-        micro_batch_size: frames that the spatial one takes together, which saves memory; None for all.
+        latent_channels: channels of the latents of both autoencoders.
+        spatial_channels: channels of each level of the spatial one, which halves height and width between levels.
+        spatial_layers: residual blocks per level of the spatial one.
+        spatial_norm_groups: groups of its group norms.
+        spatial_scaling_factor: factor on its latents.
+        temporal_channels: channels of each level of the temporal one.
+        temporal_layers: residual blocks per level of the temporal one.
+        temporal_halves: for each gap between two levels, whether the number of frames is halved there.
+        temporal_norm_groups: groups of its group norms.
+        micro_frame_size: frames that the temporal one encodes together; None for all.
+        micro_batch_size: frames that the spatial one encodes together, which saves memory; None for all.
         shift, scale: mean and standard deviation of the latents, for each channel.
     """
 
@@ -72,21 +72,21 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def spatial_compression(self) -> int:
-        """Pixels along a side for one latent."""
+        """Pixels along a side per latent."""
         return int(2 ** (len(self.config.spatial_channels) - 1))
 
     def latent_frames(self, num_frames: int) -> int:
-        """How many latent frames there are for so many frames: 5 for each 17, and a quarter of the rest."""
+        """Number of latent frames of a clip: 5 for each 17 frames, and a quarter of the rest, rounded up."""
         return sum(-(-frames // self.temporal.compression) for frames in self._chunks(num_frames))
 
     def _chunks(self, num_frames: int) -> list[int]:
-        """The frames of each chunk that the temporal autoencoder takes."""
+        """Number of frames of each chunk that the temporal autoencoder encodes together."""
         size = self.config.micro_frame_size or num_frames
         whole, rest = divmod(num_frames, size)
         return [size] * whole + [rest] * (rest > 0)
 
     def _batches(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, T, H, W) to batches (b, C, H, W) of frames."""
+        """Split (B, C, T, H, W) into batches (b, C, H, W) of frames."""
         images = frames.transpose(1, 2).flatten(0, 1)
         return torch.split(images, self.config.micro_batch_size or len(images))
 
@@ -104,8 +104,8 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):  # type: ignore[misc]
         Args:
             x: (B, 3, T, H, W) in [-1, 1], H and W multiples of ``spatial_compression``.
             return_dict: whether to wrap the result.
-            generator: of the sample that is drawn between the two autoencoders.
-            sample_posterior: whether one is drawn, as in the original, or its mean is taken.
+            generator: for the sample that is drawn between the two autoencoders.
+            sample_posterior: whether to draw that sample, as in the original, or to take the mean.
 
         Returns:
             The distribution of the latents, of shape (B, latent_channels, latent_frames(T), H / 8, W / 8).
@@ -133,18 +133,18 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):  # type: ignore[misc]
         Args:
             z: (B, latent_channels, t, h, w).
             return_dict: whether to wrap the result.
-            num_frames: of the clip, with ``latent_frames(num_frames) == t``; the most that fit if None.
+            num_frames: frames of the clip, with ``latent_frames(num_frames) == t``; by default the most that fit.
 
         Returns:
             The clip (B, 3, num_frames, 8 h, 8 w), about in [-1, 1].
 
         Raises:
-            OpenSoraError: if there are not as many latent frames as ``num_frames`` calls for.
+            OpenSoraError: if ``num_frames`` needs another number of latent frames.
         """
         num_frames = self._most_frames(z.shape[2]) if num_frames is None else num_frames
         if self.latent_frames(num_frames) != z.shape[2]:
             raise OpenSoraError(
-                "the latents are not those of so many frames",
+                "the number of latent frames does not fit num_frames",
                 given=f"{z.shape[2]} latent frames, num_frames={num_frames}",
                 cure=f"{num_frames} frames have {self.latent_frames(num_frames)} latent frames.",
             )
@@ -173,5 +173,5 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 
 def _clips(images: Tensor, batch: int) -> Tensor:
-    """(B T, C, H, W) to (B, C, T, H, W)."""
+    """Reshape (B T, C, H, W) to (B, C, T, H, W)."""
     return images.reshape(batch, -1, *images.shape[1:]).transpose(1, 2)

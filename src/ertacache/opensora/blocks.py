@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 
 class OpenSoraAttention(nn.Module):
-    """Multi-head attention, of tokens to each other or to a caption.
+    """Multi-head attention of tokens to each other, or to a caption.
 
     Args:
         dim: channels.
-        heads: their number; it divides ``dim``.
+        heads: number of heads; it divides ``dim``.
         qk_norm: whether queries and keys are normalised by head.
     """
 
@@ -40,7 +40,7 @@ class OpenSoraAttention(nn.Module):
 
         Args:
             hidden_states: (B, N, dim).
-            encoder_hidden_states: (B, L, dim), what to attend to; by default the tokens themselves.
+            encoder_hidden_states: (B, L, dim) tokens to attend to; by default ``hidden_states``.
             attention_mask: bool, broadcast to (B, heads, N, L), True where to attend.
             rotation: cosines and sines for queries and keys, each (N, dim / heads).
 
@@ -62,13 +62,13 @@ class OpenSoraAttention(nn.Module):
 
 
 class OpenSoraBlock(nn.Module):
-    """One block; ``temporal`` says whether tokens see the other frames at their place, or the rest of their frame.
+    """One block; tokens attend to the same place in other frames if ``temporal``, else to the rest of their frame.
 
     Args:
         dim: channels.
-        heads: of both attentions.
-        mlp_ratio: inner channels of the feed-forward over ``dim``.
-        qk_norm: for the first attention; that to the caption has none.
+        heads: heads of both attentions.
+        mlp_ratio: inner channels of the feed-forward divided by ``dim``.
+        qk_norm: whether the self-attention normalises queries and keys; the attention to the caption does not.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, qk_norm: bool = True, temporal: bool = False):
@@ -92,7 +92,7 @@ class OpenSoraBlock(nn.Module):
         """Run the block.
 
         Args:
-            hidden_states: (B, T, S, dim), frames by places.
+            hidden_states: (B, T, S, dim): frames, and places in a frame.
             encoder_hidden_states: (B, L, dim), the projected caption.
             modulation: (B, 6, dim): shift, scale and gate of the attention, then of the feed-forward.
             attention_mask: (B, 1, 1, L) bool, True at the caption's tokens.
@@ -112,8 +112,8 @@ class OpenSoraBlock(nn.Module):
             attended = attended.transpose(1, 2)
         hidden_states = hidden_states + gate * attended
 
-        told = self.cross_attn(hidden_states.flatten(1, 2), encoder_hidden_states, attention_mask)
-        hidden_states = hidden_states + told.unflatten(1, hidden_states.shape[1:3])
+        attended = self.cross_attn(hidden_states.flatten(1, 2), encoder_hidden_states, attention_mask)
+        hidden_states = hidden_states + attended.unflatten(1, hidden_states.shape[1:3])
 
         normed = self.norm2(hidden_states) * (1 + scale_ff) + shift_ff
         return hidden_states + gate_ff * self.ff(normed)  # type: ignore[no-any-return]

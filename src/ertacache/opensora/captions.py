@@ -1,4 +1,4 @@
-"""From captions to what the denoiser is given, the null caption of guidance included."""
+"""Encodes captions for the denoiser, the null caption of guidance included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ertacache.opensora.errors import OpenSoraError
 
 
 class CaptionEncoder:
-    """The part of the pipeline that encodes captions."""
+    """Base class of the pipeline with the methods that encode captions."""
 
     # Open-Sora cleans captions in the same way as PixArt, in training and in sampling.
     bad_punct_regex = PixArtAlphaPipeline.bad_punct_regex
@@ -32,11 +32,11 @@ class CaptionEncoder:
         """Encode captions.
 
         Args:
-            prompt: one or several.
-            max_sequence_length: tokens to which they are cut or padded; by default those of the null caption, which
-                are 300 in the published model.
-            clean_caption: whether to clean them as in training, which needs ``beautifulsoup4`` and ``ftfy``; otherwise
-                they are only stripped and put in lower case.
+            prompt: one or several captions.
+            max_sequence_length: number of tokens that captions are cut or padded to; by default that of the null
+                caption, which is 300 in the published model.
+            clean_caption: clean captions as in training, which needs ``beautifulsoup4`` and ``ftfy``; otherwise they
+                are only stripped and lowercased.
 
         Returns:
             States (B, L, channels) and mask (B, L), 1 at the caption's tokens.
@@ -60,18 +60,18 @@ class CaptionEncoder:
         max_sequence_length: int | None = None,
         clean_caption: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Captions for the denoiser; for the arguments see ``__call__``.
+        """Encode the captions of both branches; for the arguments see ``__call__``.
 
-        Without a negative prompt the unconditional branch is given the transformer's null caption under the mask of
-        the prompt, as the original does: it sees as many tokens of it as the prompt has.
+        Without a negative prompt, the negative branch uses the transformer's null caption with the mask of the prompt,
+        as the original does: it attends to as many tokens as the prompt has.
 
         Returns:
-            States (B, L, channels) and mask (B, L), where B counts the negative branch, if there is one, and then the
-            prompts, each ``num_videos_per_prompt`` times.
+            States (B, L, channels) and mask (B, L). Along B come first the negative prompts, if there is guidance, then
+            the prompts, each ``num_videos_per_prompt`` times.
         """
         text = {"max_sequence_length": max_sequence_length, "clean_caption": clean_caption}
         if prompt_embeds is None:
-            assert prompt is not None  # check_call has seen to it
+            assert prompt is not None  # check_captions has checked it
             prompt_embeds, prompt_attention_mask = self.encode_text(prompt, **text)  # type: ignore[arg-type]
         assert prompt_attention_mask is not None
         states, masks = [prompt_embeds], [prompt_attention_mask]
@@ -95,7 +95,7 @@ class CaptionEncoder:
         batch, length, _ = states.shape
         if prompt is not None:
             return self.encode_text([prompt] * batch if isinstance(prompt, str) else prompt, **text)
-        null = at_hand(self.transformer, "null_caption")  # sequential offloading fetches it for ``forward`` only
+        null = at_hand(self.transformer, "null_caption")  # sequential offloading loads it for ``forward`` only
         if length > len(null):
             raise OpenSoraError(
                 "the null caption of this transformer is shorter than the prompts",

@@ -1,4 +1,4 @@
-"""From the published checkpoints of Open-Sora 1.2, by their own keys, to the models of this package."""
+"""Converts the published checkpoints of Open-Sora 1.2 to the models of this package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ertacache.opensora.transformer import STDiT3Transformer3DModel
 
 Model = TypeVar("Model", bound=nn.Module)
 Rules = Sequence[tuple[str, Sequence[str]]]
-"""A pattern for a published key, and our keys among which its tensor is split evenly along dimension 0."""
+"""Pairs of a pattern for a published key, and our keys that share its tensor, split evenly along dimension 0."""
 
 _BLOCK = r"((?:spatial|temporal)_blocks\.\d+)\."
 _WB = r"\.(weight|bias)"
@@ -77,16 +77,16 @@ AUTOENCODER_RULES: Rules = (
 def convert_transformer(
     config: Mapping[str, Any], published: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> STDiT3Transformer3DModel:
-    """The denoiser of ``hpcai-tech/OpenSora-STDiT-v3``.
+    """Convert the denoiser of ``hpcai-tech/OpenSora-STDiT-v3``.
 
     Args:
-        config: what its ``config.json`` says; what it does not say is as in the original.
+        config: the content of its ``config.json``; missing entries have the defaults of the original.
         published: its tensors by their published keys.
-        dtype: to which they are cast; their own if None.
+        dtype: dtype to cast the tensors to; by default they keep theirs.
 
     Raises:
-        OpenSoraError: if there are keys that the model does not know, keys that it lacks, tensors of another shape, or
-            frequencies other than ours.
+        OpenSoraError: if keys are unknown or missing, a tensor has another shape, or the checkpoint has other
+            frequencies.
     """
     dim, heads = config.get("hidden_size", 1152), config.get("num_heads", 16)
     ours = {
@@ -116,13 +116,13 @@ def convert_autoencoder(
     dtype: torch.dtype | None = None,
     spatial_config: Mapping[str, Any] | None = None,
 ) -> AutoencoderOpenSora:
-    """The autoencoder of ``hpcai-tech/OpenSora-VAE-v1.2``.
+    """Convert the autoencoder of ``hpcai-tech/OpenSora-VAE-v1.2``.
 
     Args:
-        config: what its ``config.json`` says.
-        published: its tensors by their published keys; older names of diffusers for the spatial part will do.
-        dtype: to which they are cast; their own if None.
-        spatial_config: of the spatial ``AutoencoderKL``, of which ``config`` says only where it came from; by default
+        config: the content of its ``config.json``.
+        published: its tensors by their published keys; the spatial part may have the older names of diffusers.
+        dtype: dtype to cast the tensors to; by default they keep theirs.
+        spatial_config: config of the spatial ``AutoencoderKL``, because ``config`` only names its source; by default
             that of the published model.
 
     Raises:
@@ -149,7 +149,7 @@ def convert_autoencoder(
 
 
 def _check_frequencies(key: str, theirs: Tensor, ours: Tensor) -> None:
-    """They are computed, not loaded; a checkpoint may hold them rounded to bfloat16, which is 1 part in 256."""
+    """Frequencies are computed, not loaded; a checkpoint may hold them rounded to bfloat16 (1 part in 256)."""
     if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, rtol=1 / 128, atol=0):
         raise OpenSoraError(
             f"the checkpoint was made with other frequencies: {key}",
@@ -159,10 +159,10 @@ def _check_frequencies(key: str, theirs: Tensor, ours: Tensor) -> None:
 
 
 def renamed(published: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, tuple[str, Tensor]], list[str]]:
-    """Tensors by our names.
+    """Rename published tensors.
 
     Returns:
-        For each of our names the published key and its tensor, or its share of it; and the keys that no rule knows.
+        For each of our names, the published key and its tensor (or its share of it); and the keys that match no rule.
     """
     ours, unknown = {}, []
     for key, tensor in published.items():
@@ -183,7 +183,7 @@ def _filled(
     rules: Rules,
     dtype: torch.dtype | None,
 ) -> Model:
-    """A model of this class whose every tensor is a published one, and which leaves none over."""
+    """Build a model of this class from published tensors; every tensor must be used, and none may be missing."""
     with torch.device("meta"):
         model = model_class(**config)
     expected = model.state_dict()

@@ -1,4 +1,4 @@
-"""Patches, and where they are: the patch embedding, spatial positions and temporal rotation of Open-Sora 1.2."""
+"""The patch embedding, the spatial positions and the temporal rotation of Open-Sora 1.2."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def inverse_frequencies(dim: int, device: torch.device | None = None) -> Tensor:
 def spatial_positions(
     rows: int, columns: int, dim: int, scale: float, dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor:
-    """Sines and cosines of where each patch is, the same for every size of clip up to ``scale``.
+    """Sines and cosines of the position of each patch.
 
     The grid is stretched to a square of ``round(sqrt(rows * columns))`` patches and then divided by ``scale``. The
-    first half of the channels tells the column, the second the row. The frequencies are rounded to ``dtype`` because
+    first half of the channels encodes the column, the second the row. The frequencies are rounded to ``dtype`` because
     the original does so too, in training and in sampling.
 
     Args:
         rows, columns: patches along height and width.
         dim: channels, a multiple of 4.
-        scale: side of the clip over the side that the model was trained for, both in pixels.
-        dtype: that of the weights.
+        scale: side of the clip divided by the side that the model was trained for, both in pixels.
+        dtype: dtype of the weights.
 
     Returns:
         (rows * columns, dim) of ``dtype``, in [-1, 1]; columns vary fastest.
@@ -52,7 +52,7 @@ def spatial_positions(
 def temporal_rotation(
     frames: int, dim: int, dtype: torch.dtype, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary embedding of frames, each for a pair of neighbouring channels.
+    """Cosines and sines of the rotary embedding of frames; two neighbouring channels share each angle.
 
     Positions, frequencies and angles are rounded to ``dtype``: see `spatial_positions`.
 
@@ -66,7 +66,7 @@ def temporal_rotation(
 
 
 class PatchEmbed3D(nn.Module):
-    """A linear map of each patch; sizes that the patch does not divide are padded with zeros at the end.
+    """A linear map of each patch; sizes that are no multiple of the patch are padded with zeros at the end.
 
     Args:
         patch_size: latent frames, rows and columns of a patch.

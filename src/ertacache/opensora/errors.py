@@ -1,4 +1,4 @@
-"""The error of this part: arguments or weights that Open-Sora cannot run with."""
+"""The exception of this package."""
 
 from __future__ import annotations
 

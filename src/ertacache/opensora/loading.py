@@ -1,4 +1,4 @@
-"""A pipeline from the published weights of Open-Sora 1.2, on the hub or in local folders."""
+"""Loads the published weights of Open-Sora 1.2, from the Hub or from local folders."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def load_opensora(
     *,
     dtype: torch.dtype = torch.bfloat16,
 ) -> OpenSoraPipeline:
-    """Load Open-Sora 1.2 as it was published.
+    """Load the published Open-Sora 1.2.
 
     Args:
         stdit: hub id or folder of the denoiser.
         vae: hub id or folder of the autoencoder.
         text_encoder: hub id or folder of T5.
-        tokenizer: hub id or folder of its tokenizer; by default where the text encoder is.
+        tokenizer: hub id or folder of its tokenizer; by default that of the text encoder.
         dtype: of all weights.
 
     Returns:
@@ -56,7 +56,7 @@ def load_opensora(
 
 
 def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What lies in a folder, or on the hub, in the layout of transformers.
+    """Read a checkpoint in the layout of transformers, from a folder or the Hub.
 
     Args:
         source: folder or hub id, with ``config.json`` and ``model.safetensors``, or an index of several such files.
@@ -88,7 +88,7 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
 
 
 def _spatial_config(config: dict[str, Any]) -> dict[str, Any] | None:
-    """The config of another spatial autoencoder than the published one, from where the checkpoint says it came from."""
+    """The config of the spatial autoencoder that the checkpoint names; None if it is the published one."""
     source = config.get("vae_2d") or {}
     if source.get("from_pretrained") in (None, _PUBLISHED_SPATIAL):
         return None

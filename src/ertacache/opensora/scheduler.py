@@ -1,4 +1,4 @@
-"""The sampler of Open-Sora 1.2: Euler steps of a rectified flow, on a grid that knows the size of the clip."""
+"""The sampler of Open-Sora 1.2: Euler steps of a rectified flow, on a grid that depends on the size of the clip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ertacache.opensora.errors import OpenSoraError
 
 @dataclass
 class OpenSoraRectifiedFlowSchedulerOutput(BaseOutput):  # type: ignore[misc]
-    """What a step gives.
+    """The result of a step.
 
     Attributes:
         prev_sample: the latents at the next noise level, shaped as the sample given.
@@ -28,16 +28,16 @@ class OpenSoraRectifiedFlowSchedulerOutput(BaseOutput):  # type: ignore[misc]
 class OpenSoraRectifiedFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """``x_t = (1 - sigma) x_0 + sigma noise``, stepped along the velocity ``x_0 - noise`` that the model predicts.
 
-    Mind the sign: diffusers' flow-matching models predict ``noise - x_0``, and its schedulers subtract where this one
+    Note the sign: diffusers' flow-matching models predict ``noise - x_0``, and its schedulers subtract where this one
     adds. The arithmetic is that of https://github.com/hpcaitech/Open-Sora/tree/v1.2.0/opensora/schedulers/rf.
 
     Args:
         num_train_timesteps: the timestep at pure noise; the model is given ``sigma`` times this.
         use_timestep_transform: whether larger and longer clips spend more steps at high noise.
         base_resolution: pixels of a frame for which the grid is uniform.
-        base_num_frames: latent frames likewise.
-        micro_frame_size: frames that the autoencoder encodes together,
-        micro_latent_frames: and the latent frames that it makes of them.
+        base_num_frames: latent frames of a clip for which the grid is uniform.
+        micro_frame_size: frames that the autoencoder encodes together.
+        micro_latent_frames: latent frames that it encodes them to.
 
     Attributes:
         timesteps: (T,) float32, falling from ``num_train_timesteps``.
@@ -65,16 +65,16 @@ class OpenSoraRectifiedFlowScheduler(SchedulerMixin, ConfigMixin):  # type: igno
 
     @property
     def step_index(self) -> int | None:
-        """The step that comes next, or None before the first."""
+        """Index of the next step; None before the first."""
         return self._step_index
 
     @property
     def begin_index(self) -> int | None:
-        """The step that comes first, if a pipeline has set it."""
+        """Index of the first step, if a pipeline has set it."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say which step comes first, so that it need not be found by its timestep."""
+        """Set the index of the first step, so that it is not looked up by its timestep."""
         self._begin_index = begin_index
 
     def set_timesteps(
@@ -86,16 +86,16 @@ class OpenSoraRectifiedFlowScheduler(SchedulerMixin, ConfigMixin):  # type: igno
         width: int | None = None,
         num_frames: int | None = None,
     ) -> None:
-        """Lay the grid of a run.
+        """Set the grid of noise levels of a run.
 
         Args:
-            num_inference_steps: T.
-            device: where ``timesteps`` go; ``sigmas`` stay on the CPU, as in diffusers.
+            num_inference_steps: number of steps T.
+            device: device of ``timesteps``; ``sigmas`` stay on the CPU, as in diffusers.
             height, width: of the clip in pixels.
             num_frames: of the clip, not of its latents; 1 for a still image.
 
         Raises:
-            OpenSoraError: if the transform needs the size of the clip and it is not given.
+            OpenSoraError: if ``use_timestep_transform`` is on and the size of the clip is not given.
         """
         ratio = torch.tensor(1.0)
         if self.config.use_timestep_transform:
@@ -109,7 +109,7 @@ class OpenSoraRectifiedFlowScheduler(SchedulerMixin, ConfigMixin):  # type: igno
         self._lay(num_inference_steps, ratio, device)
 
     def ratio(self, height: int, width: int, num_frames: int) -> Tensor:
-        """How much the clip exceeds the one with a uniform grid: in side, times the root of its latent frames.
+        """How much larger the clip is than one with a uniform grid: in side, times the root of its latent frames.
 
         Only whole chunks of frames are counted, as in the original. Clips shorter than one chunk, for which the
         original divides by zero, count as one latent frame.
@@ -124,8 +124,8 @@ class OpenSoraRectifiedFlowScheduler(SchedulerMixin, ConfigMixin):  # type: igno
         return in_space * in_time
 
     def _lay(self, steps: int, ratio: Tensor, device: str | torch.device | None) -> None:
-        # In float32 and in this order, to the last bit as the original: the embedding of a timestep near 1000 turns one
-        # rounding of it into an error of 6e-5.
+        # In float32 and in this order, to match the original to the last bit: the embedding of a timestep near 1000
+        # turns one rounding error into an error of 6e-5.
         last = self.config.num_train_timesteps
         uniform = torch.tensor([(1 - i / steps) * last for i in range(steps + 1)]) / last
         self.sigmas = ratio * uniform / (1 + (ratio - 1) * uniform)
@@ -135,10 +135,10 @@ class OpenSoraRectifiedFlowScheduler(SchedulerMixin, ConfigMixin):  # type: igno
         self._begin_index = None
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
-        """The step whose timestep this is.
+        """Find the index of a timestep.
 
         Raises:
-            OpenSoraError: if it is none of ``timesteps``.
+            OpenSoraError: if it is not among ``timesteps``.
         """
         timesteps = self.timesteps if schedule_timesteps is None else schedule_timesteps
         places = (timesteps == torch.as_tensor(timestep, device=timesteps.device)).nonzero()
@@ -155,7 +155,7 @@ class OpenSoraRectifiedFlowScheduler(SchedulerMixin, ConfigMixin):  # type: igno
 
         Args:
             model_output: the velocity ``x_0 - noise``, shaped as ``sample``.
-            timestep: one of ``timesteps``; it is looked up at the first step only.
+            timestep: one of ``timesteps``; looked up at the first step only.
             sample: the latents at this step.
             return_dict: whether to wrap the result.
 
@@ -171,7 +171,7 @@ class OpenSoraRectifiedFlowScheduler(SchedulerMixin, ConfigMixin):  # type: igno
         return OpenSoraRectifiedFlowSchedulerOutput(prev_sample) if return_dict else (prev_sample,)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """``(1 - sigma) x_0 + sigma noise`` at any timesteps, whether or not on the grid.
+        """``(1 - sigma) x_0 + sigma noise`` at any timesteps, on the grid or not.
 
         Args:
             original_samples, noise: (B, ...), of one shape.
@@ -183,7 +183,7 @@ class OpenSoraRectifiedFlowScheduler(SchedulerMixin, ConfigMixin):  # type: igno
         return noised
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """`add_noise` under the name that diffusers gives it for flows."""
+        """The same as `add_noise`, under the name that diffusers uses for flows."""
         return self.add_noise(sample, noise, timestep)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The temporal autoencoder of Open-Sora 1.2: causal convolutions that shorten latents fourfold in time.
+"""The temporal autoencoder of Open-Sora 1.2: causal convolutions that reduce the number of frames to a quarter.
 
 The arithmetic is that of ``VAE_Temporal`` in https://github.com/hpcaitech/Open-Sora/tree/v1.2.0/opensora/models/vae.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class CausalConv3d(nn.Conv3d):
-    """A convolution that sees no later frame: all padding in time is in front, all padding is zeros.
+    """A convolution that sees no later frame: padding in time is in front only. All padding is zeros.
 
     Args:
         kernel_size: odd, the same for time, height and width.
@@ -32,7 +32,7 @@ class CausalConv3d(nn.Conv3d):
 
 
 class CausalResnetBlock(nn.Module):
-    """Twice norm, SiLU and convolution, added to the input."""
+    """Norm, SiLU and convolution, twice, added to the input."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class CausalResnetBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one width, with the convolution that changes the frame count, if there is one."""
+    """The residual blocks of one width, and the convolution that changes the number of frames, if there is one."""
 
     def __init__(self, resnets: list[CausalResnetBlock], resample: CausalConv3d | None) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Level(nn.Module):
         self.resample = resample
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Run the residual blocks alone."""
+        """Run the residual blocks only."""
         for resnet in self.resnets:
             hidden_states = resnet(hidden_states)
         return hidden_states
@@ -76,7 +76,7 @@ def _level(
 
 
 class TemporalEncoder(nn.Module):
-    """Frames to moments; the levels stand in order of execution. For the arguments see `TemporalAutoencoder`."""
+    """Encodes frames to moments; the levels are in order of execution. For the arguments see `TemporalAutoencoder`."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class TemporalEncoder(nn.Module):
 
 
 class TemporalDecoder(nn.Module):
-    """Latents to frames; the levels are numbered as in the encoder and so run backwards."""
+    """Decodes latents to frames; the levels are numbered as in the encoder, and run in reverse order."""
 
     def __init__(
         self,
@@ -145,14 +145,14 @@ class TemporalDecoder(nn.Module):
 
 
 class TemporalAutoencoder(nn.Module):
-    """Shortens latents in time and restores them.
+    """Encodes latents to fewer frames, and decodes them.
 
     Args:
-        channels: of the latents, which it keeps.
+        channels: channels of the latents, before and after.
         widths: channels of each level.
         layers: residual blocks of a level.
-        halves: for each gap between two levels, whether the frames are halved there.
-        groups: of the group norms.
+        halves: for each gap between two levels, whether the number of frames is halved there.
+        groups: groups of the group norms.
     """
 
     def __init__(self, channels: int, widths: Sequence[int], layers: int, halves: Sequence[bool], groups: int) -> None:
@@ -164,7 +164,7 @@ class TemporalAutoencoder(nn.Module):
         self.decoder = TemporalDecoder(channels, channels, widths, layers, halves, groups)
 
     def missing(self, frames: int) -> int:
-        """Frames that must be put in front of these to fill the last latent frame."""
+        """Number of frames to pad in front, so that the latent frames are complete."""
         return -frames % self.compression
 
     def encode(self, frames: Tensor) -> Tensor:

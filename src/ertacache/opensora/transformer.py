@@ -1,4 +1,4 @@
-"""The denoiser of Open-Sora 1.2, STDiT3: spatial and temporal blocks by turns."""
+"""The denoiser of Open-Sora 1.2, STDiT3: spatial and temporal blocks in alternation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ertacache.opensora.blocks import OpenSoraBlock
 from ertacache.opensora.embeddings import PatchEmbed3D, spatial_positions, temporal_rotation
 
 
-# The pipeline loader of diffusers looks for the names of its base classes in this very module, so they stand here.
+# The pipeline loader of diffusers looks up the names of the base classes in this module, so they are imported here.
 class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]
     """Predicts the velocity ``x_0 - noise`` of a latent clip from its caption.
 
@@ -24,15 +24,15 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: ig
     published weights `convert_transformer` reads. Defaults are those of the published model, 1.1 billion parameters.
 
     Args:
-        in_channels: of the latents.
+        in_channels: channels of the latents.
         patch_size: latent frames, rows and columns of a token.
         num_layers: pairs of a spatial and a temporal block.
-        num_attention_heads: of every attention.
+        num_attention_heads: heads of every attention.
         attention_head_dim: channels of a head; heads times channels must be a multiple of 4.
-        mlp_ratio: inner channels of a feed-forward over those of a token.
-        caption_channels: of the text encoder's states.
-        caption_length: tokens of ``null_caption``, what the unconditional branch of guidance is given.
-        sample_side: side in pixels of the square clip for which positions are not scaled.
+        mlp_ratio: inner channels of a feed-forward divided by those of a token.
+        caption_channels: channels of the text encoder's states.
+        caption_length: tokens of ``null_caption``, the caption of the unconditional branch of guidance.
+        sample_side: side, in pixels, of the square clip for which positions are not scaled.
         predict_sigma: whether there are twice as many output channels; samplers use the first half only.
         qk_norm: whether queries and keys of the self-attentions are normalised.
     """
@@ -83,7 +83,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: ig
         self._initialise()
 
     def _initialise(self) -> None:
-        """As the original: at first a temporal block passes frames through, and the frame rate says nothing."""
+        """Initialise as the original: temporal blocks pass frames through, and the frame rate has no effect."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -112,9 +112,9 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: ig
             hidden_states: (B, in_channels, T, H, W) noisy latents, any T, H and W, in the dtype of the weights.
             timestep: (B,), from 1000 at pure noise down to 0.
             encoder_hidden_states: (B, L, caption_channels) states of the text encoder.
-            encoder_attention_mask: (B, L), nonzero at the caption's tokens; all of them if None.
-            height, width: of the clip in pixels, one size for the batch.
-            fps: frames of the clip a second, a number or (B,); 120 stands for a still image.
+            encoder_attention_mask: (B, L), nonzero at the caption's tokens; None for all tokens.
+            height, width: size of the clips in pixels, the same for the whole batch.
+            fps: frames per second of the clip, a number or (B,); 120 stands for a still image.
             return_dict: whether to wrap the result.
 
         Returns:
@@ -145,7 +145,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: ig
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
 
     def _embed_scalar(self, embed: nn.Module, values: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
-        """A number or (B,) to (B, dim)."""
+        """Embed a number or (B,) as (B, dim)."""
         return embed(self.sinusoids(values.expand(batch)).to(dtype))  # type: ignore[no-any-return]
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
@@ -154,7 +154,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: ig
         return block(*inputs)  # type: ignore[no-any-return]
 
     def _unpatchify(self, patches: Tensor, shape: torch.Size) -> Tensor:
-        """(B, t, h, w, patch * out_channels) to (B, out_channels, T, H, W), the padding cut off."""
+        """(B, t, h, w, patch * out_channels) to (B, out_channels, T, H, W), with the padding cut off."""
         frames, rows, columns = shape[2:]
         split = patches.reshape(*patches.shape[:4], *self.config.patch_size, self.out_channels)
         video: Tensor = split.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
