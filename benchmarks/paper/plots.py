@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from benchmarks.paper.wording import Result
 from ertacache.metrics import interval
@@ -20,7 +17,8 @@ _EXACT = 1e-6
 
 def distance(result: Result, path: Path) -> None:
     """Figure 2a: means over prompts, and one standard deviation to either side."""
-    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axis = figure.subplots()
     labels = {
         "measured": "measured, denoiser's output",
         "predicted": "predicted by TeaCache",
@@ -36,7 +34,8 @@ def distance(result: Result, path: Path) -> None:
 
 def trajectory(result: Result, path: Path) -> None:
     """Figure 2b: the plane of the trajectories, and the distance to the full one."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for name, points in result["projected"].items():
         style = {"color": "black", "linewidth": 2} if name == "full" else {"linewidth": 1.2}
         left.plot(*np.transpose(points), marker=".", label=name, **style)
@@ -50,7 +49,8 @@ def trajectory(result: Result, path: Path) -> None:
 
 def sensitivity(result: Result, path: Path) -> None:
     """Figure 5: held-out PSNR and SSIM with 95 % intervals."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     methods = dict.fromkeys(row["method"] for row in result["rows"])
     for axis, metric in zip(axes, ("psnr", "ssim"), strict=True):
         for method in methods:
@@ -66,9 +66,8 @@ def error_map(result: Result, path: Path) -> None:
     """Figure 6: a row for each prompt, a column for each channel, one scale for all."""
     maps = np.asarray(result["maps"])
     rows, columns = maps.shape[:2]
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(2.1 * columns + 1, 2.1 * rows + 0.6), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(2.1 * columns + 1, 2.1 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     limit = float(np.abs(maps).max())
     for line, prompt, caption in zip(axes, maps, result["prompts_shown"], strict=True):
         for number, (axis, channel) in enumerate(zip(line, prompt, strict=True)):
@@ -80,7 +79,7 @@ def error_map(result: Result, path: Path) -> None:
     _finish(figure, [], path, f"{result['model']}: cache error at step {result['step']}")
 
 
-def _finish(figure: Any, axes: list[Any], path: Path, title: str) -> None:
+def _finish(figure: Figure, axes: list[Any], path: Path, title: str) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -89,4 +88,3 @@ def _finish(figure: Any, axes: list[Any], path: Path, title: str) -> None:
     figure.suptitle(title, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
-    plt.close(figure)

@@ -1,5 +1,7 @@
 """Operations and memory, counted."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -52,3 +54,13 @@ def test_memory_at_its_peak_is_what_was_held_at_once():
         del first, second
         torch.zeros(1 << 10)
     assert 2 << 20 <= cost.peak_bytes < (2 << 20) + (1 << 16)
+
+
+@pytest.mark.parametrize("level", [None, "2"])
+def test_the_profilers_log_level_is_left_as_it_was(level, monkeypatch):
+    monkeypatch.delenv("KINETO_LOG_LEVEL", raising=False)
+    if level is not None:
+        monkeypatch.setenv("KINETO_LOG_LEVEL", level)
+    with watching_memory("cpu"):
+        assert os.environ["KINETO_LOG_LEVEL"] == (level or "99")
+    assert os.environ.get("KINETO_LOG_LEVEL") == level

@@ -136,7 +136,7 @@ def _quality(figures: Figures, model: str | None) -> str:
             mean, low, high = (f"{value:.{digits.get(name, 3)}f}" for value in (fmean(numbers), *interval(numbers)))
             cells.append(f"{mean} ({low} to {high})")
         lines.append(_row("this policy" if row is figures.rows[0] else row.name, f"{row.median_speedup:.2f}x", *cells))
-    few = f" {count} prompts are a check, not a measurement." if count < FEW_PROMPTS else ""
+    few = f" Fewer than {FEW_PROMPTS} prompts are a check, not a measurement." if count < FEW_PROMPTS else ""
     text = (
         f"Against the full run, on the prompts of [{PROMPTS_FILE}]({PROMPTS_FILE}): means with 95 % intervals over "
         f"prompts (bootstrap), and the median speedup on one machine ({_text(figures.device)}, "

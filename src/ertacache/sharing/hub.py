@@ -187,7 +187,7 @@ def _check_access(revision: Any, token: Any, endpoint: Any) -> None:
         arguments.optional(arguments.text)("token", token)
 
 
-def _figures_of(policy: Policy, evaluation: Path, base_model: str | None) -> Figures:
+def _figures_of(policy: Policy, evaluation: str | os.PathLike[str], base_model: str | None) -> Figures:
     if os.path.exists(evaluation) and not os.path.isfile(evaluation):
         cure = "Give the file that `ertacache evaluate` wrote."
         raise SharingError("the evaluation is not a file", given=os.fspath(evaluation), cure=cure)
