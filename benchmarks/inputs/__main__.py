@@ -1,4 +1,4 @@
-"""Try it all, and write docs/errors.md about it: ``python -m benchmarks.inputs [--mutations 1000]``."""
+"""Try wrong input everywhere, and write docs/errors.md: ``python -m benchmarks.inputs [--mutations 1000]``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the mutations.")] = 0,
     out: Annotated[Path, typer.Option(help="The page to write.")] = PAGE,
 ) -> None:
-    """Try every function, command and kind of file, and write a page of what came of it; 1 if anything must not."""
+    """Try every function, command and kind of file, and write the page. Exits with 1 if any case is a fault."""
     out = out.resolve()
     os.environ["HF_HUB_OFFLINE"] = "1"
     started, before = time.monotonic(), Path.cwd()
@@ -84,50 +84,54 @@ def _of_files(kinds: Mapping[str, Mapping[str, Tally]]) -> str:
     return table(rows)
 
 
-_PAGE = """# What comes of wrong input
+_PAGE = """# What happens on wrong input
 
-{made}; do not edit.
-{total} cases, each with a limit of {seconds} seconds; those that came to what they must not: {faults}.
+**{total} cases were tried, each within {seconds} seconds. Cases that ended in anything but success or a documented
+error: {faults}.** {made}; do not edit.
 
-Wrong input ends in an error of `ertacache.errors`: what failed, what was given, and the cure. All of them are
-`ertacache.ERTACacheError`, and also what Python would raise, such as `ValueError` or `OSError`. Loading a file that is
-not there raises `FileNotFoundError`. Commands end with exit status 2 and one line. Numbers may be numpy's, or tensors
-without an axis; True and False are no numbers.
+Wrong input ends in an error of `ertacache.errors` that says what failed, what was given, and the cure. Each is an
+`ertacache.ERTACacheError`, and also the error that Python would raise, such as `ValueError` or `OSError`. Loading a
+missing file raises `FileNotFoundError`. Commands print one line and exit with status 2. Numbers may be NumPy numbers or
+tensors without dimensions; `True` and `False` are not accepted as numbers.
 
 ## Arguments of functions
 
-Every argument in turn is numbers that are negative, fractions, not finite, beyond 64 bits; texts, bytes, paths that
-cannot be written; lists, mappings, arrays and tensors of nothing, one and several; modules, pipelines, classes,
-functions; objects that cannot be shown or compared. Accepted is what the argument can be: a text for a path, a whole
-number for a number of steps.
+Each argument in turn was replaced by:
+
+- numbers: negative, fractional, not finite, beyond 64 bits;
+- texts, bytes, and paths that cannot be written;
+- lists, mappings, arrays and tensors with no, one and several items;
+- modules, pipelines, classes, functions, and objects that cannot be printed or compared.
+
+*Accepted* are values that the argument may have, such as a text for a path or a whole number for a number of steps.
 
 {functions}
 
 ## Arguments of commands
 
-Every argument and option in turn is texts, paths, and files of other content. The model is one that is not there, so
-that nothing is generated: only commands that need no model accept anything.
+Each argument and option in turn was replaced by texts, paths, and files with other content. The model given does not
+exist, so that nothing is generated; only commands that need no model can accept anything.
 
 {commands}
 
 ## Files
 
-Policies, profiles, drafts and recordings are safetensors files, each with a text of JSON and a CRC-32 checksum over the
-text and all tensors. Each is mutated, loaded, shown and used in a call; a policy that can be transferred also in one of
-another number of steps. What is "edited" has a checksum that is right again. An accepted file has given a finite
+Policies, profiles, drafts and recordings are safetensors files. Each holds a JSON text, and a CRC-32 checksum over the
+text and all tensors. Each damaged file was loaded, printed and used in a call; a policy that can be transferred also in
+a call with another number of steps. An "edited" file has a correct checksum again. Every accepted file gave a finite
 picture.
 
 {files}
 
-- **Damage** is found by the checksum. In a checkpoint folder, what is damaged is made anew, and a line says so.
-- **Every value is checked** where the object is made, so also in policies made by hand: its type, that it is finite,
-  its range, and that it fits the others. A policy has at most 10,000 steps and no factor over 1e9; a file that is read
-  as a whole has at most 4 GiB. Only samples of weights may be NaN, where they could not be read, and configurations may
-  hold any numbers, since nothing is calculated with them.
-- **Files of older versions** are refused, with the command that makes them again.
-- **What is not known is refused:** a field or a tensor that a newer version has added may change what the others mean.
-  Fields that have a default may be missing.
-- A file that passes all this may still make poor pictures: a checksum is no signature.
+- **Damage** is found by the checksum. In a checkpoint folder, damaged files are made again, and a line says so.
+- **Every value is checked** when the object is made, so also in policies made by hand: its type, that it is finite, its
+  range, and that it fits the other values. A policy has at most 10,000 steps and no factor over 1e9. A file that is
+  read as a whole has at most 4 GiB. Only two things are exempt: samples of weights may be NaN where the weights could
+  not be read, and configurations may hold any numbers, since nothing is calculated with them.
+- **Files of older versions** are refused; the error names the command that makes them again.
+- **Unknown fields and tensors are refused:** one that a newer version added may change what the others mean. Fields
+  with a default may be missing.
+- **A file that passes may still make poor pictures:** a checksum is not a signature.
 """
 
 if __name__ == "__main__":
