@@ -42,10 +42,10 @@ def draft(
     if checkpoint is not None:
         checked_folder(checkpoint)
     from ertacache.drafting import draft as make_draft
-    from ertacache.policy import Policy
+    from ertacache.sharing import pretrained
 
-    loaded = Policy.from_pretrained(policy)
-    other = None if by is None else Policy.from_pretrained(by)
+    loaded = pretrained(policy)
+    other = None if by is None else pretrained(by)
     pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.num_inference_steps)
     del arguments["num_inference_steps"]
     check_fits(pipe, loaded)

@@ -85,10 +85,10 @@ def evaluate(
 def _load(policies: Sequence[str]) -> dict[str, Policy]:
     """Load the policies by their short names, which must differ from each other and from other rows of the table."""
     from ertacache.evaluation.evaluate import variants_of
-    from ertacache.policy import Policy
+    from ertacache.sharing import pretrained
 
     names = [short_name(name) for name in policies]
-    loaded = {short: Policy.from_pretrained(name) for short, name in zip(names, policies, strict=True)}
+    loaded = {short: pretrained(name) for short, name in zip(names, policies, strict=True)}
     rows = ["full", *(variant.name for variant in variants_of(loaded))]
     twice = [name for name in (*names, *rows) if names.count(name) > 1 or rows.count(name) > 1]
     if twice:

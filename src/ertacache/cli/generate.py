@@ -96,10 +96,10 @@ def _check_needs(policy: str | None, options_given: Mapping[str, Any]) -> None:
 def _load(policy: str | None, guard: str | None, draft: Path | None) -> tuple[Policy | None, Draft | None]:
     """Load the policy and the draft, and check that guard and draft fit the policy."""
     from ertacache.drafting import Draft, check_draft
-    from ertacache.policy import Policy
     from ertacache.runtime.guard import check_guard
+    from ertacache.sharing import pretrained
 
-    loaded = Policy.from_pretrained(policy) if policy is not None else None
+    loaded = pretrained(policy) if policy is not None else None
     drafted = Draft.load(draft) if draft else None
     if loaded:
         check_guard(loaded, guard)

@@ -27,10 +27,10 @@ def inspect(
         checked_output(plot, plot_suffixes(), besides=[policy])
     if report is not None:
         checked_output(report, besides=[policy, plot])
-    from ertacache.policy import Policy
     from ertacache.presenting.tables import policy_facts, policy_steps
+    from ertacache.sharing import pretrained
 
-    loaded = Policy.from_pretrained(policy)
+    loaded = pretrained(policy)
     console.print(policy_facts(loaded))
     console.print(policy_steps(loaded))
     if plot is not None:

@@ -22,9 +22,11 @@ def push(
     revision: Annotated[str | None, typer.Option(help="The branch to commit to; created if it is missing.")] = None,
 ) -> None:
     """Share a policy on the Hugging Face Hub, with a card that shows what it costs."""
-    from ertacache.policy import Policy
+    from ertacache.sharing import pretrained
+    from ertacache.sharing import push as push_policy
 
-    address = Policy.from_pretrained(policy).push_to_hub(
-        repo, evaluation=evaluation, base_model=base_model, private=private or None, revision=revision
+    loaded = pretrained(policy)
+    address = push_policy(
+        loaded, repo, evaluation=evaluation, base_model=base_model, private=private or None, revision=revision
     )
     say(f"pushed to {address}", soft_wrap=True)
