@@ -37,8 +37,9 @@ from ertacache.calibration.session import opened
 from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.files import kept
 from ertacache.metrics import psnr
-from ertacache.runtime.guard import Guard
-from ertacache.runtime.run import denoisers_of
+from ertacache.runtime.denoisers import denoisers_of
+from ertacache.watching.envelope import is_outside
+from ertacache.watching.guard import Guard
 
 SPEEDUPS = (2.0, 3.0)  # each one's policy also makes drafts of the other's runs
 TOLD_BY = ("drift", "draft", "other")
@@ -249,7 +250,7 @@ def acted_on(policy: Policy, drifts: Mapping[int, float]) -> bool:
     assert envelope is not None  # there are prompts enough
     last = max(policy.cached_steps)  # after a drift, the next one must have come before a step that is left to act on
     some = ({step: drifts[step] for step in steps[: n + 1]} for n in range(len(steps) - 1) if steps[n + 1] < last)
-    return any(map(envelope.left, some))
+    return any(is_outside(envelope, own) for own in some)
 
 
 def recording_share(embedded: zoo.Embedded, policy: Policy, prompt: str) -> float:
@@ -263,14 +264,14 @@ def recording_share(embedded: zoo.Embedded, policy: Policy, prompt: str) -> floa
         own(self, *seen)
         spent += time.thread_time() - start
 
-    own, Guard.saw = Guard.saw, timed  # type: ignore[method-assign, assignment]
+    own, Guard.computed = Guard.computed, timed  # type: ignore[method-assign, assignment]
     try:
         with accelerated(embedded.pipe, policy, guard="report"):
             embedded.pipe(**started(call))
             spent = 0.0  # the first call was a warm-up
             embedded.pipe(**started(call))
     finally:
-        Guard.saw = own  # type: ignore[method-assign]
+        Guard.computed = own  # type: ignore[method-assign]
     start = time.process_time()
     embedded.pipe(**started(call))
     return spent / (time.process_time() - start)

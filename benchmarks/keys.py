@@ -13,7 +13,8 @@ import torch
 
 import ertacache
 from ertacache import zoo
-from ertacache.runtime.identity import circumstances_of, digest_of, pipeline_key
+from ertacache.runtime.identity import circumstances_of
+from ertacache.runtime.pipeline_key import digest_of, pipeline_key
 
 
 def source_digest(folder: Path) -> str:

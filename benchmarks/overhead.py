@@ -21,7 +21,8 @@ from rich.table import Table
 from ertacache import Method, Policy, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, compare
 from ertacache.method.prediction import Prediction
-from ertacache.runtime.following import PolicyDriver
+from ertacache.runtime.policy_driver import PolicyDriver
+from ertacache.runtime.resolve import Resolved
 from ertacache.runtime.run import Run
 
 STEPS = 1000
@@ -57,7 +58,7 @@ def cached_step_microseconds(shape: tuple[int, ...], repeats: int = 9) -> float:
     differences = []
     for _ in range(repeats):
         plain = loop_seconds(pipe, shape)
-        with Run(pipe, PolicyDriver(policy)):
+        with Run(pipe, PolicyDriver(Resolved(policy))):
             fast = loop_seconds(pipe, shape)
         differences.append((fast - plain) / STEPS * 1e6)
     return median(differences)

@@ -26,8 +26,9 @@ from benchmarks.markdown import table, with_interval, write_figures
 from ertacache import Policy, calibrate, transferred, zoo
 from ertacache.evaluation.comparison import Result, Variant, calls_of, compare, fewer_steps
 from ertacache.files import kept
-from ertacache.runtime import identity
-from ertacache.runtime.transferring import at_guidance, on_grid, refusal
+from ertacache.runtime.policy_checks import grid_difference
+from ertacache.runtime.resolve import at_near_guidance
+from ertacache.runtime.transfer import on_grid, refusal
 
 SPEEDUPS = (2.0, 3.0)
 ADAPTER_SIZE = 0.1
@@ -145,12 +146,12 @@ def measured(
     assert calibrated.origin is not None  # calibrate() always says where a policy comes from
     levels = calibrated.origin.noise_levels
     embedded, arguments = _opened(model, setting, quick)
-    if identity.grid_difference(own, levels):
+    if grid_difference(own, levels):
         transfer = on_grid(own, embedded.pipe.scheduler, levels)
         brought, reason = transfer.policy, refusal(own, levels) or transfer.refusal
         done = f"refused: {reason}" if reason else "transferred"
     else:
-        unasked = at_guidance(own, calibrated.origin.guidance) is not own
+        unasked = at_near_guidance(own, calibrated.origin.guidance) is not None
         brought, done = setting.admit(own), "transferred" if unasked else setting.done
     steps = arguments["num_inference_steps"]
     variants = [Variant("calibrated", steps, calibrated), Variant("transferred", steps, brought)]

@@ -23,10 +23,10 @@ import ertacache
 from contract.case import STEPS, Case, Family, tensor_of
 from ertacache.errors import ERTACacheError
 from ertacache.policy import Policy
-from ertacache.runtime import identity
-from ertacache.runtime.run import loop_modules
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.call_setting import guidance_of, is_strength, sizes_of
+from ertacache.runtime.denoisers import loop_modules
 from ertacache.runtime.settings import is_configured
+from ertacache.runtime.unwrap import own_class
 
 TOLERANCE = 1.5
 """What is right is at most so many times as far from the full run as the policy is without the change."""
@@ -134,8 +134,8 @@ def changes_of(case: Case) -> Iterator[Change]:
     yield from _callbacks(pipe)
     yield from _equals(pipe, call)
     for other in case.others:
-        sizes = identity.sizes_of(pipe, (), other())
-        if sizes != identity.sizes_of(pipe, (), call):
+        sizes = sizes_of(pipe, (), other())
+        if sizes != sizes_of(pipe, (), call):
             named = ", ".join(f"{name} {value}" for name, value in sizes.items())
             yield Change(f"size: {named}", arguments=_replaced(other()))
     for steps in (STEPS - 1, STEPS + 2):
@@ -145,7 +145,7 @@ def changes_of(case: Case) -> Iterator[Change]:
 
 def _strengths(pipe: Any, call: Arguments) -> Iterator[Change]:
     """Each number of the call that says how strongly to guide, condition or adapt."""
-    for name, value in identity.guidance_of(pipe, (), call).items():
+    for name, value in guidance_of(pipe, (), call).items():
         argument, *places = name.split(".")
         if not places:
             other = not value if isinstance(_given(pipe, call, name), bool) else value * 1.5 + 0.25
@@ -155,7 +155,7 @@ def _strengths(pipe: Any, call: Arguments) -> Iterator[Change]:
             yield Change(f"argument {argument}", arguments=_replaced({argument: values}))
     for name in inspect.signature(own_class(pipe).__call__).parameters:
         given = _given(pipe, call, name)
-        if identity.is_strength(name) and given is None:
+        if is_strength(name) and given is None:
             yield Change(f"argument {name}", arguments=_replaced({name: 2.5}))
 
 

@@ -24,9 +24,11 @@ from contract.state import differences, state_of
 from ertacache.errors import ERTACacheError, PolicyMismatchError
 from ertacache.method.choice import Method
 from ertacache.policy import Policy
-from ertacache.runtime.run import Driver, Run, Step, denoisers_of
-from ertacache.runtime.samplers import SAMPLERS
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.denoisers import denoisers_of
+from ertacache.runtime.driver import Driver, Step
+from ertacache.runtime.run import Run
+from ertacache.runtime.schedulers import SAMPLERS
+from ertacache.runtime.unwrap import own_class
 
 CACHED = (2, 3, 6)
 SCHEDULERS = (

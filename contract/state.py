@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.unwrap import own_class
 
 VALUES = 1 << 12
 """Of tensors that are no weights, up to so many elements are compared; larger ones show in the pictures."""

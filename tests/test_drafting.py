@@ -10,11 +10,13 @@ from diffusers import FluxImg2ImgPipeline
 
 import ertacache
 from ertacache import Draft
-from ertacache.drafting import distance_of
 from ertacache.errors import CalibrationError, GuardError, PolicyFileError, PolicyMismatchError
 from ertacache.policy import CalibrationRecord
 from ertacache.policy.envelope import Envelope
-from ertacache.runtime.guard import DraftReport, Guard
+from ertacache.watching.draft_report import DraftReport
+from ertacache.watching.finished_run import distance_of
+from ertacache.watching.guard import Guard
+from ertacache.watching.replay import ReplayableCall
 
 STEPS = 8
 CACHED, FEW = (2, 3, 5), (1, 2, 3, 4, 5, 6)
@@ -229,7 +231,7 @@ def test_where_the_drafts_policy_does_not_take_the_call_there_is_a_note(
 
 
 def test_a_draft_that_is_transferred_is_a_note(flux, flux_call, policies, draft, monkeypatch):
-    monkeypatch.setattr("ertacache.drafting.made_by", lambda driver, run: None)
+    monkeypatch.setattr(ReplayableCall, "run", lambda call, pipe, policy: None)
     with ertacache.accelerated(flux, policies[0], draft=draft) as run:
         flux(**flux_call())
     assert run.report.draft is None
@@ -265,15 +267,15 @@ def test_calls_that_cannot_be_compared_make_no_draft(flux, flux_call, watched, m
     calls = [flux_call()] * 4
     made = ertacache.draft(flux, policy, calls, by=by, progress=False)
     assert made.full_runs == pytest.approx((5 + 2) / STEPS)  # the draft's policy was there already
-    own, left = Guard.saw, 4 * (5 + 2) - 1  # nothing is seen of the last call's draft
+    own, left = Guard.computed, 4 * (5 + 2) - 1  # nothing is seen of the last call's draft
 
-    def saw(self, *seen):
+    def computed(self, *seen):
         nonlocal left
         left -= 1
         if left > 0:
             own(self, *seen)
 
-    monkeypatch.setattr(Guard, "saw", saw)
+    monkeypatch.setattr(Guard, "computed", computed)
     with pytest.raises(CalibrationError, match=rf"3 samples.*{policy.fingerprint} and {by.fingerprint}"):
         ertacache.draft(flux, policy, calls, by=by, progress=False)
 

@@ -372,7 +372,7 @@ class Session(RuleBasedStateMachine):
         assert type(self.pipe).__name__ == self.kind
         model = getattr(self.pipe, "unet", None) or self.pipe.transformer
         assert "_compiled_call_impl" not in vars(model)
-        assert not hasattr(type(self.pipe.scheduler), "_ertacache_run")
+        assert not hasattr(type(self.pipe.scheduler), "_ertacache_seam")
 
 
 def sessions(name, examples):

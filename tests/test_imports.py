@@ -77,7 +77,7 @@ def test_policy_and_method_know_nothing_of_diffusers_and_torch_nn():
 
 
 def test_importing_the_library_brings_no_extras():
-    extras = ("typer", "matplotlib", "torchmetrics", "transformers", "ertacache.sharing")
+    extras = ("typer", "matplotlib", "torchmetrics", "transformers")
     code = f"from ertacache import *; import sys; calibrate; print([m for m in {extras} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -87,7 +87,7 @@ def test_the_library_waits_for_torch_only_when_it_is_used():
     code = (
         "import ertacache, sys; assert 'torch' not in sys.modules\n"
         "assert set(ertacache.__all__) <= set(dir(ertacache))\n"
-        "assert ertacache.runtime.transferring.transferred is ertacache.transferred\n"
+        "assert ertacache.runtime.guidance_transfer.transferred is ertacache.transferred\n"
         "assert ertacache.calibration.Profile is ertacache.Profile and not hasattr(ertacache, 'nosuch')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,5 +1,6 @@
 """ERTACache: make a diffusion pipeline two to three times faster, and see what it costs."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -24,21 +25,24 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from ertacache.acceleration import Acceleration, accelerated, disable, enable
+    from ertacache.accelerate import accelerated, enable
+    from ertacache.acceleration import Acceleration, disable
     from ertacache.calibration.calibrate import calibrate
+    from ertacache.calibration.draft import draft
     from ertacache.calibration.profile import Profile, profile
-    from ertacache.drafting import Draft, draft
     from ertacache.method.choice import Method
     from ertacache.policy import Policy
-    from ertacache.runtime.transferring import transferred
+    from ertacache.runtime.guidance_transfer import transferred
+    from ertacache.watching.draft import Draft
 else:  # torch and diffusers take seconds to import, and wait until something is asked for that needs them
     _PARTS = {
-        "acceleration": ("Acceleration", "accelerated", "disable", "enable"),
-        "calibration": ("Profile", "calibrate", "profile"),
-        "drafting": ("Draft", "draft"),
+        "accelerate": ("accelerated", "enable"),
+        "acceleration": ("Acceleration", "disable"),
+        "calibration": ("Profile", "calibrate", "draft", "profile"),
         "method.choice": ("Method",),
         "policy": ("Policy",),
-        "runtime.transferring": ("transferred",),
+        "runtime.guidance_transfer": ("transferred",),
+        "watching": ("Draft",),
     }
 
     def __getattr__(name):
@@ -47,6 +51,8 @@ else:  # torch and diffusers take seconds to import, and wait until something is
             if name in (*names, package):
                 module = import_module(f"ertacache.{part}")
                 globals()[name] = getattr(module, name) if name in names else import_module(f"ertacache.{package}")
+                if "ertacache.policy" in sys.modules:
+                    import_module("ertacache.sharing")  # which gives policies push_to_hub() and from_pretrained()
                 return globals()[name]
         raise AttributeError(f"module 'ertacache' has no attribute {name!r}")
 

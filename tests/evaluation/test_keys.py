@@ -10,7 +10,10 @@ import torch
 import ertacache
 from ertacache.evaluation import evaluate as module
 from ertacache.evaluation.evaluate import evaluate
-from ertacache.runtime import fingerprint, identity
+from ertacache.runtime import weight_samples
+from ertacache.runtime.environment import environment_of
+from ertacache.runtime.identity import circumstances_of
+from ertacache.runtime.pipeline_key import pipeline_key
 
 STEPS = 8
 
@@ -29,7 +32,7 @@ def folder_of(monkeypatch):
 
 
 def key_of(pipe, **call):
-    return identity.pipeline_key(pipe, identity.circumstances_of(pipe, (), call))
+    return pipeline_key(pipe, circumstances_of(pipe, (), call))
 
 
 def changed(pipe):
@@ -60,21 +63,21 @@ def test_the_same_pipeline_is_found_again_and_other_ways_to_compute_are_not(make
     with torch.autocast("cpu", dtype=torch.bfloat16):
         keys.add(key_of(make_flux()))
     for name in ("torch", "diffusers", "ertacache", "device"):
-        monkeypatch.setattr(identity, "environment_of", lambda pipe, name=name: {name: "another"})
+        monkeypatch.setattr(keys, "environment_of", lambda pipe, name=name: {name: "another"})
         keys.add(key_of(make_flux()))
     assert len(keys) == 6
 
 
 def test_the_environment_names_what_computes(flux):
-    found = identity.environment_of(flux)
+    found = environment_of(flux)
     assert found["torch"] == torch.__version__
     assert found["device"].startswith("cpu, ")
     assert {"diffusers", "ertacache", "autocast", "casts to", "default dtype", "threads"} <= found.keys()
 
 
 def test_where_weights_cannot_be_read_nothing_is_found(flux, monkeypatch):
-    monkeypatch.setattr(fingerprint, "_PLAIN", ())
-    monkeypatch.setattr(fingerprint, "_stored", lambda tensor: iter([("unread", 4)]))
+    monkeypatch.setattr(weight_samples, "_PLAIN", ())
+    monkeypatch.setattr(weight_samples, "_stored", lambda tensor: iter([("unread", 4)]))
     assert key_of(flux) != key_of(flux)
 
 

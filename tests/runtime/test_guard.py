@@ -11,8 +11,11 @@ import ertacache
 from ertacache.errors import GuardError
 from ertacache.method.prediction import Prediction
 from ertacache.policy.envelope import Envelope
-from ertacache.runtime.guard import Guard, GuardReport, Late
+from ertacache.runtime.observer import ComputedStep
 from ertacache.watching.envelope import relative_drift
+from ertacache.watching.guard import Guard
+from ertacache.watching.guard_report import GuardReport
+from ertacache.watching.pinned_copy import PinnedCopy
 
 STEPS, CACHED = 12, (3, 4, 6, 7, 9, 10)
 COMPARED = (1, 2, 5, 8, 11)
@@ -141,12 +144,12 @@ def test_a_drift_over_another_stretch_is_not_compared(make_policy):
     entry, newest = torch.full((1, 4), 2.0), torch.ones(1, 4)
     for before, compared in (((2, newest), 1), ((1, newest), 0), ((3, newest), 0), (None, 0)):
         guard = Guard(policy, policy.envelope, "compute")
-        guard.saw(0, newest, None, newest, None)
-        guard.saw(5, entry, None, entry, before)  # step 5 comes after step 2 in calibration
+        guard.computed(ComputedStep(0, newest, None, newest, None))
+        guard.computed(ComputedStep(5, entry, None, entry, before))  # step 5 comes after step 2 in calibration
         assert guard.report.drifts == ({5: pytest.approx(0.5)},) * compared
-        guard.saw(8, entry, None, entry, (5, newest))
+        guard.computed(ComputedStep(8, entry, None, entry, (5, newest)))
         # Steps 1 and 2 are missing, and a sum with a gap is not compared, whatever comes then.
-        assert (guard.report.scores, guard.report.left, guard.computes(6)) == ((), (), False)
+        assert (guard.report.scores, guard.report.left, guard.asks_to_compute(6)) == ((), (), False)
         assert "no step could be compared" in str(guard.report)
 
 
@@ -155,9 +158,11 @@ def test_where_the_policy_corrects_what_it_cannot_correct_is_not_compared(make_p
     seen = Envelope((5,), 5, (0.0,), (1.0,), 99.0)
     guard = Guard(make_policy(8, (3, 4), "aligned", predictions=predictions, envelope=seen), seen, "report")
     truth, newest = torch.full((1, 4), 2.0), torch.ones(1, 4)
-    guard.saw(5, truth, None, truth, (2, newest))  # reuse is at hand, but calibration's drift is of corrections
+    guard.computed(
+        ComputedStep(5, truth, None, truth, (2, newest))
+    )  # reuse is at hand, but calibration's drift is of corrections
     assert guard.report.drifts == ()
-    guard.saw(5, truth, newest, truth, (2, newest))
+    guard.computed(ComputedStep(5, truth, newest, truth, (2, newest)))
     assert guard.report.drifts == ({5: pytest.approx(0.5)},)
 
 
@@ -205,7 +210,7 @@ def test_from_cuda_numbers_come_through_pinned_memory_and_are_waited_for_only_wh
     monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    late = Late(OnDevice())
+    late = PinnedCopy(OnDevice())
     assert asked == [("empty", True), ("copy", True), ("record", "stream of cuda:0")]
     assert late.read() == [1.0, 2.0]
     assert asked[3:] == ["wait", "read"]

@@ -16,7 +16,7 @@ from diffusers.configuration_utils import register_to_config
 import ertacache
 from ertacache.errors import CalibrationError, PipelineError, PolicyMismatchError, RunError
 from ertacache.method.choice import Method
-from ertacache.runtime.stepping import StepCall
+from ertacache.runtime.scheduler_probe import StepCall
 
 Euler = FlowMatchEulerDiscreteScheduler
 CACHED = (2, 3, 5)

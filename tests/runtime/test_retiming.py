@@ -9,7 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 import ertacache
 from ertacache.method.timesteps import step_lengths, time_grid
-from ertacache.runtime.samplers import retime
+from ertacache.runtime.schedulers import retime
 
 CACHED = (2, 3, 5)
 GRID = tuple(time_grid(step_lengths(8, CACHED, {2: 0.3, 3: 0.5, 5: 0.0})))

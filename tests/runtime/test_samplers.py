@@ -11,9 +11,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler, KD
 
 import ertacache
 from ertacache.errors import PipelineError, RunError
-from ertacache.runtime.run import Driver, Run
-from ertacache.runtime.samplers import sampler_of
-from ertacache.runtime.stepping import output_coefficient, plain_step
+from ertacache.runtime.driver import Driver
+from ertacache.runtime.run import Run
+from ertacache.runtime.scheduler_probe import output_coefficient, plain_step
+from ertacache.runtime.schedulers import sampler_of
 
 
 def state_of(scheduler):

@@ -26,9 +26,10 @@ from diffusers import (
 
 from ertacache.errors import PipelineError
 from ertacache.opensora import OpenSoraRectifiedFlowScheduler
-from ertacache.runtime.run import Driver, Run
-from ertacache.runtime.samplers import retime, sampler_of
-from ertacache.runtime.stepping import is_affine, output_coefficient, plain_step
+from ertacache.runtime.driver import Driver
+from ertacache.runtime.run import Run
+from ertacache.runtime.scheduler_probe import is_affine, output_coefficient, plain_step
+from ertacache.runtime.schedulers import retime, sampler_of
 
 STEPS = 10
 COGVIDEOX = {

@@ -17,7 +17,7 @@ from contract.families import CASES
 from ertacache.errors import PipelineError, PolicyMismatchError
 from ertacache.method.choice import Method
 from ertacache.policy import Policy
-from ertacache.runtime import identity
+from ertacache.runtime.call_setting import guidance_of
 from ertacache.runtime.settings import configuration_difference, settings_of
 
 T = 8
@@ -42,7 +42,7 @@ def calibrated():
 def test_every_argument_that_says_how_strongly_to_guide_is_known():
     def found(name, **more):
         family = Family(CASES[name])
-        return identity.guidance_of(family.pipe, (), {**family.case.call(), **more})
+        return guidance_of(family.pipe, (), {**family.case.call(), **more})
 
     assert {"min_guidance_scale", "max_guidance_scale"} <= found("StableVideoDiffusion").keys()
     assert {"pag_scale", "pag_adaptive_scale", "guidance_scale"} <= found("StableDiffusionPAG").keys()

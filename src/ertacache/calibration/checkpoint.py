@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ertacache.calibration.recording import Recording, Setting, read, write
 from ertacache.errors import CalibrationError
 from ertacache.runtime.calls import Call
-from ertacache.runtime.identity import Circumstances, digest_of, identify, pipeline_key
+from ertacache.runtime.identity import Circumstances, identify
+from ertacache.runtime.pipeline_key import digest_of, pipeline_key
 
 
 def key_of(

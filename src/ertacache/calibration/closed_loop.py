@@ -27,10 +27,10 @@ from ertacache.method.history import History
 from ertacache.method.prediction import Prediction, predicted, reuse, taylor
 from ertacache.method.residual import to_cache
 from ertacache.policy.envelope import Envelope
-from ertacache.runtime.branches import contrast
 from ertacache.runtime.calls import Call
-from ertacache.runtime.samplers import sampler_of
-from ertacache.runtime.stepping import output_coefficient, plain_step
+from ertacache.runtime.guidance_contrast import contrast
+from ertacache.runtime.scheduler_probe import output_coefficient, plain_step
+from ertacache.runtime.schedulers import sampler_of
 from ertacache.watching.envelope import MIN_PROMPTS, envelope_of, relative_drift
 
 Weights = Literal["others", "all"] | Mapping[int, Sequence[Prediction]]

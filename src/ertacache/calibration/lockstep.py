@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ertacache.errors import CalibrationError
 from ertacache.runtime.calls import Call, twin_of
+from ertacache.runtime.driver import Driver, Step, Stop
 from ertacache.runtime.preserving import preserved, to_the_end
 from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.run import Driver, Run, Step, Stop
+from ertacache.runtime.run import Run
 
 
 @dataclass

@@ -18,8 +18,8 @@ from ertacache.method.residual import Level, from_cache, to_cache
 from ertacache.method.threshold import relative_distance
 from ertacache.method.timesteps import correction_coefficient
 from ertacache.policy import Rectification
-from ertacache.runtime.hidden import sketch
-from ertacache.runtime.samplers import retime
+from ertacache.runtime.block_stack import sketch
+from ertacache.runtime.schedulers import retime
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from ertacache import arguments
 from ertacache.method.schedule import MOST_STEPS
 from ertacache.output_paths import checked_folder
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.unwrap import own_class
 
 
 class Options(TypedDict):

@@ -12,7 +12,7 @@ from ertacache.arguments import call_arguments, each, number, told
 from ertacache.errors import CalibrationError
 from ertacache.runtime.calls import Call, gives_latents
 from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.unwrap import own_class
 
 
 def prompts_of(given: Any) -> list[str | Mapping[str, Any]]:

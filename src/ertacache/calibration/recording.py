@@ -18,12 +18,13 @@ from ertacache.arguments import each, flag, normalized, number, whole
 from ertacache.errors import CalibrationError, PipelineError, PolicyFileError
 from ertacache.files import entries, opening, save
 from ertacache.method.schedule import fewest_computed
-from ertacache.runtime.branches import contrast
+from ertacache.runtime.block_stack import sketch
 from ertacache.runtime.calls import Call, twin_of
-from ertacache.runtime.hidden import sketch
-from ertacache.runtime.run import Driver, Run, Step
-from ertacache.runtime.samplers import sampler_of
-from ertacache.runtime.stepping import is_affine, output_coefficient
+from ertacache.runtime.driver import Driver, Step
+from ertacache.runtime.guidance_contrast import contrast
+from ertacache.runtime.run import Run
+from ertacache.runtime.scheduler_probe import is_affine, output_coefficient
+from ertacache.runtime.schedulers import sampler_of
 
 
 @dataclass(frozen=True)

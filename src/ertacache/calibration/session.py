@@ -20,12 +20,13 @@ from ertacache.calibration.recording import Recording, Setting, gram_of, record
 from ertacache.errors import PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
+from ertacache.runtime.call_setting import guidance_of
 from ertacache.runtime.calls import Call
+from ertacache.runtime.driver import Step
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.run import Step
-from ertacache.runtime.samplers import sampler_of
-from ertacache.runtime.transferring import carries
+from ertacache.runtime.schedulers import sampler_of
+from ertacache.runtime.transfer import carries
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def opened(
     """
     sampler_of(pipe.scheduler)
     calls = calls_for(pipe, prompts, {**call_arguments, "num_inference_steps": num_inference_steps}, seed)
-    guidance = [identity.guidance_of(pipe, (), call.arguments()) for call in calls]
+    guidance = [guidance_of(pipe, (), call.arguments()) for call in calls]
     for k, other in enumerate(guidance):
         if other != guidance[0]:
             raise _not_one_setting(k, other, guidance[0])

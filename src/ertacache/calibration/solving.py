@@ -26,9 +26,9 @@ from ertacache.method.surrogate import Surrogate
 from ertacache.method.threshold import threshold_for_budget
 from ertacache.method.timesteps import step_lengths, time_grid
 from ertacache.policy import CalibrationRecord, Policy
+from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.families import channel_axis
-from ertacache.runtime.run import denoisers_of
-from ertacache.runtime.seams import model_of
+from ertacache.runtime.unwrap import model_of
 
 
 def solve(session: Session, method: Method, budget: Budget) -> Policy:

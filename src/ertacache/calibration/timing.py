@@ -19,8 +19,10 @@ from ertacache.method.prediction import Prediction
 from ertacache.method.schedule import evenly_spaced
 from ertacache.policy import Policy
 from ertacache.runtime.calls import Call, twin_of
-from ertacache.runtime.following import PolicyDriver
-from ertacache.runtime.run import Driver, Run
+from ertacache.runtime.driver import Driver
+from ertacache.runtime.policy_driver import PolicyDriver
+from ertacache.runtime.resolve import Resolved
+from ertacache.runtime.run import Run
 
 REPEATS = 3
 """Each way is timed so often, in turn, and the median counts."""
@@ -98,7 +100,7 @@ def time_call(pipe: Any, call: Call, policy: Policy | None) -> tuple[float, int]
     """Seconds of one call, in full or by a policy, and its denoiser calls."""
     twin = twin_of(pipe)
     arguments = call.arguments()
-    run = Run(twin, PolicyDriver(policy) if policy else Driver())
+    run = Run(twin, PolicyDriver(Resolved(policy)) if policy else Driver())
     with call.random.lent():
         start = now()
         with run:

@@ -41,7 +41,7 @@ def draft(
     checked_output(out, besides=[policy, by, prompts])
     if checkpoint is not None:
         checked_folder(checkpoint)
-    from ertacache.drafting import draft as make_draft
+    from ertacache.calibration.draft import draft as make_draft
     from ertacache.sharing import pretrained
 
     loaded = pretrained(policy)

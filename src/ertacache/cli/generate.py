@@ -20,9 +20,9 @@ from ertacache.untrusted_text import typed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ertacache.drafting import Draft
     from ertacache.evaluation.comparison import Variant
     from ertacache.policy import Policy
+    from ertacache.watching.draft import Draft
 
     Pictures = dict[str, list[Tensor]]
     """The pictures or clips of each variant, by its name: (C, H, W) or (T, C, H, W), float in 0 .. 1."""
@@ -95,9 +95,9 @@ def _check_needs(policy: str | None, options_given: Mapping[str, Any]) -> None:
 
 def _load(policy: str | None, guard: str | None, draft: Path | None) -> tuple[Policy | None, Draft | None]:
     """Load the policy and the draft, and check that guard and draft fit the policy."""
-    from ertacache.drafting import Draft, check_draft
-    from ertacache.runtime.guard import check_guard
     from ertacache.sharing import pretrained
+    from ertacache.watching.draft import Draft, check_draft
+    from ertacache.watching.guard import check_guard
 
     loaded = pretrained(policy) if policy is not None else None
     drafted = Draft.load(draft) if draft else None

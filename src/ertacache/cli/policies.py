@@ -26,7 +26,7 @@ def check_fits(pipe: Any, policy: Policy, **watched: Any) -> None:
     Raises:
         PolicyMismatchError: if it was made for another pipeline.
     """
-    from ertacache.acceleration import accelerated
+    from ertacache.accelerate import accelerated
 
     with accelerated(pipe, policy, **watched):
         pass

@@ -12,16 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ertacache.acceleration import accelerated
+from ertacache.accelerate import accelerated
 from ertacache.clock import now
-from ertacache.drafting import Draft
 from ertacache.errors import PolicyMismatchError
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
-from ertacache.runtime.guard import Mode
+from ertacache.runtime.denoisers import denoisers_of
+from ertacache.runtime.driver import Driver
 from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.run import Driver, Report, Run, denoisers_of
-from ertacache.runtime.samplers import lay
+from ertacache.runtime.run import Run
+from ertacache.runtime.schedulers import lay
+from ertacache.watching.draft import Draft
+from ertacache.watching.guard_report import Mode
+from ertacache.watching.watched import WatchedReport
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Result:
     loop_seconds: float
     call_seconds: float
     latents: list[Tensor] = field(default_factory=list)
-    report: Report | None = None
+    report: WatchedReport | None = None
 
 
 @dataclass

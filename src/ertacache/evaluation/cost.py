@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from ertacache.runtime.run import denoisers_of
+from ertacache.runtime.denoisers import denoisers_of
 
 
 @dataclass

@@ -13,7 +13,8 @@ from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on
 from ertacache.evaluation.measuring import Measured, measure
 from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.policy import Policy
-from ertacache.runtime.identity import circumstances_of, digest_of, pipeline_key
+from ertacache.runtime.identity import circumstances_of
+from ertacache.runtime.pipeline_key import digest_of, pipeline_key
 
 
 def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:

@@ -170,9 +170,9 @@ class Policy:
         return digest.hexdigest()[:16]
 
     push_to_hub: ClassVar[Callable[..., str]]
-    """`ertacache.sharing.push` as a method; `ertacache.hub_methods` puts it here."""
+    """`ertacache.sharing.push` as a method; `ertacache.sharing` puts it here."""
     from_pretrained: ClassVar[Callable[..., Policy]]
-    """`ertacache.sharing.pretrained` as a constructor; `ertacache.hub_methods` puts it here."""
+    """`ertacache.sharing.pretrained` as a constructor; `ertacache.sharing` puts it here."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all.

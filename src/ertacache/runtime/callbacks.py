@@ -17,8 +17,8 @@ from diffusers import ConfigMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor, nn
 
-from ertacache.runtime.seams import model_of, own_class
 from ertacache.runtime.settings import scales_of
+from ertacache.runtime.unwrap import model_of, own_class
 
 _OWN = ("_interrupt", "_callback_tensor_inputs")
 """Attributes of a pipeline that a callback may set: to stop, and nothing else."""

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.samplers import check_copies
-from ertacache.runtime.seams import own_class
-from ertacache.runtime.stepping import copied_generators
+from ertacache.runtime.scheduler_probe import copied_generators
+from ertacache.runtime.schedulers import check_copies
+from ertacache.runtime.unwrap import own_class
 
 
 class Call:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ertacache.runtime.seams import own_class
+from ertacache.runtime.unwrap import own_class
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from diffusers import ConfigMixin
 from torch import nn
 
 from ertacache.errors import PipelineError
-from ertacache.runtime.seams import model_of, own_class
+from ertacache.runtime.unwrap import model_of, own_class
 
 _GRID = re.compile("shift|image_seq_len|invert_sigmas|timestep_spacing|steps_offset")
 """Of the scheduler's configuration, what lays its grid and nothing else: calls compare the noise levels it comes to."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ertacache.runtime.run import Step
+from ertacache.runtime.driver import Step
 
 
 def contrast(step: Step) -> Tensor | None:

@@ -21,20 +21,11 @@ from ertacache.method.grid import coarser
 from ertacache.method.outputs import Outputs
 from ertacache.policy import Policy
 from ertacache.policy.envelope import Envelope
-from ertacache.runtime.identity import Given, mismatch
-from ertacache.runtime.run import Report
-from ertacache.runtime.transferring import (
-    FARTHER,
-    KEPT,
-    Kept,
-    Transfer,
-    at_guidance,
-    carries,
-    on_grid,
-    policy_for,
-    refusal,
-    response,
-)
+from ertacache.runtime.call_setting import CallSetting
+from ertacache.runtime.mismatch import mismatch
+from ertacache.runtime.policy_memo import KEPT, PolicyMemo
+from ertacache.runtime.resolve import Resolved, at_near_guidance
+from ertacache.runtime.transfer import FARTHER, Transfer, carries, on_grid, refusal, response
 
 STEPS = 12
 
@@ -70,8 +61,10 @@ def test_other_methods_keep_none(method, flux, flux_call):
 
 def test_on_its_own_grid_a_policy_is_what_it_is(calibrated, flux, flux_call):
     levels = levels_of(flux, flux_call, STEPS)
-    assert policy_for(calibrated, flux.scheduler, levels, report := Report()) is calibrated
-    assert report.notes == []
+    own = Resolved(calibrated)
+    assert own.on_grid(flux.scheduler, levels) is own
+    assert own.as_calibrated
+    assert own.notes == ()
 
 
 def test_a_transfer_to_its_own_grid_gives_the_policy_back(calibrated, flux):
@@ -152,12 +145,12 @@ def test_a_scheduler_that_was_not_measured_is_refused(calibrated, flux, flux_cal
     levels = levels_of(flux, flux_call, 16)
     other = dataclasses.replace(calibrated, origin=dataclasses.replace(calibrated.origin, scheduler_class="Other"))
     with pytest.raises(PolicyMismatchError, match="a transfer with Other was not measured"):
-        policy_for(other, flux.scheduler, levels, Report())
+        Resolved(other).on_grid(flux.scheduler, levels)
     diffusion = dataclasses.replace(
         calibrated.origin, noise_levels=tuple(14 * s for s in calibrated.origin.noise_levels)
     )
     with pytest.raises(PolicyMismatchError, match="was not measured for such noise levels"):
-        policy_for(dataclasses.replace(calibrated, origin=diffusion), flux.scheduler, levels, Report())
+        Resolved(dataclasses.replace(calibrated, origin=diffusion)).on_grid(flux.scheduler, levels)
 
 
 def test_the_command_for_other_guidance_names_it(calibrated, flux, flux_call):
@@ -171,17 +164,17 @@ def test_levels_outside_of_the_calibrated_ones_are_refused(calibrated, flux, flu
     levels = levels_of(flux, flux_call, STEPS)
     below = [*levels[:-2], levels[-2] / 100, 0.0]
     with pytest.raises(PolicyMismatchError, match="outside of the calibrated ones"):
-        policy_for(calibrated, flux.scheduler, below, Report())
+        Resolved(calibrated).on_grid(flux.scheduler, below)
     still = [levels[0], *levels[:-2], 0.0]
     with pytest.raises(PolicyMismatchError, match="do not fall"):
-        policy_for(calibrated, flux.scheduler, still, Report())
+        Resolved(calibrated).on_grid(flux.scheduler, still)
 
 
 def test_kept_taylor_weights_are_refused_and_nothing_else_passes_for_them(calibrated, flux, flux_call):
     levels = levels_of(flux, flux_call, 16)
     taylors = dataclasses.replace(calibrated.calibration, taylor_kept=True)
     with pytest.raises(PolicyMismatchError, match="worse than Taylor's"):
-        policy_for(dataclasses.replace(calibrated, calibration=taylors), flux.scheduler, levels, Report())
+        Resolved(dataclasses.replace(calibrated, calibration=taylors)).on_grid(flux.scheduler, levels)
     only = {step: p for step, p in calibrated.predictions.items() if step in calibrated.cached_steps}
     assert refusal(dataclasses.replace(calibrated, predictions=only), levels) is None  # none of a computed step
 
@@ -193,12 +186,12 @@ def test_only_what_was_measured_is_transferred(schedule, level, calibrated, flux
     measured = (schedule, level) == ("search", "velocity")
     policy = dataclasses.replace(calibrated, method=method)  # with a Gram matrix that it would not have been given
     assert carries(policy) == measured
-    assert (at_guidance(policy, {**policy.origin.guidance, "true_cfg_scale": 3.0}) is not policy) == measured
+    assert (at_near_guidance(policy, {**policy.origin.guidance, "true_cfg_scale": 3.0}) is not None) == measured
     if measured:
-        assert policy_for(policy, flux.scheduler, levels, Report()).num_inference_steps == 16
+        assert Resolved(policy).on_grid(flux.scheduler, levels).policy.num_inference_steps == 16
     else:
         with pytest.raises(PolicyMismatchError, match="measured for searched schedules of level 'velocity' alone"):
-            policy_for(policy, flux.scheduler, levels, Report())
+            Resolved(policy).on_grid(flux.scheduler, levels)
 
 
 def test_evenly_spaced_steps_are_calibrated_without_what_a_transfer_needs(flux, flux_call):
@@ -275,12 +268,12 @@ def test_a_policy_is_solved_once_for_a_grid_and_a_scheduler(calibrated, flux, fl
 
 def test_near_guidance_is_taken_once(calibrated):
     near = {**calibrated.origin.guidance, "true_cfg_scale": 3.0}
-    assert at_guidance(calibrated, near) is at_guidance(calibrated, dict(near))
-    assert at_guidance(calibrated, {**near, "true_cfg_scale": 3.5}).origin.guidance["true_cfg_scale"] == 3.5
+    assert at_near_guidance(calibrated, near) is at_near_guidance(calibrated, dict(near))
+    assert at_near_guidance(calibrated, {**near, "true_cfg_scale": 3.5}).origin.guidance["true_cfg_scale"] == 3.5
 
 
 def test_what_was_made_is_kept_for_a_few_settings_while_its_policy_lives(calibrated):
-    kept, policy, made = Kept(), dataclasses.replace(calibrated), []
+    kept, policy, made = PolicyMemo(), dataclasses.replace(calibrated), []
     for key in [*range(KEPT), 0, KEPT, 0, 1]:
         assert kept.get(policy, key, lambda key=key: made.append(key) or key) == key
     assert made == [*range(KEPT), KEPT, 1]  # 1 was the oldest when there was one too many
@@ -291,7 +284,7 @@ def test_what_was_made_is_kept_for_a_few_settings_while_its_policy_lives(calibra
 
 
 def test_threads_that_ask_at_once_get_what_belongs_to_their_setting(calibrated):
-    kept, policies = Kept(), [dataclasses.replace(calibrated) for _ in range(3)]
+    kept, policies = PolicyMemo(), [dataclasses.replace(calibrated) for _ in range(3)]
 
     def ask(k):
         policy, key = policies[k % 3], k % (KEPT + 3)
@@ -367,7 +360,7 @@ def test_guidance_is_near_only_where_that_was_measured(calibrated):
         guidance = {"guidance_scale": 4.0, **known}
         origin = dataclasses.replace(calibrated.origin, guidance=guidance, scheduler_class=scheduler)
         policy = dataclasses.replace(calibrated, origin=origin, gram=gram)
-        return at_guidance(policy, {**guidance, "guidance_scale": now}) is not policy
+        return at_near_guidance(policy, {**guidance, "guidance_scale": now}) is not None
 
     assert moved()
     assert moved("UniPCMultistepScheduler")
@@ -379,7 +372,7 @@ def test_guidance_is_near_only_where_that_was_measured(calibrated):
     assert not moved(now=2.9)
     origin = dataclasses.replace(calibrated.origin, guidance={"guidance_scale": 1.3})
     barely = dataclasses.replace(calibrated, origin=origin)
-    assert at_guidance(barely, {"guidance_scale": 1.0}) is barely  # which switches guidance off
+    assert at_near_guidance(barely, {"guidance_scale": 1.0}) is None  # which switches guidance off
 
 
 def test_what_a_transfer_did_not_measure_it_does_not_state(calibrated):
@@ -493,25 +486,27 @@ def test_a_size_by_which_nothing_is_shifted_is_named_last(flux, flux_call):
 
 
 def test_another_curve_is_blamed_on_the_size_where_that_differs(calibrated, flux, flux_call):
-    given = Given(None, {**calibrated.origin.sizes, **LARGE})
+    given = CallSetting(None, {**calibrated.origin.sizes, **LARGE})
     flux.scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     flux.scheduler.set_timesteps(sigmas=[1 - i / 16 for i in range(16)], mu=2.0)
     levels = [float(sigma) for sigma in flux.scheduler.sigmas]
     with pytest.raises(PolicyMismatchError, match=r"another curve \(the size, which was .* and is height=32"):
-        policy_for(calibrated, flux.scheduler, levels, Report(), given)
+        Resolved(calibrated, setting=given).on_grid(flux.scheduler, levels)
     with pytest.raises(PolicyMismatchError, match=r"another curve \(the scheduler's shift, which follows"):
-        policy_for(calibrated, flux.scheduler, levels, Report(), Given(None, calibrated.origin.sizes))
+        Resolved(calibrated, setting=CallSetting(None, calibrated.origin.sizes)).on_grid(flux.scheduler, levels)
 
 
 def test_frames_are_named_and_no_argument_is_advised_that_the_call_does_not_take(calibrated):
     origin = dataclasses.replace(calibrated.origin, sizes={"height": 32, "width": 48, "num_frames": 9})
     policy = dataclasses.replace(calibrated, origin=origin)
-    clip = Given(frozenset({"height", "width", "num_frames", "guidance_scale"}), {**origin.sizes, "num_frames": 17})
-    cure = mismatch(policy, "noise levels", "1", "2", given=clip).cure
+    clip = CallSetting(
+        frozenset({"height", "width", "num_frames", "guidance_scale"}), {**origin.sizes, "num_frames": 17}
+    )
+    cure = mismatch(policy, "noise levels", "1", "2", call=clip).cure
     assert "Use the calibrated setting (num_frames=9)" in cure
     assert "speedup=2, guidance_scale=3.5, height=32, width=48, num_frames=17)" in cure
     assert "true_cfg_scale" not in cure
-    assert "true_cfg_scale=4" in mismatch(policy, "noise levels", "1", "2", given=Given(None)).cure
+    assert "true_cfg_scale=4" in mismatch(policy, "noise levels", "1", "2", call=CallSetting(None)).cure
 
 
 def test_at_another_number_of_steps_it_is_nearer_to_the_full_run_than_fewer_steps():

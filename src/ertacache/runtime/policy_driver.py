@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,94 +13,91 @@ from ertacache.method.history import History
 from ertacache.method.prediction import Prediction, predicted, reuse, taylor
 from ertacache.method.rectification import along, rectify
 from ertacache.method.residual import to_cache
-from ertacache.policy import Policy
-from ertacache.runtime import identity
-from ertacache.runtime.branches import contrast
-from ertacache.runtime.guard import Guard
-from ertacache.runtime.run import Driver, Report, Step
-from ertacache.runtime.samplers import retime, sampler_of
-from ertacache.runtime.transferring import policy_for
+from ertacache.runtime.driver import Driver, Step
+from ertacache.runtime.guidance_contrast import contrast
+from ertacache.runtime.observer import ComputedStep, Observer
+from ertacache.runtime.policy_checks import check_calls_per_step, check_latent_shape
+from ertacache.runtime.report import Report
+from ertacache.runtime.resolve import Resolved
+from ertacache.runtime.schedulers import retime, sampler_of
 
 
 class PolicyDriver(Driver):
-    """Follows ``policy`` through one run; the policy's own checks are made as early as each can be.
+    """Follows a policy through one run; the policy's own checks are made as early as each can be.
 
-    Attributes:
-        latest: the latent after the last step that was made, (batch, ...).
+    Args:
+        resolved: the policy, as the call follows it.
+        report: is told where the run leaves the policy, and why.
+        observers: see the computed steps.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        report: Report | None = None,
-        guard: Guard | None = None,
-        call: identity.Given | None = None,
-    ) -> None:
-        self.given, self.guard, self.call = policy, guard, call
-        self.report = report or Report()
-        self.residuals_kept = policy.method.residuals_kept
-        self._follow(policy)
+    def __init__(self, resolved: Resolved, report: Report | None = None, observers: Sequence[Observer] = ()) -> None:
+        self.given, self.report, self.observers = resolved, report or Report(), observers
+        self.residuals_kept = resolved.policy.method.residuals_kept
         self.levels: list[float] = []
         self.pattern: tuple[Any, ...] = ()
         self.skipped: list[int] = []
         self.error_model: tuple[Tensor, Tensor] | None = None
-        self.latest: Tensor | None = None
+        self._follow(resolved)
 
-    def _follow(self, policy: Policy) -> None:
-        self.policy = policy
+    def _follow(self, resolved: Resolved) -> None:
+        """From the first step on."""
+        for note in resolved.notes:
+            self.report.note(note)
+        policy = self.policy = resolved.policy
         self.cached = frozenset(policy.cached_steps)
         self.position = {step: k for k, step in enumerate(policy.cached_steps)}
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
         fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
         self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
-        self.watching = self.guard if self.as_calibrated else None  # calibration saw no drifts on another grid
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
+        for observer in self.observers:
+            observer.begin(resolved.as_calibrated)
 
     def open_segment(self, scheduler: Any) -> list[float] | None:
         """Compare the grid with the policy's, transfer or refuse it; and warp the grid if the policy says so."""
         self.levels = sampler_of(scheduler).noise_levels(scheduler)
-        policy = policy_for(self.given, scheduler, self.levels, self.report, self.call)
-        if policy is not self.policy:
-            self._follow(policy)
-        self.history.clear()
+        self._follow(self.given.on_grid(scheduler, self.levels))
         self.skipped = []
         self.pattern = ()
-        if self.watching:
-            self.watching.begin()
         if self.policy.time_grid is None:
             return None
         self.levels = retime(scheduler, self.policy.time_grid)
         return self.levels
 
     def is_cached(self, step: int) -> bool:
-        """Whether the policy skips this step, there is something to predict it from, and the guard lets it."""
+        """Whether the policy skips this step, there is something to predict it from, and no observer objects."""
         wanted = step in self.cached and bool(self.history.steps)
-        return wanted and not (self.watching and self.watching.computes(step))
+        return wanted and not any([observer.asks_to_compute(step) for observer in self.observers])
 
     def model_output(self, step: Step) -> Tensor:
         """A computed step's output, corrected where the policy says so, or the prediction in its place.
 
         In the dtype of the output.
         """
-        method = self.policy.method
         if step.pattern != self.pattern:  # another expert, or guidance that ends: what came before is no history
             self.history.clear()
             if not self.pattern:
                 self._check_first(step)
             self.pattern = step.pattern
-        output = step.model_output
-        if step.computed:
-            truth = output.detach().float()
-            entry = to_cache(step.sample.float(), truth, method.level)
-            before = next(zip(self.history.steps, self.history.entries, strict=True), None)
-            self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
-            correction = self._correction(step.index)
-            corrected = None if correction is None else predicted(correction, self.history, method, step.sample, output)
-            if self.watching:
-                self.watching.saw(step.index, truth, corrected, entry, before)
-            return output if corrected is None else corrected.to(output.dtype)
+        return self._computed(step) if step.computed else self._predicted(step)
+
+    def _computed(self, step: Step) -> Tensor:
+        method, output = self.policy.method, step.model_output
+        truth = output.detach().float()
+        entry = to_cache(step.sample.float(), truth, method.level)
+        before = next(zip(self.history.steps, self.history.entries, strict=True), None)
+        self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
+        correction = self._correction(step.index)
+        corrected = None if correction is None else predicted(correction, self.history, method, step.sample, output)
+        for observer in self.observers:
+            observer.computed(ComputedStep(step.index, truth, corrected, entry, before))
+        return output if corrected is None else corrected.to(output.dtype)
+
+    def _predicted(self, step: Step) -> Tensor:
         self.skipped.append(step.index)
-        instead = predicted(self.prediction(step.index), self.history, method, step.sample, output)
+        prediction, output = self.prediction(step.index), step.model_output
+        instead = predicted(prediction, self.history, self.policy.method, step.sample, output)
         return self._rectified(step.index, instead).to(output.dtype)
 
     def conditions_changed(self, step: int, what: str) -> None:
@@ -110,14 +108,10 @@ class PolicyDriver(Driver):
                 "used any more; in calibration there was no such change"
             )
 
-    @property
-    def as_calibrated(self) -> bool:
-        """Whether the policy was followed on the grid that it was made on."""
-        return self.policy is self.given
-
     def stepped(self, index: int, sample: Tensor) -> None:
-        """Keep the latent."""
-        self.latest = sample
+        """Hand the latent on to the observers."""
+        for observer in self.observers:
+            observer.stepped(index, sample)
 
     def block_factors(self, step: int) -> tuple[float, ...]:
         """How the residual of the blocks is predicted at a cached step of level ``hidden``."""
@@ -132,9 +126,9 @@ class PolicyDriver(Driver):
             )
         if step.index in self.cached:
             self.report.note(f"step {step.index} was computed: it is the first one made")
-        identity.check_calls_per_step(self.policy, step.denoiser_calls, self.call)
+        check_calls_per_step(self.policy, step.denoiser_calls, self.given.setting)
         shape = tuple(step.sample.shape[1:])
-        identity.check_latent_shape(self.policy, shape, self.call)
+        check_latent_shape(self.policy, shape, self.given.setting)
         origin = self.policy.origin
         if origin and self.policy.method.predictor == "aligned" and shape != origin.latent_shape:
             self.report.note(

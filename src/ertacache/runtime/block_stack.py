@@ -18,7 +18,7 @@ from ertacache.errors import PipelineError
 from ertacache.method.prediction import combine
 from ertacache.runtime import gate
 from ertacache.runtime.families import BLOCK_OUTPUTS, TEXT_FIRST
-from ertacache.runtime.seams import model_of
+from ertacache.runtime.unwrap import model_of
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:

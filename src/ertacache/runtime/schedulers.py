@@ -19,9 +19,9 @@ import torch
 
 from ertacache.errors import PipelineError
 from ertacache.method.timesteps import warp
-from ertacache.runtime import discrete
-from ertacache.runtime.seams import methods, own_class
-from ertacache.runtime.stepping import StepCall
+from ertacache.runtime import alpha_table_schedulers
+from ertacache.runtime.scheduler_probe import StepCall
+from ertacache.runtime.unwrap import methods, own_class
 
 
 def _never(scheduler: Any) -> None:
@@ -36,7 +36,7 @@ class Sampler:
         noise_levels: the T + 1 levels of the grid that ``set_timesteps`` has just laid, the terminal one included.
             The level is the variable in which the model output is the slope of the trajectory, so that it is what
             a Taylor prediction expands in: sigma for flow matching, sigma over alpha for noise prediction, the angle
-            of `discrete` for v-prediction.
+            of `alpha_table_schedulers` for v-prediction.
         retime: put T + 1 other levels in their place, keeping length and device; None where that cannot be done.
         refusal: why a configuration of this scheduler cannot be served, or None.
         warped_step: ``(scheduler, class, arguments, index, levels)``: how to step on a retimed grid where the
@@ -138,7 +138,12 @@ def _general_refusal(scheduler: Any) -> str | None:
 
 
 DIFFUSION = Sampler(_diffusion_levels, _retime_diffusion, _diffusion_refusal)
-DISCRETE = Sampler(discrete.noise_levels, discrete.retime, discrete.refusal, discrete.warped_step)
+DISCRETE = Sampler(
+    alpha_table_schedulers.noise_levels,
+    alpha_table_schedulers.retime,
+    alpha_table_schedulers.refusal,
+    alpha_table_schedulers.warped_step,
+)
 PLAIN = Sampler(_plain_levels)
 SAMPLERS: dict[str, Sampler] = {
     "FlowMatchEulerDiscreteScheduler": Sampler(_sigmas, _retime_sigmas, _flow_euler_refusal),

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ertacache.runtime.seams import become, own_class, patched_on
-from ertacache.runtime.stepping import StepCall
+from ertacache.runtime.scheduler_probe import StepCall
+from ertacache.runtime.unwrap import become, own_class, patched_on
 
 
 def _tables(scheduler: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ertacache.errors import CalibrationError, PipelineError, RunError
-from ertacache.runtime.seams import become, methods, own_class
+from ertacache.runtime.unwrap import become, methods, own_class
 
 ROLES = ("model_output", "timestep", "sample")
 """What every step is made of, by the names that these have in diffusers, in the order in which pipelines give them."""

@@ -9,8 +9,9 @@ from diffusers import FluxPipeline
 import ertacache
 from ertacache.errors import PipelineError
 from ertacache.method.choice import Method
-from ertacache.runtime.hidden import blocks_of, sketch
-from ertacache.runtime.run import Driver, Run
+from ertacache.runtime.block_stack import blocks_of, sketch
+from ertacache.runtime.driver import Driver
+from ertacache.runtime.run import Run
 
 HIDDEN = Method(level="hidden")
 

@@ -1,0 +1,84 @@
+"""The modules of a pipeline that run in its sampling loop, found by what their ``forward`` takes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ertacache.errors import PipelineError, RunError
+from ertacache.runtime.unwrap import model_of
+
+DENOISERS = ("transformer", "transformer_2", "unet", "denoiser")
+"""Attribute names under which diffusers' pipelines have their denoisers."""
+
+
+def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
+    """The pipeline's denoisers by attribute name: those of the usual names, and all others that take a timestep.
+
+    A ControlNet takes one too, but what it returns is for a denoiser alone.
+
+    Raises:
+        PipelineError: if it has none.
+    """
+    named = {name: getattr(pipe, name, None) for name in DENOISERS}
+    attributes = getattr(pipe, "__dict__", {})
+    others = {name: value for name, value in attributes.items() if isinstance(value, nn.Module) and _denoises(value)}
+    modules = {name: module for name, module in (named | others).items() if isinstance(module, nn.Module)}
+    if not modules:
+        raise PipelineError(
+            "this pipeline has no denoiser that can be cached",
+            given=type(pipe).__name__,
+            cure=f"A module named {', '.join(DENOISERS)} is needed, or one whose forward() takes a timestep.",
+        )
+    return modules
+
+
+def loop_modules(pipe: Any) -> dict[str, nn.Module]:
+    """All that runs in the sampling loop, by attribute name: the denoisers, and ControlNets beside them.
+
+    Raises:
+        PipelineError: if there is no denoiser.
+    """
+    attributes = getattr(pipe, "__dict__", {})
+    others = {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(value, nn.Module) and not _parameters_of_module(value).isdisjoint(_CONDITIONS)
+    }
+    return denoisers_of(pipe) | others
+
+
+def _denoises(module: nn.Module) -> bool:
+    parameters = _parameters_of_module(module)
+    return not parameters.isdisjoint(_TIMESTEPS) and parameters.isdisjoint(_CONDITIONS)
+
+
+def _parameters_of_module(module: nn.Module) -> frozenset[str]:
+    kind: Any = type(model_of(module))
+    return _parameters_of(kind)
+
+
+@functools.cache
+def _parameters_of(kind: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+_TIMESTEPS = frozenset({"timestep", "timesteps", "timestep_ratio", "t", "r"})
+_CONDITIONS = frozenset({"controlnet_cond", "controls_latents", "control_context"})
+
+
+def check_attention(modules: Sequence[nn.Module]) -> None:
+    """Raise `RunError` where the attention is the pipeline's own: it leaves behind what the pipeline reads."""
+    for module in modules:
+        for layer in module.modules():
+            processor = vars(layer).get("processor") or layer._modules.get("processor")
+            if type(processor).__module__.startswith("diffusers.pipelines."):
+                raise RunError(
+                    "the pipeline reads what its denoiser's attention leaves behind, and a cached step leaves nothing",
+                    given=f"attention by {type(processor).__name__}",
+                    cure="It cannot be cached; disable acceleration.",
+                )

@@ -1,0 +1,42 @@
+"""Where and how a pipeline computes: what its numbers and its timings depend on besides itself."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from ertacache._version import __version__
+
+
+def versions() -> dict[str, str]:
+    """Those of what computes and measures."""
+    return {"torch": torch.__version__, "diffusers": diffusers.__version__, "ertacache": __version__}
+
+
+def environment_of(pipe: Any) -> dict[str, Any]:
+    """Where and how a pipeline computes: what its numbers and its timings depend on besides itself."""
+    casts, devices = set(), [torch.device(getattr(pipe, "_execution_device", None) or "cpu")]
+    for part in vars(pipe).values():
+        if isinstance(part, nn.Module):
+            for child in part.modules():
+                hook: Any = vars(child).get("_hf_hook")
+                if getattr(hook, "execution_device", None) is not None:  # offloaded: the pipeline may not know it
+                    devices.append(torch.device(hook.execution_device))
+                cast = getattr(vars(child).get("_diffusers_hook"), "hooks", {}).get("layerwise_casting")
+                casts |= {str(cast.compute_dtype)} if cast is not None else set()
+    device = next((device for device in devices if device.type != "meta"), torch.device("cpu"))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    autocast = torch.is_autocast_enabled(device.type) and str(torch.get_autocast_dtype(device.type))
+    return {
+        **versions(),
+        "device": f"{device.type}, {name}",
+        "casts to": sorted(casts),
+        "autocast": autocast,
+        "default dtype": str(torch.get_default_dtype()),
+        "threads": torch.get_num_threads(),
+        "float32 products": torch.get_float32_matmul_precision(),
+    }

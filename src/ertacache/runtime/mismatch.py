@@ -1,0 +1,78 @@
+"""The refusal of a policy that does not fit, and the commands that make one which does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import floor
+from typing import Any
+
+from ertacache.errors import PolicyMismatchError
+from ertacache.policy import Policy
+from ertacache.runtime.call_setting import CallSetting
+
+_ADVISED = ("guidance_scale", "guidance_scale_2", "true_cfg_scale", "guidance_rescale", "use_dynamic_cfg")
+"""Guidance that a cure always names; of the rest only what differs."""
+
+
+def mismatch(
+    policy: Policy,
+    field: str,
+    expected: str,
+    actual: str,
+    *,
+    reason: str = "",
+    steps: int | None = None,
+    guidance: Mapping[str, float | None] | None = None,
+    call: CallSetting | None = None,
+) -> PolicyMismatchError:
+    """The refusal of a policy, and the commands that make one for the setting at hand.
+
+    Args:
+        policy: the policy.
+        field: what differs.
+        expected: what it was.
+        actual: what it is.
+        reason: why the policy cannot be transferred, where it sometimes can.
+        steps: T of the call, if that differs.
+        guidance: those of the call's guidance arguments that differ.
+        call: its setting, if it is known.
+    """
+    calibrated = policy.origin.guidance if policy.origin else {}
+    known = {name: value for name, value in calibrated.items() if name in _ADVISED} | dict(guidance or {})
+    settings = {name: f"{value:g}" for name, value in sorted(known.items()) if value is not None}
+    if call and call.takes is not None:
+        settings = {name: value for name, value in settings.items() if name in call.takes}
+    resized = call and call.resized(policy)
+    if call and resized:
+        settings |= {name: str(value) for name, value in (call.sizes or {}).items()}
+    setting = f"the calibrated setting ({resized[0]})" if resized else "the calibrated setting"
+    return PolicyMismatchError(
+        f"the policy does not fit: {field} was {expected} when it was calibrated, and is {actual} now"
+        + (f"; it cannot be transferred: {reason}" if reason else ""),
+        given=actual,
+        cure=f"Use {setting}, or calibrate a policy for this one: "
+        + calibrate_commands(steps or policy.num_inference_steps, policy.step_ratio, settings),
+    )
+
+
+def calibrate_commands(steps: int, step_ratio: float, settings: Mapping[str, str]) -> str:
+    """How to calibrate a policy, as a Python call and as a line for the shell."""
+    speedup = f"{floor(100 * step_ratio) / 100:g}"  # rounded down: it asks for at least so much
+    call = "".join(f", {name}={value}" for name, value in settings.items())
+    shell = "".join(f" --set {name}={value}" for name, value in settings.items())
+    return (
+        f"ertacache.calibrate(pipe, prompts, num_inference_steps={steps}, speedup={speedup}{call}), or "
+        f"ertacache calibrate MODEL --prompts FILE --steps {steps} --speedup {speedup}{shell}"
+    )
+
+
+def cause_of_levels(policy: Policy, scheduler: Any, call: CallSetting | None) -> str:
+    """What noise levels may differ by, the likeliest first."""
+    resized = call and call.resized(policy)
+    size = f"the size, which was {resized[0]} and is {resized[1]}" if resized else ""
+    by_size = any(scheduler.config.get(name) for name in ("use_dynamic_shifting", "use_timestep_transform"))
+    if size and by_size:
+        return f"{size}, or else the scheduler's shift or sigmas of your own"
+    if size:
+        return f"the scheduler's shift, sigmas of your own, or {size}"
+    return f"the scheduler's shift{', which follows the size,' if by_size else ','} or sigmas of your own"

@@ -1,0 +1,35 @@
+"""A name for all that a pipeline's outputs depend on, for caches of what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from torch import nn
+
+from ertacache.runtime import weight_samples
+from ertacache.runtime.environment import environment_of
+from ertacache.runtime.identity import Circumstances, identify
+from ertacache.runtime.schedulers import parts_of
+from ertacache.runtime.settings import configuration_of
+from ertacache.runtime.unwrap import own_class
+
+
+def pipeline_key(pipe: Any, circumstances: Circumstances) -> str:
+    """A name for all that a pipeline's outputs depend on besides the calls' arguments; new each time if unsure."""
+    modules = {name: part for name, part in getattr(pipe, "components", {}).items() if isinstance(part, nn.Module)}
+    others = {name: identify(module) for name, module in modules.items() if name not in circumstances.denoisers}
+    parts: list[Any] = [own_class(pipe).__name__, own_class(pipe.scheduler).__name__, environment_of(pipe)]
+    parts += [[configuration_of(part) for part in parts_of(pipe.scheduler)], sorted(others.items()), circumstances]
+    unsure = [d for d in (*others.values(), *circumstances.denoisers.values()) if weight_samples.unread(d.weights)]
+    return digest_of([*parts, uuid4().hex if unsure else ""])
+
+
+def digest_of(parts: Sequence[Any]) -> str:
+    """16 hexadecimal digits of what the parts look like."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part).encode())
+    return digest.hexdigest()[:16]

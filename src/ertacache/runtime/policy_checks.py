@@ -1,0 +1,157 @@
+"""Whether a policy fits a pipeline and its calls; where it does not, the refusal says what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ertacache.errors import PolicyMismatchError
+from ertacache.policy import Denoiser, Origin, Policy
+from ertacache.runtime import weight_samples
+from ertacache.runtime.call_setting import CallSetting
+from ertacache.runtime.denoisers import loop_modules
+from ertacache.runtime.identity import identify
+from ertacache.runtime.mismatch import calibrate_commands, mismatch
+from ertacache.runtime.settings import (
+    alike,
+    configuration_difference,
+    refuse_other_caches,
+    setting_difference,
+    settings_of,
+)
+from ertacache.runtime.unwrap import model_of, own_class
+
+
+def check_policy(policy: Any) -> None:
+    """Raise `PolicyMismatchError` if it is no policy."""
+    if not isinstance(policy, Policy):
+        raise PolicyMismatchError(
+            "this is not a policy", given=type(policy).__name__, cure="Pass what calibrate() or Policy.load() returned."
+        )
+
+
+def check_pipeline(policy: Policy, pipe: Any) -> list[str]:
+    """Compare the pipeline with the one that the policy was made for.
+
+    Returns:
+        What could not be compared, and what was compared roughly, as notes for the call's report.
+
+    Raises:
+        PipelineError: if another cache is on.
+        PolicyMismatchError: unless the pipeline is the one that the policy was made for.
+    """
+    modules = loop_modules(pipe)
+    refuse_other_caches(pipe, modules)
+    origin = policy.origin
+    if origin is None:
+        return []
+    _check_kind(policy, origin, pipe, modules)
+    call = CallSetting.before_any(pipe)
+    _agree(policy, "scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__, call)
+    doubts = []
+    for name, expected in origin.denoisers.items():
+        doubts += _check_denoiser(policy, name, expected, identify(modules[name]), model_of(modules[name]), call)
+    if policy.method.depends_on_calibration:
+        differs = setting_difference(origin.settings, settings_of(pipe, modules), pipe)
+        if differs:
+            raise mismatch(policy, differs[0], repr(differs[1]), repr(differs[2]), call=call)
+    return doubts
+
+
+def _check_kind(policy: Policy, origin: Origin, pipe: Any, modules: Mapping[str, nn.Module]) -> None:
+    """Raise `PolicyMismatchError` if this is another kind of pipeline: its denoisers have other names or classes."""
+    expected = {name: denoiser.model_class for name, denoiser in origin.denoisers.items()}
+    actual = {name: type(model_of(module)).__name__ for name, module in modules.items()}
+    if expected != actual:
+        was, now = (", ".join(f"{name} {kinds[name]}" for name in sorted(kinds)) for kinds in (expected, actual))
+        raise PolicyMismatchError(
+            f"the policy is for another pipeline: it was calibrated on {origin.pipeline_class} ({was}), and this is "
+            f"{own_class(pipe).__name__} ({now})",
+            given=own_class(pipe).__name__,
+            cure="Use it there, or calibrate a policy for this pipeline: "
+            f"{calibrate_commands(policy.num_inference_steps, policy.step_ratio, {})}",
+        )
+
+
+def _check_denoiser(
+    policy: Policy, name: str, expected: Denoiser, actual: Denoiser, model: nn.Module, call: CallSetting
+) -> list[str]:
+    differs = configuration_difference(expected.config, actual.config, type(model))
+    if differs:
+        entry, was, now = differs
+        raise mismatch(policy, f"configuration of {name}, {entry}", repr(was), repr(now), call=call)
+    _agree(policy, f"adapters of {name}", list(expected.adapters), list(actual.adapters), call)
+    other, doubt = weight_samples.difference(expected.weights, actual.weights, model)
+    if other:
+        raise mismatch(
+            policy,
+            f"weights of {name}",
+            "those of another checkpoint, or of one before a LoRA was fused",
+            "this pipeline's",
+            call=call,
+        )
+    if expected.adapters:
+        others, _ = weight_samples.difference(expected.adapter_weights, actual.adapter_weights)
+        if others:
+            field = f"weights of the adapters of {name}"
+            raise mismatch(policy, field, "those of others of these names", "these", call=call)
+    return [f"the weights of {name} are not known to be the same: {doubt}"] if doubt else []
+
+
+def check_guidance(policy: Policy, call: CallSetting, reason: str = "") -> None:
+    """Raise `PolicyMismatchError` where a call's guidance is not the calibrated one, and that matters.
+
+    Args:
+        policy: the policy.
+        call: the call's setting.
+        reason: why the policy is not transferred to this guidance.
+    """
+    if policy.origin is None or not policy.method.depends_on_calibration:
+        return
+    for name in sorted({*policy.origin.guidance, *call.guidance}):
+        expected, now = policy.origin.guidance.get(name), call.guidance.get(name)
+        if not alike(expected, now):
+            raise mismatch(policy, name, repr(expected), repr(now), reason=reason, guidance={name: now}, call=call)
+
+
+def check_calls_per_step(policy: Policy, calls: int, call: CallSetting | None = None) -> None:
+    """Raise `PolicyMismatchError` where a step makes more or fewer denoiser calls than in calibration."""
+    if policy.origin and policy.method.depends_on_calibration:
+        _agree(policy, "denoiser calls per step (guidance on or off)", policy.origin.calls_per_step, calls, call)
+
+
+def grid_difference(
+    policy: Policy, levels: Sequence[float], cause: str = "the scheduler's shift, or sigmas of your own"
+) -> tuple[str, str, str] | None:
+    """Where a grid is not the calibrated one: the field, what it was, what it is; its values count if fitted.
+
+    Args:
+        policy: the policy.
+        levels: the T + 1 noise levels of the grid.
+        cause: what levels may differ by.
+    """
+    if policy.num_inference_steps != len(levels) - 1:
+        return "num_inference_steps", str(policy.num_inference_steps), str(len(levels) - 1)
+    if policy.origin is None or not policy.method.depends_on_calibration:
+        return None
+    expected = policy.origin.noise_levels
+    far = [i for i, (a, b) in enumerate(zip(expected, levels, strict=True)) if abs(a - b) > 1e-4 * max(abs(a), 1e-3)]
+    if not far:
+        return None
+    field = f"noise levels ({cause}), first at step {far[0]}"
+    return field, f"{expected[far[0]]:.5g}", f"{levels[far[0]]:.5g}"
+
+
+def check_latent_shape(policy: Policy, shape: Sequence[int], call: CallSetting | None = None) -> None:
+    """Raise `PolicyMismatchError` where an error model per element, or per channel, meets another latent shape."""
+    model = policy.rectification
+    if model is not None:
+        expected, actual = list(model.k.shape[1:]), list(model.part_of(shape))
+        _agree(policy, f"latent shape (error model per {model.granularity})", expected, actual, call)
+
+
+def _agree(policy: Policy, field: str, expected: object, actual: object, call: CallSetting | None) -> None:
+    if expected != actual:
+        raise mismatch(policy, field, repr(expected), repr(actual), call=call)

@@ -1,0 +1,32 @@
+"""What a run did, for its user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Args:
+        computed_steps: the steps at which the denoiser ran, in order; a call with two segments lists both.
+        cached_steps: the steps at which it did not.
+        denoiser_calls: how often it ran in all.
+        notes: where the run left the policy, and why.
+    """
+
+    computed_steps: list[int] = field(default_factory=list)
+    cached_steps: list[int] = field(default_factory=list)
+    denoiser_calls: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def __str__(self) -> str:
+        total = len(self.computed_steps) + len(self.cached_steps)
+        lines = [f"{len(self.computed_steps)} of {total} steps computed, {self.denoiser_calls} denoiser calls"]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

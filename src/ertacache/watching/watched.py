@@ -1,0 +1,106 @@
+"""An acceleration whose calls are watched: by a guard, by a draft, or by both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ertacache.acceleration import Acceleration, CallWatch
+from ertacache.policy import Policy
+from ertacache.runtime.report import Report
+from ertacache.runtime.resolve import Resolved
+from ertacache.watching.draft import Draft, check_draft
+from ertacache.watching.draft_report import DraftReport
+from ertacache.watching.finished_run import LatentObserver, drift_watch
+from ertacache.watching.guard import Guard, check_guard
+from ertacache.watching.guard_report import GuardReport, Mode
+from ertacache.watching.replay import ReplayableCall, drafted
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class WatchedReport(Report):
+    """What a run did, and what watched it.
+
+    Args:
+        guard: what the guard saw, if there was one.
+        draft: what its draft tells, if one was made.
+    """
+
+    guard: GuardReport | None = None
+    draft: DraftReport | None = None
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(str(part) for part in (self.guard, self.draft) if part)])
+
+
+class WatchedAcceleration(Acceleration):
+    """A policy at work on a pipeline: what `ertacache.accelerated` gives.
+
+    Args:
+        policy: the policy.
+        guard: what its guard does, if it has one.
+        draft: what each call is compared with, if anything.
+
+    Attributes:
+        guard: see there.
+        draft: see there; can be set to None, and back, between calls.
+
+    Raises:
+        GuardError: if there is no such guard, the policy has no envelope to compare with, or the draft is of another
+            policy.
+    """
+
+    def __init__(self, policy: Policy, guard: Mode | None = None, draft: Draft | None = None) -> None:
+        super().__init__(policy)
+        self.guard, self.draft = guard, draft
+        self.envelope = check_guard(policy, guard)
+        if draft is not None:
+            check_draft(draft, policy)
+
+    @property
+    def report(self) -> WatchedReport:
+        """What the last call did that this thread made; see `Acceleration.report`."""
+        return cast(WatchedReport, super().report)
+
+    def watch(self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any], resolved: Resolved) -> CallWatch:
+        """The guard and the draft of one call."""
+        return _WatchedCall(self, pipe, args, kwargs, resolved)
+
+
+class _WatchedCall(CallWatch):
+    """Guard and draft of one call; a transferred policy has neither drifts nor latents to compare with."""
+
+    report: WatchedReport
+
+    def __init__(
+        self,
+        acceleration: WatchedAcceleration,
+        pipe: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        resolved: Resolved,
+    ) -> None:
+        policy, self._draft, self._pipe = acceleration.policy, acceleration.draft, pipe
+        envelope, mode = acceleration.envelope, acceleration.guard
+        guard = Guard(policy, envelope, mode) if envelope and mode else None
+        self.report = WatchedReport(guard=guard.report if guard else None)
+        self._drifts = guard or (drift_watch(policy) if self._draft else None)
+        self._latents = LatentObserver()
+        self.observers = (self._latents, *([self._drifts] if self._drifts else []))
+        drafts = self._draft is not None and resolved.as_calibrated
+        self._call = ReplayableCall(pipe, args, kwargs) if drafts else None
+
+    def ended(self) -> None:
+        """Make the draft."""
+        run = self._latents.finished(self._drifts, self.report)
+        if not (self._call and self._draft and run):
+            return
+        try:
+            self.report.draft = drafted(self._draft, self._call, self._pipe, run)
+        except Exception as error:  # out of memory, or a call that the draft's policy does not take
+            self.report.note(f"no draft was made: {type(error).__name__}: {error}")  # the picture is not lost
+            _log.warning("no draft was made", exc_info=True)  # nor is the place of a programming error
