@@ -32,7 +32,7 @@ lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed  ## the slow tests, and the table of the README
+bench: $(VENV)/installed  ## the slow tests, and tables like those of docs/pipelines.md
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.method

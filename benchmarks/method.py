@@ -1,4 +1,4 @@
-"""Every method at every budget on the small trained pipelines, side by side in one run: the README's table and more.
+"""Every method at every budget on the small trained pipelines, side by side in one run: docs/pipelines.md.
 
     python -m benchmarks.method flux wan cogvideox opensora
 
@@ -105,7 +105,7 @@ def table_of(budgets: dict[str, dict[str, dict[str, Any]]]) -> Table:
 
 
 def markdown_of(budgets: dict[str, dict[str, dict[str, Any]]], num_steps: int, *, timed: bool) -> str:
-    """The same for the README and the docs, the best PSNR and SSIM of each column in bold; ``timed`` adds speedups."""
+    """The same as Markdown, the best PSNR and SSIM of each column in bold; ``timed`` adds speedups."""
     steps = [rows["aligned"]["computed_steps"] for rows in budgets.values()]
     heads = [f"{s} ({b}x)" for s, b in zip(steps, budgets, strict=True)]
     lines = [[f"steps computed, of {num_steps}", *heads]]
