@@ -118,7 +118,7 @@ def pretrained(
         SharingError: if there is no policy of that name.
         PolicyFileError: if it is damaged, was not written by this library, or has another schema.
     """
-    path = fetched(
+    path = _policy_file(
         name,
         revision=revision,
         token=token,
@@ -129,7 +129,7 @@ def pretrained(
     return Policy.load(path)
 
 
-def fetched(
+def _policy_file(
     name: str | os.PathLike[str],
     *,
     revision: str | None = None,
@@ -159,7 +159,7 @@ def fetched(
     cure = f"Give a policy file, a folder that holds {POLICY_FILE}, or a repository on the Hub, 'you/name'."
     if not isinstance(name, str) or not is_repository(name):
         raise SharingError(
-            "there is no such policy file, and this cannot be the name of a repository",
+            "there is no policy file of that name, and this cannot be the name of a repository",
             given=os.fspath(name),
             cure=cure,
         )
@@ -173,7 +173,7 @@ def fetched(
         )
     except _FAILURES as error:
         raise SharingError(
-            f"there is no such policy file here, and none could be downloaded from the Hub: {_message_of(error)}",
+            f"there is no policy file of that name here, and none could be downloaded from the Hub: {_message_of(error)}",
             given=name + (f" at {revision}" if revision else ""),
             cure=f"{cure} For a private repository log in with `hf auth login` or pass token=.",
         ) from error
