@@ -1,10 +1,10 @@
-"""Whether budgets are met, and profiles right, on prompts and seeds that calibration never saw.
+"""Whether budgets are met, and profiles are right, on held-out prompts and seeds.
 
     python -m benchmarks.budgets flux wan
 
-Trials: in each, some calibration prompts drawn at random, one policy for each of three budgets, and each policy on as
-many held-out prompts drawn at random too. Then one profile, and what it predicts of its policies against what held-out
-prompts say. An interrupted run goes on from what it had. Time is measured: leave the machine alone meanwhile.
+Each trial draws calibration prompts at random, makes one policy for each of three budgets, and runs each policy on as
+many held-out prompts, drawn at random too. Then comes one profile: its predictions against held-out prompts. An
+interrupted run resumes. Time is measured, so run nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from ertacache.metrics import psnr
 
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
 FRACTIONS = (0.7, 0.6, 0.5, 0.4, 0.3)
-"""Of a full call's seconds, on this machine."""
+"""Budgets of time, as fractions of a full call's seconds on this machine."""
 QUALITIES = (40.0, 45.0, 50.0, 55.0, 60.0)
-"""In dB."""
+"""Budgets of quality, in dB."""
 
 
 Trial = dict[str, dict[str, Any]]
-"""By budget, what was asked and what its policy does on each held-out prompt."""
+"""For each budget: the goal, and the result of its policy on each held-out prompt."""
 
 
 def asked_of(trial: int, full_seconds: float) -> dict[str, float]:

@@ -1,10 +1,10 @@
-"""Every rival on the small trained pipelines, side by side in one run, and docs/results.md about it.
+"""Measures every rival on the small trained pipelines, side by side in one run, and writes docs/results.md.
 
     ertacache benchmark     # all rivals on all pipelines; hours
 
-Held-out prompts and seeds that neither training nor calibration saw; quality against the full run. An interrupted run
-goes on from what it had measured. Where only some rivals are measured, after one of them has changed, the rows of all
-others stay as the figures have them; fewer steps is measured again with them, and must be what it was.
+Prompts and seeds are held out: neither training nor calibration saw them. Quality is against the full run. An
+interrupted run resumes. If only some rivals are measured, for example after one of them has changed, the rows of all
+others stay as they are. Fewer steps, the control, is then measured again, and must give what it gave before.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ertacache.files import written_whole
 
 CONTROL = FEWER_STEPS.name
 SAME = 0.1
-"""dB: how far the control may be from what it was on any prompt, so that rows of two runs stand side by side."""
+"""How many dB the control may differ on any prompt between two runs whose rows are shown side by side."""
 
 
 class RivalError(ERTACacheError, ValueError):
@@ -59,21 +59,21 @@ def run(
 
     Args:
         models: names of embedded pipelines.
-        names: of rivals, or none for all; ours and fewer steps always take part, and others' rows stay as they are.
-        prompts: how many held-out ones.
-        seed: of the first.
+        names: rivals to measure, empty for all; ours and fewer steps always take part, others' rows stay as they are.
+        prompts: number of held-out prompts.
+        seed: of the first prompt.
         work: for policies and unfinished measurements.
         out: for the figures, as JSON.
-        page: written anew after every pipeline, about all figures there are in ``out``.
-        webpage: the same as HTML with pictures, about the pipelines measured now.
+        page: written after every pipeline, from all figures in ``out``.
+        webpage: the same as HTML with pictures, for the pipelines measured now.
         quick: two prompts, eight steps, one setting of each rival: a check, no figures.
         console: where to show progress.
 
     Returns:
-        What was written, the pages last.
+        The files that were written, the pages last.
 
     Raises:
-        RivalError: if a rival's name is unknown, or what some rivals are measured for cannot join the others' rows.
+        RivalError: if a rival's name is unknown, or the new rows cannot stand beside the old ones.
     """
     known = [rival.name for rival in RIVALS]
     for name in names:
@@ -126,7 +126,7 @@ def run(
 
 
 def _earlier(path: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that a run of some rivals joins, or none."""
+    """The earlier figures that new rows are added to; empty if there are none."""
     if not path.exists():
         return {}
     earlier: dict[str, Any] = json.loads(path.read_text())
@@ -141,10 +141,10 @@ def _earlier(path: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def joined(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows of some rivals, and those that an earlier run has of all others, in the order of tables.
+    """The new rows of some rivals and the earlier rows of all others, in the order of the tables.
 
     Raises:
-        RivalError: if fewer steps is not what it was, so that the two runs cannot stand side by side.
+        RivalError: if fewer steps differs between the two runs, so that they cannot stand side by side.
     """
     if not earlier:
         return dict(result)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.guard flux wan [--prompts 16] [--seed 9000] [--quick]
 
-Of every kind as many generations: held-out prompts, prompts unlike calibration's, other guidance, noise on the weights,
-a random LoRA. Told by the drift of computed steps, which is free, and by drafts: a run of six steps more of thirty, and
-one by the policy of the other budget. Bad is a picture whose PSNR against the full run of the same model and call is
-more than 5 dB under the median of calibration's prompts, each by weights that were fitted without it. An interrupted
-run goes on from what it had measured.
+There are equally many generations of every kind: held-out prompts, prompts unlike those of calibration, other
+guidance, noise on the weights, a random LoRA. The signals are the drift of computed steps, which is free, and drafts:
+another run of six of thirty steps, and one by the policy of the other budget. A picture is bad if its PSNR against the
+full run of the same model and call is more than 5 dB under the median of the calibration prompts (leave-one-out). An
+interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from ertacache.watching.guard import Guard
 
 SPEEDUPS = (2.0, 3.0)  # each one's policy also makes drafts of the other's runs
 TOLD_BY = ("drift", "draft", "other")
-"""Drifts; a draft of a fifth of the steps; a draft by the policy of the other budget."""
+"""The signals: drift; a draft of a fifth of the steps; a draft by the policy of the other budget."""
 WORSE = 5.0
-"""Bad is so many dB under calibration's median."""
+"""A picture counts as bad if its PSNR is this many dB under the median of calibration."""
 UNLIKE = (
     "",
     "ein großer roter Stern auf grünem Grund",
@@ -64,13 +64,13 @@ UNLIKE = (
     "one hundred tiny stars of every color, all over a checkered striped dotted background",
     "nothing at all",
 )
-"""Empty, in other languages, gibberish, too long, of other things."""
+"""Prompts unlike those of calibration: empty, in other languages, gibberish, too long, about other things."""
 SCALES = (2.0, 3.0, 6.0, 9.0)
-"""Of guidance; calibration has 4."""
+"""Guidance scales; calibration uses 4."""
 NOISES = (0.05, 0.1, 0.2, 0.4)
-"""On every weight matrix, in its standard deviations."""
+"""Noise added to every weight matrix, in units of its standard deviation."""
 LORAS = (0.1, 0.2, 0.4, 0.8)
-"""The norm of what a LoRA of rank 4 adds to a matrix of attention or feed-forward, over the matrix's."""
+"""The norm of the change that a LoRA of rank 4 makes to an attention or feed-forward matrix, over the matrix's."""
 RANK = 4
 
 Array = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Ways to generate, measured on an embedded pipeline's held-out prompts, with a bar."""
+"""Measures ways to generate on the held-out prompts of an embedded pipeline, with a progress bar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ertacache.evaluation.measuring import Measured, measure
 def measured_on_held_out(
     embedded: zoo.Embedded, variants: Sequence[Variant], num_prompts: int, seed: int, folder: Path, console: Console
 ) -> list[Measured]:
-    """One for each variant, against the full run; what was measured is kept in ``folder``."""
+    """One result for each variant, against the full run. Finished measurements are kept in ``folder``."""
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("generating", total=num_prompts * len(variants))
         return measure(

@@ -1,4 +1,4 @@
-"""What figures belong to: names for what was measured, so that nothing else is taken for it, and where it was."""
+"""Keys that identify a measurement, so that it is never mistaken for another, and the machine it was made on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ertacache.runtime.pipeline_key import digest_of, pipeline_key
 
 
 def source_digest(folder: Path) -> str:
-    """Of all code in a folder, which the figures follow from."""
+    """A digest of all Python code in a folder."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         digest.update(file.read_bytes())
@@ -26,7 +26,7 @@ def source_digest(folder: Path) -> str:
 
 
 def key_of(embedded: zoo.Embedded, *given: Any) -> str:
-    """A name for what is measured on a pipeline; ``given`` is whatever else decides it."""
+    """A key for a measurement on a pipeline; ``given`` is everything else that affects its figures."""
     circumstances = circumstances_of(embedded.pipe, (), embedded.arguments)
     code = source_digest(Path(ertacache.__file__).parent)
     return digest_of([embedded.arguments, pipeline_key(embedded.pipe, circumstances), given, code])

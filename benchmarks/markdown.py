@@ -1,4 +1,4 @@
-"""Tables and figures as the pages show them, and the files that they are taken from."""
+"""Markdown tables for the pages, and the files that hold the figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ertacache.files import written_whole
 from ertacache.metrics import interval
 
 Rows = Sequence[Sequence[str]]
-"""A table's cells, its head first; what is best may be in bold, as Markdown has it."""
+"""A table's cells, its head first; the best may be in bold, in Markdown."""
 
 
 def table(rows: Rows) -> str:

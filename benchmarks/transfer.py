@@ -2,9 +2,10 @@
 
     python -m benchmarks.transfer flux wan
 
-A policy of the pipeline's own setting, used at other numbers of steps, noise schedules, sizes, guidance, and with an
-adapter; beside it one that was calibrated there, by the same prompts and for the same step ratio, and fewer steps. Each
-is compared with the full run in that setting, on held-out prompts. What was measured is kept, setting by setting.
+A policy calibrated in the pipeline's own setting is used with other numbers of steps, noise schedules, sizes and
+guidance, and with an adapter. Beside it stand a policy calibrated in that setting, on the same prompts and for the same
+step ratio, and fewer steps. Each is compared with the full run in that setting, on held-out prompts. Finished settings
+are kept.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ertacache.runtime.transfer import on_grid, refusal
 
 SPEEDUPS = (2.0, 3.0)
 ADAPTER_SIZE = 0.1
-"""Of an adapter's change of a weight matrix, over the matrix."""
+"""The norm of an adapter's change of a weight matrix, over the matrix's."""
 
 
 def _as_given(policy: Policy) -> Policy:

@@ -1,4 +1,4 @@
-"""The comparison with all rivals as one HTML page: the curves, every prompt, and the pictures, ours worst first."""
+"""The comparison as one HTML page: curves, every prompt, and pictures, those where ours is worst first."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def section_of(
     show: int,
     on_generation: Callable[[int], None] = lambda count: None,
 ) -> Section:
-    """One pipeline's part of the page; what it shows is generated once more.
+    """One pipeline's part of the page; its pictures are generated again.
 
     Args:
         subject: the pipeline.
         prompts: as they were measured.
         seed: of the first.
-        settings: what was measured.
+        settings: the measured settings.
         entries: the same settings, ready to run.
         show: how many prompts to show.
         on_generation: told how many generations were made.
@@ -103,8 +103,9 @@ def _grid(table: Rows, caption: str) -> Grid:
 def write_webpage(sections: Sequence[Section], path: Path) -> None:
     """Write the page about all pipelines that were measured."""
     lead = (
-        "All rivals on the same small trained pipelines, held-out prompts, seeds and latents, in one run. Each rival's "
-        f"knob is swept; pictures are of its setting nearest to {SHOWN_AT:g}x by operations of the denoiser. Curves "
-        f"are read at {', '.join(f'{x:g}x' for x in SPEEDUPS)} and up to {LEADS[-1]:g}x."
+        "Small pipelines that this project trained; no figure is from published weights. All rivals get the same "
+        "held-out prompts, seeds and latents, in one run. Each rival's knob is swept; pictures show its setting "
+        f"nearest to {SHOWN_AT:g}x by operations of the denoiser. Tables read the curves at "
+        f"{', '.join(f'{x:g}x' for x in SPEEDUPS)} and up to {LEADS[-1]:g}x."
     )
     write(Page("Every rival in one harness", lead, sections), path)

@@ -1,4 +1,4 @@
-"""Arguments of every public function: each in turn is everything that it should not be."""
+"""Wrong arguments of every public function: each argument in turn gets every kind of wrong value."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _Odd:
 
 
 def nasty(pipe: Any, folder: Path) -> dict[str, Any]:
-    """What is tried in the place of every argument, by what the list of faults calls it."""
+    """The values tried for every argument, by their names in the list of faults."""
     os.mkfifo(folder / "pipe")
     numbers = (0, 1, 2, 3, -1, 0.5, 2.0, 2.5, 8.0, 10**7, 2**63, 10**400, 1e-300, 1e300, math.nan, math.inf, -math.inf)
     others = (None, True, False, 1j, Decimal(2), Fraction(3, 2), ..., b"8", Path("."), Path("no such"))
@@ -97,7 +97,7 @@ def nasty(pipe: Any, folder: Path) -> dict[str, Any]:
 
 
 class _Nobody(http.server.BaseHTTPRequestHandler):
-    """A Hub that has nothing and takes nothing."""
+    """A Hub that has no repositories and refuses uploads."""
 
     def _refuse(self) -> None:
         self.send_error(404)
@@ -120,7 +120,7 @@ def _hub() -> Iterator[str]:
 
 
 def _embedded(prompt_embeds: Any = None, pooled_prompt_embeds: Any = None, **_: Any) -> tuple[Any, ...]:
-    """What FLUX's encoder returns, of whatever text."""
+    """The output of FLUX's encoder, the same for any text."""
     if prompt_embeds is None:
         prompt_embeds, pooled_prompt_embeds = torch.zeros(1, 4, 8), torch.zeros(1, 8)
     return prompt_embeds, pooled_prompt_embeds, torch.zeros(prompt_embeds.shape[1], 3)
@@ -234,7 +234,7 @@ def functions(folder: Path, hub: str) -> tuple[Any, dict[str, list[Tried]]]:
 
 
 def tried(folder: Path, only: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tally]]:
-    """One tally for each public function over all values in the place of each argument."""
+    """One tally for each public function: every argument in turn gets every value."""
     with _hub() as address:
         pipe, known = functions(folder, address)
         values = nasty(pipe, folder)

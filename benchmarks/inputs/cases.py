@@ -1,4 +1,4 @@
-"""One case: something is tried within a time limit, and came to something."""
+"""One case: something is tried within a time limit, and its outcome is counted."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from ertacache import ERTACacheError
 
 SECONDS = 10
-"""What takes longer has no end."""
+"""The time limit; a case that takes longer counts as endless."""
 ACCEPTED = "accepted"
 
 
 class _NoEndError(BaseException):
-    """No ``except Exception`` on the way takes it for something else."""
+    """Not an `Exception`, so that no ``except Exception`` on the way catches it."""
 
 
 @dataclass
 class Tally:
-    """What the cases of one row of the table came to.
+    """The outcomes of the cases in one row of the table.
 
     Args:
-        outcomes: how many by what they came to: accepted, or the name of the error.
-        faults: those that came to what they must not, with what it was.
+        outcomes: number of cases by outcome: accepted, or the name of the error.
+        faults: the cases with an outcome that must not happen, and that outcome.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -36,9 +36,9 @@ class Tally:
         """Try something.
 
         Args:
-            name: what is tried, for the list of faults.
-            attempt: returns what it came to, or None if it was accepted; raises what it raises.
-            documented: errors that are not the library's own, and may be raised.
+            name: the case's name in the list of faults.
+            attempt: returns the outcome, or None if the input was accepted; may raise.
+            documented: errors that may be raised though they are not the library's own.
         """
         try:
             with _within(SECONDS):

@@ -1,4 +1,4 @@
-"""Arguments of every command: each in turn is everything that it should not be."""
+"""Wrong arguments of every command: each argument in turn gets every kind of wrong value."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ertacache.cli import app
 from ertacache.policy import CalibrationRecord
 
 NOWHERE = "./nowhere"
-"""A model that is not there: what is wrong with other arguments is said before, and nothing is generated."""
+"""A model that does not exist: other arguments are checked before it is loaded, and nothing is generated."""
 
 
 def nasty(folder: Path) -> dict[str, str]:
-    """What is tried in the place of every argument, by what the list of faults calls it."""
+    """The values tried for every argument, by their names in the list of faults."""
     contents = {
         "empty file": b"",
         "binary file": bytes(range(256)) * 64,
@@ -47,7 +47,7 @@ def nasty(folder: Path) -> dict[str, str]:
 
 
 def tried(folder: Path) -> Iterator[tuple[str, Tally]]:
-    """One tally for each command over all texts in the place of each argument."""
+    """One tally for each command: every argument in turn gets every text."""
     record = CalibrationRecord("", psnr=(40.0, 41.0), ssim=(0.9, 0.91), seconds=1.0)
     policy = Policy(8, (1, 3), Method(), calibration=record)
     policy.save(folder / "policy.safetensors")
@@ -83,7 +83,7 @@ def tried(folder: Path) -> Iterator[tuple[str, Tally]]:
 
 
 def _arguments(command: Any) -> list[str]:
-    """Those that have no name, in order, and the names of the options that take a value."""
+    """The positional arguments in order, and the names of the options that take a value."""
     plain = [p.name or "" for p in command.params if p.param_type_name == "argument"]
     named = [p.opts[0] for p in command.params if p.param_type_name == "option" and not getattr(p, "is_flag", False)]
     return plain + [name for name in named if name != "--help"]

@@ -1,4 +1,4 @@
-"""Files of every kind that the library keeps: each is mutated, loaded, shown, and used in a call."""
+"""Damaged files of every kind that the library writes: each is mutated, loaded, printed, and used in a call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ertacache.files import sealed
 from ertacache.presenting.tables import frontier_table, policy_facts, policy_steps
 
 MUTATIONS = ("flipped bits", "cut", "zeroed block", "edited JSON", "edited tensors")
-"""The last two with a checksum that is right."""
+"""Kinds of damage; the last two keep a correct checksum."""
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 2.5, 7, 10_000, 10**7, 10**400, 1e-300, 1e9, -1e9, 1e30, -1e30, 1e308),
     *(math.nan, math.inf, -math.inf, "", "x", "1", "nan", "[/x]", "$x^{2$", "\x1b[31m\n<b>", "x" * 100_000),
@@ -37,7 +37,7 @@ _NUMBERS = (math.nan, math.inf, -math.inf, 0.0, -1.0, 1e9, -1e9, 1e30, -1e30, 1e
 
 
 class Subjects:
-    """A tiny pipeline, and a file of each kind that was made on it.
+    """A tiny pipeline, and a file of each kind made on it.
 
     Attributes:
         files: by kind.
@@ -61,7 +61,7 @@ class Subjects:
         self.files["recording"] = next(self._checkpoint.rglob("full-run-000.safetensors"))
 
     def calibrated(self, method: str, computed: int, **options: Any) -> Policy:
-        """A policy for the pipeline, of so many computed steps."""
+        """A policy for the pipeline with this number of computed steps."""
         return ertacache.calibrate(
             self._family.pipe,
             [self._family.case.call() for _ in range(4)],
@@ -72,7 +72,7 @@ class Subjects:
         )
 
     def tried(self, kind: str, path: Path) -> str | None:
-        """Load a file of this kind, show what it holds, and use it.
+        """Load a file of this kind, print it, and use it.
 
         Returns:
             None if it was accepted; what happened, if it was used otherwise.
@@ -137,7 +137,7 @@ def tried(subjects: Subjects, kind: str, count: int, seed: int = 0) -> dict[str,
 
 
 def mutate(path: Path, whole: bytes, how: str, chance: random.Random) -> str:
-    """Write a mutated file; says what was changed."""
+    """Write a mutated file, and return what was changed."""
     if how in ("edited JSON", "edited tensors"):
         path.write_bytes(whole)
         return _edited(path, how, chance)
@@ -234,7 +234,7 @@ def _edit_tensors(tensors: dict[str, Tensor], chance: random.Random) -> str:
 
 
 def _taken(value: float, like: Tensor) -> float:
-    """The value as near as a tensor like this can hold it."""
+    """The nearest value that a tensor like this can hold."""
     if not like.is_floating_point():
         return 99
     most = torch.finfo(like.dtype).max

@@ -45,9 +45,9 @@ class Experiment:
     """A table or figure.
 
     Args:
-        run: what measures it.
-        families: the backbones that the paper shows it for; all, where it does not say.
-        in_quick: where ``--quick`` runs it.
+        run: the measurement.
+        families: the backbones that the paper shows it for; all of them if the paper does not say.
+        in_quick: the backbones on which ``--quick`` runs it.
     """
 
     run: Callable[[Opened], dict[str, Any]]
@@ -70,7 +70,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 
 
 def made(name: str, opened: Opened, out: Path) -> Path:
-    """Measure one table or figure on one pipeline, unless that was done, and write its figures."""
+    """Measure one table or figure on one pipeline, unless it was measured before, and write its figures."""
     experiment, path = EXPERIMENTS[name], out / f"{name}-{opened.name}.json"
     code = Path(str(sys.modules[experiment.run.__module__].__file__)).read_bytes()
     key = f"{opened.key}-{hashlib.sha256(code).hexdigest()[:12]}"

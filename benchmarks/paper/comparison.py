@@ -29,7 +29,7 @@ from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.method.schedule import computed_steps_for
 
 ADAPTIVE_PROMPTS = 4
-"""Calibration prompts over which operations are averaged where they depend on the prompt."""
+"""Number of calibration prompts over which operations are averaged, if they depend on the prompt."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def lines_of(opened: Opened) -> list[Line]:
 
 
 def entry_with(opened: Opened, rival: Rival, computed: int) -> harness.Entry:
-    """One of our own methods, or fewer steps, at a number of computed steps; calibrated now, or found calibrated."""
+    """One of our own methods, or fewer steps, at a number of computed steps; calibrated unless it was before."""
     knob = "num_inference_steps" if rival is FEWER_STEPS else "num_computed_steps"
     opened.console.print(f"{opened.name}: {rival.name}, {computed} computed steps", style="dim")
     return harness.entries_of(opened.subject, [rival], choose=lambda knobs: [{knob: computed}])[0]
@@ -107,12 +107,12 @@ def entry_at(opened: Opened, name: str, speedup: float) -> tuple[harness.Entry |
 
 
 def nearest(operations: Sequence[float], speedup: float) -> int:
-    """Which of some ratios of operations is nearest to a speedup, by their quotient."""
+    """The index of the ratio of operations nearest to a speedup, by their quotient."""
     return min(range(len(operations)), key=lambda k: abs(log(operations[k] / speedup)))
 
 
 def name_of(entry: harness.Entry) -> str:
-    """Of a rival and its setting."""
+    """The name of a rival with its setting."""
     return f"{entry.rival.name} {dict(entry.knobs)}"
 
 
@@ -127,7 +127,7 @@ def _with_operations(opened: Opened, rival: Rival) -> list[tuple[harness.Entry, 
 
 
 def _few(knobs: Sequence[Knobs], count: int) -> list[Knobs]:
-    """At most so many settings, each from the middle of an equal part."""
+    """At most ``count`` settings, each from the middle of an equal part."""
     if len(knobs) <= count:
         return list(knobs)
     return [knobs[round((k + 0.5) * len(knobs) / count - 0.5)] for k in range(count)]

@@ -1,4 +1,4 @@
-"""Figure 2a: how far consecutive steps are apart, and how far TeaCache's polynomial says that they are.
+"""Figure 2a: the distance between consecutive steps, and the distance that TeaCache's polynomial predicts.
 
 Over full runs, so that nothing is cached and both are of the same steps. "Measured" is the relative L1 distance of the
 denoiser's outputs, which TeaCache's polynomial was fitted to; "residual" that of Eq. (12) between the residuals.
@@ -47,7 +47,7 @@ def _seen(opened: Opened, number: int, rescale: Callable[[float], float]) -> dic
 
 
 def consecutive(tensors: Sequence[Tensor], distance: Callable[[Tensor, Tensor], float]) -> list[float]:
-    """``distance(tensor, the one before)``, one fewer than there are tensors."""
+    """The distance of each tensor from the one before; one value fewer than there are tensors."""
     return [distance(current, previous) for previous, current in pairwise(tensors)]
 
 
@@ -64,13 +64,13 @@ def residual_distance(current: Tensor, previous: Tensor) -> float:
 
 
 def consistency(curves: Sequence[Sequence[float]]) -> float:
-    """How much prompts differ: their standard deviation over their mean, the mean over steps; 0 is not at all."""
+    """How much prompts differ: standard deviation over mean, averaged over steps; 0 if they do not differ."""
     values = np.asarray(curves)
     return float(np.mean(values.std(axis=0) / np.abs(values.mean(axis=0))))
 
 
 def misses(measured: Sequence[Sequence[float]], predicted: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """How far the mean prediction is off, over the measured mean: in the first and in the last third of the steps."""
+    """The relative error of the mean prediction, in the first and in the last third of the steps."""
     truth = np.mean(measured, axis=0)
     off = np.abs(np.mean(predicted, axis=0) - truth) / truth
     third = max(1, len(off) // 3)

@@ -27,7 +27,7 @@ CHANNELS = 3
 
 
 def run(opened: Opened) -> dict[str, Any]:
-    """Maps of the first prompts, and two numbers about all."""
+    """The maps of the first prompts, and two numbers over all prompts."""
     policy = opened.policies({"offline": PARTS["offline"]}, speedups(opened.family)[-1])["offline"]
     step, last = middle(policy)
     prompts = opened.embedded.held_out_prompts[: opened.counts.runs]
@@ -63,7 +63,7 @@ def likeness(errors: Sequence[Tensor]) -> float:
 
 
 def explained(reused: Sequence[Tensor], actual: Sequence[Tensor], axis: int) -> float:
-    """Eqs. (15) to (21) fitted on half of the prompts: the share of the others' squared error that they take away."""
+    """Eqs. (15) to (21) fitted on half of the prompts: the share of the squared error removed on the other half."""
     half, moments = len(reused) // 2, Moments("channel", axis)
     for v_tilde, v in zip(reused[:half], actual[:half], strict=True):
         moments.add(v_tilde, v)

@@ -80,7 +80,7 @@ def sensitivity(results: Sequence[Result]) -> str:
     """Figure 5."""
     rows = [["PSNR", "method", "fewest prompts", "most prompts", "gain, dB (95 %)", "verdict"]]
     rows[0].append(f"within {NEAR:g} dB of the last from")
-    notes = {}
+    notes: dict[str, None] = {}
     for result in results:
         for method in dict.fromkeys(row["method"] for row in result["rows"]):
             found = [row for row in result["rows"] if row["method"] == method]

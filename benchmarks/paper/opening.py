@@ -19,7 +19,7 @@ FAMILIES: Mapping[str, str] = {
     "CogVideoXTransformer3DModel": "cogvideox",
     "STDiT3Transformer3DModel": "opensora",
 }
-"""For a denoiser's class, which of the paper's four backbones it is."""
+"""The paper's backbone for each class of denoiser."""
 
 
 def open_pipeline(

@@ -1,4 +1,4 @@
-"""A pipeline that the experiments run on, and what they share on it: counts, prompts, policies, measurements."""
+"""A pipeline that the experiments run on, with what they share: counts, prompts, policies, measurements."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ class Opened:
 
     @cached_property
     def key(self) -> str:
-        """A name for whatever decides the figures but the experiments' own code."""
+        """A key for all that affects the figures, except the experiments' own code."""
         prompts = self.embedded.calibration_prompts, self.embedded.held_out_prompts[: self.counts.held_out]
         rivals = source_digest(Path(base.__file__).parent)
         return key_of(self.embedded, self.seed, prompts, self.counts, rivals)
 
     @property
     def work(self) -> Path:
-        """The folder for what belongs to this key."""
+        """The folder for files of this key."""
         return self.folder / self.name / self.key
 
     @cached_property
@@ -117,14 +117,14 @@ class Opened:
         return calls_of(self.embedded.arguments, prompts, self.seed)
 
     def full_run(self, number: int) -> dict[str, Tensor]:
-        """Of a held-out prompt: the latents ``x0 .. xT`` and the model outputs ``v0 .. v(T-1)``."""
+        """The full run of a held-out prompt: its latents ``x0 .. xT`` and model outputs ``v0 .. v(T-1)``."""
         pipe, prompt = self.embedded.pipe, self.embedded.held_out_prompts[number]
         (call,) = calls_for(pipe, [prompt], self.embedded.arguments, self.seed + number)
         tensors, _ = record(pipe, call, 0, self.num_steps, lambda step: None, lambda count: None)
         return tensors
 
     def policies(self, methods: Mapping[str, Method], speedup: float) -> dict[str, Policy]:
-        """Calibrated at one budget, or found calibrated."""
+        """The policies of some methods at one budget, calibrated unless they were before."""
         found = policies_for(self.embedded, dict(methods), [speedup], self.counts.calibration, self.work)
         return {name: policy for (_, name), policy in found.items()}
 

@@ -1,4 +1,4 @@
-"""Figure 5: how many calibration prompts the method needs, and ours."""
+"""Figure 5: how many calibration prompts the paper's method needs, and how many ours."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def run(opened: Opened) -> dict[str, Any]:
 
 
 def repeated(prompts: Sequence[str], count: int) -> list[str]:
-    """So many prompts; where there are fewer, they come again. Calibration gives each a seed of its own."""
+    """``count`` prompts, repeated if there are fewer. Calibration gives each a seed of its own."""
     return list(islice(cycle(prompts), count))

@@ -1,4 +1,4 @@
-"""Figure 2b: where the latents of one prompt go in full, with cached steps, and with the timestep adjustment."""
+"""Figure 2b: the latents of one prompt in the full run, with cached steps, and with the timestep adjustment."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def _full_run(opened: Opened) -> list[Tensor]:
 
 
 def positions(policy: Policy) -> list[float]:
-    """Where on the full run's grid, counted in its steps, a policy's latents stand: elsewhere if it retimes."""
+    """The positions of a policy's latents on the full run's grid, in its steps; not whole numbers if it retimes."""
     steps = policy.num_inference_steps
     return [tau * steps for tau in policy.time_grid] if policy.time_grid else [float(i) for i in range(steps + 1)]
 
 
 def at(path: Sequence[Tensor], position: float) -> Tensor:
-    """The full trajectory between two of its latents."""
+    """The full trajectory, interpolated between two of its latents."""
     last = min(int(position), len(path) - 2)
     share = position - last
     return path[last] * (1 - share) + path[last + 1] * share

@@ -1,8 +1,8 @@
-"""Quality against cost: what a rival reaches at a given speedup, its knob turned as well as can be.
+"""Quality against cost: the PSNR that a rival reaches at a given speedup, at its best settings.
 
-Prompt by prompt, since a cache that decides by what it sees skips much on one prompt and nothing on another: a mean
-over prompts of one setting would credit it with the perfect pictures of the latter at the cost of the former. For the
-same reason a setting that skips nothing on a prompt is no point of that prompt's curve.
+Each prompt has a curve of its own, since an adaptive cache skips much on one prompt and nothing on another. A mean over
+prompts of one setting would credit it with the perfect pictures of the latter at the cost of the former. For the same
+reason, a setting that skips nothing on a prompt is left out of that prompt's curve.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from statistics import median
 from ertacache.evaluation.measuring import Measured
 
 Cost = Callable[[Measured, int], float]
-"""How many times cheaper than the full run a setting is, on a prompt."""
+"""How many times cheaper than the full run a setting is on a prompt."""
 
 
 def by_time(row: Measured, prompt: int) -> float:
@@ -28,7 +28,7 @@ def by_operations(row: Measured, prompt: int) -> float:
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (speedup, PSNR), those that no other one beats in both, from slow to fast."""
+    """The points (speedup, PSNR) that no other point beats in both, from slow to fast."""
     best: list[tuple[float, float]] = []
     for point in sorted(points, reverse=True):
         if not best or point[1] > best[-1][1]:
@@ -48,9 +48,9 @@ def interpolated(points: Sequence[tuple[float, float]], speedup: float) -> float
 
 
 def qualities_at(rows: Sequence[Measured], speedup: float, cost: Cost) -> list[float] | None:
-    """The PSNR of each prompt in dB at a speedup; none where no setting is as fast as that on most prompts.
+    """The PSNR in dB of each prompt at a speedup; None if no setting is that fast on most prompts.
 
-    A rival none of whose settings is as slow as asked has its slowest setting's quality.
+    If every setting is faster than ``speedup``, the slowest one counts.
     """
     prompts = range(len(rows[0].psnr))
     if speedup > max(median(cost(row, k) for k in prompts) for row in rows):

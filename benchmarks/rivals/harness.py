@@ -1,4 +1,4 @@
-"""Runs rivals side by side: the same pipelines, prompts, seeds and latents, quality and cost of every setting."""
+"""Runs rivals side by side, on the same pipelines, prompts, seeds and latents: quality and cost of every setting."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
     python -m benchmarks.schedules flux wan cogvideox opensora
 
 Each other schedule is measured twice: with plain reuse, as its authors have it, and with the aligned prediction fitted
-on it, so that what the schedule is worth and what the prediction is worth can be told apart. One run, the same prompts,
-seeds and latents. An interrupted run goes on from what it had; several processes, each for some `--ratio`, may share
-one `--work` folder, and one for all of them then finds everything there.
+on it, to separate the gain of the schedule from that of the prediction. All is measured in one run, with the same
+prompts, seeds and latents. An interrupted run resumes. Several processes, each with some `--ratio`, may share one
+`--work` folder; a last one for all ratios then finds everything there.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ OTHERS = {
     "as they are": (f"{CHOICES[0]}, aligned", *(f"{name}, reuse" for name in CHOICES)),
     "with our weights": tuple(f"{name}, aligned" for name in CHOICES),
 }
-"""What we are compared with: evenly spaced steps with fitted weights and the others' schedules with what their authors
-predict with; and all of them with our weights, fitted on them."""
+"""The two groups that ours is compared with: evenly spaced steps with fitted weights and the others' schedules with
+their authors' prediction; and all schedules with our weights, fitted on them."""
 
 
 def schedules(session: Session, computed: int, ours: Policy) -> dict[str, Callable[[], Schedule]]:
-    """What each way would compute; annealing gets as many denoiser calls as ours took."""
+    """The schedule of each way; annealing gets as many denoiser calls as ours took."""
     loops, setting = session.loops, session.loops.setting
 
     def path(minimax: bool) -> Schedule:
