@@ -172,8 +172,9 @@ def _policy_file(
             local_files_only=local_files_only,
         )
     except _FAILURES as error:
+        what = "there is no policy file of that name here, and none could be downloaded from the Hub"
         raise SharingError(
-            f"there is no policy file of that name here, and none could be downloaded from the Hub: {_message_of(error)}",
+            f"{what}: {_message_of(error)}",
             given=name + (f" at {revision}" if revision else ""),
             cure=f"{cure} For a private repository log in with `hf auth login` or pass token=.",
         ) from error
