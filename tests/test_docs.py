@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 import contract.check
 import ertacache
 from contract.case import Case
-from ertacache.runtime.families import BLOCK_OUTPUTS
+from ertacache.errors import ArgumentError
+from ertacache.runtime.families import BLOCK_OUTPUTS, register_block
 
 ADDING = (Path(__file__).parent.parent / "docs/adding-a-model.md").read_text()
 
@@ -52,7 +54,6 @@ def test_a_new_family_takes_less_than_twenty_lines_and_keeps_the_contract(monkey
         "ertacache": ertacache,
         "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
         "MyDenoiser": MyDenoiser,
-        "BLOCK_OUTPUTS": BLOCK_OUTPUTS,
         "Case": Case,
         "CASES": {},
     }
@@ -67,3 +68,10 @@ def test_a_new_family_takes_less_than_twenty_lines_and_keeps_the_contract(monkey
     assert outcome.works
     assert outcome.calibration == ""
     assert outcome.levels == ("velocity", "output", "hidden")
+
+
+@pytest.mark.parametrize("places", [(0, 0), (1, 2), ("0", "1")])
+def test_a_block_returns_hidden_states_and_text_at_two_places(places):
+    with pytest.raises(ArgumentError, match="one at place 0 and one at place 1"):
+        register_block("NoBlock", hidden=places[0], text=places[1])
+    assert "NoBlock" not in BLOCK_OUTPUTS

@@ -67,11 +67,13 @@ def test_the_score_is_of_the_distance_to_the_run_of_the_cheaper_policy(flux, flu
     assert told.denoiser_calls == 2 * len(by.computed_steps)
     assert told.distances == pytest.approx(expected.tolist(), rel=1e-5)
     assert told.scores == pytest.approx([(math.log(d) + 1) / 0.5 for d in expected.tolist()], rel=1e-4)
-    for limit in (min(told.scores) - 1, sum(told.scores) / 2, max(told.scores) + 1):
+    farther = int(expected.argmax())  # of the two
+    between = (math.log(expected.max()) + math.log(expected.min()) + 2) / 2 / 0.5
+    for limit, outside in ((-99.0, [0, 1]), (between, [farther]), (99.0, [])):
         told.limit = limit
-        assert told.left == tuple(score > limit for score in told.scores)
-        outside = [str(k) for k, left in enumerate(told.left) if left]
-        said = f"farther off than calibration's: samples {', '.join(outside)} (" if outside else "as near as"
+        assert told.left == tuple(k in outside for k in (0, 1))
+        listed = ", ".join(map(str, outside))
+        said = f"farther off than calibration's: samples {listed} (" if outside else "as near as"
         assert said in str(run.report)
 
 

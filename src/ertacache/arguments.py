@@ -235,10 +235,10 @@ def call_arguments(kind: type, names: Iterable[str]) -> None:
 
 def refused(name: str, value: Any, wanted: str) -> ArgumentError:
     """The error of a value that is not what was wanted."""
-    return ArgumentError(f"{name} must be {wanted}", given=told(value), cure=f"Pass {wanted}.")
+    return ArgumentError(f"{name} must be {wanted}", given=abbreviated(value), cure=f"Pass {wanted}.")
 
 
-def told(value: Any) -> str:
+def abbreviated(value: Any) -> str:
     """A value as errors show it: short, and with its type unless it is a text."""
     shown = _shown.repr(value)
     return shown if isinstance(value, str) else f"{shown}, of type {type(value).__name__}"

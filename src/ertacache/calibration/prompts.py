@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ertacache.arguments import call_arguments, each, number, told
+from ertacache.arguments import abbreviated, call_arguments, each, number
 from ertacache.errors import CalibrationError
 from ertacache.runtime.calls import Call, gives_latents
 from ertacache.runtime.randomness import RandomState
@@ -29,14 +29,14 @@ def prompts_of(given: Any) -> list[str | Mapping[str, Any]]:
     if not prompts:
         raise CalibrationError(
             "calibration needs a list of prompts",
-            given=told(given),
+            given=abbreviated(given),
             cure="Pass a list of texts or of dicts of call arguments; 8 or so are enough.",
         )
     for k, prompt in enumerate(prompts):
         if not isinstance(prompt, (str, Mapping)):
             raise CalibrationError(
                 f"prompt {k} is neither a text nor a dict of call arguments",
-                given=told(prompt),
+                given=abbreviated(prompt),
                 cure="Pass one of the two.",
             )
         if isinstance(prompt, str) and not prompt.strip():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from ertacache.arguments import as_error, flag, one_of, told
+from ertacache.arguments import abbreviated, as_error, flag, one_of
 from ertacache.errors import ArgumentError, MethodError
 from ertacache.method.alignment import MAX_ORDER
 from ertacache.method.rectification import GRANULARITIES, Granularity
@@ -78,7 +78,7 @@ class Method:
         """The method of a documented name; see `NAMED_METHODS`."""
         if not isinstance(name, str) or name not in NAMED_METHODS:
             raise MethodError(
-                "there is no such method", given=told(name), cure=f"Choose one of {', '.join(NAMED_METHODS)}."
+                "there is no such method", given=abbreviated(name), cure=f"Choose one of {', '.join(NAMED_METHODS)}."
             )
         return NAMED_METHODS[name]
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ertacache.runtime.scheduler_probe import StepCall
-from ertacache.runtime.unwrap import become, own_class, patched_on
+from ertacache.runtime.unwrap import own_class, patched_on, set_class
 
 
 def _tables(scheduler: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -90,7 +90,7 @@ def warped_step(scheduler: Any, own: Any, arguments: Mapping[str, Any], index: i
         moved["timestep_back"] = len(neighbours)
         neighbours.append(steps[index - 1])
     twin = copy.copy(scheduler)
-    become(twin, own)
+    set_class(twin, own)
     twin.alphas_cumprod = torch.from_numpy(np.interp(neighbours, places, alphas)).to(scheduler.alphas_cumprod)
     twin.num_inference_steps = scheduler.config.num_train_timesteps  # so that the step after t goes to t - 1
     return StepCall.of(twin).call(twin.step, moved)

@@ -154,7 +154,7 @@ def _hidden_of(block: nn.Module, output: Any, tokens: int) -> Tensor:
         raise PipelineError(
             "level 'hidden' does not know which output of this block is the hidden states",
             given=type(block).__name__,
-            cure="Add a row to ertacache.runtime.families.BLOCK_OUTPUTS, or use level 'velocity'.",
+            cure="Say it with ertacache.runtime.families.register_block(), or use level 'velocity'.",
         )
     hidden: Tensor = output[places[0]]
     return hidden

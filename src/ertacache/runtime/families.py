@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ertacache.errors import ArgumentError
+
 _FIRST, _SECOND = (0, 1), (1, 0)
 
 BLOCK_OUTPUTS: dict[str, tuple[int, int]] = {
@@ -30,7 +32,28 @@ BLOCK_OUTPUTS: dict[str, tuple[int, int]] = {
     "CogView3PlusTransformerBlock": _FIRST,
     "GlmImageTransformerBlock": _FIRST,
 }
-"""For a block class that returns a tuple, where in it the hidden states and the text are."""
+"""For a block class that returns a tuple, where in it the hidden states and the text are; see `register_block`."""
+
+
+def register_block(kind: type | str, *, hidden: int, text: int) -> None:
+    """Make level ``hidden`` serve models of blocks that return a tuple of hidden states and text.
+
+    Args:
+        kind: the block's class, or its name.
+        hidden: where in the tuple the hidden states are, 0 or 1.
+        text: where the text is, the other one.
+
+    Raises:
+        ArgumentError: if the two are not 0 and 1, in any order.
+    """
+    if {hidden, text} != {0, 1}:
+        raise ArgumentError(
+            "a block returns hidden states and text, one at place 0 and one at place 1",
+            given=f"hidden={hidden!r}, text={text!r}",
+            cure="Pass hidden=0, text=1 or hidden=1, text=0.",
+        )
+    BLOCK_OUTPUTS[kind if isinstance(kind, str) else kind.__name__] = (hidden, text)
+
 
 TEXT_FIRST = ("Flux2SingleTransformerBlock", "ChromaSingleTransformerBlock", "AuraFlowSingleTransformerBlock")
 """Block classes that work on text and hidden states in one sequence, the text first."""

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ertacache.errors import CalibrationError, PipelineError, RunError
-from ertacache.runtime.unwrap import become, methods, own_class
+from ertacache.runtime.unwrap import methods, own_class, set_class
 
 ROLES = ("model_output", "timestep", "sample")
 """What every step is made of, by the names that these have in diffusers, in the order in which pipelines give them."""
@@ -196,7 +196,7 @@ def plain_step(scheduler: Any, arguments: Mapping[str, Any], model_output: Tenso
         model_output: ``v``, in place of the one among the arguments.
     """
     fresh = copy.deepcopy(scheduler)
-    become(fresh, own_class(scheduler))
+    set_class(fresh, own_class(scheduler))
     wide = torch.promote_types(arguments["sample"].dtype, torch.float32)
     changed = copied_generators(dict(arguments)) | {"model_output": model_output}
     changed = tree_map_only(Tensor, lambda t: t.to(wide) if t.is_floating_point() and t.ndim else t, changed)

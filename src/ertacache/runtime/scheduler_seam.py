@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ertacache.errors import RunError
-from ertacache.runtime.unwrap import PatchedSeam, Through, become, guise_of, own_class, patched_on
+from ertacache.runtime.unwrap import PatchedSeam, Through, own_class, patched_on, seamed_subclass, set_class
 
 
 class SchedulerSeam:
@@ -44,7 +44,7 @@ class SchedulerSeam:
             before = getattr(type(self.scheduler), "_ertacache_seam", None)
             if before is not None and before._thread:  # or it is a copy made in an earlier run
                 raise self._busy()
-            become(self.scheduler, guise_of(self.scheduler, self._through, _ertacache_seam=self))
+            set_class(self.scheduler, seamed_subclass(self.scheduler, self._through, _ertacache_seam=self))
             self._thread = threading.get_ident()
 
     def watch_patches(self) -> None:
@@ -60,7 +60,7 @@ class SchedulerSeam:
             if vars(self.scheduler).get(name) is seam:  # or it was patched anew
                 vars(self.scheduler)[name] = seam.patched
         with _entering:
-            become(self.scheduler, own_class(self.scheduler))
+            set_class(self.scheduler, own_class(self.scheduler))
             self._thread = 0  # a copy of the scheduler that outlives the run is inert
 
     @contextmanager

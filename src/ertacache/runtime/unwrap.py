@@ -19,7 +19,7 @@ def own_class(thing: object) -> type:
     return getattr(type(thing), "_ertacache_class", type(thing))
 
 
-def become(thing: object, kind: type) -> None:
+def set_class(thing: object, kind: type) -> None:
     """Change the class of an object, also of one that hands on what is assigned to it."""
     object.__setattr__(thing, "__class__", kind)
 
@@ -29,7 +29,7 @@ def model_of(module: nn.Module) -> Any:
     return getattr(module, "_orig_mod", module)
 
 
-class Guise(type):
+class SchedulerMeta(type):
     """The metaclass of a scheduler's subclass, which equals the class it stands on: some pipelines compare types."""
 
     def __eq__(cls, other: object) -> bool:
@@ -39,13 +39,13 @@ class Guise(type):
         return hash(getattr(cls, "_ertacache_class", type(cls)))
 
 
-def guise_of(thing: Any, through: Mapping[str, Through], **attributes: Any) -> type:
+def seamed_subclass(thing: Any, through: Mapping[str, Through], **attributes: Any) -> type:
     """A subclass of the thing's class that looks like it, and whose methods of these names go through a seam."""
     own: Any = own_class(thing)
 
     def beneath(self: Any, name: str) -> Any:
         try:
-            return getattr(super(guise, self), name)
+            return getattr(super(subclass, self), name)
         except AttributeError:
             return own.__getattr__(self, name)
 
@@ -58,9 +58,11 @@ def guise_of(thing: Any, through: Mapping[str, Through], **attributes: Any) -> t
     body: dict[str, Any] = {"_ertacache_class": own, **attributes}
     body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
     body |= {name: seam(name, seen) for name, seen in through.items() if inherited(thing, name)}
-    kind = Guise if type(own) is type else type("Guise", (Guise, type(own)), {})  # it may have a metaclass of its own
-    guise: type = kind(own.__name__, (own,), body)
-    return guise
+    kind = SchedulerMeta
+    if type(own) is not type:  # it has a metaclass of its own
+        kind = type("SchedulerMeta", (SchedulerMeta, type(own)), {})
+    subclass: type = kind(own.__name__, (own,), body)
+    return subclass
 
 
 def _looking_like(bound: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:

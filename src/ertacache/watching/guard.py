@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from ertacache.arguments import told
+from ertacache.arguments import abbreviated
 from ertacache.errors import GuardError
 from ertacache.policy import Envelope, Policy
 from ertacache.runtime.observer import ComputedStep, Observer
@@ -76,7 +76,7 @@ def check_guard(policy: Policy, mode: str | None) -> Envelope | None:
     if mode is None:
         return None
     if not isinstance(mode, str) or mode not in get_args(Mode):
-        raise GuardError("there is no such guard", given=told(mode), cure="Choose 'report', 'compute' or None.")
+        raise GuardError("there is no such guard", given=abbreviated(mode), cure="Choose 'report', 'compute' or None.")
     if not policy.cached_steps:
         raise GuardError(
             "there is nothing to guard, since this policy caches nothing",
