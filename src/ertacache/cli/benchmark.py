@@ -1,14 +1,12 @@
-"""``ertacache benchmark``: runs ``python -m benchmarks.rivals`` of the checkout that the package is installed from."""
+"""``ertacache benchmark``: becomes ``python -m benchmarks.rivals`` of the checkout that this package is part of."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,8 +16,6 @@ from ertacache.output_paths import checked_folder, checked_output
 
 _SOURCE = Path(__file__).parents[2]
 _CHECKOUT = _SOURCE.parent
-_SECONDS_TO_STOP = 10
-"""After an interrupt, how long the benchmark may take to stop by itself."""
 
 
 def benchmark(
@@ -75,22 +71,12 @@ def benchmark(
         *(f"--{name}={path}" for name, path in paths.items()),
         *(["--quick"] if quick else []),
     ]
-    status = _run(["benchmarks.rivals", *command])
-    if status:
-        raise typer.Exit(status)
+    _become(["benchmarks.rivals", *command])
 
 
-def _run(module_and_arguments: Sequence[str]) -> int:
-    """Run a module of the checkout by this interpreter, in this folder and terminal; gives its exit status."""
-    # Of the two, the checkout comes before the working directory (-P), which may hold another folder `benchmarks`.
-    path = os.pathsep.join([str(_CHECKOUT), str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
+def _become(module_and_arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by one that runs a module of the checkout: its signals and its exit status are then ours."""
+    # Without the working directory (-P), which may hold another folder `benchmarks`.
+    path = [str(_CHECKOUT), str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-P", "-m", *module_and_arguments]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as running:
-        try:
-            return running.wait()
-        except KeyboardInterrupt:  # a terminal interrupts both, and the benchmark says so itself
-            try:
-                return running.wait(_SECONDS_TO_STOP)
-            except subprocess.TimeoutExpired:
-                running.send_signal(signal.SIGINT)
-                return running.wait()
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": os.pathsep.join(path)})

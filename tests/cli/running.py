@@ -1,0 +1,21 @@
+"""Runs commands as a user types them."""
+
+from typer.testing import CliRunner
+
+from ertacache.cli import app
+
+FEW = ["--steps", "8", "--limit", "2"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+
+def refused(*arguments):
+    """The one line that the command prints about wrong input."""
+    done = run(*arguments)
+    assert done.exit_code == 2, done.output
+    assert isinstance(done.exception, SystemExit)
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    return line
