@@ -1,6 +1,6 @@
-"""Every rival on the small pipelines, side by side; `ertacache benchmark` runs this, and says what the options mean.
+"""What `ertacache benchmark` becomes once it has checked its arguments and filled in the defaults.
 
-python -m benchmarks.rivals flux --rival TeaCache
+See `ertacache benchmark --help` for the arguments.
 """
 
 from __future__ import annotations
