@@ -1,1 +1,1 @@
-"""What works, shown: a tiny pipeline of every family, what each has to keep, and docs/support.md about it."""
+"""The contract that every pipeline must keep, tried on tiny pipelines of all classes; writes docs/support.md."""

@@ -1,9 +1,9 @@
-"""What stands around a call is changed, one thing at a time: the picture is right, or that is refused, or noted.
+"""Changes after calibration, one at a time: each must be refused, noted, or leave the picture right.
 
-A policy is calibrated on a pipeline as it is. Then another pipeline of the same build gets one change: another strength
-of guidance, another setting, an adapter, another cache, a callback that acts, other weights of one kind of parameter.
-Of each there is one outcome: *refused*; *noted* in the call's report; *right*, as near to the changed pipeline's own
-picture as the policy is to the unchanged one's. Anything else is silent, and a fault.
+A policy is calibrated on a pipeline. Then another pipeline of the same build gets one change: another guidance
+strength, another setting, an adapter, another cache, a callback that changes something, other weights of one kind of
+parameter. Each change has one outcome: *refused*; *noted* in the call's report; or *right*, as close to the changed
+pipeline's own picture as the policy is to the unchanged one's. Anything else is silent, and a fault.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ertacache.runtime.settings import is_configured
 from ertacache.runtime.unwrap import own_class
 
 TOLERANCE = 1.5
-"""What is right is at most so many times as far from the full run as the policy is without the change."""
+"""How many times farther from the full run a picture may be than without the change, and still count as right."""
 EQUAL = ("numpy scalars", "fused projections", "sliced attention", "channels last", "a deep copy")
-"""Changes that change nothing: refusing one of them is a fault too."""
+"""Changes that do not alter the output: refusing one of them is a fault too."""
 
 Arguments = dict[str, Any]
 
@@ -52,7 +52,7 @@ class Change:
 
 
 def around(case: Case, policy: Policy) -> dict[str, str]:
-    """What came of each change that the pipeline itself takes, and that changes its output.
+    """The outcome of each change that the pipeline itself accepts and that alters its output.
 
     Args:
         case: the pipeline and its calls.
@@ -73,7 +73,7 @@ def around(case: Case, policy: Policy) -> dict[str, str]:
 
 
 def usual_error(case: Case, policy: Policy) -> float:
-    """How far the policy is from the full run, relative, on the seeds that it was calibrated on."""
+    """The relative error of the policy against the full run, on the seeds that it was calibrated on."""
     family, errors = Family(case), []
     for seed in (1, 2):
         full = family.run(seed)
@@ -124,7 +124,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 
 def changes_of(case: Case) -> Iterator[Change]:
-    """All changes that a pipeline of this case may have; which of them it takes shows when they are made."""
+    """All changes that may apply to a pipeline of this case; whether they do shows when they are made."""
     family = Family(case)
     pipe, call = family.pipe, family.arguments(1)
     yield from _strengths(pipe, call)
@@ -144,7 +144,7 @@ def changes_of(case: Case) -> Iterator[Change]:
 
 
 def _strengths(pipe: Any, call: Arguments) -> Iterator[Change]:
-    """Each number of the call that says how strongly to guide, condition or adapt."""
+    """Each numeric argument that sets the strength of guidance, conditioning or an adapter."""
     for name, value in guidance_of(pipe, (), call).items():
         argument, *places = name.split(".")
         if not places:
@@ -193,7 +193,7 @@ def _reconfigured(part: str, key: str, value: Any) -> Callable[[Any], None]:
 
 
 def _switches(pipe: Any) -> Iterator[Change]:
-    """What is switched on the models."""
+    """Changes to the models themselves."""
     for name, module in loop_modules(pipe).items():
         yield Change(f"{name}: FreeU", lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6))
         yield Change(f"{name}: token merging", _merge_tokens)
@@ -300,7 +300,7 @@ def _acting(name: str) -> Callable[[Arguments], Arguments]:
 
 
 def _equals(pipe: Any, call: Arguments) -> Iterator[Change]:
-    """What changes nothing but the form."""
+    """Changes of form only, which do not alter the output."""
     yield Change("numpy scalars", arguments=_with_numpy)
     if hasattr(pipe, "fuse_qkv_projections"):
         yield Change("fused projections", lambda pipe: pipe.fuse_qkv_projections())

@@ -1,4 +1,4 @@
-"""What every pipeline keeps, or is refused for: the contract, and what came of it for one case."""
+"""The contract: what every pipeline keeps or is refused for, and the outcome for one case."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ SCHEDULERS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case.
+    """The outcome of a case.
 
     Args:
         refusal: why nothing of it can be cached; empty where it works.
         levels: which levels work.
         calibration: why it cannot be calibrated; empty where it can.
-        schedulers: the other schedulers that the pipeline runs with; the reason for those that are refused.
-        around: what came of each change around a call of a calibrated policy; see `contract.around`.
+        schedulers: the other schedulers that the pipeline runs with, each with the reason if it is refused, or "".
+        around: the outcome of each change after calibration; see `contract.around`.
     """
 
     refusal: str = ""
@@ -68,12 +68,12 @@ def check(case: Case, *, thorough: bool = True, schedulers: bool = False) -> Out
 
     Args:
         case: the pipeline and its calls.
-        thorough: all of it; otherwise only that nothing cached is exact, that exactly what is to be cached is, and
-            that the pipeline is left as it was.
+        thorough: check all of it. Otherwise check only that the output is exact with nothing cached, that exactly
+            the steps of the policy are cached, and that the pipeline is left as it was.
         schedulers: also with all other schedulers, which takes several times as long.
 
     Raises:
-        AssertionError: if it is neither kept nor refused, or what was refused is not as it was before.
+        AssertionError: if the contract is neither kept nor refused, or a refused pipeline is not as it was before.
     """
     family = Family(case)
     plain = family.run()
@@ -103,7 +103,7 @@ def check(case: Case, *, thorough: bool = True, schedulers: bool = False) -> Out
 
 
 def _left_when_interrupted(case: Case) -> set[str]:
-    """What differs on a pipeline after a call that was interrupted, with no policy: that is not ours to put back."""
+    """What an interrupted call without a policy leaves on a pipeline: it is not for this library to put back."""
     family = Family(case)
     family.run()
     before = state_of(family.pipe)
@@ -113,7 +113,7 @@ def _left_when_interrupted(case: Case) -> set[str]:
 
 
 def _check_state(family: Family, before: Mapping[str, object], plain: Tensor, own: Collection[str]) -> None:
-    """Nothing was left on the pipeline that a call of its own does not set anew, and its outputs are what they were."""
+    """Nothing is left on the pipeline except what its own calls set again, and its outputs are as before."""
     assert torch.equal(family.run(), plain), "the pipeline is another one afterwards"
     left = [one for one in differences(state_of(family.pipe), before) if one not in own]
     assert not left, f"something was left on the pipeline: {left[:5]}"
@@ -125,7 +125,7 @@ def policy_of(cached: Sequence[int], method: Method) -> Policy:
 
 
 def _refused(family: Family, plain: Tensor, method: Method) -> str:
-    """Why the method is refused; where it is not, nothing cached is exact, and exactly what is to be cached is."""
+    """The reason if the method is refused, or "" if it is exact with nothing cached and caches its steps only."""
     try:
         with ertacache.accelerated(family.pipe, policy_of((), method)) as run:
             out = family.run()
@@ -148,7 +148,7 @@ def _refused(family: Family, plain: Tensor, method: Method) -> str:
 
 
 class _Watching(Driver):
-    """Computes every step but some, at level hidden, and keeps what the blocks did."""
+    """Computes every step but some, at level hidden, and keeps the blocks' residuals."""
 
     residuals_kept = 1
 
@@ -169,7 +169,7 @@ class _Watching(Driver):
 
 
 def _adds_nothing_but_the_blocks(family: Family, plain: Tensor) -> None:
-    """A step that is cached with the residual that its blocks would have had is that step."""
+    """A cached step that gets the residual its blocks would have computed equals the computed step."""
     full = _Watching()
     with Run(family.pipe, full) as full.run:
         family.run()
@@ -185,7 +185,7 @@ def _adds_nothing_but_the_blocks(family: Family, plain: Tensor) -> None:
 
 @contextmanager
 def _at_every_call(family: Family, do: Callable[[int], None]) -> Iterator[None]:
-    """``do(number)`` before every call of a denoiser, the first being 1."""
+    """Calls ``do(number)`` before every denoiser call; the first has number 1."""
     numbers = count(1)
     hooks = [
         module.register_forward_pre_hook(lambda *_: do(next(numbers))) for module in denoisers_of(family.pipe).values()
@@ -198,7 +198,7 @@ def _at_every_call(family: Family, do: Callable[[int], None]) -> Iterator[None]:
 
 
 def _keeps_count(family: Family, plain: Tensor) -> None:
-    """The denoiser runs at computed steps alone, call after call."""
+    """The denoiser runs only at computed steps, call after call."""
     calls: list[int] = []
     with _at_every_call(family, calls.append):
         with ertacache.accelerated(family.pipe, policy_of((), Method())) as run:
@@ -220,7 +220,7 @@ class _InterruptedError(Exception):
 
 
 def _carries_nothing_over(family: Family, plain: Tensor) -> None:
-    """Calls of other shapes, and interrupted ones, leave no trace in the next call, nor does it in them."""
+    """Calls of other shapes and interrupted calls do not affect the next call, nor does it affect them."""
     policy = policy_of(CACHED, Method())
     with ertacache.accelerated(family.pipe, policy):
         wanted = family.run()
@@ -237,7 +237,7 @@ def _carries_nothing_over(family: Family, plain: Tensor) -> None:
 
 
 def _interrupted(family: Family) -> None:
-    """A call that ends in its middle."""
+    """A call that is interrupted in the middle."""
     with _at_every_call(family, _fail_at_the_fourth):
         try:
             family.run()
@@ -252,7 +252,7 @@ def _fail_at_the_fourth(number: int) -> None:
 
 
 def _calls_of(family: Family) -> list[dict[str, Any]]:
-    """What calibration is given."""
+    """The calls that calibration gets."""
     calls = [family.arguments(seed) for seed in (1, 2)]
     if family.case.output_type not in ("", "latent"):
         calls = [{**call, "output_type": family.case.output_type} for call in calls]
@@ -271,7 +271,7 @@ def _calibrated(family: Family, calls: Sequence[Mapping[str, Any]]) -> Policy:
 
 
 def _calibrates(case: Case) -> str:
-    """Why it cannot be calibrated; where it can, the policy is followed, saved and loaded, and fits no other model."""
+    """Why it cannot be calibrated, or "" if its policy is followed, saved and loaded, and refused by another model."""
     family = Family(case)
     try:
         policy = _calibrated(family, _calls_of(family))
@@ -300,7 +300,7 @@ def _calibrates(case: Case) -> str:
 
 
 def _leaves_nothing(case: Case, plain: Tensor) -> None:
-    """Calibration leaves every attribute as it found it: at its end, and where it is interrupted or fails."""
+    """Calibration leaves every attribute as it was, also when it is interrupted or fails."""
     family = Family(case)
     numbers: list[int] = []
     policy = _leaving_nothing(family, plain, numbers.append)
@@ -313,7 +313,7 @@ def _leaves_nothing(case: Case, plain: Tensor) -> None:
 
 
 def _leaving_nothing(family: Family, plain: Tensor, at_every_call: Callable[[int], None]) -> Policy | None:
-    """Calibrate, and see that nothing differs afterwards; the policy, or None if calibration was ended."""
+    """Calibrate, and check that nothing differs afterwards. Returns the policy, or None if it was interrupted."""
     calls = _calls_of(family)
     before, drawn = state_of(family.pipe), torch.get_rng_state()
     policy = None

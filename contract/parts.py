@@ -1,4 +1,4 @@
-"""What tiny pipelines are built of and called with."""
+"""Building blocks and arguments of the tiny pipelines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def lively(module: nn.Module, seed: int = 0) -> Any:
-    """Weights with which the output depends on everything: fresh layers may be zero, or hardly see the timestep."""
+    """Set weights so that the output depends on all inputs: new layers may be zero, or nearly ignore the timestep."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -20,7 +20,7 @@ def lively(module: nn.Module, seed: int = 0) -> Any:
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
-    """Embeddings, say: normal, always the same."""
+    """A normal tensor, such as embeddings, always the same."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 

@@ -1,4 +1,4 @@
-"""All that a pipeline is made of, by path, so that what was left on it can be told and named."""
+"""All parts and attributes of a pipeline by path, to name what a call left on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ertacache.runtime.unwrap import own_class
 
 VALUES = 1 << 12
-"""Of tensors that are no weights, up to so many elements are compared; larger ones show in the pictures."""
+"""Tensors other than weights are compared up to this many elements; larger ones would show in the pictures."""
 
 
 def state_of(pipe: Any) -> dict[str, object]:
@@ -58,7 +58,7 @@ def _class_of(thing: Any) -> tuple[str, ...]:
 
 
 def _parts_of(thing: Any) -> Iterable[tuple[str, Any]] | None:
-    """What a thing consists of, with names; None if it is to be told as a whole."""
+    """The named parts of an object; None if it is compared as a whole."""
     if isinstance(thing, dict) and not hasattr(thing, "__dict__"):
         return ((f"[{_name_of(key, k)}]", value) for k, (key, value) in enumerate(thing.items()))
     if isinstance(thing, (list, tuple, deque)):

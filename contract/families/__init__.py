@@ -1,4 +1,4 @@
-"""One module for each kind of pipeline; `CASES` of all of them, by name."""
+"""The cases, in one module for each kind of pipeline; `CASES` has all of them by name."""
 
 from __future__ import annotations
 
