@@ -301,10 +301,10 @@ def test_saving_over_an_old_policy_replaces_it_and_leaves_nothing_else(tmp_path:
         ("no such predictor", {"predictor": "oracle"}),
         ("no such order", {"order": 4}),
         ("no such rectification", {"rectification": "pixel"}),
-        ("belong to predictor 'reuse'", {"predictor": "taylor", "timestep_adjustment": True}),
-        ("belong to predictor 'reuse'", {"predictor": "aligned", "rectification": "step"}),
-        ("for predictor 'aligned'", {"schedule": "search"}),
-        ("for predictor 'aligned'", {"schedule": "search", "predictor": "taylor"}),
+        ("work with predictor 'reuse' only", {"predictor": "taylor", "timestep_adjustment": True}),
+        ("work with predictor 'reuse' only", {"predictor": "aligned", "rectification": "step"}),
+        ("with predictor 'aligned' only", {"schedule": "search"}),
+        ("with predictor 'aligned' only", {"schedule": "search", "predictor": "taylor"}),
     ],
 )
 def test_a_method_whose_parts_do_not_go_together_is_refused(problem: str, parts: dict[str, Any]) -> None:

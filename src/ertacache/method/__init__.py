@@ -1,1 +1,1 @@
-"""The method as pure functions over tensors and lists, one module for each part of the paper."""
+"""The method: pure functions over tensors and lists, one module for each part of the paper and of what extends it."""

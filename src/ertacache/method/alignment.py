@@ -1,16 +1,19 @@
-"""Aligned rectification: weights of a prediction that land the trajectory where the full run's is.
+"""Aligned rectification: fit the weights of a prediction so that the next latent lands where the full run's does.
 
-With ``h_1, h_2, h_3, ...`` the last computed outputs, newest first, and ``d_1, d_2, ...`` how the guidance branches
-differed there, a cached step uses
+In: the features of a prediction and the change that is wanted, prompt by prompt. Out: one weight for each feature.
+
+Let ``h_1, h_2, h_3, ...`` be the last computed outputs, newest first, and ``d_1, d_2, ...`` the contrasts there (the
+difference of the guidance branches). A cached step uses
 
     v^_i = h_1 + w_1 (h_1 - h_2) + w_2 (h_2 - h_3) + ... + w_0 h_1 + (the same terms of d, with weights of their own)
          = sum_k c_k h_k + sum_k e_k d_k.
 
-``w = 0`` is reuse and ``w_1 = (s_i - s_1) / (s_1 - s_2)`` over noise levels s is first-order Taylor. A computed step
-after a cached one is corrected by the same formula, its own output being ``h_1``. The weights minimise the distance
-of the *next latent* to that of the full run, ``|| step_i(x~, v^_i(w)) - x_gt ||^2``, each prompt's relative to what
-reuse leaves of it. The samplers are affine in the model output, ``step_i(x, v) = c_i + b_i v``, so the minimum is a
-linear least-squares problem in at most eight unknowns.
+``w = 0`` is reuse, and ``w_1 = (s_i - s_1) / (s_1 - s_2)`` over noise levels s is first-order Taylor. A computed step
+after a cached one is corrected by the same formula, with its own output as ``h_1``.
+
+The weights minimise the distance of the *next latent* to the full run's, ``|| step_i(x~, v^_i(w)) - x_gt ||^2``. Each
+prompt's distance is taken relative to the one that reuse leaves. The samplers are affine in the model output,
+``step_i(x, v) = c_i + b_i v``, so this is a linear least-squares problem with at most eight unknowns.
 """
 
 from __future__ import annotations
@@ -25,19 +28,22 @@ from ertacache.precision import widened
 
 MAX_ORDER = 3
 RIDGE = 1e-6
-"""Pulls weights to 0 (reuse), relative to each feature's own size: enough to keep nearly parallel differences from
-taking huge opposite weights, too little to move anything else."""
+"""Strength of the pull towards weight 0 (reuse), relative to each feature's size.
+
+Enough to keep nearly parallel differences from getting huge opposite weights; too little to change anything else.
+"""
 
 
 def features(history: Sequence[Tensor], order: int) -> list[Tensor]:
-    """``h_k - h_{k+1}`` for k = 1 .. order, as many as the history gives, and ``h_1``.
+    """Build the features of a prediction: ``h_k - h_{k+1}`` for k = 1 .. order, and then ``h_1``.
 
     Args:
-        history: tensors of one shape and dtype, newest first.
-        order: the highest difference, 1 to `MAX_ORDER`.
+        history: ``h_1, h_2, ...``: at least one tensor, all of one shape and dtype, newest first. Usually model
+            outputs (batch, ...), floating.
+        order: the highest difference, 1 to `MAX_ORDER`; a shorter history gives fewer differences.
 
     Returns:
-        At most ``order + 1`` tensors of that shape and dtype.
+        At most ``order + 1`` tensors of that shape and dtype, ``h_1`` last.
     """
     return [history[k] - history[k + 1] for k in range(min(order, len(history) - 1))] + [history[0]]
 
@@ -46,12 +52,16 @@ def features(history: Sequence[Tensor], order: int) -> list[Tensor]:
 class NormalEquations:
     """Least squares over all prompts, summed one prompt at a time in float64.
 
-    Equations of the same features can be added and subtracted: those of all prompts less one's own are what the other
-    prompts say.
+    Sums over the same features can be added and subtracted. Subtracting one prompt's sums from those of all prompts
+    gives the leave-one-out fit.
 
     Args:
-        size: the number of unknowns.
+        size: the number of unknowns, 1 or more.
         ridge: see `RIDGE`.
+
+    Attributes:
+        gram: the left-hand side, (size, size), float64, on the CPU.
+        right: the right-hand side, (size,), float64, on the CPU.
     """
 
     size: int
@@ -64,17 +74,21 @@ class NormalEquations:
         self.right = torch.zeros(self.size, dtype=torch.float64)
 
     def add(self, features: Sequence[Tensor], target: Tensor) -> None:
-        """Take in one prompt: minimise ``|| sum_k w_k features_k - target ||^2 / || target ||^2``, all of one shape.
+        """Add one prompt: minimise ``|| sum_k w_k features_k - target ||^2 / || target ||^2``.
 
-        Relative to its target, so that all prompts count alike and not by how hard they are to predict; one that
-        is already on its target has no say.
+        The error is relative to the target, so that prompts that are hard to predict do not dominate. A target of 0
+        (nothing to correct) is left out.
+
+        Args:
+            features: ``size`` tensors of one shape, floating.
+            target: a tensor of that shape.
         """
         flat = torch.stack([widened(f).flatten() for f in features])
         goal = widened(target).flatten()
-        size = float(goal @ goal)
-        if size > 0:
-            self.gram += (flat @ flat.T).cpu() / size
-            self.right += (flat @ goal).cpu() / size
+        square = float(goal @ goal)
+        if square > 0:
+            self.gram += (flat @ flat.T).cpu() / square
+            self.right += (flat @ goal).cpu() / square
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
         return self._combined(other, 1.0)
@@ -88,20 +102,20 @@ class NormalEquations:
         return both
 
     def solve(self) -> tuple[float, ...]:
-        """The weights; zeros where the features vanish."""
+        """Solve for the weights, ``size`` numbers; all 0 if all features are 0."""
         return tuple(float(w) for w in ridge_solve(self.gram, self.right, self.ridge))
 
 
 def ridge_solve(gram: Tensor, right: Tensor, ridge: float = RIDGE) -> Tensor:
-    """The weights w that minimise ``w' G w - 2 w' r + ridge * w' diag(G) w``.
+    """Solve a ridge regression: the weights w that minimise ``w' G w - 2 w' r + ridge * w' diag(G) w``.
 
     Args:
-        gram: ``G``, the dot products of the features, (n, n), float64, on the CPU.
-        right: ``r``, those of the features with the target, (n,), float64.
-        ridge: relative to each feature's own size.
+        gram: ``G``, the dot products of the features with each other, (n, n), float64, on the CPU.
+        right: ``r``, the dot products of the features with the target, (n,), float64.
+        ridge: relative to each feature's size.
 
     Returns:
-        (n,), float64; zeros where the features vanish.
+        (n,), float64; all 0 if all features are 0.
     """
     scale = gram.diagonal()
     if not scale.max() > 0:

@@ -1,4 +1,4 @@
-"""A method as the choice of its parts, and the names of the documented ones."""
+"""The choice of a method: which schedule, what is cached, how it is predicted; and the documented methods by name."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ PREDICTORS: tuple[Predictor, ...] = ("reuse", "taylor", "aligned")
 
 @dataclass(frozen=True)
 class Method:
-    """How to choose the cached steps and what to use in place of the denoiser there.
+    """How to choose the cached steps, and what replaces the denoiser's output there.
 
     Args:
-        schedule: ``uniform`` (evenly spaced), ``offline`` (Algorithm 2), or ``search`` (the schedule whose
-            closed-loop error on calibration prompts is least).
-        level: what is cached: ``output`` (Eq. 5), ``velocity``, or ``hidden``, the residual of the denoiser's block
-            stack, whose patch embedding and output head then run at cached steps too.
-        predictor: ``reuse``, ``taylor`` (first order over noise levels) or ``aligned``.
+        schedule: ``uniform`` (evenly spaced), ``offline`` (the paper's, by
+            `ertacache.method.threshold.threshold`), or ``search`` (the schedule with the smallest closed-loop error
+            on the calibration prompts).
+        level: what is cached: ``velocity`` (the model output), ``output`` (the model output minus the latent), or
+            ``hidden`` (the residual of the denoiser's block stack; its patch embedding and output head then run at
+            cached steps too). See `ertacache.method.residual`.
+        predictor: how a cached step's output is predicted: ``reuse`` (the last computed one), ``taylor`` (first
+            order over noise levels) or ``aligned`` (fitted weights, see `ertacache.method.alignment`).
         order: the highest difference that ``aligned`` uses, 1 to 3; with fewer than four prompts 2 at most.
-        timestep_adjustment: shorten cached steps by Eq. (13).
-        rectification: granularity of the error model of Eq. (15), or None for none.
+        timestep_adjustment: whether cached steps are shortened, see `ertacache.method.timesteps`.
+        rectification: granularity of the paper's error model, see `ertacache.method.rectification`; None to use none.
 
     Raises:
         MethodError: on an unknown name, or on parts that do not go together.
@@ -57,25 +60,32 @@ class Method:
                 object.__setattr__(self, name, one_of(*values)(name, getattr(self, name)))
             except ArgumentError as wrong:
                 cure = f"Choose one of {', '.join(map(repr, values))}."
-                raise MethodError(f"a method has no such {name}", given=wrong.given, cure=cure) from None
+                raise MethodError(f"there is no such {name}", given=wrong.given, cure=cure) from None
         adjusted = as_error(flag, MethodError)("timestep_adjustment", self.timestep_adjustment)
         object.__setattr__(self, "timestep_adjustment", adjusted)
         if self.predictor != "reuse" and (self.timestep_adjustment or self.rectification):
             raise MethodError(
-                "timestep adjustment and error rectification belong to predictor 'reuse'",
+                "timestep adjustment and error rectification work with predictor 'reuse' only",
                 given=f"predictor={self.predictor!r}",
                 cure="Leave both out, or use predictor='reuse'.",
             )
         if self.schedule == "search" and self.predictor != "aligned":
             raise MethodError(
-                "the schedule search is for predictor 'aligned'",
+                "schedule='search' works with predictor 'aligned' only",
                 given=f"predictor={self.predictor!r}",
                 cure="Use schedule='uniform' or 'offline', or predictor='aligned'.",
             )
 
     @classmethod
     def named(cls, name: str) -> Method:
-        """The method of a documented name; see `NAMED_METHODS`."""
+        """Look up a documented method.
+
+        Args:
+            name: one of `NAMED_METHODS`.
+
+        Raises:
+            MethodError: if there is no such name.
+        """
         if not isinstance(name, str) or name not in NAMED_METHODS:
             raise MethodError(
                 "there is no such method", given=abbreviated(name), cure=f"Choose one of {', '.join(NAMED_METHODS)}."
@@ -84,7 +94,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        """Its documented name, or its parts."""
+        """The documented name; for any other combination, its parts."""
         for name, method in NAMED_METHODS.items():
             if method == self:
                 return name
@@ -92,12 +102,12 @@ class Method:
 
     @property
     def residuals_kept(self) -> int:
-        """At level ``hidden``, of how many computed steps the blocks' residuals are kept; 0 at the other levels."""
+        """For how many computed steps the blocks' residuals are kept at level ``hidden``; 0 at the other levels."""
         return 0 if self.level != "hidden" else 2 if self.predictor == "taylor" else 1
 
     @property
     def depends_on_calibration(self) -> bool:
-        """Whether anything in the policy was measured, so that it holds for the calibrated noise levels only."""
+        """Whether the policy contains anything measured, so that it holds for the calibrated noise levels only."""
         fitted = self.timestep_adjustment or self.rectification is not None
         return fitted or self.schedule != "uniform" or self.predictor == "aligned"
 

@@ -1,7 +1,10 @@
-"""How errors of the latent grow along a run, predicted: what tells whether a transferred policy beats plain steps.
+"""Predict how errors of the latent grow along a run, to judge a transferred policy without running the denoiser.
 
-Weights that were carried to another grid may let errors grow where the calibrated ones did not. How the outputs answer
-an error of the latent is not in the Gram matrix; a rule stands in for it, see `Feedback`.
+Weights that were carried over to another grid may let errors grow where the calibrated ones did not. In: the outputs
+of full runs (`ertacache.method.outputs.Outputs`), a schedule and its predictions. Out: how far the last latent misses
+the full run's, also for plain (uncached) steps, for comparison.
+
+The Gram matrix does not say how the model reacts to an error of the latent. The rule of `Feedback` takes its place.
 """
 
 from __future__ import annotations
@@ -19,24 +22,24 @@ from ertacache.method.prediction import Prediction, reuse
 Array = NDArray[np.float64]
 
 ANSWER = 0.375
-"""How strongly outputs answer errors of the latent, for each unit of guidance; see `Feedback`.
+"""How strongly outputs react to errors of the latent, per unit of guidance; see `Feedback`.
 
-Half of that was measured in closed loops, in the mean over directions. Errors grow in the directions that answer most,
-and with this, predictions rank transfers by what these were seen to gain (docs/transfer.md).
+Closed loops measured half as much, averaged over directions. But errors grow in the directions that react most. With
+this value, predictions rank transfers as their measured gains do (docs/transfer.md).
 """
 STRONGEST = 4.0
-"""The guidance from which on answers are taken to be alike: pictures that differ so much no longer drift apart."""
+"""Guidance above this counts as this much: pictures that differ so much no longer drift apart."""
 LEAST = 0.01
-"""Of s (1 - s), which is 0 at a first latent of nothing but noise; that has no error."""
+"""Floor of ``s (1 - s)``, which is 0 for a first latent of pure noise; that latent has no error yet."""
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """How the outputs of a model answer errors of the latent: at noise level s by ``size / s (1 - s)`` times the error.
+    """How the model's outputs react to an error of the latent: by ``size / (s (1 - s))`` times the error at level s.
 
     Args:
-        size: see there.
-        share: how much of the answer the contrast of the guidance branches has, of either sign.
+        size: the strength, over 0.
+        share: the part of the reaction that appears in the contrast of the guidance branches; either sign.
     """
 
     size: float
@@ -51,25 +54,32 @@ class Feedback:
         response: Array,
         guidance: float,
     ) -> Feedback:
-        """That of a model at some guidance, of which weights are known that closed loops fitted.
+        """Infer the feedback of a calibrated model: its size from the guidance, its sign from the fitted weights.
 
-        With ``v = u + g d``, most of what v answers is g times what d does. Whether d is the branch with the prompt
-        less the one without it, or the reverse, is not recorded; but the fitted weights keep errors small with the one
-        sign and not with the other.
+        With ``v = u + g d``, most of the reaction of v is g times the reaction of d. Whether d is "with prompt minus
+        without" or the reverse is not recorded. But the fitted weights keep errors small with one of the two signs
+        only, and that sign is returned.
 
         Args:
-            outputs: on the calibrated grid.
+            outputs: the model's, on the calibrated grid of T steps.
             cached: the cached steps there.
-            fitted: the predictions.
-            response: that of the grid; see `ertacache.method.outputs.landing`.
-            guidance: what multiplies the contrast; 1 where nothing does.
+            fitted: the predictions that closed loops fitted, by step.
+            response: of the sampler on that grid, (T, T), float64; see `ertacache.method.outputs.landing`.
+            guidance: the scale g of the contrast; 1 without guidance.
         """
         size = ANSWER * min(guidance, STRONGEST)
         either = cls(size, 1 / guidance), cls(size, -1 / guidance)
         return min(either, key=lambda self: float(_lengths(missed(outputs, cached, fitted, response, self))))
 
     def answers(self, levels: Sequence[float]) -> Array:
-        """What errors are multiplied by at each but the last of these levels."""
+        """Compute the factors ``size / (s (1 - s))`` by which outputs react to errors.
+
+        Args:
+            levels: the T + 1 noise levels of a grid.
+
+        Returns:
+            (T,), float64; none for the last level.
+        """
         at = np.asarray(levels[:-1], dtype=np.float64)
         return self.size / np.maximum(at * (1 - at), LEAST)
 
@@ -81,32 +91,32 @@ def missed(
     response: Array,
     feedback: Feedback,
 ) -> Array:
-    """By how much each step's latent misses the full run's, where every output answers the errors before it.
+    """Predict how far the latent after each step misses the full run's, when every output reacts to earlier errors.
 
     Args:
-        outputs: on the grid of the run.
+        outputs: the full run's, on the grid of the run, of T steps.
         cached: the cached steps.
-        predictions: what steps go on with; reuse where there is none.
-        response: see `ertacache.method.outputs.landing`.
-        feedback: how outputs answer.
+        predictions: by step, what replaces (or corrects) its output; steps without one reuse the newest output.
+        response: of the sampler, (T, T), float64; see `ertacache.method.outputs.landing`.
+        feedback: how outputs react to errors.
 
     Returns:
-        (T,), in units of the way from the first latent to the last one.
+        (T,), float64; 1 is the distance from the first latent to the last one.
     """
     rows = outputs.rows
-    skipped, answers, seen = frozenset(cached), feedback.answers(outputs.levels), rows.copy()
+    skipped, reactions, drifted = frozenset(cached), feedback.answers(outputs.levels), rows.copy()
     contrasts = None if outputs.contrasts is None else outputs.contrasts.copy()
     wrong, error = np.zeros_like(rows), np.zeros_like(rows)
     newest = 0
     for i in range(len(rows)):
         if i not in skipped:
-            newest, answer = i, answers[i] * error[i - 1] if i else np.zeros_like(error[i])
-            seen[i] += answer
+            newest, reaction = i, reactions[i] * error[i - 1] if i else np.zeros_like(error[i])
+            drifted[i] += reaction
             if contrasts is not None:
-                contrasts[i] += feedback.share * answer
+                contrasts[i] += feedback.share * reaction
         prediction = predictions.get(i) or reuse([newest])
         history = list(prediction.history)
-        wrong[i] = np.asarray(prediction.factors) @ seen[history] - rows[i]
+        wrong[i] = np.asarray(prediction.factors) @ drifted[history] - rows[i]
         if prediction.contrast_factors and contrasts is not None:
             wrong[i] += np.asarray(prediction.contrast_factors) @ contrasts[history]
         error[i] = response[i] @ wrong
@@ -116,20 +126,23 @@ def missed(
 def missed_by_plain(
     outputs: Outputs, levels: Sequence[float], response: Array, response_here: Array, feedback: Feedback
 ) -> float:
-    """By how much plain steps along fewer levels miss the last latent of this grid's, in the units of `missed`.
+    """Predict how far plain (uncached) steps on a coarser grid miss the full run's last latent.
 
     Args:
-        outputs: on this grid.
-        levels: their noise levels, between the same ends.
-        response: theirs.
-        response_here: that of this grid.
-        feedback: how outputs answer.
+        outputs: the full run's, on its own grid of T steps.
+        levels: the T' + 1 noise levels of the coarser grid, with the same ends.
+        response: of the sampler on the coarser grid, (T', T'), float64; see `ertacache.method.outputs.landing`.
+        response_here: of the sampler on the full grid, (T, T), float64.
+        feedback: how outputs react to errors.
+
+    Returns:
+        In the units of `missed`: 1 is the distance from the first latent to the last one.
     """
     path = np.concatenate([np.zeros_like(outputs.rows[:1]), response_here @ outputs.rows])
     goals = reading(outputs.levels, levels) @ path
-    answers, rows = feedback.answers(levels), outputs.at(levels).rows
+    reactions, rows = feedback.answers(levels), outputs.at(levels).rows
     for i in range(1, len(rows)):
-        rows[i] += answers[i] * (response[i - 1] @ rows - goals[i])
+        rows[i] += reactions[i] * (response[i - 1] @ rows - goals[i])
     return float(_lengths(response[-1] @ rows - goals[-1]) / _lengths(path[-1]))
 
 

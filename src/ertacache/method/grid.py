@@ -1,4 +1,7 @@
-"""Two grids of noise levels of one model: how alike they are, and how steps and values go from one to the other."""
+"""Two grids of noise levels of one model: how alike they are, and how to carry steps and values from one to the other.
+
+A grid of T steps has T + 1 noise levels, falling, the terminal one included.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 NEIGHBOURS = 4
-"""From how many levels a value is interpolated: cubic."""
+"""How many levels a value is interpolated from; 4 makes it cubic."""
 
 
 def bend(levels: Sequence[float], others: Sequence[float]) -> float:
-    """How far two grids are from being one curve in other steps, in steps of the first; 0 where they are.
+    """Measure how far two grids are from being the same curve cut into different numbers of steps.
 
     Args:
         levels: the T + 1 noise levels of the first grid, falling.
         others: the T' + 1 noise levels of the second, falling.
+
+    Returns:
+        The largest gap between the curves, in steps of the first grid; 0 for the same curve.
     """
     steps, targets = len(levels) - 1, len(others) - 1
     places = np.interp(-np.asarray(others), -np.asarray(levels), np.arange(steps + 1))
@@ -26,13 +32,16 @@ def bend(levels: Sequence[float], others: Sequence[float]) -> float:
 
 
 def placed(cached: Collection[int], levels: Sequence[float], others: Sequence[float], computed: int) -> tuple[int, ...]:
-    """The cached steps on another grid, its computed steps as dense over the noise levels as they were.
+    """Place a schedule on another grid: the computed steps stay as dense over the noise levels as they were.
 
     Args:
         cached: the cached steps on the grid of ``levels``.
-        levels: its T + 1 noise levels, falling.
+        levels: the T + 1 noise levels of the first grid, falling.
         others: the T' + 1 noise levels of the other grid, falling.
-        computed: how many steps are computed there, 1 .. T'.
+        computed: how many steps are computed on the other grid, 1 .. T'.
+
+    Returns:
+        The cached steps on the other grid, rising.
     """
     steps, targets = len(levels) - 1, len(others) - 1
     marks = [*(i for i in range(steps) if i not in set(cached)), steps]
@@ -46,25 +55,28 @@ def placed(cached: Collection[int], levels: Sequence[float], others: Sequence[fl
 
 
 def coarser(levels: Sequence[float], steps: int) -> tuple[float, ...]:
-    """The levels of fewer steps along the same curve, as a scheduler lays them.
+    """Cut the curve of a grid into fewer steps, as a scheduler would.
 
     Args:
         levels: the T + 1 noise levels of a grid.
-        steps: how many steps there are to be.
+        steps: the number of steps of the new grid, 1 or more.
+
+    Returns:
+        ``steps + 1`` noise levels with the same ends.
     """
     last = len(levels) - 1
     return tuple(np.interp(np.arange(steps + 1) * last / steps, np.arange(last + 1), levels).tolist())
 
 
 def reading(levels: Sequence[float], others: Sequence[float]) -> Array:
-    """How values at some levels follow from those at others: ``R``, cubic between the four nearest.
+    """Build the interpolation matrix from values at some levels to values at others, cubic in the four nearest.
 
     Args:
         levels: T falling levels at which values are known.
         others: T' levels at which they are wanted.
 
     Returns:
-        (T', T); its rows sum to 1. At a known level the row picks that value.
+        (T', T), float64; each row sums to 1, and at a known level it picks that value.
     """
     known = np.asarray(levels, dtype=np.float64)
     size = min(NEIGHBOURS, len(known))

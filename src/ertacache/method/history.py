@@ -1,4 +1,4 @@
-"""What the last computed steps left in the cache."""
+"""The cache of a run: what the last computed steps left for the cached steps that follow."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from torch import Tensor
 
 
 class History:
-    """Entries of the last computed steps, newest first.
+    """The cache entries of the last computed steps, newest first.
+
+    Args:
+        size: how many steps to keep, 1 or more.
 
     Attributes:
-        steps: which steps they are of.
-        entries: one for each step.
-        contrasts: how the guidance branches differed at each step; empty where there is one branch, or nobody asks.
+        steps: the computed steps.
+        entries: one for each step, as `ertacache.method.residual.to_cache` makes it, (batch, ...).
+        contrasts: for each step, the difference of the guidance branches, (batch, ...); empty with one branch, or if
+            the policy does not use contrasts.
     """
 
     def __init__(self, size: int) -> None:
@@ -21,11 +25,11 @@ class History:
         self.contrasts: list[Tensor] = []
 
     def push(self, step: int, entry: Tensor, contrast: Tensor | None = None) -> None:
-        """Take in a computed step, drop the oldest if there are more than ``size``."""
+        """Add a computed step in front; drop the oldest beyond ``size``."""
         self.steps = [step, *self.steps][: self.size]
         self.entries = [entry, *self.entries][: self.size]
         self.contrasts = [] if contrast is None else [contrast, *self.contrasts][: self.size]
 
     def clear(self) -> None:
-        """Forget everything: another trajectory begins."""
+        """Remove everything, as when another trajectory begins."""
         self.steps, self.entries, self.contrasts = [], [], []

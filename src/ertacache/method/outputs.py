@@ -1,8 +1,8 @@
-"""What the outputs of full runs tell by their dot products alone, without running the denoiser.
+"""Solve the weights of cached steps from the dot products of full runs' outputs, without running the denoiser.
 
-Calibration keeps one matrix of them, ``G_ij = sum_prompts <v_i, v_j>`` over the noise levels of its grid. Predictions
-are linear combinations of outputs, and so is what the sampler makes of them: the weights that land the trajectory, and
-the errors that are left, follow from the matrix.
+Calibration keeps one Gram matrix, ``G_ij = sum_prompts <v_i, v_j>`` over the steps of its grid. Predictions are linear
+combinations of outputs, and the sampler is linear in them. So the weights that let the trajectory land, and the errors
+that remain, follow from this matrix. In: the Gram matrix, a schedule and the sampler's response. Out: predictions.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs of full runs on one grid, known by their dot products alone.
+    """The outputs of full runs on one grid of T steps, up to a rotation: only their dot products are known.
 
     Args:
-        levels: its T + 1 noise levels, falling.
-        rows: (T, size); row i is ``v_i`` in coordinates in which dot products are those of the outputs.
-        contrasts: the same of how the guidance branches differed, if that is known.
+        levels: the T + 1 noise levels of the grid, falling.
+        rows: (T, size), float64; row i stands for ``v_i``, and the rows have the outputs' dot products.
+        contrasts: (T, size), likewise for the contrasts (difference of the guidance branches); None if unknown.
     """
 
     levels: tuple[float, ...]
@@ -37,24 +37,35 @@ class Outputs:
 
     @classmethod
     def of(cls, gram: Array, levels: Sequence[float]) -> Outputs:
-        """From the Gram matrix, (T, T), or (2T, 2T) with the contrasts' rows behind the outputs'."""
+        """Factor a Gram matrix.
+
+        Args:
+            gram: (T, T), float64; or (2T, 2T) with the contrasts' rows after the outputs'.
+            levels: the T + 1 noise levels of the grid, falling.
+        """
         values, vectors = np.linalg.eigh(gram)
         rows, steps = vectors * np.sqrt(np.maximum(values, 0)), len(levels) - 1
         return cls(tuple(levels), rows[:steps], rows[steps:] if len(rows) > steps else None)
 
     def at(self, others: Sequence[float]) -> Outputs:
-        """The same on the grid of T' + 1 other noise levels."""
-        read = reading(self.levels[:-1], others[:-1])
-        return Outputs(tuple(others), read @ self.rows, None if self.contrasts is None else read @ self.contrasts)
+        """Interpolate the outputs on a grid of T' + 1 other noise levels."""
+        matrix = reading(self.levels[:-1], others[:-1])
+        return Outputs(tuple(others), matrix @ self.rows, None if self.contrasts is None else matrix @ self.contrasts)
 
     def solved(self, cached: Collection[int], order: int, response: Array) -> dict[int, Prediction]:
-        """The predictions of every step from the first cached one on, as closed loops solve them; see `landing`."""
-        weights, _ = landing(self.rows, self.contrasts, cached, order, response)
-        return {step: Prediction.by_weights(history, found.tolist()) for step, (history, found) in weights.items()}
+        """Solve the predictions of every step from the first cached one on.
+
+        Args:
+            cached: the cached steps.
+            order: the highest difference that is used, 1 to 3.
+            response: of the sampler, (T, T), float64; see `landing`.
+        """
+        solutions, _ = landing(self.rows, self.contrasts, cached, order, response)
+        return {step: Prediction.by_weights(history, w.tolist()) for step, (history, w) in solutions.items()}
 
 
 Weights = tuple[tuple[int, ...], Array]
-"""The computed steps that a prediction is made from, newest first, and its weights."""
+"""The computed steps that a prediction uses, newest first, and one weight for each feature."""
 
 
 def landing(
@@ -65,25 +76,28 @@ def landing(
     response: Array,
     forced: Collection[int] = (),
 ) -> tuple[dict[int, Weights], Array]:
-    """Solve the weights of every step from the first cached one on, step by step, so that the next latent lands.
+    """Solve the weights of every step from the first cached one on, each so that the next latent is the full run's.
+
+    The steps are solved in order, since each one also makes up for the errors that earlier ones left.
 
     Args:
-        rows: (T, size), see `Outputs`.
-        contrasts: the same of the guidance branches' differences, or None.
+        rows: the outputs, (T, size), float64; see `Outputs`.
+        contrasts: the contrasts, (T, size), float64, or None.
         cached: the cached steps.
-        order: the highest difference that is used.
-        response: how far the output of each step (column) has moved the latent after each (row), (T, T), lower
-            triangular. Of Euler steps all rows hold the steps' lengths; a multistep solver uses an output again.
-        forced: computed steps at which the denoiser's calls change, so that the history begins anew.
+        order: the highest difference that is used, 1 to 3.
+        response: how far a unit of each step's output (column) has moved the latent after each step (row), (T, T),
+            float64, lower triangular. For Euler steps each column holds one step's length; a multistep solver uses an
+            output more than once.
+        forced: computed steps at which the denoiser's calls change, so that the history is emptied.
 
     Returns:
-        The weights by step, and by how much the output that each step went on with was not the full run's, (T, size).
+        The weights by step, and the error of the output that each step used, (T, size), float64.
     """
     skipped = frozenset(cached)
     first = min(skipped, default=len(rows))
     wrong = np.zeros_like(rows)
     history: list[int] = []
-    found: dict[int, Weights] = {}
+    solutions: dict[int, Weights] = {}
     for i in range(len(rows)):
         if i not in skipped:
             history = [i, *([] if i in forced else history)][: order + 1]
@@ -96,12 +110,12 @@ def landing(
         moved, error = response[i, i] * terms, response[i] @ wrong
         weights = -ridge_solve(torch.from_numpy(moved @ moved.T), torch.from_numpy(moved @ error)).numpy()
         wrong[i] += weights @ terms
-        found[i] = tuple(history), weights
-    return found, wrong
+        solutions[i] = tuple(history), weights
+    return solutions, wrong
 
 
 def _terms(history: Array) -> Array:
-    """As `ertacache.method.alignment.features`: the differences, newest first, and the newest entry."""
+    """`ertacache.method.alignment.features` for rows: the differences, newest first, then the newest row."""
     return np.concatenate([history[:-1] - history[1:], history[:1]])
 
 
@@ -112,35 +126,39 @@ def corrected(
     solved_there: Mapping[int, Prediction],
     levels_there: Sequence[float],
 ) -> dict[int, Prediction]:
-    """Predictions solved on another grid, plus what closed loops changed of those solved on the calibrated one.
+    """Correct predictions that were solved on another grid by what closed loops changed on the calibrated one.
 
-    How an error of the latent changes a later output is not in the Gram matrix. Closed loops show it, on the calibrated
-    grid: there it makes the fitted weights differ from the solved ones, and that difference is carried over. (A weight
-    itself would be a poor thing to carry: it depends on every gap between the steps it was fitted on.) The difference
-    is interpolated over the noise level, between steps that lie equally many steps after a computed one and have as
-    long a history. Where there is no such step, the weights stay as solved.
+    The Gram matrix does not say how an error of the latent changes a later output, but closed loops do: on the
+    calibrated grid, the fitted weights differ from the solved ones. This difference is added on the other grid. (The
+    fitted weights themselves cannot be carried over: they depend on every gap between the steps.) The difference is
+    interpolated over the noise level, between steps with as long a history and as many steps since the last computed
+    one. Where no step is alike, the weights stay as solved.
 
     Args:
-        solved: on the grid of ``levels``.
-        levels: its noise levels.
-        fitted: by closed loops, on the calibrated grid.
-        solved_there: by `Outputs.solved` there, for the same schedule.
-        levels_there: its noise levels.
+        solved: the predictions solved on the other grid, by step.
+        levels: the T' + 1 noise levels of the other grid, falling.
+        fitted: the predictions that closed loops fitted on the calibrated grid, by step.
+        solved_there: those that `Outputs.solved` gives on the calibrated grid, for the calibrated schedule.
+        levels_there: the T + 1 noise levels of the calibrated grid, falling.
+
+    Returns:
+        The corrected predictions on the other grid, by step.
     """
     changes: dict[tuple[int, int, int], list[tuple[float, Array]]] = {}
     for i, there in solved_there.items():
         if i in fitted and _kind(i, fitted[i]) == _kind(i, there):
             change = np.array(fitted[i].weights) - np.array(there.weights)
             changes.setdefault(_kind(i, there), []).append((levels_there[i], change))
-    found = dict(solved)
+    result = dict(solved)
     for i, here in solved.items():
         alike = changes.get(_kind(i, here), [])[::-1]  # rising levels
         if alike:
             at = [level for level, _ in alike]
             moved = [np.interp(levels[i], at, values) for values in np.array([w for _, w in alike]).T]
-            found[i] = Prediction.by_weights(here.history, (np.array(here.weights) + np.array(moved)).tolist())
-    return found
+            result[i] = Prediction.by_weights(here.history, (np.array(here.weights) + np.array(moved)).tolist())
+    return result
 
 
 def _kind(step: int, prediction: Prediction) -> tuple[int, int, int]:
+    """What makes two predictions alike: steps since the last computed one, length of the history, contrasts."""
     return step - prediction.history[0], len(prediction.history), len(prediction.contrast_factors)

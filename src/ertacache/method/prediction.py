@@ -1,10 +1,11 @@
-"""How a step's model output is predicted from what computed steps left in the cache: the one formula of a cached step.
+"""Predict the model output of a cached step. All methods use this one formula:
 
-    v^_i = sum_k c_k h_k + sum_k e_k d_k,
+    v^_i = sum_k c_k h_k + sum_k e_k d_k.
 
-with ``h_1, h_2, ...`` what the cache holds of the last computed steps, newest first, and ``d_1, d_2, ...`` how the
-guidance branches differed there. It covers reuse (``c = (1)``), Taylor and aligned prediction, of any order, and the
-correction of a computed step, whose own output is then ``h_1``. Inference and calibration both call `predicted`.
+``h_1, h_2, ...`` are the cache entries of the last computed steps, newest first, and ``d_1, d_2, ...`` the contrasts
+there (the difference of the guidance branches). The factors c and e make it reuse (``c = (1)``), Taylor or aligned
+prediction of any order, or the correction of a computed step, whose own output is then ``h_1``. Inference and
+calibration both call `predicted`.
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ from ertacache.method.residual import from_cache
 from ertacache.method.schedule import MOST_STEPS
 
 LARGEST_FACTOR = 1e9
-"""No fitted factor comes near this; outputs made with much larger ones are not finite."""
+"""Bound on factors. Fitted ones stay far below it; much larger ones would give outputs that are not finite."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a step goes on with: ``sum_k factors[k] * h_k + sum_k contrast_factors[k] * d_k``.
+    """The factors of one step's prediction, ``sum_k factors[k] * h_k + sum_k contrast_factors[k] * d_k``.
 
     Args:
-        history: the computed steps, newest first; a computed step's own correction has itself in front.
-        factors: of what the cache holds of each.
-        contrast_factors: of how the guidance branches differed at each, or empty.
+        history: the computed steps that are used, newest first. In the correction of a computed step, that step itself
+            comes first.
+        factors: the factor of each step's cache entry.
+        contrast_factors: the factor of each step's contrast; empty without contrasts.
 
     Raises:
-        PolicyFileError: if an entry is no step, or no factor within `LARGEST_FACTOR`.
+        PolicyFileError: if a step is not a whole number of 0 to 10,000, or a factor is not a number within
+            `LARGEST_FACTOR`.
     """
 
     history: tuple[int, ...]
@@ -50,39 +53,40 @@ class Prediction:
 
     @classmethod
     def by_weights(cls, history: Sequence[int], weights: Sequence[float]) -> Prediction:
-        """From fitted weights.
+        """Turn fitted weights into factors.
 
         Args:
             history: the computed steps, newest first.
-            weights: those of the outputs' features (see `ertacache.method.alignment.features`), as many as the history
-                has steps, and behind them, where contrasts take part, as many of the contrasts' features.
+            weights: one for each feature of the outputs (see `ertacache.method.alignment.features`), as many as the
+                history has steps; then, if contrasts are used, as many for the features of the contrasts.
         """
-        own, between = weights[: len(history)], weights[len(history) :]
-        contrast_factors = coefficients(between[:-1], between[-1]) if len(between) else ()
-        return cls(tuple(history), coefficients(own[:-1], 1 + own[-1]), contrast_factors)
+        of_outputs, of_contrasts = weights[: len(history)], weights[len(history) :]
+        contrast_factors = coefficients(of_contrasts[:-1], of_contrasts[-1]) if len(of_contrasts) else ()
+        return cls(tuple(history), coefficients(of_outputs[:-1], 1 + of_outputs[-1]), contrast_factors)
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The inverse of `by_weights`."""
-        between = weights_of(self.contrast_factors, 0.0) if self.contrast_factors else ()
-        return *weights_of(self.factors), *between
+        """The weights of the features: the inverse of `by_weights`."""
+        of_contrasts = weights_of(self.contrast_factors, 0.0) if self.contrast_factors else ()
+        return *weights_of(self.factors), *of_contrasts
 
 
 def predicted(prediction: Prediction, history: History, method: Method, sample: Tensor, model_output: Tensor) -> Tensor:
-    """The model output that a step goes on with: Eq. (6) with the prediction in place of the plain residual.
+    """Predict the model output of a step: `ertacache.method.residual.from_cache` of the predicted cache entry.
 
-    At level ``hidden`` the blocks of a cached step were predicted on the way to the step boundary, with the same
-    factors; but ``aligned`` reuses their residual, and adds what its factors have over plain reuse of the output.
+    At level ``hidden`` the denoiser has run without its blocks, whose residual was predicted with the same factors, so
+    the pipeline's model output is the prediction. Only ``aligned`` differs: its blocks' residual is reused, and the
+    difference between its prediction of the output and plain reuse of the output is added here.
 
     Args:
-        prediction: its factors.
-        history: what the cache holds, float32.
-        method: its level and predictor.
-        sample: ``x_i``, (batch, ...), floating.
+        prediction: the factors.
+        history: the cache, float32 entries.
+        method: for its level and predictor.
+        sample: the latent ``x_i``, (batch, ...), floating.
         model_output: what the pipeline gives to the scheduler, (batch, ...); only read at level ``hidden``.
 
     Returns:
-        (batch, ...), float32.
+        The shape of ``model_output``, float32.
     """
     if method.level == "hidden" and (method.predictor != "aligned" or prediction == reuse(history.steps)):
         return model_output.float()
@@ -94,33 +98,36 @@ def predicted(prediction: Prediction, history: History, method: Method, sample: 
 
 
 def reuse(history: Sequence[int]) -> Prediction:
-    """What the newest computed step left, as it is.
+    """Reuse the newest cache entry unchanged.
 
     Args:
-        history: the computed steps, newest first.
+        history: at least one computed step, newest first.
     """
     return Prediction((history[0],), (1.0,))
 
 
 def taylor(levels: Sequence[float], step: int, history: Sequence[int]) -> Prediction:
-    """First-order Taylor over noise levels; plain reuse while the history holds one step.
+    """Extrapolate by a first-order Taylor step over noise levels; plain reuse if the history holds one step only.
 
     Args:
         levels: the noise level of every step, in sampling order.
         step: the step to predict.
-        history: the computed steps, newest first.
+        history: at least one computed step, newest first.
     """
     factors = coefficients(taylor_weights(levels, step, history))
     return Prediction(tuple(history[: len(factors)]), factors)
 
 
 def taylor_weights(levels: Sequence[float], step: int, history: Sequence[int]) -> tuple[float, ...]:
-    """``(s_i - s_1) / (s_1 - s_2)`` over noise levels s; no weight while the history holds one step or stands still.
+    """Compute the weight of first-order Taylor, ``(s_i - s_1) / (s_1 - s_2)`` over noise levels s.
 
     Args:
         levels: the noise level of every step, in sampling order.
         step: the step to predict.
         history: the computed steps, newest first.
+
+    Returns:
+        One weight; none if the history holds fewer than two steps, or two of the same noise level.
     """
     if len(history) < 2:
         return ()
@@ -129,11 +136,11 @@ def taylor_weights(levels: Sequence[float], step: int, history: Sequence[int]) -
 
 
 def combine(history: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    """``sum_k c_k h_k`` over as many entries as there are factors.
+    """Sum cache entries: ``sum_k c_k h_k``, over as many entries as there are factors.
 
     Args:
-        history: tensors of one shape and dtype, newest first.
-        factors: at least one, at most as many as there are entries.
+        history: ``h_1, h_2, ...``: tensors of one shape, (batch, ...), and one floating dtype, newest first.
+        factors: ``c_1, c_2, ...``: at least one, at most as many as there are tensors.
 
     Returns:
         A new tensor of that shape and dtype.
@@ -145,7 +152,13 @@ def combine(history: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
 
 
 def coefficients(weights: Sequence[float], newest: float = 1.0) -> tuple[float, ...]:
-    """The factors of ``h_1, h_2, ...`` in ``newest h_1 + sum_k weights[k] (h_k - h_{k+1})``; they sum to ``newest``.
+    """Turn weights of differences into factors of ``h_1, h_2, ...``; the factors sum to ``newest``.
+
+    They are those of ``newest * h_1 + sum_k weights[k] * (h_k - h_{k+1})``.
+
+    Args:
+        weights: one for each difference, newest first; may be empty.
+        newest: the factor of ``h_1`` beside the differences.
 
     >>> coefficients([0.5])
     (1.5, -0.5)
@@ -158,9 +171,14 @@ def coefficients(weights: Sequence[float], newest: float = 1.0) -> tuple[float, 
 
 
 def weights_of(factors: Sequence[float], newest: float = 1.0) -> tuple[float, ...]:
-    """The weights whose `coefficients` with ``newest`` plus the last of them are these factors: the inverse of a fit.
+    """Turn factors back into weights: the inverse of `coefficients`.
 
-    One for each difference, and then that of ``h_1``.
+    Args:
+        factors: of ``h_1, h_2, ...``; at least one.
+        newest: the factor of ``h_1`` where all weights are 0.
+
+    Returns:
+        A weight for each difference, and at last the weight of ``h_1``, which is the factors' sum minus ``newest``.
 
     >>> weights_of([1.75, -0.5])
     (0.5, 0.25)

@@ -1,7 +1,8 @@
-"""Explicit error rectification: Eqs. (15) to (21), with their errata.
+"""Explicit error rectification: the paper's error model of a cached step, with the errata of its equations.
 
-The error of a cached step, ``eps = v~ - v``, is modelled as a line in ``v~``. The sigmoid of Eq. (15) is only
-what the line is written around: ``eps = (K v~ + B) / 4 + 1/2`` is what Eq. (17) fits, and what is applied.
+The error of a cached step, ``eps = v~ - v``, is modelled as a line in ``v~``. The paper writes the line inside a
+sigmoid, but fits ``eps = (K v~ + B) / 4 + 1/2`` without it; the fitted line is what is applied here. In: predictions
+``v~`` and true outputs ``v`` of calibration (`Moments`). Out: K and B, and the corrected output (`rectify`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ GRANULARITIES: tuple[Granularity, ...] = ("step", "channel", "element")
 
 @dataclass
 class Moments:
-    """Running sums over the calibration set, float64, from which K and B follow.
+    """Running sums over the calibration prompts, float64, from which K and B follow.
 
     Args:
-        granularity: ``step`` for one K and B in all, ``channel`` for one along ``axis``, ``element`` for one
-            for every element of a sample (which ties them to one latent shape).
-        axis: the channel axis of the model output, counted with the batch axis at 0.
+        granularity: ``step`` for one K and B in all, ``channel`` for one K and B per entry along ``axis``,
+            ``element`` for one per element of a sample (which ties them to one latent shape).
+        axis: the channel axis of the model output, where the batch axis is 0.
+        count: how many values each K and B was fitted on so far.
+        v, eps, vv, veps: the sums of ``v~``, of ``eps = v~ - v``, of ``v~^2`` and of ``v~ * eps``.
     """
 
     granularity: Granularity
@@ -37,7 +40,12 @@ class Moments:
     veps: Tensor | float = 0.0
 
     def add(self, predicted: Tensor, actual: Tensor) -> None:
-        """Take in a batch of predictions ``v~`` and the outputs ``v`` they stand for, both (batch, ...)."""
+        """Add a batch of cached steps.
+
+        Args:
+            predicted: the predictions ``v~``, (batch, ...), floating.
+            actual: the true outputs ``v``, of the same shape.
+        """
         v = widened(predicted)
         eps = v - widened(actual)
         dims = self._reduced(v.ndim)
@@ -57,10 +65,10 @@ class Moments:
         return [dim for dim in range(ndim) if dim not in keep]
 
     def solve(self) -> tuple[Tensor, Tensor]:
-        """``K = 4 S_ve / S_vv`` and ``B = 4 (mean eps - 1/2) - K mean v``: Eqs. (20) and (21).
+        """Eq. (21): ``K = 4 S_ve / S_vv`` and ``B = 4 (mean eps - 1/2) - K mean v``, with the sums of Eq. (20).
 
-        As printed, (21) subtracts ``4 K mean v``; K already holds the 4. Where ``S_vv`` vanishes, so that no
-        slope can be told, K is 0 and the correction is the mean error.
+        As printed, (21) subtracts ``4 K mean v``; K already holds the 4. Where ``S_vv`` vanishes, the slope is not
+        defined: K is 0 then, and the correction is the mean error.
 
         Returns:
             K and B, float64: scalars, (channels,), or the shape of one sample.
@@ -75,7 +83,14 @@ class Moments:
 
 
 def along(parameter: Tensor, ndim: int, granularity: Granularity, axis: int) -> Tensor:
-    """Reshape K or B so that it broadcasts against a batch with ``ndim`` axes."""
+    """Reshape K or B so that it broadcasts against a batch.
+
+    Args:
+        parameter: one step's K or B: a scalar, (channels,), or the shape of one sample.
+        ndim: how many axes the batch has, the batch axis included.
+        granularity: see `Moments`.
+        axis: the channel axis, where the batch axis is 0.
+    """
     if granularity == "channel":
         shape = [1] * ndim
         shape[axis % ndim] = -1
@@ -84,18 +99,29 @@ def along(parameter: Tensor, ndim: int, granularity: Granularity, axis: int) -> 
 
 
 def predicted_error(predicted: Tensor, k: Tensor, b: Tensor, *, sigmoid: bool = False) -> Tensor:
-    """``eps^ = (K v~ + B) / 4 + 1/2``: the form that Eq. (17) fits.
+    """Eq. (17): the error that the fitted line predicts, ``eps^ = (K v~ + B) / 4 + 1/2``.
 
     Args:
-        predicted: ``v~``, (batch, ...).
+        predicted: the prediction ``v~``, (batch, ...), floating.
         k, b: as `Moments.solve` gives them, shaped to broadcast (see `along`).
         sigmoid: evaluate Eq. (15) as printed instead. The fit puts the sigmoid's argument near -2, where it is
             0.12 and not 0, so every element is off by 0.12; here for the ablation only.
+
+    Returns:
+        The shape of ``predicted``.
     """
     argument = k * predicted + b
     return torch.sigmoid(argument) if sigmoid else argument / 4 + 0.5
 
 
 def rectify(predicted: Tensor, k: Tensor, b: Tensor, *, sigmoid: bool = False) -> Tensor:
-    """The corrected output of a cached step, ``v~ - eps^``: Algorithm 1, line 17, applied to the cached step itself."""
+    """Correct the output of a cached step, ``v~ - eps^``: Algorithm 1, line 17, applied to the cached step itself.
+
+    Args:
+        predicted: the prediction ``v~``, (batch, ...), floating.
+        k, b, sigmoid: see `predicted_error`.
+
+    Returns:
+        The shape of ``predicted``.
+    """
     return predicted - predicted_error(predicted, k, b, sigmoid=sigmoid)

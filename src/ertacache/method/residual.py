@@ -1,4 +1,4 @@
-"""What is cached and how it becomes a model output again: Eqs. (5) and (6), at three levels."""
+"""What a computed step leaves in the cache, and how that becomes a model output again, at three levels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ LEVELS: tuple[Level, ...] = ("output", "velocity", "hidden")
 
 
 def to_cache(sample: Tensor, model_output: Tensor, level: Level) -> Tensor:
-    """What a computed step leaves in the cache.
+    """Eq. (5): the cache entry of a computed step.
 
-    Level ``output`` is Eq. (5), ``r = v - x``; level ``velocity`` keeps ``v`` itself. So does level ``hidden`` at
-    the step boundary, for its differences: the residuals of the blocks are kept inside the denoiser.
+    Level ``output`` is the paper's, ``r = v - x``; level ``velocity`` keeps ``v`` itself. So does level ``hidden``
+    here, at the step boundary; the residuals of its blocks are kept inside the denoiser.
 
     Args:
-        sample: ``x_i``, any shape.
-        model_output: ``v_i``, the same shape at level ``output``.
-        level: which of them.
+        sample: the latent ``x_i``, (batch, ...), floating.
+        model_output: ``v_i``, (batch, ...), floating; of the shape of ``sample`` at level ``output``.
+        level: what is cached.
 
     Returns:
         A new tensor of the shape of ``model_output``.
@@ -28,5 +28,14 @@ def to_cache(sample: Tensor, model_output: Tensor, level: Level) -> Tensor:
 
 
 def from_cache(sample: Tensor, cached: Tensor, level: Level) -> Tensor:
-    """The model output that a cached entry stands for at ``sample``: Eq. (6), ``x + r``, or ``v`` itself."""
+    """Eq. (6): the model output that a cache entry stands for, ``x + r`` at level ``output``, else ``v`` itself.
+
+    Args:
+        sample: the latent ``x_i`` of the cached step, (batch, ...), floating.
+        cached: what `to_cache` returned, or a prediction of it.
+        level: what is cached.
+
+    Returns:
+        The shape of ``cached``.
+    """
     return sample + cached if level == "output" else cached

@@ -1,4 +1,8 @@
-"""Schedules: which steps are computed and which are cached, evenly spaced, bent to an end, or moved by one step."""
+"""Schedules: which steps are computed and which are cached.
+
+In: the number of steps and how many may be computed. Out: the cached steps, spaced evenly (`evenly_spaced`), denser at
+an end (`bent`), or with one step moved (`moves`). Forced steps, at which the denoiser's calls change, are never cached.
+"""
 
 from __future__ import annotations
 
@@ -8,66 +12,81 @@ from itertools import pairwise
 from ertacache.errors import BudgetError
 
 MOST_STEPS = 10_000
-"""Of a run; no sampler makes as many."""
+"""Upper bound on the steps of a run; no sampler comes near it."""
 Schedule = tuple[int, ...]
-"""The cached steps, rising."""
+"""The cached steps, rising, counted from 0."""
 
 
 def computed_steps_for(num_steps: int, speedup: float) -> int:
-    """The most steps that may be computed so that ``num_steps / computed`` is at least ``speedup``.
+    """Find how many steps may be computed so that ``num_steps / computed`` is at least ``speedup``.
+
+    Args:
+        num_steps: T.
+        speedup: the wanted ratio of all steps to computed ones, 1 or more.
 
     Raises:
-        BudgetError: if that leaves fewer than the first and the last step, or ``speedup`` is under 1.
+        BudgetError: if ``speedup`` is under 1, or so large that fewer than 2 steps are computed; or if T is under 3.
     """
     if not speedup >= 1:
-        raise BudgetError("no policy has a step ratio under 1", given=f"speedup={speedup}", cure="Ask for 1 or more.")
+        raise BudgetError("a speedup cannot be under 1", given=f"speedup={speedup}", cure="Ask for 1 or more.")
     computed = int(num_steps / speedup + 1e-9)
     check_budget(num_steps, computed, given=f"speedup={speedup} at {num_steps} steps")
     return computed
 
 
 def check_budget(num_steps: int, computed: int, *, given: str) -> None:
-    """Raise `BudgetError` unless ``computed`` steps out of ``num_steps`` can be a policy."""
+    """Raise `BudgetError` unless a policy can compute ``computed`` of ``num_steps`` steps.
+
+    Args:
+        num_steps: T.
+        computed: how many steps are computed.
+        given: the budget as the user gave it, for the message.
+    """
     if num_steps < 3:
         raise BudgetError(
-            "the first and the last step are always computed, so nothing is left to cache",
+            "a run of fewer than 3 steps leaves no step to cache",
             given=given,
             cure="Use at least 3 inference steps.",
         )
     if not 2 <= computed <= num_steps:
         raise BudgetError(
-            "the budget cannot be met, since the first and the last step are always computed",
+            "the budget cannot be met: a policy computes at least 2 steps, and at most all",
             given=given,
             cure=f"Ask for 2 to {num_steps} computed steps, that is a speedup of 1 to {num_steps / 2:g}.",
         )
 
 
 def fewest_computed(num_steps: int, forced: Collection[int]) -> int:
-    """How many steps are computed at least: the first, the last, and those in ``forced``."""
+    """Count the steps that must be computed: the first, the last, and those in ``forced``."""
     return len({0, num_steps - 1, *forced})
 
 
 def check_forced(num_steps: int, computed: int, forced: Collection[int]) -> None:
-    """Raise `BudgetError` where the steps that cannot be cached are more than ``computed``."""
+    """Raise `BudgetError` if more than ``computed`` of ``num_steps`` steps cannot be cached."""
     floor = fewest_computed(num_steps, forced)
     if floor > computed:
         raise BudgetError(
-            "more steps must be computed than the budget allows, since at some the denoiser's calls change",
-            given=f"{computed} computed steps, where {floor} cannot be cached",
+            "the budget is too small: steps at which the denoiser's calls change cannot be cached",
+            given=f"{computed} computed steps, but {floor} steps cannot be cached",
             cure=f"Allow at least {floor} computed steps.",
         )
 
 
 def uniform(num_steps: int, computed: int) -> tuple[int, ...]:
-    """The cached steps when ``computed`` steps, the first and the last among them, are spaced evenly."""
+    """Space ``computed`` of ``num_steps`` steps evenly, the first and the last among them; return the cached ones."""
     kept = {round(k * (num_steps - 1) / (computed - 1)) for k in range(computed)}
     return tuple(i for i in range(num_steps) if i not in kept)
 
 
 def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first: int = 0, last: int = 0) -> Schedule:
-    """The uniform schedule, each forced step computed in place of the computed step that is nearest to it.
+    """Space the computed steps evenly; each forced step is computed in place of the nearest computed one.
 
-    The ``first`` and the ``last`` steps are all computed; the uniform schedule is then one of the steps between them.
+    Args:
+        num_steps: T.
+        computed: how many steps are computed.
+        forced: steps that must be computed.
+        first: how many steps at the beginning are all computed; the even spacing begins after them.
+        last: how many steps at the end are all computed.
     """
     skipped = {first + i for i in uniform(num_steps - first - last, computed - first - last)}
     return _with_forced(num_steps, skipped, forced)
@@ -76,25 +95,25 @@ def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first
 def bent(
     num_steps: int, computed: int, forced: Sequence[int], *, start: float = 1.0, finish: float = 1.0, end: int = 0
 ) -> Schedule:
-    """Evenly spaced steps, drawn to the first step or to the last.
+    """Space the computed steps evenly along a curve that makes them denser, or sparser, at the ends of the run.
 
-    The computed step at u = 0 .. 1 of the way goes to ``(2u)^start / 2`` in the first half, and to
-    ``1 - (2 - 2u)^finish / 2`` in the second: an exponent over 1 makes its end dense. Where two fall on one step, the
-    widest gap is halved; a forced step is computed in place of the one that is nearest to it.
+    The computed step at u = 0 .. 1 of the way moves to ``(2u)^start / 2`` in the first half, and to
+    ``1 - (2 - 2u)^finish / 2`` in the second: an exponent over 1 makes that end denser. If two fall on one step, the
+    widest gap is halved instead. Each forced step is computed in place of the nearest computed one.
 
     Args:
         num_steps: T.
-        computed: how many of them are computed.
-        forced: steps that are computed in any case.
-        start: the exponent of the first half.
-        finish: of the second half.
-        end: how many steps at the end are cached.
+        computed: how many of the steps are computed.
+        forced: steps that must be computed.
+        start: the exponent of the first half, over 0.
+        finish: the exponent of the second half, over 0.
+        end: how many steps at the very end are cached.
     """
     places = [k / (computed - 1) for k in range(computed)]
     curve = [(2 * u) ** start / 2 if u < 0.5 else 1 - (2 - 2 * u) ** finish / 2 for u in places]
     last = num_steps - 1 - end
     kept = {0, *(round(u * last) for u in curve)}
-    while len(kept) < computed:  # places that fell together: halve the widest gap
+    while len(kept) < computed:  # two fell on one step: halve the widest gap
         rising = [*sorted(kept), num_steps]
         left, right = max(pairwise(rising), key=lambda gap: gap[1] - gap[0])
         kept.add((left + right) // 2)
@@ -102,7 +121,7 @@ def bent(
 
 
 def _with_forced(num_steps: int, cached: Iterable[int], forced: Sequence[int]) -> Schedule:
-    """The schedule with each forced step computed in place of the computed step that is nearest to it."""
+    """Compute each forced step in place of the nearest computed step that is free to move."""
     skipped = set(cached)
     for step in forced:
         if step in skipped:
@@ -112,7 +131,7 @@ def _with_forced(num_steps: int, cached: Iterable[int], forced: Sequence[int]) -
 
 
 def bends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]:
-    """The schedules of `bent` for all pairs of exponents, with none to two steps cached at the end."""
+    """Make the schedules of `bent` for all pairs of `EXPONENTS`, with 0, 1 or 2 steps cached at the end."""
     ends = [end for end in (0, 1, 2) if computed < num_steps - end]
     return {
         bent(num_steps, computed, forced, start=start, finish=finish, end=end)
@@ -123,11 +142,18 @@ def bends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]
 
 
 EXPONENTS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)
-"""Of `bends`."""
+"""The exponents that `bends` tries for each half of the run."""
 
 
 def moves(cached: Schedule, num_steps: int, forced: Sequence[int], reach: int = 2) -> Iterator[Schedule]:
-    """All schedules in which one computed step trades places with a cached one at most ``reach`` steps away."""
+    """Yield all schedules in which one computed step trades places with a cached one at most ``reach`` steps away.
+
+    Args:
+        cached: the schedule to change.
+        num_steps: T; steps 0 and T-1 stay as they are.
+        forced: steps that must be computed.
+        reach: the farthest move, in steps.
+    """
     skipped = set(cached)
     for step in range(1, num_steps - 1):
         if step in skipped or step in forced:

@@ -1,9 +1,9 @@
 """Schedules by shortest paths over pairwise errors, as LeMiCa (arXiv 2511.00090), MeanCache and DPCache choose them.
 
-A node is a computed step, an edge from i to j what it costs to reuse step i's output until step j. LeMiCa measures an
-edge by what is left of it in the final picture, which takes a generation for each; here it is how far it moves the
-latent, which recorded outputs say. The sum of a path's edges, or LeMiCa's lexicographic minimax: the largest edge as
-small as can be, then the next.
+A node is a computed step. The edge from i to j costs what it takes to reuse step i's output until step j. LeMiCa
+measures an edge by its effect on the final picture, with one generation for each edge. Here it is how far the reuse
+moves the latent, which follows from recorded outputs. A path is judged by the sum of its edges, or by LeMiCa's
+lexicographic minimax: make the largest edge as small as possible, then the second largest, and so on.
 """
 
 from __future__ import annotations
@@ -16,31 +16,42 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Weight = tuple[float, ...]
-"""What paths are compared by."""
+"""The weight of a path: its sum, or its edges with the largest first. Smaller is better."""
 
 
 def edges(gram: Array, slopes: Sequence[float]) -> Array:
-    """``|| sum_{i<k<j} b_k (v_k - v_i) ||`` for all i < j, (T, T + 1): how far reuse between them moves the latent."""
+    """Compute the cost of every edge, ``|| sum_{i<k<j} b_k (v_k - v_i) ||``: how far reuse moves the latent.
+
+    Args:
+        gram: ``<v_i, v_j>`` of the recorded outputs, (T, T), float64.
+        slopes: ``b_i``, how far the sampler moves the latent for a unit of model output, T numbers.
+
+    Returns:
+        (T, T + 1), float64, for steps i (row) and j (column); infinite unless i < j.
+    """
     steps = len(gram)
-    found = np.full((steps, steps + 1), np.inf)
+    costs = np.full((steps, steps + 1), np.inf)
     for i in range(steps):
         moved = np.zeros(steps)  # in coordinates of the recorded outputs
         for j in range(i + 1, steps + 1):
-            found[i, j] = math.sqrt(max(float(moved @ gram @ moved), 0.0))
+            costs[i, j] = math.sqrt(max(float(moved @ gram @ moved), 0.0))
             if j < steps:
                 moved[j] += slopes[j]
                 moved[i] -= slopes[j]
-    return found
+    return costs
 
 
 def shortest_path(costs: Array, computed: int, forced: Sequence[int], *, minimax: bool) -> tuple[int, ...]:
-    """The path of so many nodes, the first and the last step among them, of the least sum or the least worst edges.
+    """Find the cheapest path from the first step to the last one.
 
     Args:
-        costs: of `edges`.
-        computed: how many nodes.
-        forced: nodes that every path has.
-        minimax: compare the paths' sorted edges, the largest first, in place of their sums.
+        costs: what `edges` returned.
+        computed: the number of nodes of the path, that is of computed steps, 2 or more.
+        forced: steps that every path computes, rising.
+        minimax: compare the paths' edges, the largest first, instead of their sums.
+
+    Returns:
+        The cached steps, rising.
     """
     steps = len(costs)
 

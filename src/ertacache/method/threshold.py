@@ -1,4 +1,7 @@
-"""Algorithm 2: cache a step while the distance of Eq. (12) stays under a threshold."""
+"""The paper's offline schedule: cache a step while the residual has changed by less than a threshold.
+
+In: the number of steps and a distance between cached and fresh residuals. Out: the cached steps.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +15,41 @@ from ertacache.method.schedule import check_budget, check_forced
 from ertacache.precision import widened
 
 Distance = Callable[[int, int], float]
-"""``distance(last, i)``: Eq. (12) between the residual cached at step ``last`` and the fresh one at step ``i``."""
+"""``distance(last, i)``: how far the residual cached at step ``last`` is from the fresh one at step ``i``.
+
+Of what `relative_distance` returns, summed over prompts, the numerator over the denominator.
+"""
 
 
 def relative_distance(cached: Tensor, fresh: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Numerator and denominator of Eq. (12) for one prompt: ``|r~ - r|_1`` and ``|r_gt|_1``.
+    """Eq. (12) for one prompt: its numerator ``|r~ - r|_1`` and its denominator ``|r_gt|_1``.
 
-    Both are to be summed over the prompts before they are divided.
+    The caller sums both over all prompts and divides the sums.
+
+    Args:
+        cached: the residual ``r~`` in the cache, any shape, floating.
+        fresh: the residual ``r`` of the step, of the same shape.
+        reference: the residual ``r_gt`` of the full run at the step, of the same shape.
     """
     error = (widened(cached) - widened(fresh)).abs().sum()
     return float(error), float(widened(reference).abs().sum())
 
 
 def threshold(num_steps: int, distance: Distance, lam: float, forced: Collection[int] = ()) -> tuple[int, ...]:
-    """Algorithm 2: cache step i where the cached residual is within ``lam`` of the fresh one.
+    """Algorithm 2: cache step i if the cached residual is closer than ``lam`` to the fresh one.
 
-    Steps 0 and T-1 are always computed, and so are those in ``forced``. After a computed step the cache is
-    renewed; after a cached one it stays.
+    Steps 0 and T-1 are always computed, and so are those in ``forced``. A computed step renews the cache; a cached
+    step leaves it as it is.
 
     Args:
         num_steps: T.
-        distance: in closed loop it is measured on the cached trajectory as the loop goes; on recorded residuals
+        distance: see `Distance`. A closed loop measures it on the cached trajectory as it goes; with recorded residuals
             it is the distance between two recorded steps.
-        lam: the threshold; caching asks for a distance strictly under it.
+        lam: the threshold, over 0; a step is cached only if its distance is strictly below.
         forced: steps that must be computed.
+
+    Returns:
+        The cached steps, rising.
     """
     cached: list[int] = []
     last = 0
@@ -50,24 +64,33 @@ def threshold(num_steps: int, distance: Distance, lam: float, forced: Collection
 def threshold_for_budget(
     num_steps: int, distance: Distance, computed: int, forced: Collection[int] = ()
 ) -> tuple[float, tuple[int, ...]]:
-    """The smallest threshold whose schedule computes at most ``computed`` steps, and that schedule.
+    """Find the smallest threshold whose schedule computes at most ``computed`` steps.
 
-    The number of computed steps falls with the threshold in jumps, so the schedule may compute fewer. Then the
-    cached steps with the largest distance are computed after all, until the budget is used up.
+    The number of computed steps falls in jumps as the threshold rises, so that schedule may compute fewer. Then the
+    cached steps with the largest distance are computed as well, until the budget is used up.
+
+    Args:
+        num_steps: T.
+        distance: see `Distance`.
+        computed: how many steps may be computed, 2 .. T.
+        forced: steps that must be computed.
+
+    Returns:
+        The threshold, and the cached steps, rising.
 
     Raises:
-        BudgetError: if ``forced`` alone exceeds the budget.
+        BudgetError: if the budget is no number of 2 .. T steps, or ``forced`` alone exceeds it.
         CalibrationError: if a distance is not finite.
     """
     check_budget(num_steps, computed, given=f"{computed} computed steps of {num_steps}")
     check_forced(num_steps, computed, forced)
-    # Above the largest distance everything is cached that may be, so a threshold that meets the budget exists.
+    # A threshold above the largest distance caches all steps that can be cached, so one that meets the budget exists.
     low, high = 0.0, 1e-6
     while num_steps - len(threshold(num_steps, distance, high, forced)) > computed:
         low, high = high, 2 * high
         if math.isinf(high):
             raise CalibrationError(
-                "no threshold meets the budget, so a recorded residual is not finite",
+                "no threshold meets the budget, so a recorded residual must be NaN or infinite",
                 given=f"{computed} computed steps of {num_steps}",
                 cure="Check the model's outputs without a cache.",
             )

@@ -1,4 +1,8 @@
-"""Trajectory-aware timestep adjustment: Eqs. (13) and (14) and Algorithm 1, lines 3-12, with their errata."""
+"""Trajectory-aware timestep adjustment, the paper's Algorithm 1, lines 3-12, with its errata.
+
+A cached step whose output would have changed is shortened, and the others are lengthened. In: the correction of every
+cached step. Out: the lengths of all steps, the grid points they add up to, and the noise levels there.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMALLEST_CORRECTION = 0.1
-"""The floor of ``phi``: a correction of 0 would repeat a noise level, and multistep solvers divide by their gap.
+"""The floor of ``phi``: a correction of 0 would repeat a noise level, and multistep solvers divide by the gap.
 
-Much smaller, and what such a solver remembers is multiplied until a clip is noise.
+With a much smaller floor such a solver multiplies its earlier outputs by so much that a clip turns into noise.
 """
 
 
 def correction_coefficient(prediction_error: float, output_change: float) -> float:
-    """``phi_i = clip(1 - |v~_i - v_i|_1 / |v_i - v_{i-1}|_1, 0, 1)``: Eq. (13).
+    """Eq. (13): the correction of a cached step, ``phi_i = clip(1 - |v~_i - v_i|_1 / |v_i - v_{i-1}|_1, 0, 1)``.
 
     Args:
-        prediction_error: ``|v~_i - v_i|_1``, summed over the calibration prompts.
-        output_change: ``|v_i - v_{i-1}|_1``, likewise. If it is 0, the output stands still and 1 is returned
-            where the prediction is exact, else 0.
+        prediction_error: ``|v~_i - v_i|_1``, summed over the calibration prompts, 0 or more.
+        output_change: ``|v_i - v_{i-1}|_1``, likewise. If it is 0, the output did not change: phi is 1 if the
+            prediction is exact, else 0.
+
+    Returns:
+        0 .. 1, where 1 leaves the step as long as a computed one.
     """
     if output_change == 0:
         return 1.0 if prediction_error == 0 else 0.0
@@ -28,16 +35,20 @@ def correction_coefficient(prediction_error: float, output_change: float) -> flo
 
 
 def step_lengths(num_steps: int, cached: Collection[int], corrections: Mapping[int, float]) -> list[float]:
-    """The length of every step in index space; they sum to 1. Eqs. (13) and (14).
+    """Eq. (14): the lengths of all steps, in shares of the grid; they sum to 1.
 
     ``Delta_i = Delta_c`` if step i is computed and ``Delta_c * phi_i`` if it is cached; after every step,
-    ``Delta_c`` becomes what is left of the budget over *the number of steps left*. As printed, (14) divides by
+    ``Delta_c`` becomes what is left of the grid over *the number of steps left*. As printed, (14) divides by
     ``1 - i/T``, which loses a factor T, and Algorithm 1 updates ``Delta_c`` after cached steps only.
 
     Args:
         num_steps: T.
         cached: the cached steps, within 1 .. T-2.
-        corrections: ``phi_i`` for each of them, raised to `SMALLEST_CORRECTION` where smaller.
+        corrections: ``phi_i`` of each cached step (see `correction_coefficient`), raised to `SMALLEST_CORRECTION`
+            where smaller.
+
+    Returns:
+        T lengths, each over 0.
     """
     lengths: list[float] = []
     current, used = 1 / num_steps, 0.0
@@ -51,21 +62,25 @@ def step_lengths(num_steps: int, cached: Collection[int], corrections: Mapping[i
 
 
 def time_grid(lengths: Sequence[float]) -> list[float]:
-    """The grid points ``tau_0 = 0 .. tau_T = 1``: partial sums of the step lengths, the last one exactly 1."""
+    """Sum step lengths to grid points ``tau_0 = 0 .. tau_T = 1``, the last one exactly 1.
+
+    Args:
+        lengths: what `step_lengths` returned.
+    """
     grid = np.concatenate([[0.0], np.cumsum(lengths)])
     grid[-1] = 1.0
     return [float(tau) for tau in grid]
 
 
 def warp(levels: Sequence[float] | NDArray[np.float64], grid: Sequence[float]) -> NDArray[np.float64]:
-    """The noise levels at the grid points: the scheduler's own curve, interpolated at ``tau_i * T``.
+    """Find the noise levels at the grid points: the scheduler's own curve, interpolated at ``tau_i * T``.
 
     Args:
         levels: the T + 1 noise levels of the unwarped grid, in sampling order, the terminal one included.
-        grid: T + 1 points from 0 to 1.
+        grid: the T + 1 points ``tau_i``, rising from 0 to 1.
 
     Returns:
-        T + 1 noise levels; the first and the last are those of ``levels``.
+        (T + 1,), float64; the first and the last are those of ``levels``.
     """
     curve = np.asarray(levels, dtype=np.float64)
     num_steps = len(curve) - 1
