@@ -32,10 +32,10 @@ def no_work(monkeypatch):
         (["calibrate", "zoo:flux", "--dtype", "float99"], "no dtype"),
         (["calibrate", "zoo:flux", "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["calibrate", "zoo:flux", "--min-psnr", 40, "--limit", 3], "with 3 prompts"),
-        (["generate", "zoo:flux", "a star", "--policy", "/nowhere.safetensors"], "no such policy file"),
+        (["generate", "zoo:flux", "a star", "--policy", "/nowhere.safetensors"], "no policy file"),
         (["generate", "zoo:flux", "a star", "--compare"], "needs a policy"),
         (["generate", "zoo:flux", "a star", "--guard", "report"], "needs a policy"),
-        (["draft", "zoo:flux", "/nowhere.safetensors"], "no such policy file"),
+        (["draft", "zoo:flux", "/nowhere.safetensors"], "no policy file"),
         (["inspect", __file__], "not a policy"),
     ],
 )
