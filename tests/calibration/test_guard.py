@@ -140,9 +140,9 @@ def test_one_in_twenty_samples_that_are_like_calibrations_is_outside(count):
     ("changes", "problem"),
     [
         ({"mean": (0.0,)}, "one entry for each"),
-        ({"steps": (1, 2)}, "have another one before"),
-        ({"steps": (4, 2)}, "have another one before"),
-        ({"middle": 3}, "begins anew at a step"),
+        ({"steps": (1, 2)}, "other than the first one"),
+        ({"steps": (4, 2)}, "other than the first one"),
+        ({"middle": 3}, "restarts at a step"),
     ],
 )
 def test_an_envelope_that_does_not_fit_is_named(changes, problem):

@@ -1,4 +1,4 @@
-"""The policy and its parts: frozen, validated, one file; knows neither diffusers nor `torch.nn`."""
+"""The policy and its parts: immutable, validated, saved in one file; independent of diffusers and `torch.nn`."""
 
 from ertacache.policy.envelope import Envelope
 from ertacache.policy.error_model import Rectification

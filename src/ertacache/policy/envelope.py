@@ -1,4 +1,7 @@
-"""The envelope: how far calibration's samples drifted by each computed step; `ertacache.watching` compares with it."""
+"""The envelope: how far calibration's samples drifted up to each computed step.
+
+`ertacache.watching.envelope` makes it from calibration's runs, and scores later generations against it.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,20 @@ _wrong = invalid("envelope")
 
 @dataclass(frozen=True)
 class Envelope:
-    """What calibration's samples had drifted, one entry a computed step, in sampling order.
+    """The distribution of calibration's drifts, one entry for each compared step, in sampling order.
+
+    At each step the drifts so far are summed (root of the sum of squares, restarted in the middle of the run), and the
+    logarithm is taken.
 
     Args:
-        steps: the computed steps whose drift is compared.
-        middle: of these, the one where the sum begins anew.
-        mean: of the logarithm of the root of the sum there, over calibration's samples.
-        deviation: its standard deviation, over 0.
-        limit: the score over which a sample is outside.
+        steps: the computed steps whose drift is compared, rising.
+        middle: the step of ``steps`` at which the sum restarts.
+        mean: of the logarithm at each step, over calibration's samples.
+        deviation: the standard deviation of the logarithm at each step, over 0.
+        limit: a sample with a higher score is outside of the envelope.
 
     Raises:
-        PolicyFileError: if these are no numbers that a score can be made of.
+        PolicyFileError: if a value is not a finite number, or out of range.
     """
 
     steps: tuple[int, ...]
@@ -41,20 +47,20 @@ class Envelope:
         normalized(self, _wrong, limit=partial(number, at_least=-1000, at_most=1000))
 
     def problem(self, computed_steps: Sequence[int]) -> str | None:
-        """What does not fit together, or to a policy that computes these steps; None if all does."""
+        """Describe what is inconsistent, or does not fit a policy with these computed steps; None if all fits."""
         if not len(self.mean) == len(self.deviation) == len(self.steps):
-            return "the envelope has not one entry for each of its steps"
+            return "the envelope does not have one entry for each of its steps"
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or not {*self.steps} <= {*computed_steps[1:]}:
-            return "the envelope's steps are not computed steps that have another one before them"
+            return "the envelope's steps must rise, and be computed steps other than the first one"
         if self.middle not in self.steps:
-            return "the envelope's sum begins anew at a step that it does not have"
+            return "the envelope's sum restarts at a step that is not one of its steps"
         return None
 
     def shifted(self, first_step: int) -> Envelope:
-        """The same with steps that count from ``first_step`` of the grid."""
+        """Move all steps by ``first_step``, for image-to-image calls that begin later in the grid."""
         return replace(self, steps=tuple(step + first_step for step in self.steps), middle=self.middle + first_step)
 
     def reached(self, steps: Collection[int]) -> int:
-        """How many of its steps, from the first one on, are among these: nothing behind a gap is compared."""
+        """Count the envelope's steps, from the first on, that are in ``steps``; after a gap nothing counts."""
         missing = (n for n, step in enumerate(self.steps) if step not in steps)
         return next(missing, len(self.steps))

@@ -1,4 +1,7 @@
-"""What a policy was made for: the pipeline, its models and settings. A later call must agree with it."""
+"""The origin of a policy: the pipeline, models and settings that it was calibrated on.
+
+`ertacache.runtime.identity` reads it off a pipeline; `ertacache.runtime.policy_checks` compares later calls with it.
+"""
 
 from __future__ import annotations
 
@@ -30,28 +33,31 @@ _size = partial(whole, at_least=1, at_most=1 << 31)
 
 
 def _floats(name: str, value: Any) -> tuple[float, ...]:
-    """Numbers of which some may be none, NaN."""
+    """Check a list of floats, which may contain NaN."""
     if not isinstance(value, (list, tuple)) or set(map(type, value)) - {float}:
-        raise refused(name, value, "floats")
+        raise refused(name, value, "a list of floats")
     return tuple(value)
 
 
 def _run(name: str, value: Any) -> tuple[str, int]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise refused(name, value, "a text and how many")
+        raise refused(name, value, "a string and a count")
     return text(name, value[0]), whole(name, value[1], at_least=0)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A few elements of every parameter of a model, by which another checkpoint is told.
+    """A few elements of every parameter of a model, to tell checkpoints apart.
 
     Args:
-        layout: a digest of the parameters' names; empty where nothing was sampled.
+        layout: a digest of the parameters' names; empty if nothing was sampled.
         storage: how the elements are stored, in runs: ("bfloat16", 400), ("int8 of AffineQuantizedTensor", 8), ...
-        elements: as they are stored, float32; NaN where they could not be read.
-        values: where some are quantised, what a few elements of every parameter stand for, NaN where that is not known;
-            else empty.
+        elements: the sampled elements as they are stored, as floats; NaN where they could not be read.
+        values: if some parameters are quantised, the dequantised values of a few elements of every parameter, NaN where
+            unknown; else empty.
+
+    Raises:
+        PolicyFileError: if a value has the wrong type, or ``elements`` and ``storage`` disagree in length.
     """
 
     layout: str
@@ -63,23 +69,26 @@ class Weights:
         normalized(self, _wrong, layout=text, storage=each(_run), elements=_floats, values=_floats)
         count = sum(count for _, count in self.storage)
         if len(self.elements) != count:
-            raise _wrong(f"{len(self.elements)} elements of weights, where {count} are named")
+            raise _wrong(f"there are {len(self.elements)} sampled weights, where {count} are named")
 
     def __len__(self) -> int:
-        """How many elements were sampled."""
+        """The number of sampled elements."""
         return len(self.elements)
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What identifies one module that runs in the sampling loop.
+    """The identity of one module that runs in the sampling loop: a denoiser, or a ControlNet.
 
     Args:
-        model_class: the name of its class.
-        config: its configuration, as JSON has it.
-        weights: samples of its parameters.
-        adapters: those that take part, with their scales.
-        adapter_weights: samples of the parameters of those.
+        model_class: the name of the module's class.
+        config: the module's configuration, as JSON data.
+        weights: samples of the module's parameters.
+        adapters: the active adapters, with their scales.
+        adapter_weights: samples of the parameters of the active adapters.
+
+    Raises:
+        PolicyFileError: if a value has the wrong type.
     """
 
     model_class: str
@@ -89,30 +98,32 @@ class Denoiser:
     adapter_weights: Weights = Weights("")
 
     def __post_init__(self) -> None:
-        of = instance(Weights, "samples of parameters")
-        normalized(self, _wrong, model_class=text, config=mapping(plain_json), weights=of)
-        normalized(self, _wrong, adapters=each(text), adapter_weights=of)
+        samples = instance(Weights, "samples of parameters")
+        normalized(self, _wrong, model_class=text, config=mapping(plain_json), weights=samples)
+        normalized(self, _wrong, adapters=each(text), adapter_weights=samples)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a policy was made for; a later call must agree with it.
+    """What a policy was calibrated on; a later call must agree with it.
 
     Args:
         pipeline_class: the pipeline's class name.
-        denoisers: for each denoiser's attribute name, and each ControlNet's, what identifies it.
+        denoisers: the identity of each denoiser and ControlNet, by attribute name of the pipeline.
         scheduler_class: the scheduler's class name.
         noise_levels: the T + 1 noise levels of the calibrated grid, before any adjustment.
-        guidance: the call's numbers that say how strongly to guide, by name; see
-            `ertacache.runtime.identity.guidance_of`.
+        guidance: the numeric arguments of the calls that set the strength of guidance, by name; see
+            `ertacache.runtime.call_setting.guidance_of`.
         calls_per_step: denoiser calls in one step (two with separate guidance branches).
         latent_shape: shape of one sample given to the scheduler, without the batch axis.
-        settings: what else changes what a call computes, as JSON has it: the pipeline's, the guiders' and the
-            scheduler's configuration, attention processors and switches of the models; see
-            `ertacache.runtime.settings`.
-        sizes: the arguments of the calibrated calls that say how large their outputs are, where they were given.
+        settings: what else changes the result of a call, as JSON data: the configuration of the pipeline, the guiders
+            and the scheduler, attention processors and switches of the models; see `ertacache.runtime.settings`.
+        sizes: the arguments of the calls that set the size of their outputs, such as ``height``, where given.
         versions: of torch, diffusers and this library.
-        changes: the steps before which a callback changed more than the latent in calibration.
+        changes: the steps before which a callback changed more than the latent during calibration.
+
+    Raises:
+        PolicyFileError: if a value has the wrong type, or is out of range.
     """
 
     pipeline_class: str
@@ -132,7 +143,7 @@ class Origin:
             self,
             _wrong,
             pipeline_class=text,
-            denoisers=mapping(instance(Denoiser, "what identifies a module")),
+            denoisers=mapping(instance(Denoiser, "the identity of a module")),
             scheduler_class=text,
             noise_levels=each(number),
             guidance=mapping(number),
@@ -145,14 +156,14 @@ class Origin:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sampled weights by name, as a file takes them."""
+        """The sampled weights by name, for a file; `parsed` reads them."""
         return {
             name: torch.tensor(getattr(weights, part), dtype=torch.float32)
             for weights, part, name in _sampled(self.denoisers)
         }
 
     def metadata(self) -> dict[str, Any]:
-        """The rest of it, as JSON takes it."""
+        """All but the sampled weights, as JSON data; `parsed` reads it."""
         plain = asdict(self)
         for denoiser in plain["denoisers"].values():
             for kind in _KINDS:
@@ -162,27 +173,27 @@ class Origin:
 
     @classmethod
     def parsed(cls, content: Any, tensors: dict[str, Tensor]) -> Origin:
-        """What `metadata` and `tensors` wrote; its tensors are taken out of the mapping.
+        """Read what `metadata` and `tensors` returned; the tensors used are removed from the mapping.
 
         Raises:
-            PolicyFileError: if they are no origin.
+            PolicyFileError: if the content is not an origin.
         """
         plain = entries(cls, content, "origin")
         plain["denoisers"] = {
-            name: _denoiser(name, found, tensors)
-            for name, found in mapping(anything)("denoisers", plain["denoisers"]).items()
+            name: _denoiser(name, part, tensors)
+            for name, part in mapping(anything)("denoisers", plain["denoisers"]).items()
         }
         return cls(**plain)
 
 
 _KINDS = ("weights", "adapter_weights")
-"""The fields of `Denoiser` that are samples."""
+"""The fields of `Denoiser` that hold samples."""
 _PARTS = ("elements", "values")
-"""The fields of `Weights` that a file has as tensors."""
+"""The fields of `Weights` that a file stores as tensors."""
 
 
 def _sampled(denoisers: Mapping[str, Denoiser]) -> Iterator[tuple[Weights, str, str]]:
-    """Samples, the name of one of their parts, and that of its tensor in a file."""
+    """Yield, for each tensor of a file: the samples, the field of them that it holds, and its name in the file."""
     for name, denoiser in denoisers.items():
         for kind in _KINDS:
             for part in _PARTS:
@@ -190,13 +201,13 @@ def _sampled(denoisers: Mapping[str, Denoiser]) -> Iterator[tuple[Weights, str, 
 
 
 def _denoiser(name: str, plain: Any, tensors: dict[str, Tensor]) -> Denoiser:
-    found = entries(Denoiser, plain, name)
+    values = entries(Denoiser, plain, name)
     for kind in _KINDS:
-        own = entries(Weights, found[kind], f"{kind} of {name}", set(_PARTS))
+        samples = entries(Weights, values[kind], f"{kind} of {name}", set(_PARTS))
         for part in _PARTS:
             tensor = tensors.pop(f"{kind}.{name}.{part}")
             if tensor.dtype != torch.float32 or tensor.ndim != 1:
-                raise _wrong(f"{kind} of {name} of {tensor.dtype} and shape {tuple(tensor.shape)}")
-            own[part] = tensor.tolist()
-        found[kind] = Weights(**own)
-    return Denoiser(**found)
+                raise _wrong(f"{kind} of {name} cannot have {tensor.dtype} and shape {tuple(tensor.shape)}")
+            samples[part] = tensor.tolist()
+        values[kind] = Weights(**samples)
+    return Denoiser(**values)

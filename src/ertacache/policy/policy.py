@@ -1,4 +1,7 @@
-"""The policy: what calibration decides once, and every later generation follows. Frozen, validated, one file."""
+"""The policy: what calibration decides once and every later generation follows.
+
+It is immutable, checked when it is made, and saved in one safetensors file.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ _step = partial(whole, at_least=0, at_most=MOST_STEPS)
 
 def _predictions(name: str, value: Any) -> dict[int, Prediction]:
     if not isinstance(value, Mapping):
-        raise refused(name, value, "a mapping from steps")
-    check = instance(Prediction, "how a step is predicted")
-    return {_step(name, step): check(f"{name}[{step}]", found) for step, found in value.items()}
+        raise refused(name, value, "a dict by step")
+    check = instance(Prediction, "the factors of one step")
+    return {_step(name, step): check(f"{name}[{step}]", prediction) for step, prediction in value.items()}
 
 
 _NOTHING = CalibrationRecord(budget="none")
@@ -40,25 +43,27 @@ _NOTHING = CalibrationRecord(budget="none")
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """Which steps to skip and what to use there.
+    """Which steps to skip, and what replaces the denoiser's output there.
 
     Args:
-        num_inference_steps: T.
-        cached_steps: S, within {1 .. T-1}; all methods but `aligned` compute the last step too.
-        method: what made it.
-        predictions: for each cached step, how it is predicted, and for computed steps, how they are corrected.
-        origin: what it was made for; None for a policy written by hand, which is then not checked.
-        time_grid: T + 1 points from 0 to 1 (Eq. 14), or None for the scheduler's own grid.
-        rectification: the error model, one entry a cached step.
+        num_inference_steps: T, 1 to 10,000.
+        cached_steps: S, rising, within 1 .. T-1; all methods but `aligned` compute the last step too.
+        method: the method that made the policy.
+        predictions: by step: for a cached step, its prediction; for a computed step, its correction.
+        origin: the pipeline and settings of the calibration; None for a policy written by hand, which no call is
+            compared with.
+        time_grid: T + 1 points rising from 0 to 1 (see `ertacache.method.timesteps`); None for the scheduler's own
+            grid.
+        rectification: the paper's error model, one entry for each cached step; None without one.
         calibration: what calibration did and measured.
-        first_step: the step of the grid with which the calls begin, for image-to-image.
-        envelope: how far calibration's prompts drifted, for a guard; None where that is not known.
-        gram: ``<v_i, v_j>`` of the full runs' outputs, summed over prompts, (T, T), float64; where the guidance
-            branches were seen, their contrasts are further rows, (2T, 2T). What a transfer to other noise levels
-            needs; None where there can be none.
+        first_step: the step of the grid at which the calls begin; over 0 for image-to-image.
+        envelope: how far calibration's prompts drifted, which a guard needs; None if unknown.
+        gram: ``<v_i, v_j>`` of the full runs' outputs, summed over prompts, (T, T), float64; or (2T, 2T) with the
+            contrasts of the guidance branches as further rows. A transfer to other noise levels needs it; None if
+            there can be none.
 
     Raises:
-        PolicyFileError: if these do not fit together.
+        PolicyFileError: if a value has the wrong type or range, or the values do not fit together.
     """
 
     num_inference_steps: int
@@ -81,7 +86,7 @@ class Policy:
             cached_steps=each(_step),
             method=instance(Method, "such as Method.named('aligned')"),
             predictions=_predictions,
-            origin=optional(instance(Origin, "what it was made for")),
+            origin=optional(instance(Origin, "the pipeline and settings it was calibrated on")),
             time_grid=optional(each(number)),
             rectification=optional(instance(Rectification, "an error model")),
             calibration=instance(CalibrationRecord, "what calibration did"),
@@ -94,56 +99,57 @@ class Policy:
             raise _wrong(problem)
 
     def _in_steps(self) -> Iterator[str]:
-        """What does not fit together in the schedule and on its grid."""
+        """Yield what is inconsistent in the schedule and its grid."""
         steps, cached, first = self.num_inference_steps, self.cached_steps, self.first_step
         if not first < steps:
-            yield f"there are {steps} steps, of which the first is step {first}"
+            yield f"first_step must be below the number of steps, {steps}, but is {first}"
         if list(cached) != sorted(set(cached)) or any(not first < i < steps for i in cached):
             yield f"cached steps must rise within {first + 1} .. {steps - 1}, but are {cached}"
         if self.origin and len(self.origin.noise_levels) != steps + 1:
-            yield f"{steps} steps go along {steps + 1} noise levels, and it has {len(self.origin.noise_levels)}"
+            yield f"{steps} steps need {steps + 1} noise levels, but its origin has {len(self.origin.noise_levels)}"
         if self.time_grid is not None:
             grid = self.time_grid
             if len(grid) != steps + 1 or grid[0] != 0 or grid[-1] != 1 or any(b <= a for a, b in pairwise(grid)):
                 yield f"the time grid must rise from 0 to 1 over {steps + 1} points"
             if any(b - a < 1e-3 / steps for a, b in pairwise(grid)):  # solvers divide by the gap
-                yield "the time grid has points that lie closer than a thousandth of an even step"
+                yield "the time grid has points that are closer than a thousandth of an even step"
 
     def _in_predictions(self) -> Iterator[str]:
+        """Yield what is inconsistent in the predictions."""
         cached = set(self.cached_steps)
         for i, p in self.predictions.items():
             if not self.first_step <= i < self.num_inference_steps:
-                yield "there are predictions for steps that are not made"
+                yield "there are predictions for steps that the run does not make"
             if len(p.factors) != len(p.history) or not p.factors:
-                yield "a prediction has not one factor for each step of its history"
+                yield "a prediction needs one factor for each step of its history"
             if len(p.contrast_factors) not in (0, len(p.history)):
-                yield "a prediction has not one contrast factor for each step of its history"
+                yield "a prediction needs one contrast factor for each step of its history, or none"
             if any(not self.first_step <= j <= i or j in cached for j in p.history):
-                yield "a prediction's history holds steps that are cached or come later"
+                yield "a prediction's history has steps that are cached or come later"
             if any(a <= b for a, b in pairwise(p.history)):
-                yield "a prediction's history does not begin with the newest step and go back from there"
+                yield "a prediction's history must go from the newest step to the oldest"
             if i not in cached and p.history[0] != i:
-                yield "the correction of a computed step does not begin with its own output"
+                yield "the history of a computed step's correction must begin with that step"
 
     def _in_measured(self) -> Iterator[str]:
-        """What does not fit to the schedule in what was fitted and measured."""
+        """Yield what was fitted or measured and does not fit the schedule."""
         steps, model, record, gram = self.num_inference_steps, self.rectification, self.calibration, self.gram
         if model and len(model.k) != len(self.cached_steps):
-            yield "the rectification has not one entry for each cached step"
+            yield "the rectification needs one entry for each cached step"
         if model and self.origin and model.part_of(self.origin.latent_shape) != model.k.shape[1:]:
-            yield f"a rectification of shape {[*model.k.shape]} is not for latents of {self.origin.latent_shape}"
+            yield f"a rectification of shape {[*model.k.shape]} is not for latents of shape {self.origin.latent_shape}"
         if self.envelope is not None and (broken := self.envelope.problem(self.computed_steps)):
             yield broken
         if len(record.step_errors) not in (0, self.num_made_steps):
-            yield f"there are {len(record.step_errors)} errors after {self.num_made_steps} steps"
+            yield f"there are {len(record.step_errors)} errors after {self.num_made_steps} steps, not one for each"
         if len(record.psnr) != len(record.ssim):
-            yield f"there are {len(record.psnr)} PSNRs and {len(record.ssim)} SSIMs"
+            yield f"there are {len(record.psnr)} PSNRs but {len(record.ssim)} SSIMs"
         if gram is not None and (gram.dtype != torch.float64 or gram.shape not in ((steps,) * 2, (2 * steps,) * 2)):
-            yield f"the outputs of {steps} steps have no Gram matrix of {gram.dtype} and shape {tuple(gram.shape)}"
+            yield f"the Gram matrix of {steps} steps cannot have {gram.dtype} and shape {tuple(gram.shape)}"
         if gram is not None and not bool(gram.isfinite().all()):
             yield "the Gram matrix of the outputs is not finite"
         if gram is not None and not _is_of_dot_products(gram):
-            yield "the Gram matrix is none: it is not symmetric, or products are larger than lengths allow"
+            yield "the Gram matrix holds no dot products: it is not symmetric, or an entry is too large for its lengths"
 
     @property
     def computed_steps(self) -> tuple[int, ...]:
@@ -153,17 +159,17 @@ class Policy:
 
     @property
     def num_made_steps(self) -> int:
-        """The steps that are made, computed or cached: T, or less for image-to-image."""
+        """The number of steps that a call makes, computed or cached: T, or fewer for image-to-image."""
         return self.num_inference_steps - self.first_step
 
     @property
     def step_ratio(self) -> float:
-        """Steps over computed steps; the speedup on a clock is for you to measure."""
+        """The number of steps over the number of computed steps. The speedup in seconds is for you to measure."""
         return self.num_made_steps / len(self.computed_steps)
 
     @property
     def fingerprint(self) -> str:
-        """What tells this policy from every other: 16 hexadecimal digits, the same before saving and after loading."""
+        """A digest of all that the policy contains: 16 hexadecimal digits, the same before saving and after loading."""
         digest = hashlib.sha256(json.dumps(self.metadata(), sort_keys=True).encode())
         for _, tensor in sorted(self.tensors().items()):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -177,14 +183,17 @@ class Policy:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all.
 
+        Args:
+            path: the file to write; missing folders are made.
+
         Raises:
-            ArgumentError: if ``path`` is none.
-            OutputError: if it cannot be written.
+            ArgumentError: if ``path`` is not a path.
+            OutputError: if the file cannot be written.
         """
         save(path, "policy", self.metadata(), self.tensors())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by name, as a file takes them; `parsed` reads them."""
+        """The tensors by name, for a file; `parsed` reads them."""
         tensors = {"cached_steps": torch.tensor(self.cached_steps, dtype=torch.int64)}
         if self.rectification:
             tensors |= self.rectification.tensors()
@@ -193,7 +202,7 @@ class Policy:
         return tensors | ({} if self.gram is None else {"gram": self.gram.clone().contiguous()})
 
     def metadata(self) -> dict[str, Any]:
-        """All of it but tensors, as JSON takes it; `parsed` reads it."""
+        """All but the tensors, as JSON data; `parsed` reads it."""
         return {
             "num_inference_steps": self.num_inference_steps,
             "first_step": self.first_step,
@@ -210,33 +219,36 @@ class Policy:
     def load(cls, path: str | os.PathLike[str]) -> Policy:
         """Read a policy file.
 
+        Args:
+            path: a file that `save` wrote.
+
         Raises:
-            ArgumentError: if ``path`` is none.
+            ArgumentError: if ``path`` is not a path.
             FileNotFoundError: if there is no such file.
-            PolicyFileError: if it is damaged, was not written by this library, or has another schema.
+            PolicyFileError: if the file is damaged, was not written by this library, or has another schema.
         """
         with reading(path, "policy") as (content, tensors):
             return cls.parsed(content, tensors)
 
     @classmethod
     def parsed(cls, content: Any, tensors: Mapping[str, Tensor]) -> Policy:
-        """What `metadata` wrote, and the tensors beside it, as a policy; all of both is made use of.
+        """Make a policy from what `metadata` and `tensors` returned; anything left over is refused.
 
         Raises:
-            PolicyFileError: if they are no policy.
+            PolicyFileError: if the content is not a policy.
         """
         left = dict(tensors)
         plain = entries(cls, content, "the policy", {"cached_steps", "gram"})
         origin, model, envelope = (plain.get(name) for name in ("origin", "rectification", "envelope"))
         steps = left.pop("cached_steps")
         if steps.dtype != torch.int64 or steps.ndim != 1:
-            raise _wrong(f"cached steps of {steps.dtype} and shape {tuple(steps.shape)}")
+            raise _wrong(f"the cached steps cannot have {steps.dtype} and shape {tuple(steps.shape)}")
         parts = {
             "cached_steps": steps.tolist(),
             "method": Method(**entries(Method, plain["method"], "method")),
             "predictions": {
-                _step_of(step): Prediction(**entries(Prediction, found, f"predictions[{step}]"))
-                for step, found in mapping(anything)("predictions", plain.get("predictions", {})).items()
+                _step_of(step): Prediction(**entries(Prediction, part, f"predictions[{step}]"))
+                for step, part in mapping(anything)("predictions", plain.get("predictions", {})).items()
             },
             "origin": None if origin is None else Origin.parsed(origin, left),
             "rectification": None if model is None else Rectification.parsed(model, left),
@@ -251,12 +263,12 @@ class Policy:
 
 def _step_of(written: str) -> int:
     if str(_step("a step", int(written))) != written:
-        raise _wrong(f"a step that is written {written!r}")
+        raise _wrong(f"{written!r} is not a step")
     return int(written)
 
 
 def _is_of_dot_products(gram: Tensor) -> bool:
-    """Whether a matrix can be one of dot products, up to rounding; to know it surely would take its eigenvalues."""
+    """Whether a matrix can hold dot products, up to rounding. (Only its eigenvalues would prove it.)"""
     squares = gram.diagonal()
     if bool((squares < 0).any()):
         return False

@@ -1,4 +1,4 @@
-"""What calibration did and measured, kept in the policy."""
+"""The record of a calibration, kept in the policy: its budget, its cost, and what it measured."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ class CalibrationRecord:
     """What calibration did and measured.
 
     Args:
-        budget: the budget as it was asked for, e.g. ``speedup=2.0``.
-        num_prompts: how many prompts it ran on.
-        denoiser_calls: all of them, the full runs included.
-        full_runs: the same per prompt, in units of one full run.
-        error: ``||x_T - x_T_gt|| / ||x_T_gt||`` over the calibration prompts, closed loop.
-        step_errors: the same for the latent after each step.
-        threshold: the lambda of Eq. (12), where Algorithm 2 chose the schedule.
+        budget: the budget as the user gave it, e.g. ``speedup=2.0``.
+        num_prompts: how many prompts were used.
+        denoiser_calls: all calls of the denoiser, the full runs included.
+        full_runs: the same cost for each prompt, in units of one full run.
+        error: ``||x_T - x_T_gt|| / ||x_T_gt||`` over the calibration prompts, closed loop; None if not measured.
+        step_errors: the same for the latent after each step; empty if not measured.
+        threshold: the threshold of `ertacache.method.threshold`, if that chose the schedule; else None.
         notes: what the user should know, e.g. that Taylor weights were kept.
-        psnr: of each calibration prompt's pictures against its full run's, in dB, by weights that were fitted without
-            it; empty where nobody asked.
-        ssim: the same.
-        seconds: of one whole call on the machine of the calibration, where that was timed or follows from what was.
-        taylor_kept: whether Taylor's weights were nearer to the full runs than fitted ones, and are the policy's.
+        psnr: for each calibration prompt, its pictures against the full run's, in dB, with weights that were fitted on
+            the other prompts; empty if not measured.
+        ssim: the same in SSIM, at most 1.
+        seconds: for one whole call on the calibration's machine, measured or derived from measurements; None if
+            unknown.
+        taylor_kept: whether the policy has Taylor's weights, because fitted ones were farther from the full runs.
+
+    Raises:
+        PolicyFileError: if a value has the wrong type, or is out of range.
     """
 
     budget: str
@@ -64,6 +68,6 @@ class CalibrationRecord:
         )
 
     def unmeasured(self, *notes: str) -> CalibrationRecord:
-        """That of a policy made from this one, whose quality and time nobody measured; with these notes more."""
-        nothing: dict[str, Any] = {"error": None, "step_errors": (), "psnr": (), "ssim": (), "seconds": None}
-        return replace(self, notes=(*self.notes, *notes), **nothing)
+        """Drop all measurements, for a policy that was derived from the measured one; add these notes."""
+        unknown: dict[str, Any] = {"error": None, "step_errors": (), "psnr": (), "ssim": (), "seconds": None}
+        return replace(self, notes=(*self.notes, *notes), **unknown)
