@@ -49,4 +49,4 @@ def test_evaluate_refuses_two_policies_that_its_table_could_not_tell_apart(polic
     (tmp_path / "policy.safetensors").write_bytes(policy_file.read_bytes())
     done = run("evaluate", "zoo:flux", policy_file, tmp_path / "policy.safetensors", "--quick")
     assert done.exit_code == 2
-    assert "two policies have one name (policy)" in done.output
+    assert "the same name, 'policy'" in done.output

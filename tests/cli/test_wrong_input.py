@@ -111,12 +111,12 @@ def test_other_input_that_cannot_be_used_is_told_before_the_work_too(policy_file
         ([*star, *policy, "--draft", policy_file], "not a draft"),
         ([*star, "--frames", 9], "No such option"),
         (["benchmark", "nosuch", "--quick", "--work", tmp_path / "work"], "no such embedded pipeline"),
-        (["evaluate", "zoo:flux", policy_file, policy_file], "two policies have one name"),
+        (["evaluate", "zoo:flux", policy_file, policy_file], "the same name, 'policy'"),
     ]:
         assert told in refused(*command)
     for name in ("full", "fewer steps"):
         (tmp_path / f"{name}.safetensors").write_bytes(policy_file.read_bytes())
-        assert "another row of the table" in refused("evaluate", "zoo:flux", tmp_path / f"{name}.safetensors")
+        assert f"the same name, {name!r}" in refused("evaluate", "zoo:flux", tmp_path / f"{name}.safetensors")
 
 
 @pytest.mark.parametrize(

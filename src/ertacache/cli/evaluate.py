@@ -93,9 +93,9 @@ def _load(policies: Sequence[str]) -> dict[str, Policy]:
     twice = [name for name in (*names, *rows) if names.count(name) > 1 or rows.count(name) > 1]
     if twice:
         raise ArgumentError(
-            f"two policies have one name ({twice[0]}), or one has that of another row of the table",
+            f"two rows of the table would have the same name, {twice[0]!r}",
             given=", ".join(policies),
-            cure="Rename a file.",
+            cure="Rename a policy file; 'full' and 'fewer steps' are names of other rows.",
         )
     return loaded
 
