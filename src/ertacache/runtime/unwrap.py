@@ -58,7 +58,7 @@ def seamed_subclass(thing: Any, through: Mapping[str, Through], **attributes: An
     body: dict[str, Any] = {"_ertacache_class": own, **attributes}
     body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
     body |= {name: seam(name, seen) for name, seen in through.items() if inherited(thing, name)}
-    kind = SchedulerMeta
+    kind: type = SchedulerMeta
     if type(own) is not type:  # it has a metaclass of its own
         kind = type("SchedulerMeta", (SchedulerMeta, type(own)), {})
     subclass: type = kind(own.__name__, (own,), body)
