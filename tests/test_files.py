@@ -97,16 +97,16 @@ def test_what_was_damaged_is_named_with_what_makes_it_again(kept: tuple[str, Pat
     ("problem", "change"),
     [
         ("does not know.*unknown", lambda text, tensors: text.update(unknown=1)),
-        ("does not know|makes no sense", lambda text, tensors: tensors.update(unknown=torch.zeros(1))),
-        ("Error|makes no sense", lambda text, tensors: tensors.pop(next(iter(tensors)))),
+        ("does not know|is invalid|makes no sense", lambda text, tensors: tensors.update(unknown=torch.zeros(1))),
+        ("Error|is invalid|makes no sense", lambda text, tensors: tensors.pop(next(iter(tensors)))),
         ("has no|Error", lambda text, tensors: text.pop(next(name for name in text if name not in files._HEADER))),
-        ("a key comes twice", lambda text, tensors: json.dumps(text).replace("{", '{"kind": "x", ', 1)),
+        ("a key occurs twice", lambda text, tensors: json.dumps(text).replace("{", '{"kind": "x", ', 1)),
         ("RecursionError", lambda text, tensors: "[" * 100_000 + "]" * 100_000),
-        ("of which schema", lambda text, tensors: text.pop("schema")),
-        ("of which schema", lambda text, tensors: text.update(schema=True)),
+        ("does not state its schema", lambda text, tensors: text.pop("schema")),
+        ("does not state its schema", lambda text, tensors: text.update(schema=True)),
         ("has schema 2", lambda text, tensors: text.update(schema=2)),
         ("has schema 4", lambda text, tensors: text.update(schema=4)),
-        ("of which schema", lambda text, tensors: "[1, 2]"),
+        ("does not state its schema", lambda text, tensors: "[1, 2]"),
         ("JSONDecodeError", lambda text, tensors: "{"),
     ],
 )
@@ -161,7 +161,7 @@ def test_files_of_another_kind_and_of_others_are_told_apart(kept: tuple[str, Pat
 def test_a_huge_file_is_not_read_before_it_is_known_to_be_ours(tmp_path: Path, monkeypatch: Any) -> None:
     path, size = tmp_path / "huge", 6 << 30
     ours = json.dumps({"kind": "policy", "schema": files.SCHEMA, "library": ""})
-    problems = {"safetensors file is not a policy": {}, "larger than any": {"ertacache": files.sealed(ours, {})}}
+    problems = {"safetensors file is not a policy": {}, "larger than 4 GiB": {"ertacache": files.sealed(ours, {})}}
     for problem, metadata in problems.items():
         tensor = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
         header = json.dumps({"__metadata__": {"format": "pt", **metadata}, "gram": tensor}).encode()

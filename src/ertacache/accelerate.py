@@ -1,4 +1,4 @@
-"""Switch a policy on: `accelerated` and `enable`."""
+"""Switch a policy on for a pipeline: the public functions `enable` and `accelerated`."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from ertacache.watching.watched import WatchedAcceleration
 def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft | None = None) -> WatchedAcceleration:
     """Make every later call of ``pipe`` follow ``policy``, until `ertacache.disable`.
 
-    Only the pipeline object's class changes, to a subclass of the same name; other pipelines that share its
-    modules, and bare calls of the modules, are not touched.
+    Only the pipeline object's class changes, to a subclass of the same name. Other pipelines that share its modules
+    are not affected, nor are direct calls of the modules.
 
-    A call raises PolicyMismatchError where its guidance, noise levels or number of steps are not the calibrated ones
-    and the policy cannot be transferred to them, and RunError where the pipeline does what no cache can follow.
+    Later calls raise PolicyMismatchError if their guidance, noise levels or number of steps are not the calibrated
+    ones and the policy cannot be transferred to them, PipelineError if the pipeline takes no such argument, and
+    RunError if the pipeline does what no cache can follow.
 
     Args:
         pipe: a diffusers pipeline.
         policy: a policy that was calibrated on this pipeline.
-        guard: ``"report"`` has each call's ``report.guard`` say which samples drifted more than calibration's
-            prompts; ``"compute"`` also computes the steps that are left once one did.
-        draft: has each call be followed by another one, of the computed steps of the draft's policy and without
-            pictures, and ``report.draft`` say which samples are, by that, farther off than calibration's were. Where
-            that fails, ``report.draft`` is None and a note says why.
+        guard: ``"report"``: each call's ``report.guard`` says which samples drifted more than calibration's prompts
+            did. ``"compute"``: also, once a sample did, the remaining steps are computed.
+        draft: each call is followed by a second one with the draft's policy, without decoding; ``report.draft`` says
+            which samples are farther from the full run than calibration's were, judged by the difference. If the
+            second call fails, ``report.draft`` is None and a note says why.
 
     Returns:
-        The acceleration, whose ``report`` says what the last call did.
+        The acceleration; its ``report`` says what the last call did.
 
     Raises:
-        GuardError: if there is no such guard, the policy has no envelope to compare with, or the draft is of another
+        GuardError: if there is no such guard, the policy has no envelope to compare with, or the draft is for another
             policy.
-        PipelineError: if it is enabled already, has no denoiser, or its scheduler is not supported.
-        PolicyMismatchError: if the policy was made for another model or scheduler.
+        PipelineError: if the pipeline is enabled already, has no denoiser, has another cache on, or its scheduler is
+            not supported.
+        PolicyMismatchError: if the policy was made for another model or scheduler, or is no policy.
     """
     check_policy(policy)
     acceleration = WatchedAcceleration(policy, guard, draft)
@@ -51,7 +53,9 @@ def enable(pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft
 def accelerated(
     pipe: Any, policy: Policy, *, guard: Mode | None = None, draft: Draft | None = None
 ) -> Iterator[WatchedAcceleration]:
-    """`enable` on entry, `ertacache.disable` on exit, whatever happens in between.
+    """Make the calls of ``pipe`` within a ``with`` block follow ``policy``; arguments and errors as for `enable`.
+
+    The pipeline is as before afterwards, also if the block raises.
 
     >>> with accelerated(pipe, policy) as run:  # doctest: +SKIP
     ...     image = pipe("a red star", num_inference_steps=30).images[0]

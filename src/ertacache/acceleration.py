@@ -1,4 +1,7 @@
-"""A policy at work on a pipeline: the object's class changes, to a subclass whose calls follow the policy."""
+"""Switch a policy on and off on a pipeline object: its class becomes a subclass whose calls follow the policy.
+
+`ertacache.accelerate` has the public functions `enable` and `accelerated`; `disable` is here.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ from ertacache.runtime.unwrap import own_class
 
 
 class CallWatch:
-    """What goes along with one call; this one only has its report.
+    """Accompanies one call. This class only provides the report; `ertacache.watching.watched` adds guard and draft.
 
     Attributes:
-        report: what the call's run did.
-        observers: see its steps.
+        report: filled with what the call's run does.
+        observers: notified of the run's steps.
     """
 
     def __init__(self) -> None:
@@ -35,14 +38,14 @@ class CallWatch:
         self.observers: tuple[Observer, ...] = ()
 
     def ended(self) -> None:
-        """The call has returned, and nothing of the run is left on the pipeline."""
+        """Called when the call has returned and nothing of the run is left on the pipeline."""
 
 
 class Acceleration:
-    """A policy at work on a pipeline.
+    """A policy that is switched on for a pipeline.
 
     Args:
-        policy: the policy.
+        policy: the policy that calls follow.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -52,10 +55,9 @@ class Acceleration:
 
     @property
     def report(self) -> Report:
-        """What the last call did that this thread made; where it made none, the last call of any thread.
+        """What this thread's last call did; if it made none, the last call of any thread. Empty before the first call.
 
-        So threads that share an enabled pipeline, each with a copy of it, read the reports of their own calls. Empty
-        before the first call.
+        So threads that use copies of one enabled pipeline read the reports of their own calls.
         """
         report: Report = getattr(self._of_thread, "report", self._last)
         return report
@@ -67,31 +69,57 @@ class Acceleration:
 
     @property
     def cached_steps(self) -> tuple[int, ...]:
-        """The steps of the last call at which it did not."""
+        """The steps of the last call at which the denoiser was skipped."""
         return tuple(self.report.cached_steps)
 
     def watch(self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any], resolved: Resolved) -> CallWatch:
-        """What goes along with a call that is about to be made."""
+        """Make what accompanies a call that is about to begin.
+
+        Args:
+            pipe: the pipeline.
+            args: the positional arguments of the call.
+            kwargs: the keyword arguments of the call.
+            resolved: the policy as this call follows it.
+        """
         return CallWatch()
 
     def call(self, pipe: Any, args: Any, kwargs: Any) -> Any:
-        """One call of the pipeline under the policy."""
+        """Make one call of the pipeline that follows the policy.
+
+        Args:
+            pipe: the pipeline.
+            args: the positional arguments of the call.
+            kwargs: the keyword arguments of the call.
+
+        Returns:
+            What the pipeline returns.
+
+        Raises:
+            PipelineError: if the pipeline takes no such argument, or another cache is on.
+            PolicyMismatchError: if the policy is for another model or setting and cannot be transferred.
+            RunError: if the pipeline does what no cache can follow.
+        """
         call_arguments(own_class(pipe), kwargs)
         resolved = resolve(self.policy, pipe, args, kwargs)
         watch = self.watch(pipe, args, kwargs, resolved)
         self._last = self._of_thread.report = watch.report
         run = Run(pipe, PolicyDriver(resolved, watch.report, watch.observers), watch.report)
-        with run, preserved(pipe, after=ERTACacheError):  # a call that is refused midway does not clean up after itself
+        with run, preserved(pipe, after=ERTACacheError):  # a pipeline that is stopped midway does not clean up itself
             result = run.call(*args, **kwargs)
         watch.ended()
         return result
 
 
 def switch_on(pipe: Any, acceleration: Acceleration) -> None:
-    """Make every later call of ``pipe`` one of the acceleration's, until `disable`.
+    """Make every later call of the pipeline follow the acceleration's policy, until `disable`.
+
+    Args:
+        pipe: a diffusers pipeline.
+        acceleration: makes the calls.
 
     Raises:
-        PipelineError: if it is accelerated already, has no denoiser, or its scheduler is not supported.
+        PipelineError: if the pipeline is accelerated already, has no denoiser, has another cache on, or its scheduler
+            is not supported.
         PolicyMismatchError: if the policy was made for another model or scheduler.
     """
     _check_plain(pipe)
@@ -99,12 +127,12 @@ def switch_on(pipe: Any, acceleration: Acceleration) -> None:
     sampler_of(getattr(pipe, "scheduler", None))
     check_pipeline(acceleration.policy, pipe)
     with _switching:
-        _check_plain(pipe)  # another thread may have been faster
+        _check_plain(pipe)  # another thread may have enabled it meanwhile
         pipe.__class__ = _accelerated_class(type(pipe), acceleration)
 
 
 def _accelerated_class(own: Any, acceleration: Acceleration) -> type:
-    """A subclass of a pipeline's class, of the same name, whose calls the acceleration makes."""
+    """Make a subclass of a pipeline's class, of the same name, whose calls go to the acceleration."""
 
     @functools.wraps(own.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -121,7 +149,10 @@ def _accelerated_class(own: Any, acceleration: Acceleration) -> type:
 
 
 class _Arguments(tuple[Any, ...]):
-    """What a copy of an enabled pipeline is made of: its class, which no other process knows."""
+    """The arguments that rebuild a copy of an enabled pipeline; they can be copied but not pickled.
+
+    They name the pipeline's subclass, which exists in this process only.
+    """
 
     __slots__ = ()
 
@@ -130,9 +161,9 @@ class _Arguments(tuple[Any, ...]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise PipelineError(
-            "an accelerated pipeline cannot be pickled, as other processes know nothing of its policy",
+            "an accelerated pipeline cannot be pickled: another process would not have its policy",
             given=", ".join(getattr(part, "__name__", repr(part)) for part in self),
-            cure="Call ertacache.disable(pipe) first, send the policy's file too, and enable it there.",
+            cure="Call ertacache.disable(pipe) first, send the policy file as well, and call ertacache.enable() there.",
         )
 
 
@@ -141,18 +172,22 @@ def _made(make: Callable[..., Any], arguments: _Arguments) -> Any:
 
 
 def disable(pipe: Any) -> None:
-    """Leave the pipeline as it was before `ertacache.enable`; nothing happens if it is not accelerated."""
+    """Make the pipeline as it was before `ertacache.enable`; a no-op if it is not accelerated.
+
+    Args:
+        pipe: a diffusers pipeline.
+    """
     switch_off(pipe, _acceleration(pipe))
 
 
 def switch_off(pipe: Any, acceleration: Acceleration | None) -> None:
-    """Leave the pipeline as it was before this acceleration, if that is still at work."""
+    """Make the pipeline as it was before this acceleration; a no-op if it is not switched on any more."""
     with _switching:
-        if acceleration is not None and _acceleration(pipe) is acceleration:  # or somebody else's is at work by now
+        if acceleration is not None and _acceleration(pipe) is acceleration:  # another one may be on by now
             pipe.__class__ = type(pipe)._ertacache_class
 
 
-_switching = threading.Lock()  # of pipelines, one at a time
+_switching = threading.Lock()  # held while a pipeline's class changes
 
 
 def _check_plain(pipe: Any) -> None:

@@ -1,7 +1,7 @@
-"""What is given, checked: each check returns the value in Python's own types, or says what was wanted.
+"""Checks of arguments: each returns the value in Python's own types, or raises an error that says what is expected.
 
-All checks take a name and a value, so that one can be made of others: ``each(whole)``. Numbers may be numpy's, or
-tensors without an axis; True and False are no numbers.
+All checks take a name and a value, so that they can be combined: ``each(whole)``. Numbers may be NumPy numbers or
+tensors without axes; True and False are not numbers.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from torch import Tensor
 from ertacache.errors import ArgumentError, ERTACacheError, PipelineError, PolicyFileError
 
 Check = Callable[[str, Any], Any]
-"""A name and a value; what to take for it."""
+"""Takes the name and the value of an argument; returns the value in Python's own types, or raises `ArgumentError`."""
 
 DEEPEST = 50
-"""How many levels JSON may have."""
+"""How many levels JSON data may have."""
 
 
 def whole(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> int:
-    """A whole number within these bounds.
+    """Check a whole number, within bounds.
 
     Raises:
-        ArgumentError: if it is none.
+        ArgumentError: if it is not one.
     """
     plain = _number_of(value)
     if not isinstance(plain, int) or not _within(plain, at_least, at_most):
@@ -49,10 +49,10 @@ def number(
     above: float | None = None,
     infinite: bool = False,
 ) -> float:
-    """A number within these bounds; finite, unless it may be infinite.
+    """Check a number, within bounds; infinity is allowed only if ``infinite``.
 
     Raises:
-        ArgumentError: if it is none.
+        ArgumentError: if it is not one.
     """
     plain = _number_of(value)
     known = plain is not None and not math.isnan(plain) and (infinite or not math.isinf(plain))
@@ -62,7 +62,7 @@ def number(
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False, which 1 and 0 are too.
+    """Check True or False; 1 and 0 are accepted as well.
 
     Raises:
         ArgumentError: if it is neither.
@@ -74,35 +74,35 @@ def flag(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any) -> str:
-    """A text.
+    """Check a string.
 
     Raises:
-        ArgumentError: if it is none.
+        ArgumentError: if it is not one.
     """
     if not isinstance(value, str):
-        raise refused(name, value, "a text")
+        raise refused(name, value, "a string")
     return str(value)
 
 
 def path(name: str, value: Any) -> Path:
-    """A path, as text or as an object that stands for one.
+    """Check the path of a file or folder, a string or a path object.
 
     Raises:
-        ArgumentError: if it is none, or one that no system takes.
+        ArgumentError: if it is not one, or has characters that no path can have.
     """
     plain = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(plain, str) or not _is_name(plain):
-        raise refused(name, value, "the path of a file or folder, as text or pathlib.Path")
+        raise refused(name, value, "the path of a file or folder, as a string or pathlib.Path")
     return Path(plain)
 
 
 def anything(name: str, value: Any) -> Any:
-    """Whatever it is; for what is checked elsewhere."""
+    """Accept anything; for values that are checked elsewhere."""
     return value
 
 
 def instance(kind: type, how: str) -> Check:
-    """A check for objects of this class; ``how`` says how to come by one."""
+    """Make a check for objects of a class; ``how`` describes one, or says how to get one."""
 
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, kind):
@@ -113,7 +113,7 @@ def instance(kind: type, how: str) -> Check:
 
 
 def one_of(*values: Any) -> Check:
-    """A check for one of these, of the same type."""
+    """Make a check for one of these values, of the same type."""
 
     def check(name: str, value: Any) -> Any:
         plain = _plain(value)
@@ -125,12 +125,12 @@ def one_of(*values: Any) -> Check:
 
 
 def optional(check: Check) -> Check:
-    """A check that takes None as well."""
+    """Make a check that also accepts None."""
     return lambda name, value: None if value is None else check(name, value)
 
 
 def each(check: Check) -> Check:
-    """A check for a list, or anything like one that has a length, of such values; it returns a tuple."""
+    """Make a check for a list, or another collection, of values that pass ``check``; it returns a tuple."""
 
     def check_all(name: str, value: Any) -> tuple[Any, ...]:
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection):
@@ -145,21 +145,21 @@ def each(check: Check) -> Check:
 
 
 def mapping(check: Check) -> Check:
-    """A check for a mapping from texts to such values; it returns a dict."""
+    """Make a check for a dict from strings to values that pass ``check``."""
 
     def check_all(name: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise refused(name, value, "a mapping from texts")
+            raise refused(name, value, "a dict with strings as keys")
         return {str(key): check(f"{name}[{key!r}]", item) for key, item in value.items()}
 
     return check_all
 
 
 def plain_json(name: str, value: Any, depth: int = DEEPEST) -> Any:
-    """What JSON can say, not too deep; numbers may be infinite or none, since nothing is calculated with them.
+    """Check JSON data; numbers may be infinite or NaN, since nothing is calculated with them.
 
     Raises:
-        ArgumentError: if it is something else.
+        ArgumentError: if it is something else, or deeper than ``depth`` levels.
     """
     if depth and isinstance(value, (list, tuple)):
         return [plain_json(name, item, depth - 1) for item in value]
@@ -167,11 +167,11 @@ def plain_json(name: str, value: Any, depth: int = DEEPEST) -> Any:
         return {key: plain_json(name, item, depth - 1) for key, item in value.items()}
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise refused(name, value, f"what JSON can say, {DEEPEST} levels deep at most")
+    raise refused(name, value, f"JSON data of at most {DEEPEST} levels")
 
 
 def as_error(check: Check, error: Callable[..., ERTACacheError]) -> Check:
-    """The same check with an error of another class."""
+    """Make the same check raise an error of another class."""
 
     def checked_otherwise(name: str, value: Any) -> Any:
         try:
@@ -183,23 +183,23 @@ def as_error(check: Check, error: Callable[..., ERTACacheError]) -> Check:
 
 
 def normalized(thing: Any, error: Callable[[str], ERTACacheError], /, **checks: Check) -> None:
-    """Check the fields of a frozen dataclass, and have each hold what its check returns.
+    """Check the fields of a frozen dataclass, and set each to what its check returns.
 
     Args:
-        thing: the dataclass, in its ``__post_init__``.
-        error: makes the error of what is wrong.
-        **checks: by name of the field.
+        thing: the object; called in its ``__post_init__``.
+        error: makes the error to raise from a description of the problem.
+        **checks: the check of each field, by name.
     """
     for name, check in checks.items():
         try:
             value = check(name, getattr(thing, name))
         except ArgumentError as wrong:
-            raise error(f"{wrong.what}, and is {wrong.given}") from None
+            raise error(f"{wrong.what}, but is {wrong.given}") from None
         object.__setattr__(thing, name, value)
 
 
 def invalid(kind: str) -> Callable[[str], PolicyFileError]:
-    """What `normalized` raises for a policy and its parts: it names the problem, and how to make a valid one."""
+    """Make the ``error`` argument of `normalized` for a policy or one of its parts, named by ``kind``."""
 
     def error(problem: str) -> PolicyFileError:
         what = f"this is not a valid {kind}"
@@ -209,17 +209,17 @@ def invalid(kind: str) -> Callable[[str], PolicyFileError]:
 
 
 def pipeline(pipe: Any) -> None:
-    """Raise `PipelineError` where this is none: nothing to call, or without a scheduler."""
+    """Raise `PipelineError` unless this is a pipeline: an object that can be called and has a scheduler."""
     if isinstance(pipe, type) or not callable(pipe) or not hasattr(pipe, "scheduler"):
         raise PipelineError(
             "this is not a pipeline",
             given=pipe.__name__ if isinstance(pipe, type) else type(pipe).__name__,
-            cure="Pass a diffusers pipeline, or a class of your own that samples like one and has a scheduler.",
+            cure="Pass a diffusers pipeline, or an object of your own that samples like one and has a scheduler.",
         )
 
 
 def call_arguments(kind: type, names: Iterable[str]) -> None:
-    """Raise `PipelineError` where the call of this class of pipelines takes no argument of such a name."""
+    """Raise `PipelineError` if calls of this pipeline class take no argument of one of these names."""
     takes = dict(list(inspect.signature(kind.__call__).parameters.items())[1:])
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
@@ -227,21 +227,21 @@ def call_arguments(kind: type, names: Iterable[str]) -> None:
         if name not in takes:
             near = difflib.get_close_matches(name, takes, n=3)
             raise PipelineError(
-                f"the call of this pipeline takes no {name!r}",
+                f"a call of this pipeline takes no {name!r}",
                 given=kind.__name__,
                 cure=f"Did you mean {' or '.join(near)}?" if near else f"It takes {', '.join(takes)}.",
             )
 
 
 def refused(name: str, value: Any, wanted: str) -> ArgumentError:
-    """The error of a value that is not what was wanted."""
+    """Make the error for a value that is not what is expected."""
     return ArgumentError(f"{name} must be {wanted}", given=abbreviated(value), cure=f"Pass {wanted}.")
 
 
 def abbreviated(value: Any) -> str:
-    """A value as errors show it: short, and with its type unless it is a text."""
-    shown = _shown.repr(value)
-    return shown if isinstance(value, str) else f"{shown}, of type {type(value).__name__}"
+    """Shorten a value for a message; unless it is a string, its type is added."""
+    short = _short.repr(value)
+    return short if isinstance(value, str) else f"{short}, of type {type(value).__name__}"
 
 
 def _is_name(plain: str) -> bool:
@@ -252,17 +252,17 @@ def _is_name(plain: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy's or torch's as Python's own; anything else as it is."""
+    """Convert a NumPy or torch number to Python's own; leave anything else as it is."""
     if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0:
         try:
             return value.item()
-        except RuntimeError:  # a tensor that is nowhere
+        except RuntimeError:  # a tensor on the meta device
             return value
     return value
 
 
 def _number_of(value: Any) -> int | float | None:
-    """A number as Python's own, or None; one beyond what a float holds is none."""
+    """Convert a number to Python's own; None if it is not a number, or larger than a float can hold."""
     plain = _plain(value)
     if isinstance(plain, bool) or not isinstance(plain, (int, Real)):
         return None
@@ -278,9 +278,11 @@ def _within(value: float, at_least: float | None, at_most: float | None) -> bool
 
 
 def _bounds(at_least: float | None, at_most: float | None, above: float | None = None) -> str:
+    if at_least is not None and at_most is not None:
+        return f" from {at_least:g} to {at_most:g}"
     low = f" of {at_least:g} or more" if at_least is not None else f" over {above:g}" if above is not None else ""
     return low if at_most is None else f"{low}{' and' if low else ''} up to {at_most:g}"
 
 
-_shown = reprlib.Repr()
-_shown.maxstring = _shown.maxother = 80
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80

@@ -1,15 +1,15 @@
-"""The errors of this library: one family, each message saying what failed, what was given, and the cure."""
+"""The errors of this library. Each message says what failed, what was given, and the cure."""
 
 from __future__ import annotations
 
 
 class ERTACacheError(Exception):
-    """What went wrong, with what was given and how to cure it.
+    """The base of all errors of this library; the message reads ``what (given: given). cure``.
 
     Args:
         what: what failed, in a few words.
         given: what was given, as the user wrote it.
-        cure: what to do about it.
+        cure: what to do about it, in one or more sentences.
     """
 
     def __init__(self, what: str, *, given: object, cure: str) -> None:
@@ -18,7 +18,7 @@ class ERTACacheError(Exception):
 
 
 class ArgumentError(ERTACacheError, TypeError, ValueError):
-    """An argument of the wrong type, or a value that it cannot have."""
+    """An argument of the wrong type, or with a value that is not allowed."""
 
 
 class BudgetError(ERTACacheError, ValueError):
@@ -26,19 +26,19 @@ class BudgetError(ERTACacheError, ValueError):
 
 
 class CalibrationError(ERTACacheError, RuntimeError):
-    """Calibration met something that it must not build a policy on, such as NaN."""
+    """Calibration met something that no policy can be built on, such as NaN."""
 
 
 class GuardError(ERTACacheError, ValueError):
-    """A guard that does not exist, or one for a policy without an envelope."""
+    """A guard that does not exist or that the policy has no envelope for, or a draft that does not fit."""
 
 
 class MethodError(ERTACacheError, ValueError):
-    """A method that does not exist, or a combination of its parts that makes no sense."""
+    """A method that does not exist, or parts of a method that do not go together."""
 
 
 class MetricError(ERTACacheError, ValueError):
-    """Pictures or clips that a metric cannot compare."""
+    """Pictures, clips or numbers that a metric cannot be computed for."""
 
 
 class OutputError(ERTACacheError, OSError):
@@ -46,7 +46,7 @@ class OutputError(ERTACacheError, OSError):
 
 
 class PolicyFileError(ERTACacheError, ValueError):
-    """A file of a policy, profile or draft that is damaged, foreign or of an unknown schema, or no valid policy."""
+    """A file that is damaged, of another kind or of another schema; or values that are no valid policy or profile."""
 
 
 class PolicyMismatchError(ERTACacheError, ValueError):
@@ -58,8 +58,8 @@ class PipelineError(ERTACacheError, TypeError):
 
 
 class RunError(ERTACacheError, RuntimeError):
-    """Something that would make the output of the running call wrong, so the call is stopped."""
+    """A call was stopped, since going on would have given a wrong output."""
 
 
 class SharingError(ERTACacheError, RuntimeError):
-    """A policy that could not be uploaded to the Hub or fetched from it."""
+    """A policy that could not be uploaded to the Hub or downloaded from it."""

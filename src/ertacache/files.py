@@ -1,8 +1,7 @@
-"""Files that are written whole or not at all, and read with clear errors.
+"""The file format of policies, profiles, drafts and recordings: written whole or not at all, read with clear errors.
 
-What this library keeps, policies and all others of `KINDS`, is one safetensors file each: tensors, and beside them a
-text of JSON that says what it is, and a checksum over both. The checksum finds damage. It is no signature: what is in a
-file is checked value by value where the objects are made.
+Each is one safetensors file: tensors, a JSON text that says what they are, and a checksum over both. The checksum finds
+damage; it is not a signature. Every value is checked when an object is made from the file.
 """
 
 from __future__ import annotations
@@ -27,33 +26,36 @@ from ertacache._version import __version__
 from ertacache.errors import ERTACacheError, OutputError, PolicyFileError
 
 SCHEMA = 3
-"""Of all kinds. 1 and 2 had no checksum."""
+"""The version of the format, for all kinds of files. 1 and 2 had no checksum."""
 MOST_BYTES = 4 << 30
-"""A file that is read as a whole, which all but recordings are, has no more."""
+"""The largest file that is read as a whole, as all kinds but recordings are."""
 KINDS = {
     "policy": "ertacache.calibrate(), or `ertacache calibrate MODEL --prompts FILE --steps T --speedup R`",
     "profile": "ertacache.profile(), or `ertacache calibrate MODEL --prompts FILE --steps T --frontier FOLDER`",
     "draft": "ertacache.draft(), or `ertacache draft MODEL POLICY --prompts FILE`",
     "recording": "ertacache.calibrate(checkpoint=FOLDER)",
 }
-"""The kinds of files, and what makes each."""
+"""The kinds of files, and how each is made."""
 _HEADER = ("kind", "schema", "library", "checksum")
-"""What the text of every file has beside its content."""
+"""The entries of every JSON text besides the content."""
 _OLDER = {"ertacache.profile": "profile", "ertacache.draft": "draft", "setting": "recording"}
-"""Under which name older versions kept the text of which kind."""
+"""The metadata entry in which older versions kept the text, and its kind."""
 
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[str]:
-    """The path of a file of its own to write to, which takes the target's place at the end, and goes if that fails.
+    """Give a temporary file to write to; at the end it replaces the target, and on an error it is deleted.
+
+    Args:
+        target: the file to write; missing folders are made.
 
     Raises:
-        OutputError: if it cannot be written.
+        OutputError: if the target cannot be written.
     """
     partial = None
     try:
-        if target.exists() and not target.is_file():  # a device or a pipe would be gone
-            raise FileExistsError("what is there is no file")
+        if target.exists() and not target.is_file():  # replacing would delete a device or a pipe
+            raise FileExistsError("there is something else at this path, not a file")
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".partial")
         os.close(handle)
@@ -66,7 +68,7 @@ def written_whole(target: Path) -> Iterator[str]:
         raise OutputError(
             f"the file cannot be written: {error}",
             given=os.fspath(target),
-            cure="Give a place that you may write to, with room enough.",
+            cure="Give a path that you may write to, on a disk with enough space.",
         ) from error
     finally:
         if partial is not None:
@@ -74,30 +76,35 @@ def written_whole(target: Path) -> Iterator[str]:
 
 
 def save(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write one file of this kind, whole or not at all.
+    """Write one file, whole or not at all.
 
     Args:
-        path: where.
+        path: the file to write; missing folders are made.
         kind: one of `KINDS`.
-        content: all of it but tensors, as JSON takes it; it has other names than `_HEADER`.
-        tensors: no two of which share memory.
+        content: all but the tensors, as JSON data; without the names in `_HEADER`.
+        tensors: by name; no two may share memory.
 
     Raises:
-        ArgumentError: if ``path`` is none.
-        OutputError: if it cannot be written.
+        ArgumentError: if ``path`` is not a path.
+        OutputError: if the file cannot be written.
     """
     target = arguments.path("path", path)
     text = json.dumps({"kind": kind, "schema": SCHEMA, "library": __version__, **content})
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"ertacache": sealed(text, plain)}  # one entry: several come in another order each time
+    metadata = {"ertacache": sealed(text, plain)}  # one entry: safetensors writes several in random order
     with written_whole(target) as partial:
         save_file(plain, partial, metadata=metadata)
 
 
 def sealed(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """An object of JSON, with the checksum of all that a file of both holds as its last entry.
+    """Append a checksum to a JSON text as its last entry.
 
-    It is CRC-32, which is as fast as reading, of the text without it, and of the tensors' names, kinds, shapes, bytes.
+    The checksum is a CRC-32, which is as fast as reading the file, of the text without the checksum, and of each
+    tensor's name, dtype, shape and bytes.
+
+    Args:
+        text: a JSON object.
+        tensors: by name, contiguous, on the CPU.
     """
     total = _of_text(text)
     for name, tensor in sorted(tensors.items()):
@@ -106,10 +113,18 @@ def sealed(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 class Held:
-    """A file of one kind that was opened.
+    """An opened file whose kind and schema were checked.
+
+    Args:
+        file: opened by `safetensors.safe_open`.
+        path: for messages.
+        kind: the expected kind, one of `KINDS`.
 
     Attributes:
-        content: what `save` was given, out of JSON.
+        content: what `save` wrote, as JSON data.
+
+    Raises:
+        PolicyFileError: if the file is of another kind or schema.
     """
 
     def __init__(self, file: Any, path: str, kind: str) -> None:
@@ -123,38 +138,36 @@ class Held:
         whole = metadata.get("ertacache") or json.dumps({"kind": older, "schema": 2})
         parsed = _parsed(whole)
         if not isinstance(parsed, dict) or type(parsed.get("schema")) is not int:
+            raise self._wrong(f"this is not a {kind}, or a damaged one: it does not state its schema", self._again)
+        actual, schema = parsed.get("kind", "policy"), parsed["schema"]
+        if actual != kind and actual in KINDS:
             raise self._wrong(
-                f"this is not a {kind}, or a damaged one: it does not say of which schema it is", self._again
-            )
-        found, schema = parsed.get("kind", "policy"), parsed["schema"]
-        if found != kind and found in KINDS:
-            raise self._wrong(
-                f"this is not a {kind}, but a {found}",
-                f"Pass a file that {kind.capitalize()}.save() wrote; this one is read by {found.capitalize()}.load().",
+                f"this is not a {kind}, but a {actual}",
+                f"Pass a file that {kind.capitalize()}.save() wrote; {actual.capitalize()}.load() reads this one.",
             )
         if schema != SCHEMA:
             raise self._wrong(
-                f"this {kind} has schema {schema}, and this version of ertacache ({__version__}) reads schema {SCHEMA}",
+                f"this {kind} has schema {schema}, but this version of ertacache ({__version__}) reads schema {SCHEMA}",
                 f"Upgrade ertacache, or make it again with {KINDS[kind]}." if schema > SCHEMA else self._again,
             )
         self._declared = str(parsed.get("checksum"))
         self._begun = _of_text(whole.removesuffix(_seal(self._declared)) + "}")
-        if found != kind or not isinstance(parsed.get("library"), str):
-            raise self._wrong(f"this is not a {kind}, or a damaged one: it does not say what wrote it", self._again)
+        if actual != kind or not isinstance(parsed.get("library"), str):
+            raise self._wrong(f"this is not a {kind}, or a damaged one: it does not state who wrote it", self._again)
         self.content = {name: value for name, value in parsed.items() if name not in _HEADER}
 
     @property
     def _again(self) -> str:
-        return f"Make it again with {KINDS[self._kind]}, or copy it again."
+        return f"Make it again with {KINDS[self._kind]}; if it was copied here, copy it again."
 
     def _wrong(self, what: str, cure: str) -> PolicyFileError:
         return PolicyFileError(what, given=self._path, cure=cure)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Its tensors by name, one after the other.
+        """Yield the tensors by name, one after the other.
 
         Raises:
-            PolicyFileError: at the end, if the checksum is not that of what was written.
+            PolicyFileError: after the last tensor, if the checksum is wrong.
         """
         total = self._begun
         for name in sorted(self._file.keys()):
@@ -162,25 +175,26 @@ class Held:
             total = _with_tensor(total, name, tensor)
             yield name, tensor
         if self._declared != f"{total:08x}":
-            raise self._wrong(
-                f"this {self._kind} is damaged: its checksum is not that of what was written", self._again
-            )
+            raise self._wrong(f"this {self._kind} is damaged: its checksum does not match its content", self._again)
 
 
 @contextmanager
 def opening(path: str | os.PathLike[str], kind: str) -> Iterator[Held]:
-    """A file of this kind, to be made sense of in the context.
+    """Open a file; errors of the ``with`` block that reads it become errors that name the file.
+
+    Args:
+        path: the file.
+        kind: the expected kind, one of `KINDS`.
 
     Raises:
-        ArgumentError: if ``path`` is none.
+        ArgumentError: if ``path`` is not a path.
         FileNotFoundError: if there is no such file.
-        PolicyFileError: if it is damaged, holds something else, was written by another version, or makes no sense in
-            the context.
+        PolicyFileError: if the file is damaged, of another kind or schema, or the block fails on its content.
     """
     named = os.fspath(arguments.path("path", path))
     if not os.path.isfile(named):
         raise FileNotFoundError(f"there is no {kind} file at {named!r}; make one with {KINDS[kind]}")
-    again = f"It is damaged, or was edited; make it again with {KINDS[kind]}, or copy it again."
+    again = f"It is damaged, or was edited: make it again with {KINDS[kind]}, or copy it again."
     try:
         with safe_open(named, "pt") as file:
             yield Held(file, named, kind)
@@ -191,40 +205,46 @@ def opening(path: str | os.PathLike[str], kind: str) -> Iterator[Held]:
     except ERTACacheError as error:
         raise PolicyFileError(f"this is not a {kind}: {error.what}: {error.given}", given=named, cure=again) from error
     except _DAMAGE as error:
-        told = f"this is not a {kind}, or a damaged one: {type(error).__name__}: {error}"
-        raise PolicyFileError(told, given=named, cure=again) from error
+        what = f"this is not a {kind}, or a damaged one: {type(error).__name__}: {error}"
+        raise PolicyFileError(what, given=named, cure=again) from error
 
 
 @contextmanager
 def reading(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[Any, dict[str, Tensor]]]:
-    """What a file of this kind holds, as JSON has it, and its tensors; to be made sense of in the context.
+    """Read a file as a whole: its content as JSON data, and its tensors. Else as `opening`.
+
+    Args:
+        path: the file.
+        kind: the expected kind, one of `KINDS`.
 
     Raises:
-        ArgumentError, FileNotFoundError, PolicyFileError: as `opening`, and if it is larger than `MOST_BYTES`.
+        ArgumentError: if ``path`` is not a path.
+        FileNotFoundError: if there is no such file.
+        PolicyFileError: as `opening`; also if the file is larger than `MOST_BYTES`.
     """
     with opening(path, kind) as held:
         size = os.path.getsize(path)
         if size > MOST_BYTES:
             raise PolicyFileError(
-                f"this {kind} is larger than any that is read", given=f"{size} bytes", cure="Pass another file."
+                f"this {kind} is larger than {MOST_BYTES >> 30} GiB", given=f"{size} bytes", cure="Pass another file."
             )
         yield held.content, dict(held.tensors())
 
 
 def entries(kind: type, plain: Any, name: str, elsewhere: Collection[str] = ()) -> dict[str, Any]:
-    """What a file has for the fields of a dataclass; those that have a default may be missing.
+    """Get the values for the fields of a dataclass from JSON data; fields with a default may be missing.
 
     Args:
         kind: the dataclass.
-        plain: out of JSON.
-        name: of what it is, for errors.
-        elsewhere: fields that are kept as tensors.
+        plain: the JSON data.
+        name: what the data is, for messages.
+        elsewhere: fields that are stored as tensors.
 
     Raises:
-        PolicyFileError: if a field is missing, or there are others: a newer version may have meant something by them.
+        PolicyFileError: if a field is missing, or there are unknown ones, as a newer version may have written.
     """
     if not isinstance(plain, dict):
-        raise _senseless(f"{name} is of type {type(plain).__name__}, and no object")
+        raise _senseless(f"{name} must be a JSON object, but is of type {type(plain).__name__}")
     known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind) if f.init}
     unknown = plain.keys() - (known.keys() - set(elsewhere))
     if unknown:
@@ -236,20 +256,32 @@ def entries(kind: type, plain: Any, name: str, elsewhere: Collection[str] = ()) 
 
 
 def newer(what: str) -> PolicyFileError:
-    """The error of a file that holds what this version does not know."""
+    """Make the error for a file with content that this version does not know."""
     return PolicyFileError(
-        "it holds what this version of ertacache does not know",
+        "the file has content that this version of ertacache does not know",
         given=what,
-        cure="Upgrade ertacache, or make it again.",
+        cure="Upgrade ertacache, or make the file again.",
     )
 
 
 def _senseless(what: str) -> PolicyFileError:
-    return PolicyFileError("it makes no sense", given=what, cure="It was edited; make it again, or copy it again.")
+    return PolicyFileError(
+        "the content of the file is invalid",
+        given=what,
+        cure="It was edited, or is damaged: make it again, or copy it again.",
+    )
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:
-    """What a JSON file holds; where there is none, or a damaged one, what ``make`` returns is kept there first."""
+    """Read a JSON file; if it is missing or damaged, first write what ``make`` returns.
+
+    Args:
+        path: the file.
+        make: makes the content, as JSON data.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
     with suppress(FileNotFoundError, ValueError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8"))
     text = json.dumps(make())
@@ -262,15 +294,15 @@ _DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, 
 
 
 def _parsed(text: str) -> Any:
-    """JSON in which no key comes twice."""
+    """Parse JSON; no key may occur twice."""
     return json.loads(text, object_pairs_hook=_once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key comes twice")
-    return found
+    entries_by_key = dict(pairs)
+    if len(entries_by_key) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return entries_by_key
 
 
 def _seal(checksum: str) -> str:

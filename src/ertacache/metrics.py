@@ -1,4 +1,7 @@
-"""How far a picture or clip is from the full run's, in float arithmetic throughout; clips frame by frame, averaged."""
+"""Metrics of how far a picture or clip is from the full run's: PSNR, SSIM, motion error, and confidence intervals.
+
+Clips are compared frame by frame and averaged. Pictures are not rounded to 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,18 @@ from ertacache.errors import MetricError
 from ertacache.precision import widened
 
 MAX_PSNR = 100.0
+"""What a picture or frame counts at most, in dB: equal ones have no finite ratio, and must not hide the others."""
 
 
 def psnr(picture: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, the mean over pictures or frames, of which each counts 100 dB at most.
-
-    An equal frame has no finite ratio, and one such frame must not hide the others.
+    """Compute the peak signal-to-noise ratio in dB, averaged over pictures or frames; each counts 100 dB at most.
 
     Args:
         picture: (..., channels, height, width), float in 0 .. 1 or uint8.
-        reference: likewise.
+        reference: the same shape, float in 0 .. 1 or uint8.
 
     Raises:
-        MetricError: if the two differ in shape, or are of another dtype.
+        MetricError: if the shapes differ, or a dtype is neither floating nor uint8.
     """
     ours, theirs = frames_of(picture, reference)
     ratios = peak_signal_noise_ratio(ours, theirs, data_range=1.0, dim=(1, 2, 3), reduction="none")
@@ -33,14 +35,16 @@ def psnr(picture: Tensor, reference: Tensor) -> float:
 
 
 def ssim(picture: Tensor, reference: Tensor) -> float:
-    """Structural similarity, at most 1, with the usual 11-pixel Gaussian window; the mean over pictures or frames.
+    """Compute the structural similarity, at most 1, averaged over pictures or frames.
+
+    The window is the usual Gaussian of 11 pixels.
 
     Args:
         picture: (..., channels, height, width), float in 0 .. 1 or uint8.
-        reference: likewise.
+        reference: the same shape, float in 0 .. 1 or uint8.
 
     Raises:
-        MetricError: if the two differ in shape, or are of another dtype.
+        MetricError: if the shapes differ, or a dtype is neither floating nor uint8.
     """
     ours, theirs = frames_of(picture, reference)
     value = structural_similarity_index_measure(ours, theirs, data_range=1.0)
@@ -49,39 +53,44 @@ def ssim(picture: Tensor, reference: Tensor) -> float:
 
 
 def motion_error(clip: Tensor, reference: Tensor) -> float:
-    """How far a clip's motion is from its reference's: ``|| D - D_ref || / || D_ref ||``, D the change between frames.
+    """Compute how far a clip's motion is from its reference's: ``|| D - D_ref || / || D_ref ||``.
 
-    0 is the same motion; a clip that stands still has 1, one that flickers or moves otherwise has more.
+    D is the change from frame to frame. 0 is the same motion, 1 a clip that stands still; a clip that flickers, or
+    moves differently, has more.
 
     Args:
         clip: (..., frames, channels, height, width), float in 0 .. 1 or uint8.
-        reference: likewise.
+        reference: the same shape, float in 0 .. 1 or uint8.
 
     Raises:
-        MetricError: if the two differ in shape or are no clips, or if the reference stands still.
+        MetricError: if the shapes differ or have no frames, a dtype is neither floating nor uint8, or the reference
+            stands still.
     """
     frames_of(clip, reference, least=4)
     changes, wanted = (widened(_floats(frames)).diff(dim=-4) for frames in (clip, reference))
     size = float(wanted.norm())
     if not size:
         raise MetricError(
-            "the motion of a clip is measured against that of the reference, and it has none",
+            "the motion error is relative to the motion of the reference, which has none",
             given=f"shape {tuple(reference.shape)}",
-            cure="Give two frames or more, of something that moves.",
+            cure="Give a reference of two frames or more that are not all equal.",
         )
     return float((changes - wanted).norm()) / size
 
 
 def interval(values: Sequence[float], *, confidence: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
-    """A confidence interval of the mean over prompts: percentiles of the bootstrap, seeded.
+    """Compute a confidence interval of the mean over prompts: percentiles of the bootstrap, with a fixed seed.
 
     Args:
-        values: one number a prompt.
-        confidence: of the interval, 0 .. 1.
-        resamples: how many.
+        values: one number for each prompt.
+        confidence: the confidence level, 0 .. 1.
+        resamples: how many bootstrap resamples to draw.
+
+    Returns:
+        The lower and the upper bound.
 
     Raises:
-        MetricError: without values.
+        MetricError: if there are no values.
     """
     if not len(values):
         raise MetricError("an interval needs values", given="none", cure="Measure one prompt or more.")
@@ -96,17 +105,26 @@ def _floats(picture: Tensor) -> Tensor:
 
 
 def frames_of(picture: Tensor, reference: Tensor, least: int = 3) -> tuple[Tensor, Tensor]:
-    """Both as float (n, channels, height, width); refuses what cannot be compared."""
+    """Convert both to float32 of shape (n, channels, height, width).
+
+    Args:
+        picture: (..., channels, height, width), float in 0 .. 1 or uint8.
+        reference: the same shape, float in 0 .. 1 or uint8.
+        least: the fewest axes that are accepted; 4 for clips.
+
+    Raises:
+        MetricError: if the shapes differ or have fewer axes, or a dtype is neither floating nor uint8.
+    """
     if picture.shape != reference.shape or picture.ndim < least:
         raise MetricError(
-            "two pictures or clips of one shape are needed",
+            "the two pictures or clips must have the same shape",
             given=f"{tuple(picture.shape)} and {tuple(reference.shape)}",
             cure=f"Give ({'frames, ' if least > 3 else ''}channels, height, width), or batches of them, both the same.",
         )
     for tensor in (picture, reference):
         if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
             raise MetricError(
-                "pictures are float in 0 .. 1 or uint8", given=f"{tensor.dtype}", cure="Convert them first."
+                "pictures must be floats in 0 .. 1 or uint8", given=f"{tensor.dtype}", cure="Convert them first."
             )
     shape = (-1, *picture.shape[-3:])
     return _floats(picture).reshape(shape), _floats(reference).reshape(shape)

@@ -1,4 +1,4 @@
-"""Double precision where a device has it, and in main memory where it has not."""
+"""Double precision on every device: on the CPU where the device has none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """The tensor in float64: on its device, or on the CPU where the device has no float64, as Apple's have not."""
+    """Convert a tensor to float64, on its device; on the CPU if the device has no float64, as Apple's have not."""
     return tensor.double() if _has_float64(tensor.device) else tensor.cpu().double()
 
 
@@ -17,6 +17,6 @@ def widened(tensor: Tensor) -> Tensor:
 def _has_float64(device: torch.device) -> bool:
     try:
         torch.zeros(1, dtype=torch.float64, device=device)
-    except (RuntimeError, TypeError):  # a type error on MPS, a runtime error on small XPUs
+    except (RuntimeError, TypeError):  # TypeError on MPS, RuntimeError on small XPUs
         return False
     return True

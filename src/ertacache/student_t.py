@@ -1,4 +1,4 @@
-"""Student's distribution: how far a few samples let a mean, or one more sample, be from theirs."""
+"""Quantiles of Student's t distribution, for confidence and prediction intervals from few samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import numpy as np
 
 @cache
 def student_t(freedom: int, probability: float) -> float:
-    """The quantile of Student's distribution, to four digits, by the trapezium rule over its density.
+    """Compute a quantile of Student's t distribution, to four digits, by the trapezium rule over its density.
+
+    Args:
+        freedom: degrees of freedom, 1 or more.
+        probability: the share of the distribution below the quantile, 0.5 to 1.
 
     >>> round(student_t(15, 0.95), 3)
     1.753

@@ -1,6 +1,7 @@
 """Small, complete pipelines, trained by ``training/``, for the demo, the tests and the benchmarks.
 
-The FLUX-type one travels with the package; the video pipelines are found in a checkout that has trained them.
+The FLUX-type pipeline is part of the package. The video pipelines exist only in a checkout of the repository in which
+they were trained.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ NAMES = tuple(FOLDERS)
 
 @dataclass(frozen=True)
 class Embedded:
-    """An embedded pipeline, with the settings it was trained for.
+    """A small pipeline with the settings it was trained for.
 
     Attributes:
         pipe: the diffusers pipeline.
-        arguments: what every call of it should be given, ``num_inference_steps`` included.
+        arguments: keyword arguments for every call, ``num_inference_steps`` included.
         calibration_prompts: captions for calibration; the model was not trained on them.
         held_out_prompts: captions that neither training nor calibration uses.
     """
@@ -49,11 +50,11 @@ def load(name: str = "flux", *, dtype: torch.dtype = torch.float32, device: str 
 
     Args:
         name: one of `NAMES`.
-        dtype: the weights are bfloat16 and are cast to this; float32 is the fastest on most CPUs.
-        device: where to put it.
+        dtype: the stored bfloat16 weights are cast to this; float32 is the fastest on most CPUs.
+        device: the device to load to, such as ``"cuda"``.
 
     Raises:
-        PipelineError: if there is no such pipeline, or it does not travel with the package.
+        PipelineError: if there is no such pipeline, or it is not part of the package.
     """
     folder = folder_of(name)
     with quiet():
@@ -65,30 +66,34 @@ def load(name: str = "flux", *, dtype: torch.dtype = torch.float32, device: str 
 
 
 def folder_of(name: str) -> Path:
-    """Where one of the small pipelines is.
+    """Find the folder of one of the small pipelines.
 
     Raises:
-        PipelineError: if there is no such pipeline, or it does not travel with the package.
+        PipelineError: if there is no such pipeline, or it is not part of the package.
     """
     if name not in NAMES:
         raise PipelineError("there is no such embedded pipeline", given=name, cure=f"Choose one of {', '.join(NAMES)}.")
     folder = FOLDERS[name]
     if not (folder / "model_index.json").is_file():
         raise PipelineError(
-            "this pipeline does not travel with the package",
+            "this pipeline is not part of the installed package",
             given=name,
-            cure=f"In a checkout of the repository train it (python -m training.train {name}), or use 'flux'.",
+            cure=f"Train it in a checkout of the repository (python -m training.train {name}), or use 'flux'.",
         )
     return folder
 
 
 def available() -> tuple[str, ...]:
-    """The names of those that are here: in an installed package fewer than in a checkout."""
+    """The names of the pipelines that can be loaded here."""
     return tuple(name for name, folder in FOLDERS.items() if (folder / "model_index.json").is_file())
 
 
 def pipeline_class(model: str | Path) -> Any:
-    """The class that can load a folder, or a hub id: diffusers' own, or ours for what diffusers does not have."""
+    """Find the class that loads a model: `DiffusionPipeline`, or this library's `OpenSoraPipeline`.
+
+    Args:
+        model: a folder, or an id on the Hugging Face Hub.
+    """
     index = Path(model) / "model_index.json"
     if index.is_file() and json.loads(index.read_text(encoding="utf-8")).get("_class_name") == "OpenSoraPipeline":
         from ertacache.opensora import OpenSoraPipeline
@@ -101,20 +106,20 @@ def pipeline_class(model: str | Path) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the loading bars and advice of diffusers and transformers off the screen."""
+    """Hide the progress bars and advice of diffusers and transformers within a ``with`` block."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
     libraries = (diffusers_logging, transformers_logging)
     levels = [library.get_verbosity() for library in libraries]
-    shown = [library.is_progress_bar_enabled() for library in libraries]
+    bars = [library.is_progress_bar_enabled() for library in libraries]
     for library in libraries:
         library.set_verbosity_error()
         library.disable_progress_bar()
     try:
         yield
     finally:
-        for library, level, bar in zip(libraries, levels, shown, strict=True):
+        for library, level, bar in zip(libraries, levels, bars, strict=True):
             library.set_verbosity(level)
             if bar:
                 library.enable_progress_bar()
