@@ -23,7 +23,7 @@ from benchmarks.held_out import measured_on_held_out
 from benchmarks.keys import environment, key_of, source_digest
 from benchmarks.markdown import Rows, table, with_interval, write_figures
 from ertacache import Policy, Profile, calibrate, profile, zoo
-from ertacache.calibration.profile import RATIOS
+from ertacache.calibration.make_profile import RATIOS
 from ertacache.evaluation.comparison import Variant, calls_of, generate, started
 from ertacache.files import kept
 from ertacache.metrics import psnr

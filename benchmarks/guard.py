@@ -33,7 +33,8 @@ from torch import nn
 from benchmarks.keys import environment, key_of
 from benchmarks.markdown import table, write_figures
 from ertacache import Draft, Policy, accelerated, calibrate, draft, zoo
-from ertacache.calibration.session import opened
+from ertacache.calibration.full_runs import Workload, open_session
+from ertacache.calibration.options import CalibrationOptions
 from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.files import kept
 from ertacache.metrics import psnr
@@ -175,17 +176,10 @@ def calibrated(embedded: zoo.Embedded, speedup: float, prompts: Sequence[str], f
 
     def judged() -> list[float]:
         call = dict(embedded.arguments)
-        with opened(
-            embedded.pipe,
-            prompts,
-            call.pop("num_inference_steps"),
-            full_runs=2,
-            seed=0,
-            progress=True,
-            checkpoint=folder / "full-runs",
-            memory_limit=2 << 30,
-            call_arguments=call,
-        ) as session:
+        options = CalibrationOptions(
+            call.pop("num_inference_steps"), progress=True, checkpoint=folder / "full-runs", call_arguments=call
+        )
+        with open_session(embedded.pipe, prompts, options, Workload(full_runs=2)) as session:
             session.loops.judge_pictures()
             fit = session.loops.judged(policy.cached_steps, policy.method)
         assert fit.quality is not None  # there is a judge

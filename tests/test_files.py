@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import struct
 import time
 from pathlib import Path
@@ -17,14 +18,15 @@ from safetensors.torch import save_file
 
 from benchmarks.inputs.files import MUTATIONS, Subjects, mutate, tried
 from ertacache import Draft, Policy, Profile, files
-from ertacache.calibration import recording
+from ertacache.calibration import recording_file
+from ertacache.calibration.recording import Setting
 from ertacache.errors import OutputError, PolicyFileError
 from ertacache.method.choice import Method
 from ertacache.policy import CalibrationRecord
 
 MEASURED = CalibrationRecord("", psnr=(40.0, 41.0), ssim=(0.9, 0.91), seconds=1.0)
 POLICY = Policy(5, (1, 3), Method(), calibration=MEASURED, gram=torch.eye(5).double())
-SETTING = recording.Setting((1.0, 0.5, 0.0), 0, (), 2, (3, 4), (-0.5, -0.5), True)
+SETTING = Setting((1.0, 0.5, 0.0), 0, (), 2, (3, 4), (-0.5, -0.5), True)
 
 
 def tensors_of_recording() -> dict[str, torch.Tensor]:
@@ -33,10 +35,10 @@ def tensors_of_recording() -> dict[str, torch.Tensor]:
 
 
 def read_recording(path: Path) -> Any:
-    told: list[str] = []
-    found = recording.read(path, told.append)
+    warned: list[str] = []
+    found = recording_file.read(path, warned.append)
     if found is None:
-        raise PolicyFileError(told[0], given=path, cure="")
+        raise PolicyFileError(warned[0], given=path, cure="")
     return found
 
 
@@ -44,7 +46,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "policy": (POLICY.save, Policy.load),
     "profile": (Profile((POLICY,)).save, Profile.load),
     "draft": (Draft(POLICY, "0123", -1.0, 0.5, 1.8, 2.0).save, Draft.load),
-    "recording": (lambda path: recording.write(tensors_of_recording(), SETTING, path), read_recording),
+    "recording": (lambda path: recording_file.write(tensors_of_recording(), SETTING, path), read_recording),
 }
 
 
@@ -226,21 +228,24 @@ def test_a_save_that_fails_is_an_error_of_ours_and_leaves_what_was_there(kept: t
 )
 def test_a_recording_that_makes_no_sense_cannot_be_used(change: Any, tmp_path: Path) -> None:
     path = tmp_path / "recording"
-    recording.write(tensors_of_recording(), SETTING, path)
-    assert recording.read(path)[1] == SETTING
+    recording_file.write(tensors_of_recording(), SETTING, path)
+    assert recording_file.read(path)[1] == SETTING
     rewritten(path, change)
-    told: list[str] = []
-    assert recording.read(path, told.append) is None
-    assert told[0].startswith("recording is made anew: ")
+    warned: list[str] = []
+    assert recording_file.read(path, warned.append) is None
+    assert warned[0].startswith("recording is made anew: ")
 
 
 def test_a_recording_is_looked_at_once_in_a_process(tmp_path: Path, monkeypatch: Any) -> None:
-    path = tmp_path / "recording"
-    recording.write(tensors_of_recording(), SETTING, path)
-    recording._intact.clear()
-    recording.read(path)
-    monkeypatch.setattr(recording, "_check", None)
-    assert recording.read(path)[1] == SETTING
+    written, found = tmp_path / "written", tmp_path / "found"
+    recording_file.write(tensors_of_recording(), SETTING, written)
+    shutil.copy(written, found)  # as another process left it
+    looked_at: list[torch.Size] = []
+    aminmax = torch.Tensor.aminmax
+    monkeypatch.setattr(torch.Tensor, "aminmax", lambda tensor: looked_at.append(tensor.shape) or aminmax(tensor))
+    for path, tensors in ((written, 0), (found, 6), (found, 6)):
+        assert recording_file.read(path)[1] == SETTING
+        assert len(looked_at) == tensors
 
 
 @pytest.fixture(scope="module")
@@ -264,8 +269,8 @@ def test_what_is_damaged_in_a_checkpoint_is_made_anew_with_a_line_that_says_so(
     raw = victim.read_bytes()
     victim.write_bytes(raw[: len(raw) // 2] + bytes(64) + raw[len(raw) // 2 + 64 :])
     second = subjects.calibrated("taylor", 5, checkpoint=tmp_path, progress=True)
-    told = capsys.readouterr().err.replace("\n", "")
-    assert "full-run-001.safetensors is made anew: this recording is damaged" in told
+    warned = capsys.readouterr().err.replace("\n", "")
+    assert "full-run-001.safetensors is made anew: this recording is damaged" in warned
     assert (second.predictions, second.calibration.error) == (first.predictions, first.calibration.error)
     assert victim.read_bytes() == raw
 

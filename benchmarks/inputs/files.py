@@ -22,7 +22,7 @@ from benchmarks.inputs.cases import Tally
 from contract.case import STEPS, Family, tensor_of
 from contract.families.paper import CASES
 from ertacache import Draft, Policy, Profile
-from ertacache.calibration.recording import read
+from ertacache.calibration.recording_file import read
 from ertacache.files import sealed
 from ertacache.presenting.tables import frontier_table, policy_facts, policy_steps
 

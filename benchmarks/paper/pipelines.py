@@ -18,7 +18,7 @@ from benchmarks.method import policies_for
 from benchmarks.rivals import base, harness
 from ertacache import Policy, zoo
 from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.recording import record
+from ertacache.calibration.recorder import record
 from ertacache.evaluation.comparison import Variant, calls_of
 from ertacache.evaluation.measuring import Measured, measure
 from ertacache.evaluation.perceptual import perceptual_metrics

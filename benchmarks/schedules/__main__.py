@@ -25,11 +25,12 @@ from benchmarks.keys import environment, key_of, source_digest
 from benchmarks.markdown import table, with_interval, write_figures
 from benchmarks.schedules.baselines import Schedule, algorithm_2, annealed
 from ertacache import Policy, calibrate, zoo
-from ertacache.calibration.budget import Budget
-from ertacache.calibration.closed_loop import ClosedLoops
-from ertacache.calibration.recording import gram_of
-from ertacache.calibration.session import Session, opened
-from ertacache.calibration.solving import policy_of
+from ertacache.calibration.budget import StepsBudget
+from ertacache.calibration.closed_loops import ClosedLoops
+from ertacache.calibration.full_runs import Session, Workload, open_session
+from ertacache.calibration.gram import gram_of
+from ertacache.calibration.make_policy import policy_of
+from ertacache.calibration.options import CalibrationOptions
 from ertacache.evaluation.comparison import Variant, fewer_steps
 from ertacache.evaluation.measuring import Measured
 from ertacache.files import written_whole
@@ -74,7 +75,7 @@ def fitted(session: Session, computed: int, way: str, choose: Callable[[], Sched
     """A schedule with one way to predict its cached steps; ``beside`` has the schedule already."""
     cached = beside.cached_steps if beside else choose()
     method = Method() if way == "reuse" else Method(predictor="aligned")
-    budget = Budget(f"num_computed_steps={computed}", computed)
+    budget = StepsBudget(asked=f"num_computed_steps={computed}", computed=computed)
     fit = session.loops.judged(cached, method)
     return session.finished(policy_of(session.loops, method, budget, fit))
 
@@ -85,7 +86,7 @@ def policies_for(
     """Every policy, by its number of computed steps and its name, or as found in ``work``."""
     arguments = dict(embedded.arguments)
     steps = arguments.pop("num_inference_steps")
-    common: dict[str, Any] = {"seed": 0, "progress": False, "checkpoint": work / "full-runs", "memory_limit": 2 << 30}
+    options = CalibrationOptions(steps, checkpoint=work / "full-runs", call_arguments=arguments)
     found: dict[tuple[int, str], Policy] = {}
 
     def kept(computed: int, name: str, make: Callable[[], Policy]) -> Policy:
@@ -96,7 +97,7 @@ def policies_for(
         found[computed, name] = Policy.load(path)
         return found[computed, name]
 
-    with opened(embedded.pipe, prompts, steps, full_runs=1, call_arguments=arguments, **common) as session:
+    with open_session(embedded.pipe, prompts, options, Workload()) as session:
         for ratio in ratios:
             computed = int(steps / ratio + 1e-9)
             ours = kept(
@@ -106,10 +107,8 @@ def policies_for(
                     calibrate,
                     embedded.pipe,
                     prompts,
-                    num_inference_steps=steps,
                     num_computed_steps=computed,
-                    **common,
-                    **arguments,
+                    **options.keywords(),
                 ),
             )
             for name, choose in schedules(session, computed, ours).items():

@@ -13,10 +13,10 @@ import math
 import random
 from collections.abc import Sequence
 
-from ertacache.calibration.closed_loop import ClosedLoops, Trace
-from ertacache.calibration.recording import pairwise
+from ertacache.calibration.closed_loops import ClosedLoops
+from ertacache.calibration.residual_distances import residual_distances
+from ertacache.calibration.trace import Trace
 from ertacache.method.choice import Method
-from ertacache.method.residual import to_cache
 from ertacache.method.threshold import threshold_for_budget
 
 Schedule = tuple[int, ...]
@@ -25,10 +25,7 @@ Schedule = tuple[int, ...]
 
 def algorithm_2(loops: ClosedLoops, computed: int) -> Schedule:
     """The paper's offline policy, on residuals of level ``output``."""
-    distance = pairwise(
-        loops.recordings, lambda r, i: to_cache(r.sample(i).float(), r.model_output(i).float(), "output")
-    )
-    setting = loops.setting
+    distance, setting = residual_distances(loops.recordings, "output"), loops.setting
     return threshold_for_budget(setting.num_steps, distance, computed, setting.forced)[1]
 
 

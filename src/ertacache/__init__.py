@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from ertacache.acceleration import Acceleration, disable
     from ertacache.calibration.calibrate import calibrate
     from ertacache.calibration.draft import draft
-    from ertacache.calibration.profile import Profile, profile
+    from ertacache.calibration.make_profile import profile
+    from ertacache.calibration.profile import Profile
     from ertacache.method.choice import Method
     from ertacache.policy import Policy
     from ertacache.runtime.guidance_transfer import transferred

@@ -1,6 +1,5 @@
 """Calibration on the embedded pipeline: what it makes, what it costs, what it refuses."""
 
-import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -11,10 +10,10 @@ from accelerate import hooks
 
 import ertacache
 from ertacache import Method, Policy, zoo
-from ertacache.calibration.budget import Budget
-from ertacache.calibration.closed_loop import Fit
+from ertacache.calibration.budget import StepsBudget
+from ertacache.calibration.fit import Fit, FittedOn
+from ertacache.calibration.make_policy import better_policy
 from ertacache.calibration.prompts import calls_for, prompts_of
-from ertacache.calibration.solving import _no_worse_than_taylor, predicting
 from ertacache.errors import BudgetError, CalibrationError, GuardError, MethodError, PipelineError
 from ertacache.method.choice import NAMED_METHODS
 from ertacache.method.prediction import Prediction
@@ -197,6 +196,28 @@ def test_a_prompt_with_a_number_of_steps_of_its_own_is_refused(embedded, setting
         )
 
 
+def test_a_bfloat16_pipeline_is_calibrated_and_its_policy_is_followed():
+    embedded = zoo.load("flux")
+    embedded.pipe.to(torch.bfloat16)
+    arguments = {**embedded.arguments, "num_inference_steps": 16}
+    prompts, method = embedded.calibration_prompts[:4], Method(schedule="uniform", predictor="aligned")
+    policy = ertacache.calibrate(
+        embedded.pipe, prompts, num_computed_steps=8, method=method, progress=False, **arguments
+    )
+    reuse = Policy(16, policy.cached_steps, Method.named("reuse"), origin=policy.origin)
+    errors = {policy: 0.0, reuse: 0.0}
+    for prompt in embedded.held_out_prompts[:3]:
+        full = generate(embedded, prompt=prompt, num_inference_steps=16)
+        assert full.dtype == torch.bfloat16
+        for chosen in errors:
+            with ertacache.accelerated(embedded.pipe, chosen) as run:
+                fast = generate(embedded, prompt=prompt, num_inference_steps=16)
+            assert run.cached_steps == policy.cached_steps
+            assert run.report.notes == []
+            errors[chosen] += math.log(float((fast.float() - full.float()).norm() / full.float().norm()))
+    assert errors[policy] < errors[reuse]
+
+
 @pytest.mark.parametrize(
     "setting", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode()], ids=["autocast", "inference"]
 )
@@ -256,52 +277,50 @@ def test_prompts_of_different_resolutions_are_refused(embedded, settings, prompt
         ertacache.calibrate(embedded.pipe, mixed, speedup=2, **settings)
 
 
+class StoredLoops:
+    """Closed loops whose fits are known beforehand: with the weights of all prompts, and by Taylor's."""
+
+    calls, denoiser_calls, full_run = [None] * 3, 9, 9
+    setting = SimpleNamespace(num_steps=2)
+
+    def __init__(self, taylor, of_all=None):
+        self.taylor, self.of_all, self.holds_out = taylor, of_all, of_all is not None
+
+    def predict(self, cached_steps, method, *, predictor=None, weights=None):
+        assert cached_steps == (1,)
+        assert (predictor, weights) in (("taylor", None), (None, FittedOn.ALL_PROMPTS))
+        return self.taylor if predictor else self.of_all
+
+
+def fit_of(*errors, factor=1.0):
+    scores = tuple(math.log(error) for error in errors)
+    pooled = math.sqrt(sum(error**2 for error in errors) / len(errors))
+    return Fit((1,), {1: Prediction((0,), (factor,))}, (pooled, pooled), (sum(scores) / len(scores),), scores)
+
+
+def made_of(fit, loops):
+    return better_policy(loops, Method.named("aligned"), StepsBudget(asked="num_computed_steps=1", computed=1), fit)
+
+
 def test_taylor_weights_are_kept_for_most_prompts_not_for_one_of_a_large_error():
-    def fit(*errors):
-        scores = tuple(math.log(error) for error in errors)
-        pooled = math.sqrt(sum(error**2 for error in errors) / len(errors))
-        return Fit((1,), {}, (pooled, pooled), (sum(scores) / len(scores),), scores)
-
-    class Loops:
-        holds_out, calls, denoiser_calls, full_run = False, [None] * 3, 9, 9
-        setting = SimpleNamespace(num_steps=2)
-
-        def predict(self, cached_steps, method, *, predictor):
-            assert (cached_steps, predictor) == ((1,), "taylor")
-            return taylor
-
-    taylor = fit(0.04, 0.04, 0.5)
-    for fitted, expected in ((fit(0.01, 0.01, 0.6), False), (fit(0.05, 0.05, 0.45), True)):
-        notes = []
-        kept = _no_worse_than_taylor(Loops(), Method.named("aligned"), fitted, notes)
-        assert kept == ((taylor, True) if expected else (fitted, False))
-        assert len(notes) == expected
-        record = predicting(Loops(), Method.named("aligned"), Budget("num_computed_steps=1", 1), fitted).calibration
-        assert record.taylor_kept == expected
+    taylor = fit_of(0.04, 0.04, 0.5, factor=3.0)
+    for fitted, keeps in ((fit_of(0.01, 0.01, 0.6), False), (fit_of(0.05, 0.05, 0.45), True)):
+        policy = made_of(fitted, StoredLoops(taylor))
+        expected = taylor if keeps else fitted
+        assert (policy.predictions, policy.calibration.error) == (expected.predictions, expected.error)
+        assert policy.calibration.taylor_kept == keeps
+        assert len(policy.calibration.notes) == keeps
 
 
 def test_taylor_weights_are_compared_with_those_of_all_prompts():
-    """Errors of held-out prompts are reported, and are no measure of what the policy's weights do."""
-
-    def fit(error, factor=1.0):
-        predictions = {1: Prediction((0,), (factor,))}
-        return Fit((1,), predictions, (error,), (math.log(error),), (math.log(error),))
-
-    class Loops:
-        holds_out = True
-
-        def __init__(self, of_all):
-            self.of_all = of_all
-
-        def predict(self, cached_steps, method, *, predictor=None, weights="others"):
-            assert (weights == "others") == (predictor == "taylor")
-            return taylor if predictor else self.of_all
-
-    taylor, held_out = fit(0.05), fit(0.09)
-    kept, _ = _no_worse_than_taylor(Loops(fit(0.04, 2.0)), Method.named("aligned"), held_out, [])
-    assert kept == dataclasses.replace(held_out, predictions=fit(1, 2.0).predictions)
-    assert _no_worse_than_taylor(Loops(fit(0.06)), Method.named("aligned"), held_out, notes := [])[0] is taylor
-    assert "0.05, of the fitted ones' 0.06" in notes[0]
+    """Errors of held-out prompts are reported, and do not say which weights are better in a policy."""
+    taylor, held_out = fit_of(0.05, factor=3.0), fit_of(0.09)
+    kept = made_of(held_out, StoredLoops(taylor, fit_of(0.04, factor=2.0)))
+    assert kept.predictions == {1: Prediction((0,), (2.0,))}
+    assert kept.calibration.error == held_out.error
+    policy = made_of(held_out, StoredLoops(taylor, fit_of(0.06, factor=2.0)))
+    assert (policy.predictions, policy.calibration.error) == (taylor.predictions, taylor.error)
+    assert "0.05, of the fitted ones' 0.06" in policy.calibration.notes[0]
 
 
 class Column:

@@ -1,8 +1,10 @@
 """An interrupted calibration goes on from what it had saved; large recordings go to files."""
 
+import dataclasses
 import functools
 
 import accelerate
+import numpy as np
 import pytest
 import torch
 from diffusers.callbacks import SDCFGCutoffCallback
@@ -85,53 +87,28 @@ def test_recordings_above_the_limit_go_to_files_and_change_nothing(embedded, set
     assert torch.equal(small.rectification.k, large.rectification.k)
 
 
-def test_another_callback_is_another_calibration(embedded, settings, prompts):
-    def make(amount):
-        def callback(pipe, i, t, kwargs):
-            return callback and {"latents": kwargs["latents"] + amount}  # it holds itself
+@dataclasses.dataclass
+class Condition:
+    """As some video pipelines take pictures at frames."""
 
-        return callback
-
-    def key(callback):
-        call = {**settings, "callback_on_step_end": callback}
-        return key_of(embedded.pipe, calls_for(embedded.pipe, prompts, call, seed=0), 10)
-
-    assert key(make(1)) == key(make(1))
-    assert len({key(make(1)), key(make(2)), key(lambda *_: {}), key(lambda *_: None), key(None)}) == 5
-
-
-def scaled(pipe, i, t, kwargs, by=1.0):
-    return {"latents": kwargs["latents"] * by}
-
-
-def with_default(value):
-    return lambda pipe, i, t, kwargs, by=value: {"latents": kwargs["latents"] * by}
-
-
-class Scale:
-    def __init__(self, by):
-        self.by = by
-
-    def __call__(self, pipe, i, t, kwargs):
-        return {"latents": kwargs["latents"] * self.by}
-
-    method = __call__
+    image: torch.Tensor
+    frame: int
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (SDCFGCutoffCallback(0.2), SDCFGCutoffCallback(0.8)),
-        (functools.partial(scaled, by=1.0), functools.partial(scaled, by=2.0)),
-        (with_default(1.0), with_default(2.0)),
-        (Scale(1.0), Scale(2.0)),
-        (Scale(1.0).method, Scale(2.0).method),
-        (lambda p, i, t, k: {"latents": k["latents"].abs()}, lambda p, i, t, k: {"latents": k["latents"].neg()}),
         (torch.ones(2, 8), torch.ones(4, 4)),
         (torch.tensor(3.5), torch.tensor(4.5)),
         (torch.zeros(2), torch.zeros(2, dtype=torch.int32)),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16)),
+        (torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)),
         (Image.new("L", (2, 8)), Image.new("L", (8, 2))),
+        (np.zeros(4), np.ones(4)),
         ({"a": 1}, {"a": 2}),
+        ({1, 2}, {1, 3}),
+        (Condition(torch.ones(2), 0), Condition(torch.ones(2), 8)),
+        (torch.nn.Linear(2, 2), torch.nn.Linear(3, 2)),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -141,6 +118,24 @@ def test_what_an_argument_holds_is_part_of_the_key(embedded, settings, prompts, 
 
     assert key(one) == key(one)
     assert key(one) != key(other)
+
+
+def scaled(pipe, i, t, kwargs, by=1.0):
+    return {"latents": kwargs["latents"] * by}
+
+
+@pytest.mark.parametrize(
+    "callback", [scaled, lambda *_: {}, functools.partial(scaled, by=2.0), SDCFGCutoffCallback(0.2)]
+)
+def test_a_function_among_the_arguments_is_refused_for_a_checkpoint_only(
+    embedded, settings, prompts, callback, tmp_path
+):
+    given = {**settings, "callback_on_step_end": callback}
+    if callback is scaled:
+        ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="reuse", **given)
+    with pytest.raises(CalibrationError, match=r"function among the call arguments.*without checkpoint=, or without"):
+        ertacache.calibrate(embedded.pipe, prompts, speedup=2, checkpoint=tmp_path, **given)
+    assert list(tmp_path.rglob("*.safetensors")) == []
 
 
 def test_an_argument_that_cannot_be_told_apart_is_refused_for_a_checkpoint_only(embedded, settings, prompts):

@@ -10,7 +10,7 @@ import torch
 import ertacache
 from benchmarks.guard import noise
 from ertacache import Method, Policy
-from ertacache.calibration.session import shifted
+from ertacache.calibration.full_runs import shifted
 from ertacache.errors import GuardError, PolicyFileError
 from ertacache.policy.envelope import Envelope
 from ertacache.watching.envelope import envelope_of, is_outside, score

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import ertacache
-from ertacache.calibration import closed_loop, fitting
-from ertacache.calibration.checkpoint import Shelf
-from ertacache.calibration.closed_loop import ClosedLoops
+from ertacache.calibration.closed_loops import ClosedLoops
+from ertacache.calibration.fit import FittedOn
+from ertacache.calibration.full_runs import record_all
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.session import record_all
+from ertacache.calibration.recording_store import RecordingStore
 from ertacache.method.choice import Method
 from ertacache.policy import Policy
 
@@ -19,18 +19,20 @@ ALIGNED, CACHED, PROMPTS = Method.named("aligned"), (3, 5, 6, 8), 3
 
 
 @pytest.fixture
-def loops(embedded, monkeypatch):
-    monkeypatch.setattr(fitting, "MIN_HELD_OUT", PROMPTS)
-    monkeypatch.setattr(closed_loop, "MIN_HELD_OUT", PROMPTS)
+def loops(embedded):
+    """Over three prompts, each of which is held out all the same."""
     arguments = {**embedded.arguments, "num_inference_steps": 10}
     calls = calls_for(embedded.pipe, embedded.calibration_prompts[:PROMPTS], arguments, seed=0)
-    with CalibrationProgress(False) as shown:
-        recordings, setting = record_all(embedded.pipe, calls, 10, Shelf(None, "", 1 << 30), shown)
-    return ClosedLoops(embedded.pipe, calls, recordings, setting, lambda calls: None)
+    with CalibrationProgress(False) as progress:
+        recordings, setting = record_all(embedded.pipe, calls, 10, RecordingStore(None, "", 1 << 30), progress)
+    loops = ClosedLoops(embedded.pipe, calls, recordings, setting, lambda calls: None)
+    assert not loops.holds_out
+    loops.holds_out = True
+    return loops
 
 
 def test_each_prompt_ends_as_a_policy_with_the_weights_of_the_others_ends(embedded, loops):
-    of_all, judged = loops.predict(CACHED, ALIGNED, weights="all"), loops.judged(CACHED, ALIGNED)
+    of_all, judged = loops.predict(CACHED, ALIGNED, weights=FittedOn.ALL_PROMPTS), loops.judged(CACHED, ALIGNED)
     assert judged.predictions == of_all.predictions
     assert judged.left_out.keys() == of_all.left_out.keys() == {3, 4, 5, 6, 7, 8, 9}
     arguments = {**embedded.arguments, "num_inference_steps": 10, "output_type": "latent"}
@@ -45,7 +47,14 @@ def test_each_prompt_ends_as_a_policy_with_the_weights_of_the_others_ends(embedd
                 fast = embedded.pipe(prompt, generator=torch.Generator().manual_seed(k), **arguments).images
             assert math.exp(fit.prompt_scores[k]) == pytest.approx(float((fast - full).norm() / full.norm()), rel=1e-3)
     others = loops.predict(CACHED, ALIGNED)  # fitted on the way of prompts that are held out: other weights again
+    assert others.prompt_scores == loops.predict(CACHED, ALIGNED, weights=FittedOn.OTHER_PROMPTS).prompt_scores
     assert len({judged.prompt_scores, of_all.prompt_scores, others.prompt_scores}) == 3
+
+
+def test_with_few_prompts_all_go_on_with_the_weights_of_all(loops):
+    loops.holds_out = False
+    fit, of_all = (loops.predict(CACHED, ALIGNED, **more) for more in ({}, {"weights": FittedOn.ALL_PROMPTS}))
+    assert (fit, set(fit.left_out.values())) == (of_all, {()})
 
 
 def test_a_second_loop_is_run_only_where_the_first_one_is_reason_to(loops):
@@ -54,7 +63,9 @@ def test_a_second_loop_is_run_only_where_the_first_one_is_reason_to(loops):
         before = loops.denoiser_calls
         fit = loops.judged(CACHED, method, lambda fit, worth_it=worth_it: worth_it)
         assert loops.denoiser_calls - before == cost * one
-        assert (fit.prompt_scores == loops.predict(CACHED, method, weights="all").prompt_scores) == (cost == 1)
+        assert (fit.prompt_scores == loops.predict(CACHED, method, weights=FittedOn.ALL_PROMPTS).prompt_scores) == (
+            cost == 1
+        )
 
 
 def test_every_loop_is_looked_at_where_there_is_a_judge(loops):

@@ -19,7 +19,7 @@ from contract.families import CASES
 from contract.state import differences, state_of
 from ertacache.calibration.lockstep import Lockstep
 from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.recording import record
+from ertacache.calibration.recorder import record
 from ertacache.calibration.timing import time_call
 from ertacache.errors import CalibrationError, RunError
 from ertacache.runtime.randomness import RandomState
@@ -111,6 +111,28 @@ def test_the_callers_settings_hold_in_every_call(setting, make_toy):
     assert all(found == expected for calls in seen.values() for found in calls)
 
 
+@pytest.mark.parametrize("setting", ["no grad", "inference mode"])
+def test_nothing_keeps_a_gradient_where_the_caller_wants_none(setting, make_toy):
+    """Latents would carry the activations of every step before along."""
+    weight = torch.nn.Parameter(torch.tensor(0.5))
+    kept = []
+
+    def answer(sample, timestep):
+        output = sample * weight + timestep / 1000
+        kept.append(sample.requires_grad or output.requires_grad)
+        return output
+
+    pipe, calls = Ungraded(make_toy(answer)), [{"latents": torch.ones(1, 4, 2)}, {"latents": -torch.ones(1, 4, 2)}]
+    options = {"num_inference_steps": 8, "speedup": 2, "progress": False}
+    with {"no grad": torch.no_grad, "inference mode": torch.inference_mode}[setting]():
+        policy = ertacache.calibrate(pipe, calls, **options)
+    assert len(kept) == policy.calibration.denoiser_calls > 2 * 8
+    assert not any(kept)
+    kept.clear()
+    assert ertacache.calibrate(pipe, calls, **options).predictions == policy.predictions
+    assert any(kept)
+
+
 class Drawing:
     """A pipeline that draws from all that is global, in its beginning and on the way."""
 
@@ -155,8 +177,8 @@ def test_each_prompt_draws_in_its_loops_what_it_drew_in_its_full_run(drawing):
     random.seed(77)
     again = []
     with Lockstep(drawing, calls, lambda step: False) as lockstep:
-        for arrivals in lockstep:
-            if arrivals[0].index:
+        for prompts in lockstep:
+            if prompts[0].index:
                 again.append(torch.stack(lockstep.outputs))
             torch.randn(3)  # what the loop draws is the loop's own
         again.append(torch.stack(lockstep.outputs))
@@ -222,12 +244,12 @@ def test_a_step_that_is_tried_adds_the_noise_that_the_call_is_about_to_add(name,
     calls = calls_for(pipe, [{"latents": torch.ones(1, 4, 2)}] * 2, {"num_inference_steps": STEPS}, 0)
     tried = []
     with Lockstep(pipe, calls, lambda step: False) as lockstep:
-        for arrivals in lockstep:
+        for prompts in lockstep:
             assert tried == [] or all(map(torch.equal, lockstep.outputs, tried))
             tried = []
-            for arrival in arrivals:
-                with arrival.random.lent():
-                    tried.append(plain_step(arrival.step.scheduler, arrival.step.arguments, arrival.reply))
+            for prompt in prompts:
+                with prompt.random.lent():
+                    tried.append(plain_step(prompt.step.scheduler, prompt.step.arguments, prompt.reply))
     assert all(map(torch.equal, lockstep.outputs, tried))
     assert not torch.equal(*tried)
 
@@ -309,8 +331,8 @@ def test_a_call_that_catches_everything_ends_when_it_is_abandoned(around, again,
 
     def abandoned():
         with Lockstep(pipe, calls, lambda step: False) as lockstep:
-            for arrivals in lockstep:
-                if arrivals[0].index == 2:
+            for prompts in lockstep:
+                if prompts[0].index == 2:
                     break
 
     assert within_seconds(abandoned) is None

@@ -1,6 +1,5 @@
 """Profiles: what they hold, what they cost, and how policies are chosen from them."""
 
-import sys
 from dataclasses import replace
 from statistics import fmean
 
@@ -8,8 +7,10 @@ import pytest
 import torch
 
 import ertacache
+from ertacache.calibration import make_profile as making
 from ertacache.calibration import profile as make_profile
-from ertacache.calibration.profile import FULL_RUNS, RATIOS, Profile, _kept
+from ertacache.calibration.make_profile import FULL_RUNS, RATIOS, kept_policy
+from ertacache.calibration.profile import Profile
 from ertacache.calibration.timing import Costs
 from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
 from ertacache.files import save
@@ -42,10 +43,9 @@ def test_a_profile_holds_a_policy_for_each_ratio_and_keeps_to_its_cost(made):
 
 def test_the_policies_of_all_ratios_fit_into_the_full_runs_of_a_profile(embedded, settings, monkeypatch, counted_calls):
     """As many computed steps in all as the default ratios ask for, of a full run's steps; no room for a loop more."""
-    for name in ("profile", "fitting", "closed_loop"):
-        monkeypatch.setattr(sys.modules[f"ertacache.calibration.{name}"], "MIN_HELD_OUT", 3)
+    monkeypatch.setattr("ertacache.calibration.step_fit.MIN_HELD_OUT", 3)
     # Timing is one prompt's and does not grow with their number, so of three prompts it would count for too much.
-    monkeypatch.setattr(sys.modules[Profile.__module__], "timed", lambda *_: Costs(10, 1.0, 2, 0.2, 0))
+    monkeypatch.setattr(making, "timed", lambda *_: Costs(10, 1.0, 2, 0.2, 0))
     counts = (8, 7, 6, 5, 4, 3, 2)
     assert sum(counts) / 10 == pytest.approx(sum(int(30 / ratio + 1e-9) for ratio in RATIOS) / 30, abs=0.1)
     with counted_calls() as counted:
@@ -58,7 +58,7 @@ def test_the_policies_of_all_ratios_fit_into_the_full_runs_of_a_profile(embedded
 
 def test_a_profile_goes_on_where_it_was_interrupted(embedded, settings, made, monkeypatch):
     found, _, folder = made
-    monkeypatch.setattr(sys.modules[Profile.__module__], "searched", None)  # nothing is left to search
+    monkeypatch.setattr(making, "search_schedule", None)  # nothing is left to search
     again = make_profile(embedded.pipe, embedded.calibration_prompts[:12], checkpoint=folder, **settings)
     assert [p.predictions for p in again.policies] == [p.predictions for p in found.policies]
     assert [p.calibration.psnr for p in again.policies] == [p.calibration.psnr for p in found.policies]
@@ -66,15 +66,15 @@ def test_a_profile_goes_on_where_it_was_interrupted(embedded, settings, made, mo
 
 def test_a_damaged_policy_of_an_interrupted_profile_is_made_anew(made, tmp_path):
     found, _, _ = made
-    path, told = tmp_path / "profile-8.safetensors", []
+    path, warned = tmp_path / "profile-8.safetensors", []
     found.policies[0].save(path)
-    assert _kept(path, 8, told.append).fingerprint == found.policies[0].fingerprint
-    assert _kept(path, 7, told.append) is None  # of another budget
+    assert kept_policy(path, 8, warned.append).fingerprint == found.policies[0].fingerprint
+    assert kept_policy(path, 7, warned.append) is None  # of another budget
     path.write_bytes(path.read_bytes()[:-8] + bytes(8))
-    assert _kept(path, 8, told.append) is None
+    assert kept_policy(path, 8, warned.append) is None
     replace(found.policies[0], calibration=CalibrationRecord("")).save(path)
-    assert _kept(path, 8, told.append) is None  # not of a profile
-    assert [line.partition(": ")[0] for line in told] == [f"{path.name} is made anew"] * 3
+    assert kept_policy(path, 8, warned.append) is None  # not of a profile
+    assert [line.partition(": ")[0] for line in warned] == [f"{path.name} is made anew"] * 3
 
 
 def test_a_saved_and_loaded_profile_says_the_same(embedded, made, tmp_path):

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 import ertacache
-from ertacache.calibration import solving
+from ertacache.calibration import by_quality, by_seconds
 from ertacache.calibration.budget import QUALITY_RUNS
+from ertacache.calibration.by_quality import fewest
+from ertacache.calibration.full_runs import Workload, open_session
+from ertacache.calibration.options import CalibrationOptions
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.quality import Judge, lower_bound, pictures_of
-from ertacache.calibration.solving import fewest
-from ertacache.calibration.timing import Costs
+from ertacache.calibration.timing import REPEATS, Costs, timed
 from ertacache.errors import BudgetError, PipelineError
 from ertacache.metrics import psnr
 from ertacache.student_t import student_t
@@ -72,7 +74,7 @@ def test_what_was_judged_are_the_pictures_that_the_prompts_get(embedded, of_qual
 
 
 def test_a_quality_that_only_the_full_run_has_caches_nothing(embedded, settings, monkeypatch):
-    monkeypatch.setattr(solving, "fewest", lambda low, high, enough: high)
+    monkeypatch.setattr(by_quality, "fewest", lambda low, high, enough: high)
     prompts = embedded.calibration_prompts[:12]
     policy = ertacache.calibrate(embedded.pipe, prompts, min_ssim=0.9999, full_runs=1.01, **settings)
     assert policy.cached_steps == ()
@@ -126,8 +128,8 @@ def test_a_budget_of_seconds_is_timed_and_mended(embedded, settings, prompts, mo
         late = slow if len(set(asked)) == 1 else 0
         return len(policy.computed_steps) + late, 2 * len(policy.computed_steps)
 
-    monkeypatch.setattr(solving, "timed", lambda pipe, call, setting: Costs(10, 10.0, 2, 2.0, 24))
-    monkeypatch.setattr(solving, "time_call", time_call)
+    monkeypatch.setattr(by_seconds, "timed", lambda pipe, call, setting: Costs(10, 10.0, 2, 2.0, 24))
+    monkeypatch.setattr(by_seconds, "time_call", time_call)
     policy = ertacache.calibrate(embedded.pipe, prompts, seconds=6.5, method="taylor", **settings)
     assert len(policy.computed_steps) == 6 - slow
     assert policy.calibration.seconds == 6 - slow
@@ -140,22 +142,19 @@ def test_a_budget_of_seconds_is_timed_and_mended(embedded, settings, prompts, mo
 def test_seconds_that_the_full_call_keeps_to_cache_nothing_and_too_few_are_refused(
     embedded, settings, prompts, monkeypatch
 ):
-    monkeypatch.setattr(solving, "timed", lambda pipe, call, setting: Costs(10, 10.0, 2, 2.0, 24))
+    monkeypatch.setattr(by_seconds, "timed", lambda pipe, call, setting: Costs(10, 10.0, 2, 2.0, 24))
     policy = ertacache.calibrate(embedded.pipe, prompts, seconds=11, **settings)
     assert policy.cached_steps == ()
     assert policy.calibration.seconds == 10.0
-    monkeypatch.setattr(solving, "time_call", lambda pipe, call, policy: (60.0, 0))
+    monkeypatch.setattr(by_seconds, "time_call", lambda pipe, call, policy: (60.0, 0))
     with pytest.raises(BudgetError, match="a call takes 60 s"):
         ertacache.calibrate(embedded.pipe, prompts, seconds=3, method="taylor", **settings)
 
 
 def test_a_call_is_timed_for_real(embedded, settings, prompts):
-    from ertacache.calibration.session import opened
-    from ertacache.calibration.timing import REPEATS, timed
-
     arguments = {k: v for k, v in settings.items() if k not in ("num_inference_steps", "progress")}
-    common = {"full_runs": 1, "seed": 0, "progress": False, "checkpoint": None, "memory_limit": 1 << 30}
-    with opened(embedded.pipe, prompts[:1], 10, call_arguments=arguments, **common) as session:
+    options = CalibrationOptions(10, call_arguments=arguments)
+    with open_session(embedded.pipe, prompts[:1], options, Workload()) as session:
         costs = timed(embedded.pipe, session.loops.calls[0].as_given(), session.loops.setting)
     assert costs.fewest == 2
     assert costs.denoiser_calls == REPEATS * 2 * (10 + 2)

@@ -5,17 +5,19 @@ import pytest
 import torch
 
 import ertacache
-from ertacache.calibration.checkpoint import Shelf
-from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
+from ertacache.calibration.closed_loops import ClosedLoops
+from ertacache.calibration.fit import Fit
+from ertacache.calibration.full_runs import record_all
+from ertacache.calibration.gram import gram_of
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.recording import gram_of
+from ertacache.calibration.recording_store import RecordingStore
 from ertacache.calibration.search import Search, beginnings, clearly_better, turns
-from ertacache.calibration.session import record_all
+from ertacache.calibration.trace import Trace
 from ertacache.errors import BudgetError
 from ertacache.method.choice import Method
 from ertacache.method.schedule import bends, bent, evenly_spaced, moves, uniform
-from ertacache.method.surrogate import Surrogate, climb
+from ertacache.method.surrogate import ORDER, Surrogate, climb
 
 ALIGNED = Method.named("aligned")
 
@@ -24,9 +26,23 @@ ALIGNED = Method.named("aligned")
 def loops(embedded):
     arguments = {**embedded.arguments, "num_inference_steps": 10}
     calls = calls_for(embedded.pipe, embedded.calibration_prompts[:2], arguments, seed=0)
-    with CalibrationProgress(False) as shown:
-        recordings, setting = record_all(embedded.pipe, calls, 10, Shelf(None, "", 1 << 30), shown)
+    with CalibrationProgress(False) as progress:
+        recordings, setting = record_all(embedded.pipe, calls, 10, RecordingStore(None, "", 1 << 30), progress)
     return ClosedLoops(embedded.pipe, calls, recordings, setting, lambda calls: None)
+
+
+@pytest.fixture
+def attempted(loops, monkeypatch):
+    """The schedules of the closed loops run, in order; none of them is given up."""
+    schedules = []
+
+    def attempt(cached, method, *, give_up, **more):
+        schedules.append(cached)
+        return own(cached, method, **more)
+
+    own = loops.attempt
+    monkeypatch.setattr(loops, "attempt", attempt)
+    return schedules
 
 
 def test_moves_keep_the_number_of_computed_steps_and_the_forced_ones():
@@ -58,29 +74,20 @@ def test_evenly_spaced_computes_the_forced_steps_within_the_budget():
     ("computed", "turning", "better"), [(6, True, True), (6, True, False), (6, False, True), (5, True, True)]
 )
 def test_a_dense_beginning_is_tried_where_prompts_turn_and_taken_if_it_is_better(
-    loops, monkeypatch, computed, turning, better
+    loops, attempted, monkeypatch, computed, turning, better
 ):
-    rows = []
-
-    def attempt(cached, method, **rest):
-        rows.append(cached)
-        return own(cached, method, **rest)
-
-    own = loops.attempt
-    monkeypatch.setattr(loops, "attempt", attempt)
     monkeypatch.setattr("ertacache.calibration.search.turns", lambda fit: turning)
     monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best, wanted: better)
-    monkeypatch.setattr(Search, "_rule", lambda self, cached: lambda step, score: False)
     limit = loops.denoiser_calls + 100
     search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, limit)
     best = search.run(computed)
-    first, dense = rows[0], evenly_spaced(10, computed, (), first=int(0.35 * computed), last=2)
+    first, dense = attempted[0], evenly_spaced(10, computed, (), first=int(0.35 * computed), last=2)
     assert first == next(beginnings(10, computed, (), search.surrogate))
     if turning and computed == 6:
-        assert rows[1] == dense
+        assert attempted[1] == dense
         assert [fit.cached_steps for fit in search.fits[:2]] == ([first, dense] if better else [first])
     else:
-        assert dense not in rows[:2]
+        assert dense not in attempted[:2]
     assert best is search.fits[-1]
 
 
@@ -128,7 +135,6 @@ def test_the_surrogate_is_exact_where_the_denoiser_does_not_depend_on_the_latent
     outputs = rng.normal(size=(8, 50))
     slopes = -rng.uniform(0.05, 0.2, 8)
     surrogate = Surrogate(outputs @ outputs.T, slopes)
-    surrogate.order = 1
     cached = (2, 3, 5)
     error, history = np.zeros(50), []
     for i in range(8):
@@ -136,7 +142,8 @@ def test_the_surrogate_is_exact_where_the_denoiser_does_not_depend_on_the_latent
             history = [outputs[i], *history]
         error = error + slopes[i] * (history[0] - outputs[i])
         if i > 1:
-            features = slopes[i] * np.stack([history[0] - history[1], history[0]])
+            differences = [history[k] - history[k + 1] for k in range(min(ORDER, len(history) - 1))]
+            features = slopes[i] * np.stack([*differences, history[0]])
             error = error - np.linalg.lstsq(features.T, error)[0] @ features
     assert surrogate.error(cached) == pytest.approx(np.linalg.norm(error), rel=1e-4)
 
@@ -203,7 +210,7 @@ def test_the_search_stays_within_its_limit_and_gains_on_evenly_spaced_steps(loop
 
 @pytest.mark.parametrize(("computed", "errors"), [(4, 1.0), (2, 2.0)])
 def test_single_moves_must_gain_two_standard_errors_and_beginnings_of_more_steps_one(
-    loops, monkeypatch, computed, errors
+    loops, attempted, monkeypatch, computed, errors
 ):
     compared = []
 
@@ -212,10 +219,10 @@ def test_single_moves_must_gain_two_standard_errors_and_beginnings_of_more_steps
         return False
 
     monkeypatch.setattr("ertacache.calibration.search.clearly_better", compare)
-    monkeypatch.setattr(Search, "_rule", lambda self, cached: lambda step, score: False)
     limit = loops.denoiser_calls + 200
     search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, limit)
     search.run(computed)
+    assert {cached for cached, _ in compared} == {*attempted[1:]}
     begun = set(beginnings(10, computed, (), search.surrogate))
     assert {wanted for cached, wanted in compared if cached in begun} == {errors}
     assert {wanted for cached, wanted in compared if cached not in begun} <= {2.0}
@@ -224,18 +231,21 @@ def test_single_moves_must_gain_two_standard_errors_and_beginnings_of_more_steps
 
 def test_an_interrupted_search_keeps_the_best_so_far(loops, monkeypatch):
     search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, 10**6)
-    attempt = search._attempt
+    finished = []
 
-    def interrupted(*args, **more):
-        if len(search.tried) == 3:
+    def interrupted(cached, method, **more):
+        if len(finished) == 3:
             raise KeyboardInterrupt
-        return attempt(*args, **more)
+        finished.append(cached)
+        return own(cached, method, **more)
 
-    monkeypatch.setattr(search, "_attempt", interrupted)
+    own = loops.attempt
+    monkeypatch.setattr(loops, "attempt", interrupted)
     best = search.run(4)
     assert search.stopped
     assert best is search.fits[-1]
-    assert best.cached_steps in search.tried
+    assert best.cached_steps in finished
+    assert len(search.tried) == 4
 
 
 def test_a_longer_search_tries_more_and_is_within_what_was_allowed(embedded, settings):

@@ -1,63 +1,97 @@
-"""The budget of a calibration: exactly one of six ways to say what is wanted."""
+"""The budget of a calibration: exactly one of six ways to say what is wanted, which come to four kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ertacache.arguments import as_error, number, whole
-from ertacache.calibration.fitting import MIN_HELD_OUT
+from ertacache.calibration.step_fit import MIN_HELD_OUT, holds_out
 from ertacache.errors import ArgumentError, BudgetError
 from ertacache.method.choice import Method
 from ertacache.method.schedule import check_budget, computed_steps_for
 
-QUALITIES = {"min_psnr": "psnr", "min_ssim": "ssim"}
-"""Budgets of quality, and the field of `ertacache.calibration.quality.Quality` that each is about."""
-
+Measure = Literal["psnr", "ssim"]
+"""A field of `ertacache.calibration.quality.Quality`."""
+QUALITIES: dict[str, Measure] = {"min_psnr": "psnr", "min_ssim": "ssim"}
+"""Budgets of quality, and what each is about."""
+CEILINGS = {"min_psnr": 100.0, "min_ssim": 1.0}
+"""The quality of the full run itself: PSNR in dB, as `ertacache.metrics` caps it, and SSIM."""
 
 FULL_RUNS = 5.0
 """What calibration for a budget of steps may cost, in full runs' denoiser calls per prompt, unless the user says so."""
-MOST_FULL_RUNS = 1e6
-"""More than that is no limit."""
 QUALITY_RUNS = 8.0
 """For a budget of quality, which has to find the number of steps too."""
+MOST_FULL_RUNS = 1e6
+"""More than that is no limit."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much may be computed, or what has to be reached. All but ``asked`` and one other are None.
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What all kinds of budget have.
 
     Args:
-        asked: as the user wrote it.
-        computed: how many steps may be computed; for ``seconds`` once it was measured what a step takes.
-        threshold: the lambda of Eq. (12).
-        seconds: of one whole call.
-        quality: a field of `ertacache.calibration.quality.Quality`, and what its mean over prompts must reach.
+        asked: the budget as the user wrote it, such as ``speedup=2.0``.
         full_runs: no trial of the search begins that could take calibration's denoiser calls above so many full runs'.
     """
 
     asked: str
-    computed: int | None = None
-    threshold: float | None = None
-    seconds: float | None = None
-    quality: tuple[str, float] | None = None
     full_runs: float = FULL_RUNS
 
 
-def the_one(given: Mapping[str, float | None]) -> tuple[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class StepsBudget(_Asked):
+    """At most so many computed steps."""
+
+    computed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdBudget(_Asked):
+    """Algorithm 2 with this lambda of Eq. (12)."""
+
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondsBudget(_Asked):
+    """At most so many seconds for one whole call."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityBudget(_Asked):
+    """At least this quality in the mean over prompts.
+
+    Args:
+        measure: of what.
+        least: PSNR in dB, or SSIM up to 1.
+    """
+
+    measure: Measure
+    least: float
+    full_runs: float = QUALITY_RUNS
+
+
+Budget = StepsBudget | ThresholdBudget | SecondsBudget | QualityBudget
+
+
+def only_budget(given: Mapping[str, float | None]) -> tuple[str, float]:
     """The only budget among these, by name.
 
     Raises:
         BudgetError: if there is none, more than one, or one that is no number.
     """
-    found = {name: value for name, value in given.items() if value is not None}
-    if len(found) != 1:
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if len(wanted) != 1:
         raise BudgetError(
             "exactly one budget is needed",
-            given=", ".join(f"{name}={value}" for name, value in found.items()) or "none",
+            given=", ".join(f"{name}={value}" for name, value in wanted.items()) or "none",
             cure=f"Pass one of {', '.join(given)}.",
         )
-    name, value = next(iter(found.items()))
+    name, value = next(iter(wanted.items()))
     return name, as_error(whole if name == "num_computed_steps" else number, BudgetError)(name, value)
 
 
@@ -66,13 +100,77 @@ def parse_budget(
 ) -> Budget:
     """Exactly one budget, of those that `ertacache.calibrate` takes, and what meeting it may cost.
 
+    Args:
+        num_steps: how many steps are made.
+        method: the method it is for.
+        given: the budgets by the names of `ertacache.calibrate`; None where one was not given.
+        full_runs: as of `ertacache.calibrate`.
+
     Raises:
         BudgetError: if there is none, more than one, or one that is no number, cannot be met, or does not suit the
             method.
     """
     budget = _parsed(num_steps, method, given)
-    if full_runs is None:
-        return replace(budget, full_runs=QUALITY_RUNS) if budget.quality else budget
+    return budget if full_runs is None else replace(budget, full_runs=_allowed(full_runs, method))
+
+
+def _parsed(num_steps: int, method: Method, given: Mapping[str, float | None]) -> Budget:
+    name, value = only_budget(given)
+    asked = f"{name}={value}"
+    if name == "speedup":
+        return StepsBudget(asked=asked, computed=computed_steps_for(num_steps, value))
+    if name == "num_computed_steps":
+        check_budget(num_steps, int(value), given=f"{asked} at {num_steps} steps")
+        return StepsBudget(asked=asked, computed=int(value))
+    if not value > 0:
+        raise BudgetError("a budget must be positive", given=asked, cure="Give a number above 0.")
+    if name == "threshold":
+        _check_threshold(asked, method)
+        return ThresholdBudget(asked=asked, threshold=value)
+    if name == "seconds":
+        return SecondsBudget(asked=asked, seconds=value)
+    _check_quality(name, value, asked, method)
+    return QualityBudget(asked=asked, measure=QUALITIES[name], least=value)
+
+
+def check_prompts(budget: Budget, num_prompts: int) -> None:
+    """Raise `BudgetError` where a budget of quality has too few prompts to hold any out."""
+    if isinstance(budget, QualityBudget) and not holds_out(num_prompts):
+        raise BudgetError(
+            "a budget of quality is judged on prompts that the fit did not use, and there are too few",
+            given=f"{budget.asked} with {num_prompts} prompts",
+            cure=f"Give {MIN_HELD_OUT} prompts or more; 16 or 32 make the interval narrow.",
+        )
+
+
+def _check_threshold(asked: str, method: Method) -> None:
+    if method.schedule != "offline":
+        raise BudgetError(
+            "a threshold is for Algorithm 2 only",
+            given=f"{asked} with schedule={method.schedule!r}",
+            cure="Use another budget, or a method with schedule='offline' such as 'paper'; 0.02 to 0.6 are usual.",
+        )
+
+
+def _check_quality(name: str, value: float, asked: str, method: Method) -> None:
+    if method.schedule == "offline" or method.timestep_adjustment or method.rectification:
+        raise BudgetError(
+            "a budget of quality needs a method whose prompts can be judged apart from its fit",
+            given=f"{asked} with method {method.name!r}",
+            cure="Use 'aligned', 'taylor', 'reuse' or 'uniform', or another budget.",
+        )
+    if value >= CEILINGS[name]:
+        raise BudgetError(
+            "this quality is that of the full run alone", given=asked, cure=f"Ask for less than {CEILINGS[name]:g}."
+        )
+
+
+def _allowed(full_runs: float, method: Method) -> float:
+    """What calibration may cost, in full runs' denoiser calls per prompt.
+
+    Raises:
+        BudgetError: if it is not more than the one full run that every calibration makes.
+    """
     try:
         full_runs = number("full_runs", full_runs, above=1, at_most=MOST_FULL_RUNS)
     except ArgumentError as wrong:
@@ -84,48 +182,4 @@ def parse_budget(
         ) from None
     observed = method.schedule == "offline" or method.timestep_adjustment or method.rectification is not None
     least = 1 + observed + method.timestep_adjustment  # what is fitted on a cached trajectory has a full run for it
-    return replace(budget, full_runs=max(full_runs, least))
-
-
-def _parsed(num_steps: int, method: Method, given: Mapping[str, float | None]) -> Budget:
-    name, value = the_one(given)
-    asked = f"{name}={value}"
-    if name == "speedup":
-        return Budget(asked, computed_steps_for(num_steps, value))
-    if name == "num_computed_steps":
-        check_budget(num_steps, int(value), given=f"{asked} at {num_steps} steps")
-        return Budget(asked, int(value))
-    if not value > 0:
-        raise BudgetError("a budget must be positive", given=asked, cure="Give a number above 0.")
-    if name == "threshold":
-        if method.schedule != "offline":
-            raise BudgetError(
-                "a threshold is for Algorithm 2 only",
-                given=f"{asked} with schedule={method.schedule!r}",
-                cure="Use another budget, or a method with schedule='offline' such as 'paper'; 0.02 to 0.6 are usual.",
-            )
-        return Budget(asked, threshold=value)
-    if name == "seconds":
-        return Budget(asked, seconds=value)
-    if method.schedule == "offline" or method.timestep_adjustment or method.rectification:
-        raise BudgetError(
-            "a budget of quality needs a method whose prompts can be judged apart from its fit",
-            given=f"{asked} with method {method.name!r}",
-            cure="Use 'aligned', 'taylor', 'reuse' or 'uniform', or another budget.",
-        )
-    ceiling = {"min_psnr": 100.0, "min_ssim": 1.0}[name]
-    if value >= ceiling:
-        raise BudgetError(
-            "this quality is that of the full run alone", given=asked, cure=f"Ask for less than {ceiling:g}."
-        )
-    return Budget(asked, quality=(QUALITIES[name], value))
-
-
-def check_prompts(budget: Budget, num_prompts: int) -> None:
-    """Raise `BudgetError` where there are too few prompts to hold any out."""
-    if budget.quality and num_prompts < MIN_HELD_OUT:
-        raise BudgetError(
-            "a budget of quality is judged on prompts that the fit did not use, and there are too few",
-            given=f"{budget.asked} with {num_prompts} prompts",
-            cure=f"Give {MIN_HELD_OUT} prompts or more; 16 or 32 make the interval narrow.",
-        )
+    return max(full_runs, least)

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ertacache.calibration.budget import check_prompts, parse_budget
-from ertacache.calibration.options import checked, checked_steps
+from ertacache.calibration.budget import Budget, StepsBudget, check_prompts, parse_budget
+from ertacache.calibration.full_runs import Workload, open_session
+from ertacache.calibration.options import MEMORY_LIMIT, CalibrationOptions, checked_steps
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import prompts_of
-from ertacache.calibration.session import opened
-from ertacache.calibration.solving import solve
+from ertacache.calibration.solve import solve
 from ertacache.method.choice import Method
 from ertacache.policy import Policy
 
@@ -32,7 +32,7 @@ def calibrate(
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
-    memory_limit: float = 2 << 30,
+    memory_limit: float = MEMORY_LIMIT,
     **call_arguments: Any,
 ) -> Policy:
     """Make a policy for a pipeline from a few prompts, for exactly one budget.
@@ -40,7 +40,7 @@ def calibrate(
     Args:
         pipe: a diffusers pipeline; left as it was found.
         prompts: texts, or dicts of call arguments (``prompt_embeds``, ``latents``, ``image``, ...).
-        num_inference_steps: T; the policy holds for this number of steps.
+        num_inference_steps: T, three or more; the policy holds for this number of steps.
         speedup: budget: the least step ratio.
         num_computed_steps: budget: the most steps that may be computed.
         threshold: budget: the lambda of Algorithm 2, for methods with ``schedule="offline"``.
@@ -55,8 +55,8 @@ def calibrate(
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
         progress: show a progress bar and what calibration costs.
         checkpoint: a folder in which full runs are kept, so that an interrupted calibration goes on from there,
-            and another budget or method starts from there.
-        memory_limit: bytes; larger recordings go to files.
+            and another budget or method starts from there. No function may be among the call arguments then.
+        memory_limit: bytes; above it, recordings go to files.
         **call_arguments: go to every pipeline call.
 
     Returns:
@@ -81,35 +81,40 @@ def calibrate(
         "min_ssim": min_ssim,
     }
     budget = parse_budget(num_inference_steps, chosen, given, full_runs)
-    options = checked(
-        pipe, call_arguments, seed=seed, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit
+    options = CalibrationOptions.checked(
+        pipe,
+        num_inference_steps,
+        call_arguments,
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
+        memory_limit=memory_limit,
     )
     listed = prompts_of(prompts)
     check_prompts(budget, len(listed))
-    hidden = chosen.level == "hidden"
-    with opened(
-        pipe,
-        listed,
-        num_inference_steps,
-        full_runs=budget.full_runs,
-        traced=2 * (budget.computed or num_inference_steps) if chosen.schedule == "search" and not hidden else 0,
-        hidden=hidden,
-        call_arguments=call_arguments,
-        **options,
-    ) as session:
-        if session.loops.setting.first_step:
-            budget = parse_budget(session.loops.setting.num_steps, chosen, given, full_runs)
+    with open_session(pipe, listed, options, _workload(num_inference_steps, chosen, budget)) as session:
+        made = session.loops.setting.num_steps
+        if made != num_inference_steps:  # image-to-image makes fewer
+            budget = parse_budget(made, chosen, given, full_runs)
         policy = session.finished(solve(session, chosen, budget))
-        _tell(policy, session.shown)
+        _say_what_was_made(policy, session.progress)
         return policy
 
 
-def _tell(policy: Policy, shown: CalibrationProgress) -> None:
+def _workload(num_inference_steps: int, method: Method, budget: Budget) -> Workload:
+    """What calibration will do besides the full runs; a search keeps two traces at a time."""
+    hidden = method.level == "hidden"
+    computed = budget.computed if isinstance(budget, StepsBudget) else num_inference_steps
+    traced = 2 * computed if method.schedule == "search" and not hidden else 0
+    return Workload(budget.full_runs, traced, hidden)
+
+
+def _say_what_was_made(policy: Policy, progress: CalibrationProgress) -> None:
     record = policy.calibration
-    shown.say(
+    progress.say(
         f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed "
         f"(step ratio {policy.step_ratio:.2f}), error of the final latent {record.error:.4f}; "
         f"{record.denoiser_calls} denoiser calls, {record.full_runs:.2f} full runs per prompt"
     )
     for note in record.notes:
-        shown.say(f"note: {note}")
+        progress.say(f"note: {note}")

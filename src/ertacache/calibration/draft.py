@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ertacache.calibration.calibrate import calibrate
-from ertacache.calibration.options import checked
+from ertacache.calibration.options import MEMORY_LIMIT, CalibrationOptions
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for, prompts_of
 from ertacache.errors import CalibrationError, GuardError
@@ -34,7 +34,7 @@ def draft(
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
-    memory_limit: float = 2 << 30,
+    memory_limit: float = MEMORY_LIMIT,
     **call_arguments: Any,
 ) -> Draft:
     """Make what `ertacache.accelerated` takes as ``draft=``: it then tells whose pictures to look at.
@@ -65,21 +65,26 @@ def draft(
     listed = prompts_of(prompts)
     for p in (policy, *([] if by is None else [by])):
         check_policy(p)
-    options = checked(
-        pipe, call_arguments, seed=seed, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit
+    options = CalibrationOptions.checked(
+        pipe,
+        policy.num_inference_steps,
+        call_arguments,
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
+        memory_limit=memory_limit,
     )
-    call_arguments = {**call_arguments, "num_inference_steps": policy.num_inference_steps}
     _check_pair(policy, by)
     _check_count(len(listed))
     computed, made, full_runs = len(policy.computed_steps), policy.num_made_steps, 0.0
     if by is None:
         few = min(max(made // RATIO, 2), computed - 1)
-        by = calibrate(pipe, listed, num_computed_steps=few, **options, **call_arguments)
+        by = calibrate(pipe, listed, num_computed_steps=few, **options.keywords())
         full_runs = by.calibration.full_runs
     for p in (policy, by):
         check_pipeline(p, pipe)
-    calls = calls_for(pipe, listed, call_arguments, options["seed"])
-    with CalibrationProgress(options["progress"]) as shown:
+    calls = calls_for(pipe, listed, options.every_call, options.seed)
+    with CalibrationProgress(options.progress) as shown:
         shown.phase("what drafts usually tell")
         logs = _log_errors(pipe, calls, policy, by, shown)
     _check_logs(logs, policy, by)

@@ -1,32 +1,18 @@
-"""A pipeline profiled once: policies from mild to strong, with the quality and the time of each, to choose from."""
+"""A profile: policies of one pipeline from mild to strong, with the quality and the time of each, to choose from."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from ertacache.arguments import anything, as_error, each, instance, normalized, number
-from ertacache.calibration.budget import QUALITIES, Budget, the_one
-from ertacache.calibration.fitting import MIN_HELD_OUT
-from ertacache.calibration.options import checked, checked_steps
-from ertacache.calibration.prompts import prompts_of
+from ertacache.arguments import anything, each, instance, normalized
+from ertacache.calibration.budget import QUALITIES, only_budget
 from ertacache.calibration.quality import lower_bound
-from ertacache.calibration.session import Session, opened
-from ertacache.calibration.solving import policy_of, searched, with_weights_of_all
-from ertacache.calibration.timing import MARGIN, Costs, timed
-from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
+from ertacache.calibration.timing import MARGIN
+from ertacache.errors import BudgetError, CalibrationError
 from ertacache.files import entries, newer, reading, save
-from ertacache.method.choice import Method
 from ertacache.policy import Policy
-
-FULL_RUNS = 10
-"""A profile costs at most so many full runs' denoiser calls per prompt."""
-RATIOS = (1.2, 1.5, 2.0, 2.5, 3.0, 3.75, 4.25, 5.0)
-"""The step ratios of its policies."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,7 @@ class Profile:
         Raises:
             BudgetError: on no budget, several, or one that none of these policies meets.
         """
-        name, value = the_one(
+        name, value = only_budget(
             {
                 "speedup": speedup,
                 "num_computed_steps": num_computed_steps,
@@ -148,118 +134,3 @@ def _meets(policy: Policy, name: str, value: float) -> bool:
         return len(policy.computed_steps) <= value
     seconds = policy.calibration.seconds
     return seconds is not None and seconds <= value * (1 - MARGIN)
-
-
-def profile(
-    pipe: Any,
-    prompts: Iterable[str | Mapping[str, Any]],
-    *,
-    num_inference_steps: int,
-    ratios: Sequence[float] = RATIOS,
-    seed: int = 0,
-    progress: bool = True,
-    checkpoint: str | os.PathLike[str] | None = None,
-    memory_limit: float = 2 << 30,
-    **call_arguments: Any,
-) -> Profile:
-    """Make policies from mild to strong in one go, and measure what each costs and saves.
-
-    At most `FULL_RUNS` full runs' denoiser calls per prompt: the full runs once, and for each policy the closed loops
-    of a small search. Quality is judged on pictures, each prompt's by weights that were fitted on the others.
-
-    Args:
-        pipe: a diffusers pipeline; left as it was found.
-        prompts: as `ertacache.calibrate` takes them, twelve or more; the more, the narrower the intervals.
-        num_inference_steps: T.
-        ratios: the step ratios wanted; where two mean the same number of steps, there is one policy.
-        seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
-        progress: show a progress bar.
-        checkpoint: a folder in which full runs and finished policies are kept, so that an interrupted profile goes on.
-        memory_limit: bytes; larger recordings go to files.
-        **call_arguments: go to every pipeline call.
-
-    Raises:
-        ArgumentError: if an argument has another type, or a value that it cannot have.
-        BudgetError: if there is no ratio, or one that no policy can have.
-        CalibrationError: with too few prompts, or when the denoiser returns NaN.
-        OutputError: if nothing can be written to the checkpoint.
-        PipelineError: if the pipeline cannot be served, its call takes no such argument, or it gives no pictures to
-            judge.
-    """
-    num_inference_steps = checked_steps(num_inference_steps)
-    ratios = as_error(each(number), BudgetError)("ratios", ratios)
-    listed = prompts_of(prompts)
-    if len(listed) < MIN_HELD_OUT:
-        raise CalibrationError(
-            "a profile judges quality on prompts that the fit did not use, and there are too few",
-            given=f"{len(listed)} prompts",
-            cure=f"Give {MIN_HELD_OUT} prompts or more; 16 or 32 make the intervals narrow.",
-        )
-    if not ratios or not all(ratio > 1 for ratio in ratios):
-        raise _no_such_ratios(ratios, num_inference_steps, "Ask for ratios over 1.")
-    options = checked(
-        pipe, call_arguments, seed=seed, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit
-    )
-    with opened(
-        pipe,
-        listed,
-        num_inference_steps,
-        full_runs=FULL_RUNS,
-        traced=2 * num_inference_steps,
-        call_arguments=call_arguments,
-        **options,
-    ) as session:
-        loops, setting = session.loops, session.loops.setting
-        least = setting.fewest_computed
-        counts = sorted({int(setting.num_steps / ratio + 1e-9) for ratio in ratios}, reverse=True)
-        if not least <= counts[-1] or counts[0] >= setting.num_steps:
-            cure = f"Ask for ratios over 1 and up to {setting.num_steps / least:g}."
-            raise _no_such_ratios(ratios, setting.num_steps, cure)
-        session.shown.phase("timing computed and cached steps")
-        costs = timed(pipe, loops.calls[0].as_given(), setting)
-        loops.denoiser_calls += costs.denoiser_calls
-        loops.judge_pictures()
-        found = []
-        for position, computed in enumerate(counts):
-            session.shown.phase(f"{computed} of {setting.num_steps} steps ({position + 1} of {len(counts)})")
-            found.append(_point(session, computed, counts[position:], costs))
-        return Profile(tuple(found))
-
-
-def _no_such_ratios(ratios: Sequence[float], num_steps: int, cure: str) -> BudgetError:
-    given = f"{', '.join(f'{ratio:g}' for ratio in ratios) or 'none'} at {num_steps} steps"
-    return BudgetError("these ratios cannot be had", given=given, cure=cure)
-
-
-def _point(session: Session, computed: int, left: Sequence[int], costs: Costs) -> Policy:
-    """One policy, with its share of the denoiser calls that are left, or as an interrupted profile kept it."""
-    loops, method = session.loops, Method.named("aligned")
-    path = session.folder and session.folder / f"profile-{'-'.join(map(str, left))}.safetensors"
-    found = _kept(path, computed, session.shown.say) if path and path.is_file() else None
-    if found:
-        loops.denoiser_calls = found.calibration.denoiser_calls
-        return replace(found, calibration=replace(found.calibration, seconds=costs.seconds(computed)))
-    available = FULL_RUNS * loops.full_run - loops.denoiser_calls
-    limit = loops.denoiser_calls + available * computed / sum(left)
-    notes: list[str] = []
-    fit = searched(loops, method, computed, limit, notes)
-    if notes:  # the user interrupted one of many searches: the whole goes on from its checkpoint another time
-        raise KeyboardInterrupt
-    fit = with_weights_of_all(loops, method, fit)  # a loop more, to judge it, does not fit into the ten full runs
-    policy = session.finished(policy_of(loops, method, Budget(f"num_computed_steps={computed}", computed), fit))
-    if path:
-        policy.save(path)
-    return replace(policy, calibration=replace(policy.calibration, seconds=costs.seconds(computed)))
-
-
-def _kept(path: Path, computed: int, tell: Callable[[str], None]) -> Policy | None:
-    """The policy that an interrupted profile kept; None if it is damaged, or is none of a profile."""
-    try:
-        found = Policy.load(path)
-    except PolicyFileError as error:
-        tell(f"{path.name} is made anew: {error.what}")
-        return None
-    if len(found.computed_steps) != computed or len(found.calibration.psnr) < 2:
-        tell(f"{path.name} is made anew: it is no policy of a profile that computes {computed} steps")
-        return None
-    return found

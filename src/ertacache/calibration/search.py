@@ -5,11 +5,14 @@ The surrogate (`ertacache.method.surrogate`) says which schedules are worth a cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ertacache.calibration.closed_loop import ClosedLoops, Fit, Trace
+from ertacache.calibration.closed_loop import GiveUp
+from ertacache.calibration.closed_loops import ClosedLoops
+from ertacache.calibration.fit import Fit
+from ertacache.calibration.trace import Trace
 from ertacache.method.choice import Method
 from ertacache.method.schedule import Schedule, bends, evenly_spaced, moves
 from ertacache.method.shortest_path import edges, shortest_path
@@ -22,6 +25,12 @@ def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: 
     The surrogate's best of all `bends` and what it climbs to from there, the shortest paths over pairwise errors, and
     evenly spaced steps. Where three steps of four are cached, what the surrogate leaves out decides: evenly spaced
     steps come first there, and it does not climb.
+
+    Args:
+        num_steps: T.
+        computed: how many of them are computed.
+        forced: steps that are computed in any case.
+        surrogate: what judges schedules without denoiser calls.
     """
     even, few = evenly_spaced(num_steps, computed, forced), _few(num_steps, computed)
     if few:
@@ -50,11 +59,16 @@ def turns(fit: Fit) -> bool:
 
 
 def clearly_better(fit: Fit, best: Fit, standard_errors: float = 1.0) -> bool:
-    """Whether the mean over prompts of the score falls by more than so many of its standard errors.
+    """Whether the mean score over prompts falls by more than so many of its standard errors.
 
     Where a few prompts turn into other pictures, they decide which of two schedules has the smaller mean, and other
     prompts would decide otherwise: the best of many trials is then the luckiest one. A single prompt has no standard
     error; any gain counts.
+
+    Args:
+        fit: of the new schedule.
+        best: of the best one so far.
+        standard_errors: how many the gain must exceed.
     """
     gains = np.subtract(best.prompt_scores, fit.prompt_scores)
     noise = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
@@ -64,14 +78,17 @@ def clearly_better(fit: Fit, best: Fit, standard_errors: float = 1.0) -> bool:
 class Search:
     """The best schedule that closed loops find within a number of denoiser calls.
 
-    Best is the mean logarithm of the prompts' final errors, each by weights fitted on the others, and better what is
-    :func:`clearly_better`. All prompts take part in every trial: on half of them the search finds schedules that are
-    good for that half only. The `beginnings` come first, with a dense beginning after the first of them where prompts
-    turn into other pictures; then what the surrogate finds by single moves from the best so far, and single moves one
-    by one, in the order in which it ranks them. Of moves there are many, so their luck is held against them: they must
-    gain two standard errors; and so must all where three steps of four are cached, since the errors of latents say less
-    of pictures there. A loop starts where the schedules part, and is given up where its latents are farther
-    from the full runs' than the best schedule's are at the same step, some computed steps later.
+    What counts is the mean logarithm of the prompts' final errors, each by weights fitted on the others where prompts
+    are held out; `clearly_better` says when a schedule replaces the best one. All prompts take part in every trial: on
+    half of them the search finds schedules that are good for that half only.
+
+    The `beginnings` come first, with a dense beginning after the first of them where prompts turn into other pictures;
+    then what the surrogate finds by single moves from the best so far, and single moves one by one, in the order in
+    which it ranks them. Of moves there are many, and the luckiest would win: they must gain two standard errors. So
+    must all where three steps of four are cached, since the errors of latents say less of pictures there.
+
+    A loop starts where the schedules part, and is given up where its latents are farther from the full runs' than the
+    best schedule's are at the same step, some computed steps later.
 
     Args:
         loops: where closed loops run.
@@ -80,12 +97,14 @@ class Search:
         limit: no trial begins that could take ``loops.denoiser_calls`` above this.
 
     Attributes:
+        tried: the schedules of all closed loops that were begun.
+        fits: of the schedules that were the best when they were tried, the newest last.
+        patience: how many computed steps after a move its error is compared.
         stopped: whether the user interrupted it.
         wanted: how many standard errors a gain must exceed by now.
     """
 
     patience = 2
-    """How many computed steps after a move its error is compared."""
 
     def __init__(self, loops: ClosedLoops, surrogate: Surrogate, method: Method, limit: int) -> None:
         self.loops, self.surrogate, self.method, self.limit = loops, surrogate, method, limit
@@ -129,8 +148,7 @@ class Search:
     def _affordable(self, cached: Schedule, earlier: Trace | None) -> bool:
         computed = self.loops.setting.num_steps - len(cached)
         shared = self.loops.replayed(cached, self.method, earlier)
-        cost = (computed - len(shared)) * self.loops.setting.calls_per_step * len(self.loops.calls)
-        return self.loops.denoiser_calls + cost <= self.limit
+        return self.loops.denoiser_calls + self.loops.cost_of(computed - len(shared)) <= self.limit
 
     def _attempt_if_affordable(self, cached: Schedule) -> bool:
         if cached in self.tried or not self._affordable(cached, self.trace):
@@ -141,14 +159,15 @@ class Search:
         """Run a closed loop, from where an earlier one stood; whether it is the best so far, the last of ``fits``."""
         self.tried.add(cached)
         trace = Trace(cached, in_files=self.loops.traces_in_files)
-        fit = self.loops.attempt(cached, self.method, earlier=earlier, trace=trace, give_up=self._rule(cached))
+        fit = self.loops.attempt(cached, self.method, earlier=earlier, trace=trace, give_up=self._give_up_rule(cached))
         if fit is None or (self.fits and not clearly_better(fit, self.fits[-1], self.wanted)):
             return False
         self.fits.append(fit)
         self.trace = trace
         return True
 
-    def _rule(self, cached: Schedule) -> Callable[[int, float], bool]:
+    def _give_up_rule(self, cached: Schedule) -> GiveUp:
+        """Where the latents are compared with those of the best loop so far, some computed steps after both part."""
         if not self.fits:
             return lambda step, score: False
         best = self.fits[-1]

@@ -56,7 +56,7 @@ def calibrate(
     """Make a policy for a model from a few prompts."""
     lines = read_prompts(prompts, model)
     _check_outputs(out, frontier, checkpoint, prompts)
-    from ertacache.calibration.budget import QUALITIES, the_one
+    from ertacache.calibration.budget import QUALITIES, only_budget
     from ertacache.method.choice import Method
 
     budget = _given(
@@ -75,7 +75,7 @@ def calibrate(
         )
     judged = frontier is not None or not QUALITIES.keys().isdisjoint(budget)
     budget = budget or {"speedup": 2.0}
-    the_one(budget)
+    only_budget(budget)
     named = Method.named(method)
     pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
     lines = lines or (embedded.calibration_prompts if embedded else [])

@@ -2,7 +2,7 @@
 
 Any scheduler is served that evaluates the denoiser once a step. One row of `SAMPLERS` for each class that can be
 retimed too; a subclass is served by its base's row, and what has no row by `PLAIN`. What no configuration tells, such
-as noise that cannot be repeated, the full runs of calibration find out (`ertacache.calibration.recording`).
+as noise that cannot be repeated, the full runs of calibration find out (`ertacache.calibration.recorder`).
 """
 
 from __future__ import annotations

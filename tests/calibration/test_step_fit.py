@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ertacache.calibration.fitting import MIN_HELD_OUT, fit_step
+from ertacache.calibration.step_fit import MIN_HELD_OUT, fit_step, holds_out
 from ertacache.method.alignment import NormalEquations
 from ertacache.method.prediction import coefficients
 
@@ -28,25 +28,28 @@ def test_each_prompt_goes_on_with_what_the_others_say():
     terms, noise = problem(MIN_HELD_OUT, 3)
     targets = 0.4 * terms[:, 0] - 0.1 * terms[:, 1] + 0.2 * terms[:, 2] + 0.3 * noise
     equations = equations_of(terms, targets)
-    fit = fit_step(equations, (5, 3, 0))
-    for k, own in enumerate(fit.own):
+    fit = fit_step(equations, (5, 3, 0), leave_one_out=True)
+    for k, own in enumerate(fit.left_out):
         rest = [equation for j, equation in enumerate(equations) if j != k]
         total = rest[0]
         for one in rest[1:]:
             total = total + one
         weights = total.solve()
         assert own.factors == pytest.approx(coefficients(weights[:-1], 1 + weights[-1]), rel=1e-6)
-    assert len({own.factors for own in fit.own}) == MIN_HELD_OUT
-    assert fit.prediction.factors not in {own.factors for own in fit.own}
+    assert len({own.factors for own in fit.left_out}) == MIN_HELD_OUT
+    assert fit.prediction.factors not in {own.factors for own in fit.left_out}
 
 
-def test_with_too_few_prompts_all_go_on_with_the_weights_of_all():
-    terms, noise = problem(MIN_HELD_OUT - 1, 2)
-    fit = fit_step(equations_of(terms, terms[:, 0] + noise), (2, 0))
-    assert fit.own == [fit.prediction] * (MIN_HELD_OUT - 1)
+def test_no_prompt_is_held_out_unless_asked_for():
+    terms, noise = problem(MIN_HELD_OUT, 2)
+    equations = equations_of(terms, terms[:, 0] + noise)
+    fit = fit_step(equations, (2, 0), leave_one_out=False)
+    assert fit.left_out == ()
+    assert fit.prediction == fit_step(equations, (2, 0), leave_one_out=True).prediction
+    assert (holds_out(MIN_HELD_OUT - 1), holds_out(MIN_HELD_OUT)) == (False, True)
 
 
 def test_contrasts_have_weights_of_their_own():
     terms, noise = problem(MIN_HELD_OUT, 4)
-    fit = fit_step(equations_of(terms, terms[:, 0] + noise), (2, 0))
+    fit = fit_step(equations_of(terms, terms[:, 0] + noise), (2, 0), leave_one_out=False)
     assert len(fit.prediction.factors) == len(fit.prediction.contrast_factors) == 2

@@ -1,0 +1,51 @@
+"""How far the latents of a loop are from those of the full runs, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+from statistics import fmean
+
+from torch import Tensor
+
+from ertacache.calibration.recording import Recording
+
+
+class Deviations:
+    """Distances of a loop's latents to those of the full runs.
+
+    Args:
+        recordings: the full run of each prompt.
+
+    Attributes:
+        relative: after each step, ``||x - x_gt|| / ||x_gt||`` over all prompts together.
+        scores: after each step, the natural logarithm of the same for each prompt, averaged over prompts.
+        prompt_scores: after the last step added, that logarithm for each prompt.
+    """
+
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        self._recordings = recordings
+        self.relative: list[float] = []
+        self.scores: list[float] = []
+        self.prompt_scores: list[float] = []
+
+    def add(self, index: int, samples: Sequence[Tensor | None]) -> None:
+        """Compare one step; does nothing at step 0, which starts from the same latents.
+
+        Args:
+            index: the step, 0 to T.
+            samples: for each prompt the latent that it starts from, (batch, ...); None at step 0.
+        """
+        errors, sizes = [], []
+        for recording, sample in zip(self._recordings, samples, strict=True):
+            if sample is None:
+                return
+            full = recording.sample(index).double()
+            errors.append(float((sample.detach().cpu().double() - full).square().sum()))
+            sizes.append(max(float(full.square().sum()), _TINY))
+        self.relative.append((sum(errors) / sum(sizes)) ** 0.5)
+        self.prompt_scores = [0.5 * log(max(e / n, _TINY)) for e, n in zip(errors, sizes, strict=True)]
+        self.scores.append(fmean(self.prompt_scores))
+
+
+_TINY = 1e-24  # keeps the logarithm finite where a latent is exact

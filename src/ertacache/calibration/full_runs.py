@@ -1,0 +1,231 @@
+"""The full run of every prompt, made or found in the checkpoint: the ground of all closed loops of a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ertacache.calibration.checkpoint import key_of
+from ertacache.calibration.closed_loops import ClosedLoops
+from ertacache.calibration.gram import gram_of
+from ertacache.calibration.options import CalibrationOptions
+from ertacache.calibration.progress import CalibrationProgress
+from ertacache.calibration.prompts import calls_for
+from ertacache.calibration.recorder import record
+from ertacache.calibration.recording import Recording, Setting
+from ertacache.calibration.recording_store import RecordingStore, readable
+from ertacache.errors import PipelineError
+from ertacache.policy import Policy
+from ertacache.runtime import identity
+from ertacache.runtime.call_setting import guidance_of
+from ertacache.runtime.calls import Call
+from ertacache.runtime.driver import Step
+from ertacache.runtime.preserving import preserved
+from ertacache.runtime.randomness import RandomState
+from ertacache.runtime.schedulers import sampler_of
+from ertacache.runtime.transfer import carries
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a calibration will do besides the full runs, for what it announces and records.
+
+    Args:
+        full_runs: the most that it will make in all, in full runs' denoiser calls per prompt.
+        traced_steps: how many computed steps of closed loops will be kept at a time.
+        hidden: whether the blocks' residuals are recorded too.
+    """
+
+    full_runs: float = 1
+    traced_steps: int = 0
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
+class Session:
+    """A calibration under way: its prompts recorded in full, and all that its loops need.
+
+    Args:
+        loops: closed loops over the prompts; they count the full runs' denoiser calls too.
+        circumstances: of all calls, from before the first.
+        progress: what is shown meanwhile.
+        folder: where more than the full runs can be kept for the next time, if there is a checkpoint.
+    """
+
+    loops: ClosedLoops
+    circumstances: identity.Circumstances
+    progress: CalibrationProgress
+    folder: Path | None
+
+    def finished(self, policy: Policy) -> Policy:
+        """A policy whose steps count from the first one made, as one of the whole grid, with what it was made for."""
+        setting = self.loops.setting
+        origin = identity.origin_of(
+            self.loops.pipe,
+            self.circumstances,
+            noise_levels=setting.grid,
+            calls_per_step=setting.calls_per_step,
+            latent_shape=setting.latent_shape,
+            changes=setting.changes,
+        )
+        record = policy.calibration
+        noted = replace(record, notes=(*record.notes, *self.circumstances.doubts))
+        whole = replace(shifted(policy, setting.first_step), origin=origin, calibration=noted)
+        if not carries(whole) or setting.forced:
+            return whole
+        return replace(whole, gram=torch.from_numpy(gram_of(self.loops.recordings)))
+
+
+@contextmanager
+def open_session(
+    pipe: Any,
+    prompts: Sequence[str | Mapping[str, Any]],
+    options: CalibrationOptions,
+    workload: Workload,
+) -> Iterator[Session]:
+    """Record every prompt's full run, or find it recorded.
+
+    Args:
+        pipe: a diffusers pipeline; left as it was found.
+        prompts: see `ertacache.calibrate`.
+        options: see there.
+        workload: what is to come.
+
+    Raises:
+        CalibrationError: if a prompt is none, or its full run cannot be used.
+        PipelineError: if the pipeline cannot be served, or the prompts do not share one setting.
+    """
+    sampler_of(pipe.scheduler)
+    steps, folder = options.num_inference_steps, options.checkpoint
+    calls = calls_for(pipe, prompts, options.every_call, options.seed)
+    guidance = [guidance_of(pipe, (), call.arguments()) for call in calls]
+    for k, other in enumerate(guidance):
+        if other != guidance[0]:
+            raise _not_one_setting(k, other, guidance[0])
+    circumstances = identity.circumstances_of(pipe, (), calls[0].arguments())
+    key = key_of(pipe, circumstances, calls, steps, hidden=workload.hidden) if folder else ""
+    store = RecordingStore(folder, key, options.memory_limit)
+    try:
+        with preserved(pipe), RandomState.current().lent(), CalibrationProgress(options.progress) as progress:
+            recordings, setting = record_all(pipe, calls, steps, store, progress, workload)
+            loops = ClosedLoops(pipe, calls, recordings, setting, progress.advance, traces_in_files=store.in_files)
+            loops.denoiser_calls = loops.full_run  # those of full runs that were found too
+            yield Session(loops, circumstances, progress, folder / key if folder else None)
+    finally:
+        store.close()
+
+
+def record_all(
+    pipe: Any,
+    calls: Sequence[Call],
+    num_steps: int,
+    store: RecordingStore,
+    progress: CalibrationProgress,
+    workload: Workload = Workload(),
+) -> tuple[list[Recording], Setting]:
+    """Record every prompt's full run, or find it recorded.
+
+    Args:
+        pipe: the pipeline; left as it was found.
+        calls: one for each prompt.
+        num_steps: T.
+        store: where recordings are kept.
+        progress: what is shown meanwhile.
+        workload: what is to come after the full runs.
+
+    Returns:
+        One recording for each prompt, and the setting that all share.
+
+    Raises:
+        CalibrationError: if a full run cannot be used.
+        PipelineError: if the prompts do not share one setting.
+    """
+    announce = _Announcement(num_steps, len(calls), workload, store, progress)
+    recordings: list[Recording] = []
+    settings: list[Setting] = []
+    found = 0
+    for k, call in enumerate(calls):
+        progress.phase(f"full run {k + 1} of {len(calls)}")
+        kept = store.find(k, progress.say)
+        if kept is None:
+            first = (lambda step: None) if recordings else announce.first_step
+            tensors, here = record(pipe, call, k, num_steps, first, progress.advance, hidden=workload.hidden)
+            kept = store.keep(k, tensors, here), here
+        else:
+            if not recordings:
+                announce.found(*kept)
+            found += 1
+            progress.advance(num_steps * kept[1].calls_per_step)
+        recordings.append(kept[0])
+        settings.append(kept[1])
+        if settings[-1] != settings[0]:
+            shown = "latents {0.latent_shape} and {0.calls_per_step} denoiser calls a step".format
+            raise _not_one_setting(k, shown(settings[-1]), shown(settings[0]))
+    if found:
+        progress.say(f"{found} of {len(calls)} full runs were found in the checkpoint")
+    return recordings, settings[0]
+
+
+@dataclass(frozen=True)
+class _Announcement:
+    """Says once, before the work, how much memory and how many denoiser calls it takes."""
+
+    num_steps: int
+    num_prompts: int
+    workload: Workload
+    store: RecordingStore
+    progress: CalibrationProgress
+
+    def first_step(self, step: Step) -> None:
+        """At the first step of the first full run."""
+        self._say(step.sample, step.model_output, step.denoiser_calls, step.residuals)
+
+    def found(self, recording: Recording, setting: Setting) -> None:
+        """Where the first full run is in the checkpoint."""
+        self._say(recording.sample(0), recording.model_output(0), setting.calls_per_step, ())
+
+    def _say(self, sample: Tensor, output: Tensor, calls_per_step: int, residuals: Sequence[Tensor]) -> None:
+        steps, prompts, full_runs = self.num_steps, self.num_prompts, self.workload.full_runs
+        with_contrast = output.nbytes + 4 * output.numel()  # a model output, and the branches' contrast in float32
+        kept = sample.nbytes * (steps + 1) + output.nbytes * steps + self.workload.traced_steps * with_contrast
+        live = 18 * sample.numel() * 4
+        live += 2 * sum(residual.nbytes for residual in residuals)  # of level hidden
+        one = with_contrast * steps  # one prompt at a time
+        self.progress.expect(int(full_runs * steps * calls_per_step * prompts))
+        self.progress.say(
+            f"calibration needs {readable(live * prompts + one)} beside the pipeline, and keeps "
+            f"{readable(kept * prompts)} of recordings in {self.store.reserve(kept * prompts)}; it makes at most "
+            f"{full_runs:g} full runs' denoiser calls per prompt"
+        )
+
+
+def _not_one_setting(prompt: int, its: object, first: object) -> PipelineError:
+    return PipelineError(
+        "the prompts do not share one setting",
+        given=f"prompt {prompt} has {its}, the first one {first}",
+        cure="Calibrate with one resolution, one noise schedule and one guidance setting; make a policy for each.",
+    )
+
+
+def shifted(policy: Policy, first_step: int) -> Policy:
+    """A policy whose steps count from ``first_step`` of the grid, as one of the whole grid."""
+    if not first_step:
+        return policy
+    predictions = {
+        step + first_step: replace(p, history=tuple(i + first_step for i in p.history))
+        for step, p in policy.predictions.items()
+    }
+    return replace(
+        policy,
+        num_inference_steps=policy.num_inference_steps + first_step,
+        first_step=first_step,
+        cached_steps=tuple(step + first_step for step in policy.cached_steps),
+        predictions=predictions,
+        envelope=policy.envelope and policy.envelope.shifted(first_step),
+    )

@@ -1,0 +1,171 @@
+"""`profile`: calibrate a pipeline once for many step ratios, and measure the quality and the time of each policy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ertacache.arguments import as_error, each, number
+from ertacache.calibration.budget import StepsBudget
+from ertacache.calibration.by_steps import search_schedule
+from ertacache.calibration.full_runs import Session, Workload, open_session
+from ertacache.calibration.make_policy import policy_of, with_weights_of_all
+from ertacache.calibration.options import MEMORY_LIMIT, CalibrationOptions, checked_steps
+from ertacache.calibration.profile import Profile
+from ertacache.calibration.prompts import prompts_of
+from ertacache.calibration.recording import Setting
+from ertacache.calibration.step_fit import MIN_HELD_OUT, holds_out
+from ertacache.calibration.timing import timed
+from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
+from ertacache.method.choice import Method
+from ertacache.policy import Policy
+
+FULL_RUNS = 10
+"""A profile costs at most so many full runs' denoiser calls per prompt."""
+RATIOS = (1.2, 1.5, 2.0, 2.5, 3.0, 3.75, 4.25, 5.0)
+"""The step ratios of its policies."""
+
+
+def profile(
+    pipe: Any,
+    prompts: Iterable[str | Mapping[str, Any]],
+    *,
+    num_inference_steps: int,
+    ratios: Sequence[float] = RATIOS,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    memory_limit: float = MEMORY_LIMIT,
+    **call_arguments: Any,
+) -> Profile:
+    """Make policies from mild to strong in one go, and measure what each costs and saves.
+
+    It takes at most `FULL_RUNS` full runs' denoiser calls per prompt: the full runs once, and for each policy the
+    closed loops of a small search. Quality is judged on pictures, each prompt's by weights fitted on the others.
+
+    Args:
+        pipe: a diffusers pipeline; left as it was found.
+        prompts: as `ertacache.calibrate` takes them, twelve or more; the more, the narrower the intervals.
+        num_inference_steps: T, three or more.
+        ratios: the step ratios wanted; where two mean the same number of steps, there is one policy.
+        seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
+        progress: show a progress bar.
+        checkpoint: a folder in which full runs and finished policies are kept, so that an interrupted profile goes on.
+        memory_limit: bytes; above it, recordings go to files.
+        **call_arguments: go to every pipeline call.
+
+    Returns:
+        The policies, one for each number of computed steps, to choose from by any budget.
+
+    Raises:
+        ArgumentError: if an argument has another type, or a value that it cannot have.
+        BudgetError: if there is no ratio, or one that no policy can have.
+        CalibrationError: with too few prompts, or when the denoiser returns NaN.
+        OutputError: if nothing can be written to the checkpoint.
+        PipelineError: if the pipeline cannot be served, its call takes no such argument, or it gives no pictures to
+            judge.
+    """
+    num_inference_steps = checked_steps(num_inference_steps)
+    ratios = as_error(each(number), BudgetError)("ratios", ratios)
+    listed = prompts_of(prompts)
+    if not holds_out(len(listed)):
+        raise CalibrationError(
+            "a profile judges quality on prompts that the fit did not use, and there are too few",
+            given=f"{len(listed)} prompts",
+            cure=f"Give {MIN_HELD_OUT} prompts or more; 16 or 32 make the intervals narrow.",
+        )
+    if not ratios or not all(ratio > 1 for ratio in ratios):
+        raise _no_such_ratios(ratios, num_inference_steps, "Ask for ratios over 1.")
+    options = CalibrationOptions.checked(
+        pipe,
+        num_inference_steps,
+        call_arguments,
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
+        memory_limit=memory_limit,
+    )
+    with open_session(pipe, listed, options, Workload(FULL_RUNS, traced_steps=2 * num_inference_steps)) as session:
+        loops, setting = session.loops, session.loops.setting
+        counts = _counts(ratios, setting)
+        session.progress.phase("timing computed and cached steps")
+        costs = timed(pipe, loops.calls[0].as_given(), setting)
+        loops.denoiser_calls += costs.denoiser_calls
+        loops.judge_pictures()
+        policies = []
+        for position, computed in enumerate(counts):
+            session.progress.phase(f"{computed} of {setting.num_steps} steps ({position + 1} of {len(counts)})")
+            policy = _policy(session, counts[position:])
+            policies.append(replace(policy, calibration=replace(policy.calibration, seconds=costs.seconds(computed))))
+        return Profile(tuple(policies))
+
+
+def _counts(ratios: Sequence[float], setting: Setting) -> list[int]:
+    """The numbers of computed steps that ratios mean, falling.
+
+    Raises:
+        BudgetError: if one is all steps, or fewer than must be computed.
+    """
+    least = setting.fewest_computed
+    counts = sorted({int(setting.num_steps / ratio + 1e-9) for ratio in ratios}, reverse=True)
+    if not least <= counts[-1] or counts[0] >= setting.num_steps:
+        cure = f"Ask for ratios over 1 and up to {setting.num_steps / least:g}."
+        raise _no_such_ratios(ratios, setting.num_steps, cure)
+    return counts
+
+
+def _no_such_ratios(ratios: Sequence[float], num_steps: int, cure: str) -> BudgetError:
+    given = f"{', '.join(f'{ratio:g}' for ratio in ratios) or 'none'} at {num_steps} steps"
+    return BudgetError("these ratios cannot be had", given=given, cure=cure)
+
+
+def _policy(session: Session, counts: Sequence[int]) -> Policy:
+    """The policy with the first of these numbers of computed steps, made now or kept by an interrupted profile.
+
+    Args:
+        session: the recorded full runs.
+        counts: the numbers of the policies that are still to be made, falling; each gets a share of the denoiser calls
+            that are left in proportion to its number.
+    """
+    loops, method, computed = session.loops, Method.named("aligned"), counts[0]
+    path = session.folder and session.folder / f"profile-{'-'.join(map(str, counts))}.safetensors"
+    kept = kept_policy(path, computed, session.progress.say) if path and path.is_file() else None
+    if kept:
+        loops.denoiser_calls = kept.calibration.denoiser_calls
+        return kept
+    available = FULL_RUNS * loops.full_run - loops.denoiser_calls
+    limit = loops.denoiser_calls + available * computed / sum(counts)
+    found = search_schedule(loops, method, computed, limit)
+    if found.interrupted:  # one of many searches: the whole profile goes on from its checkpoint another time
+        raise KeyboardInterrupt
+    fit = with_weights_of_all(loops, method, found.fit)  # a loop more, to judge it, does not fit into the ten full runs
+    budget = StepsBudget(asked=f"num_computed_steps={computed}", computed=computed)
+    policy = session.finished(policy_of(loops, method, budget, fit))
+    if path:
+        policy.save(path)
+    return policy
+
+
+def kept_policy(path: Path, computed: int, warn: Callable[[str], None]) -> Policy | None:
+    """The policy that an interrupted profile kept.
+
+    Args:
+        path: of its file.
+        computed: how many steps it must compute.
+        warn: called with the reason why the file cannot be used.
+
+    Returns:
+        None if it is damaged, or is none of a profile.
+    """
+    try:
+        kept = Policy.load(path)
+    except PolicyFileError as error:
+        warn(f"{path.name} is made anew: {error.what}")
+        return None
+    if len(kept.computed_steps) != computed or len(kept.calibration.psnr) < 2:
+        warn(f"{path.name} is made anew: it is no policy of a profile that computes {computed} steps")
+        return None
+    return kept

@@ -1,0 +1,230 @@
+"""The closed loop on which the paper's method is fitted: it computes every step, and goes on with cached residuals.
+
+Since every step is computed, Eq. (12) is known on the cached trajectory, and so are the errors that Eqs. (13) to (21)
+are fitted to. The loop decides step by step what is cached (Algorithm 2), or follows a schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ertacache.calibration.closed_loops import ClosedLoops
+from ertacache.calibration.deviations import Deviations
+from ertacache.calibration.lockstep import Lockstep, PromptAtStep
+from ertacache.calibration.recorder import check_finite
+from ertacache.method.rectification import Granularity, Moments, along, rectify
+from ertacache.method.residual import Level, from_cache, to_cache
+from ertacache.method.threshold import relative_distance
+from ertacache.method.timesteps import correction_coefficient
+from ertacache.policy import Rectification
+from ertacache.runtime.block_stack import sketch
+from ertacache.runtime.schedulers import retime
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a loop of the paper's method saw.
+
+    Args:
+        cached_steps: the schedule.
+        distances: Eq. (12) at every step but the first and the last, on the cached trajectory.
+        corrections: ``phi_i`` of Eq. (13) for every cached step.
+        rectification: K and B for every cached step, if they were asked for.
+        error: of the final latent, relative to the full run's.
+        refused: steps that were to be cached, but at which the denoiser's calls change.
+    """
+
+    cached_steps: tuple[int, ...]
+    distances: Mapping[int, float]
+    corrections: Mapping[int, float]
+    rectification: Rectification | None
+    error: float
+    refused: tuple[int, ...]
+
+
+Decide = Callable[[int, float], bool]
+"""``decide(step, distance)``: whether to cache a step whose distance by Eq. (12) is this; infinite where the denoiser's
+calls change."""
+
+
+def observe(
+    loops: ClosedLoops,
+    decide: Decide,
+    level: Level,
+    *,
+    granularity: Granularity | None = None,
+    axis: int = 1,
+    grid: Sequence[float] | None = None,
+) -> Observation:
+    """Compute every step, and go on with the reused residual where ``decide`` caches it.
+
+    With ``decide`` comparing the distance to a threshold this is Algorithm 2.
+
+    Args:
+        loops: the prompts, and what their loops cost.
+        decide: what is cached.
+        level: of the residuals.
+        granularity: of K and B, which are then solved at each cached step from all prompts; the corrected output is
+            what the prompts go on with. None to fit none.
+        axis: the channel axis of the model output, counted with the batch axis at 0.
+        grid: T + 1 points from 0 to 1 (Eq. 14), or None for the scheduler's own grid.
+    """
+    return _PaperLoop(loops, decide, level, granularity, axis, grid).run()
+
+
+class _PaperLoop:
+    """The state of one such loop; see `observe`.
+
+    At level ``hidden`` a second set of runs, the followers, makes the same steps with the blocks left out, since only
+    the pipeline itself can turn what the denoiser's head returns into a model output. At steps that are not cached they
+    are given the blocks' residuals of the first set, so they compute next to nothing.
+    """
+
+    def __init__(
+        self,
+        loops: ClosedLoops,
+        decide: Decide,
+        level: Level,
+        granularity: Granularity | None,
+        axis: int,
+        grid: Sequence[float] | None,
+    ) -> None:
+        self._loops, self._decide, self._level = loops, decide, level
+        self._granularity, self._axis, self._grid = granularity, axis, grid
+        self._residuals: dict[int, Tensor] = {}  # by prompt, of the last step that was not cached
+        self._previous: dict[int, Tensor] = {}  # by prompt, what the denoiser returned at the step before
+        self._pattern: tuple[Any, ...] = ()
+        self._cached: list[int] = []
+        self._refused: list[int] = []
+        self._distances: dict[int, float] = {}
+        self._corrections: dict[int, float] = {}
+        self._error_models: list[tuple[Tensor, Tensor]] = []
+        # Steps at which the followers leave the blocks out; they stand still while one is added, and come to it next.
+        self._without_blocks: set[int] = set()
+
+    def run(self) -> Observation:
+        """Make all steps."""
+        with (
+            self._lockstep(lambda step: False) as full,
+            self._lockstep(self._without_blocks.__contains__) as followers,
+        ):
+            followed: Iterator[list[PromptAtStep]] = iter(followers) if self._level == "hidden" else iter(())
+            for prompts in full:
+                same_calls = self._calls_stay(prompts)
+                cached = self._caches(prompts, same_calls)
+                if same_calls and self._level == "hidden":
+                    self._prepare(followers, prompts, cached)
+                self._go_on(prompts, next(followed, []), cached)
+            for _ in followed:
+                raise AssertionError("the runs without blocks made another step")
+            deviations = Deviations(self._loops.recordings)
+            deviations.add(self._loops.setting.num_steps, full.outputs)
+            self._loops.denoiser_calls += full.denoiser_calls + followers.denoiser_calls
+        return Observation(
+            tuple(self._cached),
+            self._distances,
+            self._corrections,
+            self._rectification(),
+            deviations.relative[-1],
+            tuple(self._refused),
+        )
+
+    def _lockstep(self, is_cached: Callable[[int], bool]) -> Lockstep:
+        grid = self._grid
+        return Lockstep(
+            self._loops.pipe,
+            self._loops.calls,
+            is_cached,
+            lambda scheduler: None if grid is None else retime(scheduler, grid),
+            self._loops.on_denoiser_call,
+            first_step=self._loops.setting.first_step,
+            residuals_kept=int(self._level == "hidden"),
+        )
+
+    def _calls_stay(self, prompts: Sequence[PromptAtStep]) -> bool:
+        """Whether the denoiser's calls are those of the step before: no other expert, no guidance that ends."""
+        before, self._pattern = self._pattern, prompts[0].step.pattern
+        return before == self._pattern
+
+    def _caches(self, prompts: Sequence[PromptAtStep], same_calls: bool) -> bool:
+        """Whether this step is cached: if it is neither the first nor the last, and so decided."""
+        index = prompts[0].index
+        for prompt in prompts:
+            check_finite(prompt.step.model_output, prompt.prompt, index)
+        if not 0 < index < self._loops.setting.num_steps - 1:
+            return False
+        if not self._decide(index, self._distance(prompts) if same_calls else inf):
+            return False
+        (self._cached if same_calls else self._refused).append(index)
+        return same_calls
+
+    def _distance(self, prompts: Sequence[PromptAtStep]) -> float:
+        """Eq. (12) at this step, which is noted."""
+        index = prompts[0].index
+        error = size = 0.0
+        for prompt in prompts:
+            full = self._loops.recordings[prompt.prompt].entry(index, self._level)
+            parts = relative_distance(self._residuals[prompt.prompt], self._residual(prompt), full)
+            error, size = error + parts[0], size + parts[1]
+        self._distances[index] = error / size if size else 0.0
+        return self._distances[index]
+
+    def _residual(self, prompt: PromptAtStep) -> Tensor:
+        """What Eq. (12) compares, float32."""
+        if self._level == "hidden":
+            return sketch(prompt.step.residuals)
+        return to_cache(prompt.step.sample.float(), prompt.step.model_output.float(), self._level)
+
+    def _prepare(self, followers: Lockstep, prompts: Sequence[PromptAtStep], cached: bool) -> None:
+        """Have the followers leave the blocks out of the step that they come to next."""
+        self._without_blocks.add(prompts[0].index)
+        if not cached:
+            followers.replace_newest_residuals([prompt.step.residuals for prompt in prompts])
+
+    def _go_on(self, prompts: Sequence[PromptAtStep], followed: Sequence[PromptAtStep], cached: bool) -> None:
+        """Set what the prompts and their followers go on with, and take in what that shows."""
+        fresh = outputs = {prompt.prompt: prompt.step.model_output.float() for prompt in prompts}
+        if cached:
+            outputs = self._in_place_of(fresh, self._reused(prompts, followed), prompts[0].index)
+        else:
+            self._residuals = {prompt.prompt: self._residual(prompt) for prompt in prompts}
+        for prompt in [*(prompts if cached else ()), *followed]:
+            prompt.reply = outputs[prompt.prompt].to(prompt.reply.dtype)
+        self._previous = fresh
+
+    def _reused(self, prompts: Sequence[PromptAtStep], followed: Sequence[PromptAtStep]) -> dict[int, Tensor]:
+        """By prompt, the output that the cached residual stands for, float32."""
+        if self._level == "hidden":
+            return {prompt.prompt: prompt.step.model_output.float() for prompt in followed}
+        return {p.prompt: from_cache(p.step.sample.float(), self._residuals[p.prompt], self._level) for p in prompts}
+
+    def _in_place_of(self, fresh: Mapping[int, Tensor], reused: dict[int, Tensor], index: int) -> dict[int, Tensor]:
+        """What the prompts go on with at a cached step; fits Eq. (13), and Eqs. (15) to (21) if asked."""
+        change = sum(float((fresh[k] - self._previous[k]).abs().sum()) for k in fresh)
+        error = sum(float((reused[k] - fresh[k]).abs().sum()) for k in fresh)
+        self._corrections[index] = correction_coefficient(error, change)
+        if self._granularity is None:
+            return reused
+        moments = Moments(self._granularity, self._axis)
+        for k in fresh:
+            moments.add(reused[k], fresh[k])
+        self._error_models.append(moments.solve())
+        one = next(iter(reused.values()))
+        k_hat, b_hat = (
+            along(parameter.to(one.device, torch.float32), one.ndim, self._granularity, self._axis)
+            for parameter in self._error_models[-1]
+        )
+        return {k: rectify(v, k_hat, b_hat) for k, v in reused.items()}
+
+    def _rectification(self) -> Rectification | None:
+        """K and B of all cached steps."""
+        if self._granularity is None or not self._error_models:
+            return None
+        k_all, b_all = (torch.stack([model[n].cpu() for model in self._error_models]) for n in (0, 1))
+        return Rectification(self._granularity, self._axis, k_all, b_all)

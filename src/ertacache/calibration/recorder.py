@@ -1,0 +1,196 @@
+"""A full run with everything kept: the driver that records it, and what it refuses to record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ertacache.calibration.gram import gram_of_rows
+from ertacache.calibration.recording import Setting
+from ertacache.errors import CalibrationError, PipelineError
+from ertacache.runtime.block_stack import sketch
+from ertacache.runtime.calls import Call, twin_of
+from ertacache.runtime.driver import Driver, Step
+from ertacache.runtime.guidance_contrast import contrast
+from ertacache.runtime.run import Run
+from ertacache.runtime.scheduler_probe import is_affine, output_coefficient
+from ertacache.runtime.schedulers import sampler_of
+
+
+def record(
+    pipe: Any,
+    call: Call,
+    prompt: int,
+    num_inference_steps: int,
+    on_first: Callable[[Step], None],
+    on_step: Callable[[int], None],
+    *,
+    hidden: bool = False,
+) -> tuple[dict[str, Tensor], Setting]:
+    """Make one full run, and record it.
+
+    Args:
+        pipe: the pipeline; left as it was found.
+        call: the prompt's.
+        prompt: its number, for error messages.
+        num_inference_steps: T.
+        on_first: called with the first step, once the denoiser has returned.
+        on_step: called after each step with the number of its denoiser calls.
+        hidden: whether to record a sketch of the blocks' residuals too.
+
+    Returns:
+        The tensors of a `Recording` by name, on the CPU, and the setting.
+
+    Raises:
+        CalibrationError: if a model output is not finite, or not every step was made.
+        PipelineError: if the call samples more than once, or its latents change their shape.
+    """
+    recorder = Recorder(prompt, on_first, on_step, hidden)
+    twin = twin_of(pipe)
+    with call.random.lent(), Run(twin, recorder) as run:
+        run.call(**call.arguments())
+    steps, first = len(recorder.patterns), recorder.first_step
+    if not steps + first == len(recorder.noise_levels) - 1 == num_inference_steps:
+        raise CalibrationError(
+            "the full run did not make every step of its grid to the end",
+            given=f"{steps} steps from step {first} on, of {num_inference_steps}",
+            cure="Calibrate with a call that no callback interrupts and that samples once, to the end.",
+        )
+    recorder.tensors["gram"] = recorder.gram()
+    return recorder.tensors, recorder.setting()
+
+
+class Recorder(Driver):
+    """The driver of a full run: keeps everything, changes nothing.
+
+    Args:
+        prompt, on_first, on_step, hidden: see `record`.
+    """
+
+    def __init__(
+        self, prompt: int, on_first: Callable[[Step], None], on_step: Callable[[int], None], hidden: bool
+    ) -> None:
+        self.prompt, self._on_first, self._on_step = prompt, on_first, on_step
+        self.residuals_kept = int(hidden)
+        self.tensors: dict[str, Tensor] = {}
+        self.contrasts: list[Tensor | None] = []
+        self.patterns: list[tuple[Any, ...]] = []
+        self.noise_levels: tuple[float, ...] = ()
+        self.slopes: list[float] = []
+        self.sample_shape = self.output_shape = torch.Size()
+        self.first_step = 0
+        self.changes: list[int] = []
+        self.over = False
+
+    def open_segment(self, scheduler: Any) -> None:
+        self.over = bool(self.patterns)  # unless more steps are made: some lay a grid once more that they do not use
+        if not self.over:
+            self.noise_levels = tuple(sampler_of(scheduler).noise_levels(scheduler))
+
+    def conditions_changed(self, step: int, what: str) -> None:
+        if step not in self.changes:
+            self.changes.append(step)
+
+    def model_output(self, step: Step) -> Tensor:
+        self._check(step)
+        if not self.patterns:
+            self._begin(step)
+        self._keep(step)
+        self._on_step(step.denoiser_calls)
+        return step.model_output
+
+    def stepped(self, index: int, sample: Tensor) -> None:
+        self.tensors[f"x{index - self.first_step + 1}"] = sample.detach().cpu().clone()
+
+    def gram(self) -> Tensor:
+        """See `Recording.gram`; with the contrasts' rows where every step has one."""
+        steps = len(self.patterns)
+        outputs = [self.tensors[f"v{i}"] for i in range(steps)]
+        contrasts = [between for between in self.contrasts if between is not None]
+        return gram_of_rows([*outputs, *(contrasts if len(contrasts) == steps else [])])
+
+    def setting(self) -> Setting:
+        """What the run showed of the setting."""
+        patterns = self.patterns
+        return Setting(
+            grid=self.noise_levels,
+            first_step=self.first_step,
+            forced=tuple(i for i in range(1, len(patterns)) if patterns[i] != patterns[i - 1]),
+            calls_per_step=len(patterns[0]),
+            latent_shape=tuple(self.sample_shape[1:]),
+            slopes=tuple(self.slopes),
+            same_shape=self.sample_shape == self.output_shape,
+            changes=tuple(self.changes),
+        )
+
+    def _check(self, step: Step) -> None:
+        check_finite(step.model_output, self.prompt, step.index)
+        if self.over:
+            raise PipelineError(
+                "this call samples more than once, and calibration needs one sampling run",
+                given=f"a second set_timesteps() after {len(self.patterns)} steps",
+                cure="Calibrate the stages one by one.",
+            )
+        if self.patterns and step.sample.shape != self.sample_shape:
+            raise PipelineError(
+                "the latents change their shape on the way, and calibration needs one shape",
+                given=f"{tuple(step.sample.shape)} after {tuple(self.sample_shape)}",
+                cure="Calibrate without what cuts them.",
+            )
+
+    def _begin(self, step: Step) -> None:
+        self.sample_shape, self.output_shape = step.sample.shape, step.model_output.shape
+        self.first_step = step.index
+        check_sampler(step)
+        self._on_first(step)
+        self.tensors["x0"] = step.sample.detach().cpu().clone()
+
+    def _keep(self, step: Step) -> None:
+        index = step.index - self.first_step
+        self.tensors[f"v{index}"] = step.model_output.detach().cpu().clone()
+        between = contrast(step)
+        self.contrasts.append(None if between is None else between.to("cpu", copy=True))
+        if self.residuals_kept:
+            self.tensors[f"r{index}"] = sketch(step.residuals)
+        self.patterns.append(step.pattern)
+        self.slopes.append(output_coefficient(step.scheduler, step.arguments))
+
+
+def check_sampler(step: Step) -> None:
+    """Raise `CalibrationError` where nothing can be fitted to a step of this sampler."""
+    scheduler, arguments = step.scheduler, step.arguments
+    name = type(scheduler).__name__
+    timestep = arguments["timestep"]
+    if (getattr(timestep, "ndim", 0) and timestep.numel() > 1) or arguments.get("per_token_timesteps") is not None:
+        raise CalibrationError(
+            "the parts of a sample stand at different noise levels, and calibration needs one for all",
+            given=f"{name}, timesteps of shape {tuple(getattr(timestep, 'shape', ()))}",
+            cure="Use the pipeline without conditioning frames or tokens of their own noise level.",
+        )
+    if step.sample.shape != step.model_output.shape and str(scheduler.config.get("variance_type")).startswith(
+        "learned"
+    ):
+        raise CalibrationError(
+            "the model predicts the sampler's noise as well, and nothing can be fitted to that",
+            given=f"{name}, variance_type={scheduler.config['variance_type']!r}",
+            cure="Use a sampler that adds no noise.",
+        )
+    if not is_affine(scheduler, arguments):
+        raise CalibrationError(
+            "this sampler's step is no affine function of the model output",
+            given=name,
+            cure="Switch off what clips or bends its prediction, or use another sampler.",
+        )
+
+
+def check_finite(output: Tensor, prompt: int, step: int) -> None:
+    """Raise `CalibrationError` where a model output is not finite: nothing can be fitted to it."""
+    if not bool(torch.isfinite(output).all()):
+        raise CalibrationError(
+            "the denoiser returned NaN or infinity during calibration",
+            given=f"prompt {prompt}, step {step}",
+            cure="Check the model's dtype (float16 overflows), the prompt, and the pipeline without a cache.",
+        )

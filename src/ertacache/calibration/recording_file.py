@@ -1,0 +1,72 @@
+"""Recordings as files: written whole or not at all, looked at once, and made anew where they are damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from ertacache.calibration.recording import Recording, Setting, senseless
+from ertacache.errors import PolicyFileError
+from ertacache.files import entries, opening, save
+
+
+def write(tensors: dict[str, Tensor], setting: Setting, path: Path) -> None:
+    """Keep a recording as a file, whole or not at all."""
+    save(path, "recording", asdict(setting), tensors)
+    _intact[path] = _state_of(path)
+
+
+def read(path: Path, warn: Callable[[str], None] = lambda line: None) -> tuple[Recording, Setting] | None:
+    """A recording that an earlier, interrupted calibration kept; None if there is none that can be used.
+
+    All of it is looked at, once in a process.
+
+    Args:
+        path: of the file.
+        warn: called with the reason why a file cannot be used.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with opening(path, "recording") as held:
+            setting = Setting(**entries(Setting, held.content, "the recording"))
+            if _intact.get(path) != _state_of(path):
+                _check(setting, held.tensors())
+    except PolicyFileError as error:
+        warn(f"{path.name} is made anew: {error.what}")
+        return None
+    _intact[path] = _state_of(path)
+    return Recording(None, path), setting
+
+
+def _check(setting: Setting, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise `CalibrationError` where the tensors of a file are not those of a full run in this setting."""
+    steps = setting.num_steps
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in tensors:
+        finite = all(bool(extreme.isfinite()) for extreme in tensor.aminmax())  # both are NaN if one element is
+        if not tensor.is_floating_point() or not finite:
+            raise senseless(f"{name} is not finite")
+        shapes[name] = tuple(tensor.shape)
+    samples = {shapes.pop(f"x{i}", ()) for i in range(steps + 1)}
+    outputs = {shapes.pop(f"v{i}", ()) for i in range(steps)}
+    alike = len(samples) == len(outputs) == 1 and (samples == outputs) == setting.same_shape
+    if not alike or () in outputs or {shape[1:] for shape in samples} != {setting.latent_shape}:
+        raise senseless(f"latents of {setting.latent_shape} in {samples}, outputs in {outputs}")
+    if shapes.pop("gram", None) not in ((steps,) * 2, (2 * steps,) * 2):
+        raise senseless(f"{steps} steps and another Gram matrix")
+    residuals = {f"r{i}" for i in range(steps)}
+    if shapes.keys() not in (set(), residuals):
+        raise senseless(f"tensors {', '.join(sorted(shapes))}")
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+_intact: dict[Path, tuple[int, ...]] = {}
+"""The files that this process has written or looked at, as they were then."""

@@ -1,0 +1,37 @@
+"""Eq. (12) between recorded steps, for schedules of Algorithm 2 that are planned before a closed loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ertacache.calibration.recording import Recording
+from ertacache.method.residual import Level
+from ertacache.method.threshold import Distance
+
+
+def residual_distances(recordings: Sequence[Recording], level: Level) -> Distance:
+    """The distance of Eq. (12) between any two recorded steps, summed over prompts.
+
+    Args:
+        recordings: one for each prompt.
+        level: of the residuals.
+
+    Returns:
+        ``distance(last, step)``; computed when it is first asked for, then kept.
+    """
+    known: dict[tuple[int, int], float] = {}
+    sizes: dict[int, float] = {}
+
+    def distance(last: int, step: int) -> float:
+        if (last, step) not in known:
+            error = 0.0
+            size = 0.0
+            for recording in recordings:
+                fresh = recording.entry(step, level)
+                error += float((recording.entry(last, level) - fresh).abs().sum())
+                size += float(fresh.abs().sum()) if step not in sizes else 0.0
+            sizes.setdefault(step, size)
+            known[last, step] = error / sizes[step] if sizes[step] else 0.0
+        return known[last, step]
+
+    return distance
