@@ -77,7 +77,7 @@ def fitted(session: Session, computed: int, way: str, choose: Callable[[], Sched
     method = Method() if way == "reuse" else Method(predictor="aligned")
     budget = StepsBudget(asked=f"num_computed_steps={computed}", computed=computed)
     fit = session.loops.judged(cached, method)
-    return session.finished(policy_of(session.loops, method, budget, fit))
+    return session.with_origin(policy_of(session.loops, method, budget, fit))
 
 
 def policies_for(

@@ -9,7 +9,7 @@ from statistics import median
 from ertacache.calibration.budget import SecondsBudget, StepsBudget
 from ertacache.calibration.by_steps import within_steps
 from ertacache.calibration.full_runs import Session
-from ertacache.calibration.make_policy import nothing_cached, spent
+from ertacache.calibration.make_policy import cost_so_far, nothing_cached
 from ertacache.calibration.timing import MARGIN, REPEATS, Costs, time_call, timed
 from ertacache.errors import BudgetError
 from ertacache.method.choice import Method
@@ -36,7 +36,7 @@ def within_seconds(session: Session, method: Method, budget: SecondsBudget) -> P
         policy = within_steps(session, method, steps)
         measured = _timed_policy(session, policy)
         if measured <= budget.seconds:
-            return replace(policy, calibration=replace(policy.calibration, seconds=measured, **spent(loops)))
+            return replace(policy, calibration=replace(policy.calibration, seconds=measured, **cost_so_far(loops)))
         computed = _fewer(session, budget, computed, measured, costs)
 
 
@@ -44,7 +44,7 @@ def _timed_policy(session: Session, policy: Policy) -> float:
     """Seconds of the first prompt's call by this policy, the median of a few."""
     loops = session.loops
     session.progress.phase("timing the policy")
-    finished = session.finished(policy)
+    finished = session.with_origin(policy)
     taken = [time_call(loops.pipe, loops.calls[0].as_given(), finished) for _ in range(REPEATS)]
     loops.denoiser_calls += sum(calls for _, calls in taken)
     return median(seconds for seconds, _ in taken)

@@ -96,7 +96,7 @@ def calibrate(
         made = session.loops.setting.num_steps
         if made != num_inference_steps:  # image-to-image makes fewer
             budget = parse_budget(made, chosen, given, full_runs)
-        policy = session.finished(solve(session, chosen, budget))
+        policy = session.with_origin(solve(session, chosen, budget))
         _say_what_was_made(policy, session.progress)
         return policy
 

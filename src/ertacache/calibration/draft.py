@@ -83,7 +83,7 @@ def draft(
         full_runs = by.calibration.full_runs
     for p in (policy, by):
         check_pipeline(p, pipe)
-    calls = calls_for(pipe, listed, options.every_call, options.seed)
+    calls = calls_for(pipe, listed, options.all_call_arguments, options.seed)
     with CalibrationProgress(options.progress) as shown:
         shown.phase("what drafts usually tell")
         logs = _log_errors(pipe, calls, policy, by, shown)

@@ -63,7 +63,7 @@ class Session:
     progress: CalibrationProgress
     folder: Path | None
 
-    def finished(self, policy: Policy) -> Policy:
+    def with_origin(self, policy: Policy) -> Policy:
         """A policy whose steps count from the first one made, as one of the whole grid, with what it was made for."""
         setting = self.loops.setting
         origin = identity.origin_of(
@@ -103,7 +103,7 @@ def open_session(
     """
     sampler_of(pipe.scheduler)
     steps, folder = options.num_inference_steps, options.checkpoint
-    calls = calls_for(pipe, prompts, options.every_call, options.seed)
+    calls = calls_for(pipe, prompts, options.all_call_arguments, options.seed)
     guidance = [guidance_of(pipe, (), call.arguments()) for call in calls]
     for k, other in enumerate(guidance):
         if other != guidance[0]:

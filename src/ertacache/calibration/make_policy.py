@@ -143,7 +143,7 @@ def record_of(
     return CalibrationRecord(
         budget=budget.asked,
         num_prompts=len(loops.calls),
-        **spent(loops),
+        **cost_so_far(loops),
         error=error,
         step_errors=tuple(step_errors),
         threshold=threshold,
@@ -151,6 +151,6 @@ def record_of(
     )
 
 
-def spent(loops: ClosedLoops) -> dict[str, Any]:
+def cost_so_far(loops: ClosedLoops) -> dict[str, Any]:
     """What calibration cost so far, as fields of a `CalibrationRecord`."""
     return {"denoiser_calls": loops.denoiser_calls, "full_runs": loops.denoiser_calls / loops.full_run}

@@ -143,7 +143,7 @@ def _policy(session: Session, counts: Sequence[int]) -> Policy:
         raise KeyboardInterrupt
     fit = with_weights_of_all(loops, method, found.fit)  # a loop more, to judge it, does not fit into the ten full runs
     budget = StepsBudget(asked=f"num_computed_steps={computed}", computed=computed)
-    policy = session.finished(policy_of(loops, method, budget, fit))
+    policy = session.with_origin(policy_of(loops, method, budget, fit))
     if path:
         policy.save(path)
     return policy

@@ -69,14 +69,14 @@ class CalibrationOptions:
         )
 
     @property
-    def every_call(self) -> dict[str, Any]:
+    def all_call_arguments(self) -> dict[str, Any]:
         """The arguments of every pipeline call, the number of steps among them."""
         return {**self.call_arguments, "num_inference_steps": self.num_inference_steps}
 
     def keywords(self) -> dict[str, Any]:
         """All of it as `ertacache.calibrate` takes it."""
         kept = ("seed", "progress", "checkpoint", "memory_limit")
-        return {**self.every_call, **{name: getattr(self, name) for name in kept}}
+        return {**self.all_call_arguments, **{name: getattr(self, name) for name in kept}}
 
 
 def checked_steps(num_inference_steps: Any) -> int:

@@ -51,10 +51,16 @@ def prompts_of(given: Any) -> list[str | Mapping[str, Any]]:
 def calls_for(
     pipe: Any, prompts: Iterable[str | Mapping[str, Any]], common: Mapping[str, Any], seed: int
 ) -> list[Call]:
-    """One call for each prompt; prompt k gets generator ``seed + k`` unless it brings one of its own.
+    """One call for each prompt.
+
+    Args:
+        pipe: the pipeline.
+        prompts: texts, or dicts of call arguments.
+        common: the arguments of every call; a prompt's own come before them.
+        seed: prompt k gets a generator seeded ``seed + k``, unless it brings one of its own.
 
     Raises:
-        ArgumentError: if the steps of one are laid by what are no numbers.
+        ArgumentError: if one has sigmas or timesteps that are not a list of numbers.
         CalibrationError: as of `prompts_of`; if one is a text where the pipeline takes none, or brings its own steps.
         PipelineError: if the pipeline's call takes no argument of such a name.
     """
