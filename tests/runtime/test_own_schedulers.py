@@ -500,7 +500,7 @@ class TestPatched:
     def test_a_step_that_would_be_made_by_a_copy_is_refused_before_the_first_call(self, make_toy, make_policy):
         grid = tuple((i / 8) ** 1.5 for i in range(9))
         policy = make_policy(8, CACHED, Method(timestep_adjustment=True), time_grid=grid)
-        for name, reason in (("step", "adjusts timesteps"), ("set_timesteps", "laid again on a copy")):
+        for name, reason in (("step", "adjusts timesteps"), ("set_timesteps", "set again on a copy")):
             pipe = make_toy(scheduler=DDIMScheduler(clip_sample=False, prediction_type="v_prediction"))
             setattr(pipe.scheduler, name, self.closure(pipe.scheduler, name, []))
             with pytest.raises(PipelineError, match=reason):

@@ -1,9 +1,9 @@
-"""Schedulers that step between integer timesteps of a table of alphas: DDIM, and CogVideoX's DDIM and DPM.
+"""Noise levels and retiming of schedulers with a table of alphas: DDIM, and CogVideoX's DDIM and DPM.
 
-With ``x = cos(phi) x_0 + sin(phi) noise``, their noise level is the angle ``phi`` where the denoiser predicts
-``v = dx / dphi``, and ``tan(phi)`` where it predicts the noise, which is the slope of ``x / cos(phi)`` over it.
-A retimed grid has fractional timesteps, whose alphas are interpolated over ``phi``; the scheduler then steps
-between neighbours of a table that holds just the alphas of this step, with its own ``step``.
+They step between integer timesteps, which index the table. With ``x = cos(phi) x_0 + sin(phi) noise``, their noise
+level is the angle ``phi`` if the denoiser predicts ``v = dx / dphi``. If it predicts the noise, it is ``tan(phi)``: the
+noise is the slope of ``x / cos(phi)`` over that. A retimed grid has fractional timesteps, whose alphas are interpolated
+over ``phi``. To step on it, the scheduler's own ``step`` runs on a copy whose table has only the alphas of this step.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ertacache.runtime.unwrap import own_class, patched_on, set_class
 
 
 def _tables(scheduler: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Angle and squared cosine of every training timestep; both are monotone."""
+    """The angle ``phi`` and its squared cosine at every training timestep; both are monotone."""
     alphas = scheduler.alphas_cumprod.cpu().double().numpy()
     return np.arccos(np.sqrt(alphas)), alphas
 
 
 def _plain_timesteps(scheduler: Any) -> NDArray[np.float64]:
-    """The integer timesteps of the grid that is not warped, and where the last of them leads; below 0 is the end."""
+    """The integer timesteps of the unwarped grid, and the one that the last step leads to; below 0 is the clean end."""
     twin, own = copy.copy(scheduler), cast(Any, own_class(scheduler))
     own.set_timesteps(twin, scheduler.num_inference_steps)
     steps = twin.timesteps.cpu().double().numpy()
@@ -35,7 +35,7 @@ def _plain_timesteps(scheduler: Any) -> NDArray[np.float64]:
 
 
 def _stride(scheduler: Any) -> int:
-    """How far the scheduler steps, whatever the next timestep of its grid is: the two differ by rounding."""
+    """By how many timesteps the scheduler steps; rounding makes the gaps of its grid differ from that."""
     return int(scheduler.config.num_train_timesteps // scheduler.num_inference_steps)
 
 
@@ -44,7 +44,7 @@ def _predicts_noise(scheduler: Any) -> bool:
 
 
 def noise_levels(scheduler: Any) -> list[float]:
-    """The T + 1 levels of the grid, from near pure noise down to where the last step leads (0 for a clean end)."""
+    """The T + 1 noise levels of the grid, falling, the terminal one included (0 for a clean end)."""
     table, _ = _tables(scheduler)
     steps = scheduler.timesteps.cpu().double().numpy()
     end = _plain_timesteps(scheduler)[-1]
@@ -54,30 +54,38 @@ def noise_levels(scheduler: Any) -> list[float]:
 
 
 def _timesteps_of(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
-    """The fractional timesteps that have these levels."""
+    """The fractional timesteps at which the noise has these levels."""
     table, _ = _tables(scheduler)
     angles = np.arctan(levels) if _predicts_noise(scheduler) else np.asarray(levels)
     return np.interp(angles, table, np.arange(len(table)))
 
 
 def retime(scheduler: Any, levels: Sequence[float]) -> None:
-    """Tell the denoiser the fractional timesteps that have these levels."""
+    """Set the scheduler's timesteps, which the denoiser is given, to the fractional ones of these levels.
+
+    Args:
+        scheduler: its grid of T steps was just set.
+        levels: T + 1 noise levels, falling.
+    """
     steps = _timesteps_of(scheduler, levels[:-1])
     scheduler.timesteps = torch.from_numpy(steps).to(dtype=torch.float32, device=scheduler.timesteps.device)
 
 
 def warped_step(scheduler: Any, own: Any, arguments: Mapping[str, Any], index: int, levels: Sequence[float]) -> Any:
-    """The scheduler's own step from ``levels[index]`` to ``levels[index + 1]``.
+    """Step from ``levels[index]`` to ``levels[index + 1]`` with the scheduler's own ``step``.
 
-    Where the scheduler would not land on the next timestep of its own grid, because T does not divide the number of
-    training timesteps, it lands beside the next level by just as many timesteps here.
+    If T does not divide the number of training timesteps, the scheduler's steps miss the next timestep of its own grid
+    by a few. Here they miss the next level by as many timesteps.
 
     Args:
-        scheduler: retimed; left untouched.
-        own: its class, whose ``step`` is used.
-        arguments: those of ``step``.
-        index: of the step.
-        levels: the T + 1 levels of the retimed grid.
+        scheduler: retimed; left unchanged.
+        own: the scheduler's class, whose ``step`` is used.
+        arguments: the arguments of ``step``, by name.
+        index: the index of the step.
+        levels: the T + 1 noise levels of the retimed grid.
+
+    Returns:
+        What ``step`` returns.
     """
     _, alphas = _tables(scheduler)
     plain, places = _plain_timesteps(scheduler), np.arange(len(alphas))
@@ -97,10 +105,10 @@ def warped_step(scheduler: Any, own: Any, arguments: Mapping[str, Any], index: i
 
 
 def refusal(scheduler: Any) -> str | None:
-    """Why a configuration of these schedulers cannot be served, or None."""
+    """Say why this scheduler's configuration is not supported; None if it is."""
     kind = scheduler.config.prediction_type
     if kind not in ("v_prediction", "epsilon"):
-        return f"prediction_type={kind!r}, where the output is the slope of nothing"
+        return f"prediction_type={kind!r}, for which there is no noise level to predict over"
     if patched_on(scheduler, "set_timesteps") is not None:
-        return "its set_timesteps() is patched on the object, and its grid is laid again on a copy"
+        return "its set_timesteps() is patched on the object, and the grid is set again on a copy without the patch"
     return None

@@ -1,8 +1,8 @@
-"""The level `hidden`: what is cached is the residual of a denoiser's block stack, its output minus its input.
+"""Level ``hidden``: cache the residual of a denoiser's block stack (its output minus its input), not its output.
 
-At a cached step the denoiser runs all the same, but for its blocks: the first one adds the predicted residual to
-what enters it, the others hand on what they get. So the patch embedding sees the fresh latent, and the output head
-the fresh timestep. The blocks are found from the model's own block lists and are gated like the denoiser itself.
+At a cached step the denoiser runs without its blocks: the first block adds the predicted residual to its input, the
+others return their input. So the patch embedding sees the fresh latent, and the output head the fresh timestep. The
+blocks are found in the model's own block lists, and have gates (`ertacache.runtime.gate`) like the denoiser itself.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from ertacache.runtime.unwrap import model_of
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a denoiser, compiled or not: those of every list of its own whose members take hidden states.
+    """Find the blocks of a denoiser: the members of all its module lists whose ``forward`` takes ``hidden_states``.
+
+    Args:
+        module: the denoiser, compiled or not.
 
     Raises:
-        PipelineError: if it has none.
+        PipelineError: if it has none, or its blocks have skip connections.
     """
     model = model_of(module)
     lists = [child for child in model.children() if isinstance(child, nn.ModuleList)]
@@ -33,9 +36,9 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     blocks = [block for blocks in stacks for block in blocks if block is not None]
     skipping = any(_takes(blocks, "res_hidden_states_tuple") for blocks in lists)
     if not blocks or skipping:
-        given = "U-Net blocks hand skip connections on" if skipping else "no list of blocks that take hidden_states"
+        given = "U-Net blocks with skip connections" if skipping else "no list of blocks that take hidden_states"
         raise PipelineError(
-            "level 'hidden' caches the residual of one stack of blocks, and this denoiser has none",
+            "level 'hidden' caches the residual of one stack of blocks, but this denoiser has none",
             given=f"{type(model).__name__}: {given}",
             cure="Use a method of level 'velocity', such as 'aligned' or 'taylor'.",
         )
@@ -48,14 +51,21 @@ def _takes(blocks: nn.ModuleList, name: str) -> bool:
 
 
 class Stack:
-    """One denoiser's blocks within one run, in one thread."""
+    """The blocks of one denoiser within one run, in one thread; the keeper of their gates.
+
+    Args:
+        module: the denoiser, compiled or not.
+
+    Raises:
+        PipelineError: if it has no single stack of blocks.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.name = type(model_of(module)).__name__
         self.blocks = blocks_of(module)
         self.signatures = {block: list(inspect.signature(block.forward).parameters) for block in self.blocks}
-        self.entering: Tensor | None = None  # what entered the first block of a call
-        self.leaving: list[Tensor] = []  # what left the last one so far
+        self.entering: Tensor | None = None  # the input of the first block of the current call
+        self.leaving: list[Tensor] = []  # one tensor: the output of the last block so far
         self.predicted: Tensor | None = None
         self.mode: Literal["", "watching", "skipping"] = ""
 
@@ -65,12 +75,19 @@ class Stack:
             gate.install(block, self)
 
     def remove(self) -> None:
-        """Take them away."""
+        """Remove the gates."""
         for block in self.blocks:
             gate.remove(block, self)
 
     def computed(self, call: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Tensor]:
-        """The denoiser's output, and the residual of its blocks in their dtype."""
+        """Call the denoiser as usual, and watch its blocks.
+
+        Returns:
+            The denoiser's output, and the residual of its blocks, in the blocks' shape and dtype.
+
+        Raises:
+            PipelineError: if the blocks do not work as one stack.
+        """
         self.mode = "watching"
         try:
             output = call(*args, **kwargs)
@@ -80,7 +97,7 @@ class Stack:
             self.leaving.clear()
         if entering is None or not leaving:
             raise self._refused(
-                "sees no block of the denoiser run, as when the denoiser is compiled as a whole",
+                "saw none of the denoiser's blocks run, for instance because it is compiled as a whole",
                 "no call of a block",
                 "Compile its blocks instead (compile_repeated_blocks)",
             )
@@ -92,7 +109,18 @@ class Stack:
         return output, leaving[0] - entering
 
     def cached(self, call: Callable[..., Any], args: Any, kwargs: Any, history: Sequence[Tensor], factors: Any) -> Any:
-        """The denoiser's output where its blocks add ``sum_k factors[k] * history[k]``, in float32."""
+        """Call the denoiser with its blocks skipped: together they add ``sum_k factors[k] * history[k]``, in float32.
+
+        Args:
+            call: the denoiser.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            history: residuals of this call at the last computed steps, newest first.
+            factors: at least one, at most as many as there are residuals.
+
+        Returns:
+            The denoiser's output.
+        """
         self.mode = "skipping"
         self.predicted = combine([entry.float() for entry in history[: len(factors)]], factors)
         try:
@@ -101,22 +129,22 @@ class Stack:
             self.mode, self.predicted = "", None
 
     def denoise(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """At a block's gate; see `ertacache.runtime.gate.GateKeeper`."""
+        """Run or skip one block; see `ertacache.runtime.gate.GateKeeper`."""
         if not self.mode:
             return call(*args, **kwargs)
-        given = dict(zip(self.signatures[module], args, strict=False)) | kwargs
-        hidden: Tensor = given["hidden_states"]
+        arguments = dict(zip(self.signatures[module], args, strict=False)) | kwargs
+        hidden: Tensor = arguments["hidden_states"]
         if self.mode == "skipping":
             if self.predicted is not None:
                 hidden = (hidden.float() + self.predicted).to(hidden.dtype)
                 self.predicted = None
-            return handed_on(module, hidden, given.get("encoder_hidden_states"))
+            return handed_on(module, hidden, arguments.get("encoder_hidden_states"))
         if self.entering is None:
             self.entering = hidden.detach().clone()
         elif not _joint(module) and hidden.data_ptr() != self.leaving[0].data_ptr():
-            # It would be in the residual, and be added once more by the model at a cached step.
+            # The residual would contain it, and at a cached step the model would add it a second time.
             raise self._refused(
-                "needs blocks that hand on to each other, and here something is added between two of them",
+                "needs blocks that take each other's output, but here something is added between two of them",
                 f"before a {type(module).__name__}: a ControlNet, a second device, or another stack",
             )
         output = call(*args, **kwargs)
@@ -137,12 +165,12 @@ def _bases(block: nn.Module) -> list[str]:
 
 
 def _joint(block: nn.Module) -> bool:
-    """Whether the block works on text and hidden states in one sequence, the text first."""
+    """Whether the block takes text and hidden states as one sequence, the text first."""
     return any(name in TEXT_FIRST for name in _bases(block))
 
 
 def _places(block: nn.Module) -> tuple[int, int] | None:
-    """Where in a block's output tuple the hidden states and the text are; None where it returns a tensor."""
+    """The places of hidden states and text in a block's output tuple; None if it returns a tensor."""
     return next((BLOCK_OUTPUTS[name] for name in _bases(block) if name in BLOCK_OUTPUTS), None)
 
 
@@ -154,14 +182,20 @@ def _hidden_of(block: nn.Module, output: Any, tokens: int) -> Tensor:
         raise PipelineError(
             "level 'hidden' does not know which output of this block is the hidden states",
             given=type(block).__name__,
-            cure="Say it with ertacache.runtime.families.register_block(), or use level 'velocity'.",
+            cure="Register the block with ertacache.runtime.families.register_block(), or use level 'velocity'.",
         )
     hidden: Tensor = output[places[0]]
     return hidden
 
 
 def handed_on(block: nn.Module, hidden: Tensor, text: Tensor | None) -> Any:
-    """What a block that changes nothing returns."""
+    """Make the output of a block that changes nothing.
+
+    Args:
+        block: for the layout of its output.
+        hidden: the hidden states, (batch, tokens, channels).
+        text: the text's hidden states, if the block takes them.
+    """
     places = _places(block)
     if places is None:
         return hidden
@@ -169,5 +203,13 @@ def handed_on(block: nn.Module, hidden: Tensor, text: Tensor | None) -> Any:
 
 
 def sketch(residuals: Sequence[Tensor], size: int = 1 << 16) -> Tensor:
-    """At most ``size`` elements of each call's residual, evenly spaced, float32 on the CPU: what Eq. (12) compares."""
+    """Pick at most ``size`` evenly spaced elements of each residual, to compare residuals cheaply.
+
+    Args:
+        residuals: one for each denoiser call of a step, any shape and floating dtype.
+        size: the most elements to keep of each.
+
+    Returns:
+        All of them in one row, float32, on the CPU.
+    """
     return torch.cat([r.detach().flatten()[:: max(1, -(-r.numel() // size))].float().cpu() for r in residuals])

@@ -1,4 +1,4 @@
-"""What the arguments of a pipeline call say besides its prompt: how strongly to guide, and how large the output is."""
+"""Read the setting of a pipeline call off its arguments: the strength of guidance, and the size of the output."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from ertacache.policy import Policy
 from ertacache.runtime.unwrap import own_class
 
 _STRENGTH = re.compile("guidance|guiding|cfg|scale|(?:^|_)eta$|guess_mode|sag_|stg_|sld_")
-"""In the names of a call's arguments: how strongly to guide, condition, adapt, or renoise."""
+"""Names of arguments that set how strongly to guide, condition, adapt, or renoise."""
 _DECODER = re.compile("^decode")
+"""Names of arguments for the decoder, which do not count."""
 _CONTAINERS = re.compile("(?:attention|cross_attention|joint_attention)_kwargs$")
-"""Arguments that hold further ones for the denoiser; an adapter's ``scale`` is given there."""
+"""Names of dict arguments for the denoiser's attention, where an adapter's ``scale`` is given."""
 _SIZES = ("height", "width", "num_frames", "frames", "video_length", "audio_length_in_s", "duration")
 
 
@@ -28,9 +29,9 @@ class CallSetting:
     """The setting of one call.
 
     Args:
-        takes: the names of the arguments that calls of the pipeline take; None if they take any. A refusal advises no
-            other one.
-        sizes: see `sizes_of`; None where no call is made yet. A refusal names the one that differs.
+        takes: the names of the arguments that the pipeline's calls take, so that messages advise no others; None if
+            they take any.
+        sizes: see `sizes_of`; None if no call is made yet.
         guidance: see `guidance_of`.
     """
 
@@ -40,62 +41,74 @@ class CallSetting:
 
     @classmethod
     def before_any(cls, pipe: Any) -> CallSetting:
-        """What is known before a call of the pipeline."""
+        """Read what is known of the pipeline before a call."""
         parameters = inspect.signature(own_class(pipe).__call__).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         return cls(None if takes_any else frozenset(parameters))
 
     @classmethod
     def of(cls, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CallSetting:
-        """That of a call of the pipeline."""
+        """Read the setting of a call of the pipeline with these arguments."""
         takes = cls.before_any(pipe).takes
         return cls(takes, sizes_of(pipe, args, kwargs), guidance_of(pipe, args, kwargs))
 
     def resized(self, policy: Policy) -> tuple[str, str] | None:
-        """The arguments about size that calibration's calls had and this one has, where they are not alike."""
+        """Compare the call's size arguments with those of the policy's calibration.
+
+        Returns:
+            The differing arguments in calibration and in this call, as text for a message; None if none differ.
+        """
         if policy.origin is None or self.sizes is None:
             return None
         both = policy.origin.sizes, self.sizes
         names = [name for name in _SIZES if both[0].get(name) != both[1].get(name)]
-        told = (", ".join(f"{name}={sizes[name]}" for name in names if name in sizes) for sizes in both)
-        before, now = (text or f"the pipeline's own {' and '.join(names)}" for text in told)
+        texts = (", ".join(f"{name}={sizes[name]}" for name in names if name in sizes) for sizes in both)
+        before, now = (text or f"the pipeline's own {' and '.join(names)}" for text in texts)
         return (before, now) if names else None
 
 
 def guidance_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a call that say how strongly to guide, by name, defaults included.
+    """Find the numeric arguments of a call that set the strength of guidance, defaults included.
 
-    They are told by their names: all that speak of guidance, cfg or scales, in the signature of the pipeline's call or
-    among the arguments for its attention. Lists are numbered: ``controlnet_conditioning_scale.0``. Wan 2.2 takes
-    ``guidance_scale`` for its second expert where ``guidance_scale_2`` is not given.
+    They are recognised by name (see `is_strength`), among the arguments of the call and of its attention. Lists are
+    numbered: ``controlnet_conditioning_scale.0``. If ``guidance_scale_2`` is not given, it is ``guidance_scale``, as
+    Wan 2.2 has it for its second expert.
+
+    Args:
+        pipe: the pipeline.
+        args: the positional arguments of the call.
+        kwargs: the keyword arguments of the call.
+
+    Returns:
+        The numbers by name.
     """
     signature = inspect.signature(own_class(pipe).__call__)
     bound = signature.bind_partial(pipe, *args, **kwargs)
     bound.apply_defaults()
-    given = dict(bound.arguments)
+    arguments = dict(bound.arguments)
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            given |= given.pop(name, {})
-    if "guidance_scale_2" in given and given["guidance_scale_2"] is None:
-        given["guidance_scale_2"] = given.get("guidance_scale")
-    found: dict[str, float] = {}
-    for name, value in given.items():
+            arguments |= arguments.pop(name, {})
+    if "guidance_scale_2" in arguments and arguments["guidance_scale_2"] is None:
+        arguments["guidance_scale_2"] = arguments.get("guidance_scale")
+    strengths: dict[str, float] = {}
+    for name, value in arguments.items():
         if is_strength(name):
-            found |= _numbers(name, value)
+            strengths |= _numbers(name, value)
         elif _CONTAINERS.search(name) and isinstance(value, Mapping):
             for inner, part in value.items():
                 numbers = _numbers(f"{name}.{inner}", part)
-                found |= numbers if numbers != {f"{name}.scale": 1.0} else {}  # an adapter's, as if not given
-    return found
+                strengths |= numbers if numbers != {f"{name}.scale": 1.0} else {}  # an adapter's default
+    return strengths
 
 
 def is_strength(name: str) -> bool:
-    """Whether an argument of a call says how strongly to guide, by its name."""
+    """Whether an argument of this name sets the strength of guidance: it contains "guidance", "scale", "cfg" ..."""
     return bool(_STRENGTH.search(name)) and not _DECODER.search(name)
 
 
 def _numbers(name: str, value: Any) -> dict[str, float]:
-    """The numbers in an argument's value; a few, since a large tensor or array is no scale."""
+    """The numbers in an argument's value; none of a large list or tensor, which cannot be a scale."""
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         value = value.tolist() if np.prod(value.shape) <= _FEW else None
     if isinstance(value, Real):
@@ -106,10 +119,20 @@ def _numbers(name: str, value: Any) -> dict[str, float]:
 
 
 _FEW = 64
+"""The most numbers that one argument may have to count as a scale."""
 
 
 def sizes_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, int]:
-    """The arguments of a call that say how large its outputs are, where they are given or have a default."""
+    """Find the arguments of a call that set the size of its output, such as ``height``, if given or with a default.
+
+    Args:
+        pipe: the pipeline.
+        args: the positional arguments of the call.
+        kwargs: the keyword arguments of the call.
+
+    Returns:
+        Whole numbers by name.
+    """
     bound = inspect.signature(own_class(pipe).__call__).bind_partial(pipe, *args, **kwargs)
     bound.apply_defaults()
     values = {name: bound.arguments.get(name) for name in _SIZES}

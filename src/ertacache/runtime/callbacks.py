@@ -1,7 +1,7 @@
-"""Callbacks of a pipeline call, watched: one that changes more than the latent makes of the call another one.
+"""Watch the callbacks of a pipeline call for changes of more than the latent.
 
-What cached steps go on with was computed under the conditions of before: another prompt, another guidance scale, other
-adapters. So the next step is computed, and nothing from before it is used again.
+A callback may change the prompt embeddings, the guidance scale or the adapters. Cached outputs from before the change
+do not fit any more, so the next step is computed, and nothing older is used again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ertacache.runtime.settings import scales_of
 from ertacache.runtime.unwrap import model_of, own_class
 
 _OWN = ("_interrupt", "_callback_tensor_inputs")
-"""Attributes of a pipeline that a callback may set: to stop, and nothing else."""
+"""Attributes of a pipeline that a callback may set without changing the result of later steps."""
 
 
 def with_watched_callbacks(
@@ -31,18 +31,21 @@ def with_watched_callbacks(
     changed: Callable[[str], None],
     aside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call, in which every callback is watched.
+    """Wrap the callbacks among the arguments of a call so that their changes are noticed.
 
     Args:
         pipe: the pipeline.
-        args: of the call.
-        kwargs: of the call.
-        changed: told by name what a callback has changed besides the latent, if anything.
-        aside: a context for what the callback does itself, which may be a call of its own of the same denoiser.
+        args: the positional arguments of the call.
+        kwargs: the keyword arguments of the call.
+        changed: called with the name of each thing, other than the latent, that a callback has changed.
+        aside: a context to run each callback in; it may call the same denoiser for purposes of its own.
+
+    Returns:
+        The positional and the keyword arguments.
     """
     try:
         bound = inspect.signature(own_class(pipe).__call__).bind(pipe, *args, **kwargs)
-    except TypeError:  # the pipeline itself says what is wrong with them
+    except TypeError:  # the pipeline's call will raise it
         return args, dict(kwargs)
     callbacks = {n: v for n, v in bound.arguments.items() if n.startswith("callback") and callable(v)}
     if not callbacks:
@@ -55,19 +58,19 @@ def with_watched_callbacks(
 
 
 class _Official(MultiPipelineCallbacks):  # type: ignore[misc]
-    """diffusers' own callbacks, which pipelines tell from functions by their class."""
+    """A watched callback of diffusers' own classes, which pipelines treat differently from functions."""
 
     def __init__(self, callback: Any, watch: _Watch) -> None:
         super().__init__([callback] if isinstance(callback, PipelineCallback) else callback.callbacks)
         self._watched = watch.around(super().__call__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        found: dict[str, Any] = self._watched(*args, **kwargs)
-        return found
+        returned: dict[str, Any] = self._watched(*args, **kwargs)
+        return returned
 
 
 class _Watch:
-    """Compares what there was before a callback with what there is after it."""
+    """Compares the state of the pipeline and the callback's tensors before and after each callback."""
 
     def __init__(
         self, pipe: Any, changed: Callable[[str], None], aside: Callable[[], AbstractContextManager[None]]
@@ -75,11 +78,11 @@ class _Watch:
         self._pipe, self._changed, self._aside = pipe, changed, aside
 
     def around(self, callback: Callable[..., Any]) -> Callable[..., Any]:
-        """The callback, watched."""
+        """Wrap a callback."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            given = [value for value in (*args, *kwargs.values()) if isinstance(value, dict)]
-            before = dict(given[-1]) if given else {}
+            dicts = [value for value in (*args, *kwargs.values()) if isinstance(value, dict)]
+            before = dict(dicts[-1]) if dicts else {}
             versions = {name: _version(value) for name, value in before.items()}
             state = _state(self._pipe)
             with self._aside():
@@ -99,12 +102,12 @@ class _Watch:
 
 
 def _version(value: Any) -> int | None:
-    """How often a tensor was written to; tensors of inference mode do not say."""
+    """How often a tensor was written to in place; None if unknown, as for inference tensors."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else None
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether they hold the same; a tensor that was written to holds something else than before."""
+    """Whether two values are equal; a tensor that was written to in place counts as changed."""
     if one is other:
         return not isinstance(one, Tensor)
     if isinstance(one, Tensor) and isinstance(other, Tensor):
@@ -113,15 +116,15 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _state(pipe: Any) -> dict[str, Any]:
-    """The numbers and tensors that a pipeline and its guiders hold, and the scales of adapters and attention."""
-    found: dict[str, Any] = {}
+    """The numbers and tensors of a pipeline and its guiders, and the scales of adapters and attention, by name."""
+    state: dict[str, Any] = {}
     for name, value in vars(pipe).items():
         if isinstance(value, (Real, str, type(None))) and name not in _OWN:
-            found[name] = value
+            state[name] = value
         elif isinstance(value, Tensor):
-            found[name] = id(value), _version(value)
+            state[name] = id(value), _version(value)
         elif isinstance(value, nn.Module):
-            found[f"the scales of {name}"] = scales_of(model_of(value))
+            state[f"the scales of {name}"] = scales_of(model_of(value))
         elif isinstance(value, ConfigMixin) and not hasattr(value, "set_timesteps"):
-            found |= {f"{name}.{key}": part for key, part in vars(value).items() if isinstance(part, Real)}
-    return found
+            state |= {f"{name}.{key}": part for key, part in vars(value).items() if isinstance(part, Real)}
+    return state

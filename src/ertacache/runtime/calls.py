@@ -1,4 +1,4 @@
-"""A pipeline call that can be made again, from the same noise, and a twin of the pipeline to make it with."""
+"""Repeat a pipeline call from the same noise, on a copy of the pipeline with its own state."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ertacache.runtime.unwrap import own_class
 
 
 class Call:
-    """The keyword arguments of one pipeline call, given out fresh each time.
+    """The keyword arguments of one pipeline call, copied afresh for each run.
 
-    Tensors are cloned and generators copied in the state they were in at first, so that a pipeline that works
-    in place, or draws numbers, starts alike in the full and in the cached run; the user's own stay untouched.
+    Tensors are cloned, and generators are copied in their first state. So every run begins alike, even if the pipeline
+    works in place or draws numbers; the user's own objects stay unchanged.
 
     Args:
-        arguments: as the user gave them.
-        random: the global random state that it begins with, for what a pipeline draws without its generator.
-        added: what calibration adds for its own runs.
+        arguments: the keyword arguments that the user gave.
+        random: the global random state to begin with, for pipelines that draw without their generator.
+        added: keyword arguments that calibration adds for its own runs.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class Call:
         self.random = random
 
     def arguments(self) -> dict[str, Any]:
-        """A fresh copy."""
+        """Make a fresh copy of the arguments."""
         copied: dict[str, Any] = _copied(self._arguments | self._added)
         return copied
 
     def as_given(self) -> Call:
-        """The call that the user will make, decoding included: what is to be timed."""
+        """Make the call as the user gave it, decoding included, for timing."""
         return Call(self._arguments, self.random)
 
     def decoded(self) -> Call:
-        """The same call, for pictures or clips in place of latents: tensors in 0 .. 1."""
+        """Make the call return pictures or clips as tensors in 0 .. 1, not latents."""
         return Call(self._arguments | {"output_type": "pt"}, self.random)
 
 
@@ -55,25 +55,28 @@ def _copied(value: Any) -> Any:
 
 
 def gives_latents(kind: type) -> bool:
-    """Whether a pipeline's code knows the output type "latent"; many refuse what they do not know."""
+    """Whether a pipeline class supports ``output_type="latent"``, judged by its source; many refuse unknown types."""
     try:
         return re.search(r"""["']latent["']""", inspect.getsource(kind)) is not None
-    except (OSError, TypeError):  # made in an interactive session
+    except (OSError, TypeError):  # a class without source, as from an interactive session
         return False
 
 
 def twin_of(pipe: Any) -> Any:
-    """A shallow copy of the pipeline with schedulers and guiders of its own: the same modules, none of its state.
+    """Copy the pipeline with its own schedulers and guiders; the modules are shared.
+
+    Args:
+        pipe: the pipeline; left unchanged.
 
     Raises:
-        PipelineError: if copies of its scheduler do not step by themselves.
+        PipelineError: if its scheduler cannot be copied.
     """
     check_copies(pipe.scheduler)
     twin = copy.copy(pipe)
     twin.__class__ = own_class(pipe)
     for name, value in vars(pipe).items():
         stateful = isinstance(value, ConfigMixin) and not isinstance(value, nn.Module)
-        if stateful and not hasattr(type(value), "components"):  # which pipelines within a pipeline have
+        if stateful and not hasattr(type(value), "components"):  # not a pipeline within the pipeline
             setattr(twin, name, copy.deepcopy(value))
     twin.scheduler = copy.deepcopy(pipe.scheduler)
     if hasattr(twin, "set_progress_bar_config"):

@@ -1,4 +1,4 @@
-"""The denoiser calls of a step: what they returned, kept for the cached steps that follow."""
+"""Keep the results of a step's denoiser calls for the cached steps that follow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ertacache.runtime.block_stack import Stack
 
 
 class DenoiserCalls:
-    """What the calls of the last computed step returned, by what tells one call from another.
+    """The results of the last computed step's denoiser calls, by a key that identifies each call.
 
     Args:
         modules: the denoisers.
@@ -22,7 +22,10 @@ class DenoiserCalls:
     Attributes:
         made: how many calls of the current step were made so far.
         cached: whether the current step is cached.
-        residuals: at level ``hidden``, those of the blocks at the last computed steps, by call.
+        residuals: at level ``hidden``, the residuals of the blocks at the last computed steps, by call.
+
+    Raises:
+        PipelineError: at level ``hidden``, if a denoiser has no single stack of blocks.
     """
 
     def __init__(self, modules: Sequence[nn.Module], residuals_kept: int) -> None:
@@ -33,7 +36,7 @@ class DenoiserCalls:
         self.made, self.cached = 0, False
 
     def __len__(self) -> int:
-        """How many calls are kept."""
+        """The number of calls whose results are kept."""
         return len(self._outputs)
 
     def __contains__(self, key: Any) -> bool:
@@ -45,28 +48,39 @@ class DenoiserCalls:
             stack.install()
 
     def remove(self) -> None:
-        """Take them away, and drop what is kept."""
+        """Remove the gates, and drop all results."""
         for stack in self._stacks.values():
             stack.remove()
         self.forget()
 
     def forget(self) -> None:
-        """Whatever was kept belongs to another trajectory."""
+        """Drop all results, as when another trajectory begins."""
         self._outputs.clear()
         self.residuals.clear()
         self.begin_step()
 
     def begin_step(self) -> None:
-        """The calls to come are another step's."""
+        """Begin a step; whether it is cached is not decided yet."""
         self.made, self.cached = 0, False
 
     def begin_computed(self) -> None:
-        """The step is computed: what its calls return takes the place of what is kept."""
+        """Begin the calls of a computed step: drop the last computed step's results."""
         self.cached = False
         self._outputs.clear()
 
     def computed(self, key: Any, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Make a call and keep what it returns, or at level ``hidden`` the residual of its blocks."""
+        """Make a denoiser call and keep its output; at level ``hidden``, the residual of its blocks.
+
+        Args:
+            key: identifies the call within its step.
+            module: the denoiser.
+            call: what runs it.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Returns:
+            A copy of the output.
+        """
         if self._stacks:
             output, residual = self._stacks[id(module)].computed(call, args, kwargs)
             self.residuals.setdefault(key, History(self._residuals_kept)).push(0, residual)
@@ -74,7 +88,7 @@ class DenoiserCalls:
         else:
             output = call(*args, **kwargs)
             self._outputs[key] = gate.keep(output)
-        return gate.keep(output)  # a copy: a CUDA graph's next run would overwrite what guidance and history hold
+        return gate.keep(output)  # a copy: a CUDA graph's next run would overwrite it while guidance still needs it
 
     def repeated(
         self,
@@ -85,23 +99,32 @@ class DenoiserCalls:
         kwargs: Any,
         block_factors: Callable[[], Sequence[float]],
     ) -> Any:
-        """What was kept of this call; at level ``hidden``, the call with its blocks' residual predicted."""
+        """Return the kept output of a call; at level ``hidden``, make the call with its blocks skipped.
+
+        Args:
+            key: identifies the call within its step.
+            module: the denoiser.
+            call: what runs it.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            block_factors: gives the factors of the blocks' residuals, newest first.
+        """
         if self._stacks:
             history = self.residuals[key].entries
             return self._stacks[id(module)].cached(call, args, kwargs, history, block_factors())
-        return gate.keep(self._outputs[key])  # a copy: guidance may work in place, and the next cached step asks again
+        return gate.keep(self._outputs[key])  # a copy: guidance may work in place, and the next cached step needs it
 
     @property
     def pattern(self) -> tuple[Any, ...]:
-        """What tells the calls of the last computed step from those of another one."""
+        """The keys of the last computed step's calls: they differ if a step makes other calls."""
         return tuple(self._outputs)
 
     @property
     def outputs(self) -> tuple[Any, ...]:
-        """What they returned."""
+        """The outputs of the last computed step's calls (None for each at level ``hidden``)."""
         return tuple(self._outputs.values())
 
     def newest_residuals(self) -> tuple[Tensor, ...]:
-        """The blocks' residuals of the last computed step, call by call; those of calls not made there are dropped."""
+        """Get the blocks' residuals of the last computed step, call by call; drop those of calls it did not make."""
         self.residuals = {key: self.residuals[key] for key in self._outputs if key in self.residuals}
         return tuple(history.entries[0] for history in self.residuals.values())

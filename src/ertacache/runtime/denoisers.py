@@ -1,4 +1,4 @@
-"""The modules of a pipeline that run in its sampling loop, found by what their ``forward`` takes."""
+"""Find the modules of a pipeline that run in its sampling loop, by the arguments of their ``forward``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from ertacache.errors import PipelineError, RunError
 from ertacache.runtime.unwrap import model_of
 
 DENOISERS = ("transformer", "transformer_2", "unet", "denoiser")
-"""Attribute names under which diffusers' pipelines have their denoisers."""
+"""The attribute names of denoisers in diffusers' pipelines."""
 
 
 def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
-    """The pipeline's denoisers by attribute name: those of the usual names, and all others that take a timestep.
+    """Find the pipeline's denoisers: the modules of the usual names, and all others that take a timestep.
 
-    A ControlNet takes one too, but what it returns is for a denoiser alone.
+    ControlNets take a timestep too, but do not count: their output is for a denoiser only.
+
+    Args:
+        pipe: the pipeline.
+
+    Returns:
+        The modules by attribute name.
 
     Raises:
         PipelineError: if it has none.
@@ -32,13 +38,13 @@ def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
         raise PipelineError(
             "this pipeline has no denoiser that can be cached",
             given=type(pipe).__name__,
-            cure=f"A module named {', '.join(DENOISERS)} is needed, or one whose forward() takes a timestep.",
+            cure=f"Use a pipeline with a module named {', '.join(DENOISERS)}, or one whose forward() takes a timestep.",
         )
     return modules
 
 
 def loop_modules(pipe: Any) -> dict[str, nn.Module]:
-    """All that runs in the sampling loop, by attribute name: the denoisers, and ControlNets beside them.
+    """Find all modules that run in the sampling loop, by attribute name: the denoisers and the ControlNets.
 
     Raises:
         PipelineError: if there is no denoiser.
@@ -72,7 +78,7 @@ _CONDITIONS = frozenset({"controlnet_cond", "controls_latents", "control_context
 
 
 def check_attention(modules: Sequence[nn.Module]) -> None:
-    """Raise `RunError` where the attention is the pipeline's own: it leaves behind what the pipeline reads."""
+    """Raise `RunError` if attention processors are the pipeline's own: it then reads what they store at each step."""
     for module in modules:
         for layer in module.modules():
             processor = vars(layer).get("processor") or layer._modules.get("processor")

@@ -1,4 +1,8 @@
-"""Who decides in a run: what to skip, and what a skipped step's model output is."""
+"""The interface of a driver: it decides in a run which steps to skip, and what replaces their model output.
+
+`ertacache.runtime.run.Run` asks the driver. `ertacache.runtime.policy_driver.PolicyDriver` follows a policy;
+calibration has drivers of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Step:
-    """One step at its boundary: the arguments of ``scheduler.step``, and how they came about.
+    """One step at its boundary, when the pipeline calls ``scheduler.step``.
 
     Args:
-        index: of the scheduler's grid.
-        arguments: of the call, by name; see `ertacache.runtime.scheduler_probe.StepCall.arguments`.
-        computed: whether the denoiser ran for it.
-        pattern: which denoiser calls make it up: their modules and the shapes of their arguments.
-        scheduler: about to step.
-        outputs: what the denoiser returned, call by call, at the last computed step (None at level ``hidden``).
-        residuals: those of the blocks, call by call, at level ``hidden``.
+        index: the step's index in the scheduler's grid, from 0.
+        arguments: the arguments of ``scheduler.step``, by name; see
+            `ertacache.runtime.scheduler_probe.StepCall.arguments`.
+        computed: whether the denoiser ran for this step.
+        pattern: identifies the step's denoiser calls: their modules and the shapes of their arguments.
+        scheduler: the scheduler, before the step.
+        outputs: the denoiser's outputs at the last computed step, call by call (None for each at level ``hidden``).
+        residuals: at level ``hidden``, the blocks' residuals at the last computed step, call by call.
     """
 
     index: int
@@ -33,52 +38,56 @@ class Step:
 
     @property
     def sample(self) -> Tensor:
-        """``x_i``."""
+        """The latent ``x_i``, (batch, ...)."""
         return cast(Tensor, self.arguments["sample"])
 
     @property
     def model_output(self) -> Tensor:
-        """``v_i``, as the pipeline gives it."""
+        """The model output ``v_i`` that the pipeline gives, usually in the shape of the latent."""
         return cast(Tensor, self.arguments["model_output"])
 
     @property
     def denoiser_calls(self) -> int:
-        """How many denoiser calls make up the step."""
+        """The number of denoiser calls of the step."""
         return len(self.pattern)
 
 
 class Driver:
-    """Who decides in a run; this one computes every step and changes nothing.
+    """Decides what a run does at each step. This class computes every step and changes nothing; subclasses override.
 
     Attributes:
-        residuals_kept: at level ``hidden``, of how many computed steps the residuals of the blocks are kept; cached
-            steps then run the denoiser without its blocks. 0 at the other levels.
+        residuals_kept: at level ``hidden``, for how many computed steps the blocks' residuals are kept; cached steps
+            then run the denoiser without its blocks. 0 at the other levels.
     """
 
     residuals_kept: int = 0
 
     def open_segment(self, scheduler: Any) -> Sequence[float] | None:
-        """``set_timesteps`` has returned: check the grid, forget the history; the noise levels if it was retimed."""
+        """Called after ``scheduler.set_timesteps``, when a trajectory begins; may retime the scheduler.
+
+        Returns:
+            The T + 1 noise levels if the scheduler was retimed; else None.
+        """
         return None
 
     def is_cached(self, step: int) -> bool:
-        """Whether the denoiser is to be skipped at this step."""
+        """Whether to skip the denoiser at this step."""
         return False
 
     def block_factors(self, step: int) -> Sequence[float]:
-        """At level ``hidden``, the factors of the kept residuals of the blocks, newest first."""
+        """At level ``hidden``: the factors of the kept residuals for a cached step, newest first."""
         return (1.0,)
 
     def model_output(self, step: Step) -> Tensor:
-        """What ``scheduler.step`` is given; the step's own model output, untouched, where nothing is to change."""
+        """Decide the model output that ``scheduler.step`` is given; the pipeline's own object if nothing changes."""
         return step.model_output
 
     def conditions_changed(self, step: int, what: str) -> None:
-        """A callback has changed something besides the latent, before this step."""
+        """Called before a step if a callback has changed something other than the latent; ``what`` names it."""
 
     def stepped(self, index: int, sample: Tensor) -> None:
-        """The step is made: the next latent, as the scheduler returned it."""
+        """Called after a step with the next latent, (batch, ...), as the scheduler returned it."""
 
 
 class Stop(BaseException):
-    """A driver ends the pipeline call with it; no ``except Exception`` on the way stops it."""
+    """Raised by a driver to end the pipeline call; an ``except Exception`` in the pipeline does not catch it."""

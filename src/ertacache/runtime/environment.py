@@ -1,4 +1,4 @@
-"""Where and how a pipeline computes: what its numbers and its timings depend on besides itself."""
+"""The environment of a pipeline: versions, device and precision, which its results and timings depend on."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ertacache._version import __version__
 
 
 def versions() -> dict[str, str]:
-    """Those of what computes and measures."""
+    """The versions of torch, diffusers and this library."""
     return {"torch": torch.__version__, "diffusers": diffusers.__version__, "ertacache": __version__}
 
 
 def environment_of(pipe: Any) -> dict[str, Any]:
-    """Where and how a pipeline computes: what its numbers and its timings depend on besides itself."""
+    """Describe what a pipeline's results and timings depend on besides itself, as JSON data by name."""
     casts, devices = set(), [torch.device(getattr(pipe, "_execution_device", None) or "cpu")]
     for part in vars(pipe).values():
         if isinstance(part, nn.Module):
             for child in part.modules():
                 hook: Any = vars(child).get("_hf_hook")
-                if getattr(hook, "execution_device", None) is not None:  # offloaded: the pipeline may not know it
+                if getattr(hook, "execution_device", None) is not None:  # offloaded: the pipeline may not know
                     devices.append(torch.device(hook.execution_device))
                 cast = getattr(vars(child).get("_diffusers_hook"), "hooks", {}).get("layerwise_casting")
                 casts |= {str(cast.compute_dtype)} if cast is not None else set()

@@ -1,4 +1,4 @@
-"""What differs between model families; a new family costs a row here."""
+"""Tables of what differs between model families: a new family needs a row here at most."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ BLOCK_OUTPUTS: dict[str, tuple[int, int]] = {
     "CogView3PlusTransformerBlock": _FIRST,
     "GlmImageTransformerBlock": _FIRST,
 }
-"""For a block class that returns a tuple, where in it the hidden states and the text are; see `register_block`."""
+"""The places of hidden states and text in the tuples that block classes return, by class name; see `register_block`."""
 
 
 def register_block(kind: type | str, *, hidden: int, text: int) -> None:
-    """Make level ``hidden`` serve models of blocks that return a tuple of hidden states and text.
+    """Make level ``hidden`` support a block class that returns a tuple of hidden states and text.
 
     Args:
-        kind: the block's class, or its name.
-        hidden: where in the tuple the hidden states are, 0 or 1.
-        text: where the text is, the other one.
+        kind: the block's class, or the name of the class.
+        hidden: the place of the hidden states in the tuple, 0 or 1.
+        text: the place of the text in the tuple, 0 or 1.
 
     Raises:
-        ArgumentError: if the two are not 0 and 1, in any order.
+        ArgumentError: if the two places are not 0 and 1, in either order.
     """
     if {hidden, text} != {0, 1}:
         raise ArgumentError(
@@ -56,7 +56,7 @@ def register_block(kind: type | str, *, hidden: int, text: int) -> None:
 
 
 TEXT_FIRST = ("Flux2SingleTransformerBlock", "ChromaSingleTransformerBlock", "AuraFlowSingleTransformerBlock")
-"""Block classes that work on text and hidden states in one sequence, the text first."""
+"""Names of block classes that take text and hidden states as one sequence, the text first."""
 
 CHANNEL_AXIS: dict[str, int] = {
     "CogVideoXTransformer3DModel": 2,
@@ -67,12 +67,14 @@ CHANNEL_AXIS: dict[str, int] = {
     "StableAudioDiTModel": 1,
     "StableAudio3DiTModel": 1,
 }
-"""For a denoiser class, which axis of the latents the channels are, where it is not the usual one."""
+"""The channel axis of the latents, by denoiser class name, if it is not the usual one."""
 
 
 def channel_axis(classes: Iterable[str], ndim: int) -> int:
-    """The channel axis of the latents of a pipeline with these denoiser classes.
+    """Find the channel axis of a pipeline's latents: usually 1, or 2 for packed tokens (batch, tokens, channels).
 
-    Usually 1, or 2 of packed tokens (batch, tokens, channels).
+    Args:
+        classes: the names of the pipeline's denoiser classes.
+        ndim: how many axes the latents have, the batch axis included.
     """
     return next((CHANNEL_AXIS[name] for name in classes if name in CHANNEL_AXIS), 2 if ndim == 3 else 1)

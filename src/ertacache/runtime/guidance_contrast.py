@@ -1,4 +1,4 @@
-"""What the guidance branches of a step returned, where the pipeline only hands on what it made of them."""
+"""Find the contrast of a step: the difference of the guidance branches, which the pipeline gives out only combined."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from ertacache.runtime.driver import Step
 
 
 def contrast(step: Step) -> Tensor | None:
-    """How the first guidance branch's output differs from the last one's, in the shape of the step's model output.
+    """Compute the first guidance branch's output minus the last one's.
 
-    The branches are one denoiser call each, or the parts of a batch that is several times as large as the sample's.
-    What the pipeline leaves out of the model output (a learned variance, tokens of a condition) is left out: its
-    place is behind the rest. The prediction takes the contrast for one more feature, so what it is exactly matters
-    to its worth alone, never to the exactness of a run.
+    The branches are separate denoiser calls, or parts of a batch several times as large as the sample's. The pipeline
+    drops what follows the model output along an axis (a learned variance, tokens of a condition), and so does this. A
+    prediction uses the contrast only as one more feature, so a poor contrast makes a poor feature, never a wrong run.
+
+    Args:
+        step: a computed step.
 
     Returns:
-        float32, or None where there is one branch, or where the denoiser's outputs are laid out in another way.
+        The shape of the step's model output, float32; None if there is one branch only, or the outputs have another
+        layout.
     """
     batch = len(step.sample)
     branches: list[Tensor] = []
@@ -39,7 +42,7 @@ def contrast(step: Step) -> Tensor | None:
 
 
 def _tensor(output: Any) -> Tensor | None:
-    """The sample in whatever the denoiser returned."""
+    """The tensor in what the denoiser returned: the first part of a tuple, or ``output.sample``."""
     if isinstance(output, (tuple, list)):
         output = output[0] if output else None
     if not isinstance(output, Tensor):
