@@ -18,6 +18,7 @@ from benchmarks.rivals.easycache import EASYCACHE
 from benchmarks.rivals.ours import ALIGNED, PAPER, UNIFORM
 from benchmarks.rivals.profiling_dit import PROFILING_DIT
 from benchmarks.rivals.solvers import DPM_SOLVER, FEWER_STEPS, UNIPC
+from benchmarks.rivals.spectrum import SPECTRUM
 from benchmarks.rivals.teacache import TEACACHE
 from benchmarks.rivals.tgate import TGATE
 
@@ -41,6 +42,7 @@ RIVALS: tuple[Rival, ...] = (
     TAYLOR_SEER,
     TAYLOR_SEER_LITE,
     SEA_CACHE,
+    SPECTRUM,
     DB_CACHE,
     DB_CACHE_TAYLOR,
 )
