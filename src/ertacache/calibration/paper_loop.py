@@ -110,17 +110,18 @@ class _PaperLoop:
 
     def run(self) -> Observation:
         """Make all steps."""
+        hidden = self._level == "hidden"
         with (
             self._lockstep(lambda step: False) as full,
             self._lockstep(self._without_blocks.__contains__) as followers,
         ):
-            followed: Iterator[list[PromptAtStep]] = iter(followers) if self._level == "hidden" else iter(())
+            followed: Iterator[list[PromptAtStep]] = iter(followers) if hidden else iter(())
             for prompts in full:
                 same_calls = self._calls_stay(prompts)
                 cached = self._caches(prompts, same_calls)
-                if same_calls and self._level == "hidden":
+                if same_calls and hidden:
                     self._prepare(followers, prompts, cached)
-                self._go_on(prompts, next(followed, []), cached)
+                self._go_on(prompts, next(followed) if hidden else [], cached)
             for _ in followed:
                 raise AssertionError("the runs without blocks made another step")
             deviations = Deviations(self._loops.recordings)
