@@ -135,3 +135,26 @@ def resolved(name):
     for part in name.removeprefix(module).strip(".").split("."):
         found = getattr(found, part) if part else found
     return found
+
+
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "README.md",
+    *MODULES.values(),
+    *(ROOT / "benchmarks").glob("*.py"),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_and_files_of_the_library_that_are_mentioned_are_there(page):
+    text = page.read_text()
+    for path in re.findall(
+        r"\b((?:src/ertacache|tests|contract|benchmarks|training|docs)/[\w/.-]+\.(?:py|md|json))\b", text
+    ):
+        assert (ROOT / path).exists() or "results" in path, path
+    for path in re.findall(r"`((?:method|policy|runtime|watching|calibration)/\w+\.py)`", text):
+        assert (SOURCE / path).is_file(), path
+    for name in re.findall(r"`(ertacache\.[\w.]+)(?:\(\))?`", text):
+        assert resolved(name) is not None
+    for name in re.findall(r"`((?:method|runtime|watching|calibration)\.[a-z_]+(?:\.\w+)*)`", text):
+        assert resolved(f"ertacache.{name}") is not None
