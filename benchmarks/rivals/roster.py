@@ -14,6 +14,7 @@ from benchmarks.rivals.diffusers_caches import (
     TAYLOR_SEER,
     TAYLOR_SEER_LITE,
 )
+from benchmarks.rivals.dpcache import DPCACHE
 from benchmarks.rivals.easycache import EASYCACHE
 from benchmarks.rivals.ours import ALIGNED, PAPER, UNIFORM
 from benchmarks.rivals.profiling_dit import PROFILING_DIT
@@ -43,6 +44,7 @@ RIVALS: tuple[Rival, ...] = (
     TAYLOR_SEER_LITE,
     SEA_CACHE,
     SPECTRUM,
+    DPCACHE,
     DB_CACHE,
     DB_CACHE_TAYLOR,
 )
