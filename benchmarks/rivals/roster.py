@@ -16,6 +16,7 @@ from benchmarks.rivals.diffusers_caches import (
 )
 from benchmarks.rivals.dpcache import DPCACHE
 from benchmarks.rivals.easycache import EASYCACHE
+from benchmarks.rivals.l2p import L2P_CACHE
 from benchmarks.rivals.ours import ALIGNED, PAPER, UNIFORM
 from benchmarks.rivals.profiling_dit import PROFILING_DIT
 from benchmarks.rivals.solvers import DPM_SOLVER, FEWER_STEPS, UNIPC
@@ -45,6 +46,7 @@ RIVALS: tuple[Rival, ...] = (
     SEA_CACHE,
     SPECTRUM,
     DPCACHE,
+    L2P_CACHE,
     DB_CACHE,
     DB_CACHE_TAYLOR,
 )
