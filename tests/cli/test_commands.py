@@ -63,7 +63,7 @@ def test_a_policy_is_transferred_to_a_near_number_of_steps_and_refused_for_anoth
     asked = ["generate", "zoo:flux", "a red star", "--policy", policy_file, "--out", tmp_path / "star.png", "--steps"]
     done = run(*asked, 9)
     assert done.exit_code == 0, done.output
-    assert "weights solved anew for these 9" in done.output
+    assert "transferred to these 9" in done.output
     refused = run(*asked, 20)
     assert refused.exit_code == 2
     assert "ertacache calibrate" in refused.output

@@ -493,7 +493,7 @@ class TestPatched:
             pipe(START, num_inference_steps=10)
             assert run.report.notes[0].startswith("the policy was calibrated on other noise levels")
             answer.calls, pipe.scheduler.step = 0, self.closure(pipe.scheduler, "step", [])
-            with pytest.raises(PolicyMismatchError, match=r"step\(\) is patched on the object, and how that answers"):
+            with pytest.raises(PolicyMismatchError, match=r"step\(\) is patched on the object, so its response"):
                 pipe(START, num_inference_steps=10)
         assert answer.calls == 0
 

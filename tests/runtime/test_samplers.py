@@ -236,7 +236,7 @@ def test_the_first_step_after_set_timesteps_is_computed(make_toy, make_policy):
     with ertacache.accelerated(pipe, make_policy(8, (2, 3, 4, 5), "taylor")) as run:
         pipe(torch.ones(1, 4, 2))
     assert (run.computed_steps, run.cached_steps) == ((0, 1, 3, 6, 7), (2, 4, 5))
-    assert run.report.notes == ["step 3 was computed: it is the first one made"]
+    assert run.report.notes == ["step 3 was computed: it is the first step of this call"]
 
 
 def test_a_copy_of_the_scheduler_is_plain_in_another_thread(make_toy, make_policy):

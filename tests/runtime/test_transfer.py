@@ -113,9 +113,8 @@ def test_on_another_grid_the_step_ratio_is_kept_and_the_report_says_so(steps, co
     assert len(run.computed_steps) == computed
     assert len(run.computed_steps) + len(run.cached_steps) == steps
     assert run.report.notes == [
-        f"the policy was calibrated on other noise levels, of 12 steps; its computed steps were placed and its weights "
-        f"solved anew for these {steps}, {computed} of them computed; one that is calibrated on them may be nearer to "
-        "the full run"
+        f"the policy was calibrated on other noise levels (12 steps) and was transferred to these {steps}: {computed} "
+        "of them are computed, with weights solved anew; a policy calibrated on them may be closer to the full run"
     ]
 
 
@@ -127,7 +126,7 @@ def test_another_shift_is_refused_unless_it_moves_no_level_by_half_a_step(calibr
     with ertacache.accelerated(flux, calibrated) as run:
         flux(**flux_call(steps=STEPS, guided=True))
     assert len(run.computed_steps) == 6
-    assert "placed" in str(run.report)
+    assert "transferred to these" in str(run.report)
 
 
 @pytest.mark.parametrize("steps", [6, 24])
@@ -166,7 +165,7 @@ def test_levels_outside_of_the_calibrated_ones_are_refused(calibrated, flux, flu
     with pytest.raises(PolicyMismatchError, match="outside of the calibrated ones"):
         Resolved(calibrated).on_grid(flux.scheduler, below)
     still = [levels[0], *levels[:-2], 0.0]
-    with pytest.raises(PolicyMismatchError, match="do not fall"):
+    with pytest.raises(PolicyMismatchError, match="do not fall from step to step"):
         Resolved(calibrated).on_grid(flux.scheduler, still)
 
 
@@ -222,8 +221,8 @@ def test_a_transfer_that_is_predicted_to_be_worse_than_plain_steps_is_refused(ca
     with ertacache.accelerated(flux, policy), pytest.raises(PolicyMismatchError) as caught:
         flux(**flux_call(steps=16, guided=True))
     assert (
-        f"with 8 of 16 steps computed it is predicted to miss the full run by {bad.missed:.2g} of the way from noise, "
-        f"and 8 plain steps by {bad.missed_by_plain:.2g}"
+        f"with 8 of 16 steps computed its predicted error is {bad.missed:.2g} of the way from noise to picture, and "
+        f"that of 8 plain steps is {bad.missed_by_plain:.2g}"
     ) in str(caught.value)
     assert "num_inference_steps=16" in caught.value.cure
 
@@ -388,7 +387,7 @@ def test_another_size_is_followed_and_the_report_says_so(calibrated, flux, flux_
             assert run.cached_steps == calibrated.cached_steps
             assert len(run.report.notes) == notes
         flux(**flux_call(steps=STEPS, guided=True, height=32))
-    assert "of shape (16, 16), and these are of (32, 16); it is followed as it is" in run.report.notes[0]
+    assert "of shape (16, 16), and these have shape (32, 16); it is followed unchanged" in run.report.notes[0]
 
 
 def test_a_guard_compares_no_drifts_of_other_guidance(calibrated, flux, flux_call):

@@ -1,1 +1,1 @@
-"""Where a policy meets a pipeline: the only part that touches the insides of diffusers and torch modules."""
+"""Follow a policy in a pipeline's calls: the only part that touches the insides of diffusers and torch modules."""

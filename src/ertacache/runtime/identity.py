@@ -1,4 +1,4 @@
-"""What a policy is made for, read off a pipeline and a call."""
+"""Read the identity of a pipeline and the circumstances of a call, which become a policy's `Origin`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ertacache.runtime.unwrap import model_of, own_class
 
 
 def identify(module: nn.Module, *, values: bool = False) -> Denoiser:
-    """Class, configuration, sampled weights and active adapters of a model, compiled or not.
+    """Read a model's class, configuration, sampled weights and active adapters.
 
     Args:
-        module: the model.
-        values: also what quantised weights stand for, so that they can be compared with plain ones.
+        module: the model, compiled or not.
+        values: also dequantise samples of quantised weights, so that they can be compared with plain ones.
     """
     model = model_of(module)
     active = _active_scales(model)
@@ -38,13 +38,13 @@ def identify(module: nn.Module, *, values: bool = False) -> Denoiser:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """All that the calls of a pipeline depend on but their prompts, seeds and steps.
+    """All that the result of a call depends on, except prompts, seeds and the number of steps.
 
     Args:
-        denoisers: what identifies each module that runs in the loop, by attribute name.
+        denoisers: the identity of each module that runs in the sampling loop, by attribute name.
         settings: see `ertacache.runtime.settings`.
-        guidance: see `guidance_of`.
-        sizes: see `sizes_of`.
+        guidance: see `ertacache.runtime.call_setting.guidance_of`.
+        sizes: see `ertacache.runtime.call_setting.sizes_of`.
     """
 
     denoisers: Mapping[str, Denoiser]
@@ -54,16 +54,21 @@ class Circumstances:
 
     @property
     def doubts(self) -> list[str]:
-        """Which weights could not be read, as notes for the policy."""
+        """Notes for the policy on weights that could not be read."""
         return [
-            f"the weights of {name} could not all be read, so another checkpoint may not be noticed: {doubt}"
+            f"the weights of {name} could not all be read, so another checkpoint may go unnoticed: {doubt}"
             for name, denoiser in self.denoisers.items()
             if (doubt := weight_samples.unread(denoiser.weights))
         ]
 
 
 def circumstances_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Circumstances:
-    """The circumstances of a call, before it is made.
+    """Read the circumstances of a call before it is made.
+
+    Args:
+        pipe: the pipeline.
+        args: the positional arguments of the call.
+        kwargs: the keyword arguments of the call.
 
     Raises:
         PipelineError: if another cache is on, or there is no denoiser.
@@ -87,7 +92,7 @@ def origin_of(
     latent_shape: Sequence[int],
     changes: Sequence[int] = (),
 ) -> Origin:
-    """The origin of a policy that is calibrated on this pipeline in these circumstances; see `Origin`."""
+    """Make the origin of a policy that is calibrated on this pipeline; the other arguments are fields of `Origin`."""
     return Origin(
         pipeline_class=own_class(pipe).__name__,
         denoisers=dict(circumstances.denoisers),
@@ -104,7 +109,7 @@ def origin_of(
 
 
 def _active_scales(model: nn.Module) -> dict[str, set[float]]:
-    """The adapters that take part, and with which scales; ``peft_config`` would list all that are loaded."""
+    """The active adapters and their scales. (``peft_config`` would list all that are loaded.)"""
     scales: dict[str, set[float]] = {}
     for layer in model.modules():
         if not hasattr(type(layer), "active_adapters"):  # asking the layer itself takes ten times as long
@@ -114,7 +119,7 @@ def _active_scales(model: nn.Module) -> dict[str, set[float]]:
             for name in () if getattr(layer, "disable_adapters", False) else names:
                 if name in scaling:
                     scales.setdefault(name, set()).add(float(scaling[name]))
-    return {name: found for name, found in scales.items() if found != {0.0}}
+    return {name: values for name, values in scales.items() if values != {0.0}}
 
 
 def _adapters(scales: Mapping[str, set[float]]) -> tuple[str, ...]:

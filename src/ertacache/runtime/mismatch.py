@@ -1,4 +1,4 @@
-"""The refusal of a policy that does not fit, and the commands that make one which does."""
+"""Write the error for a policy that does not fit, with the commands that calibrate one that does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ertacache.policy import Policy
 from ertacache.runtime.call_setting import CallSetting
 
 _ADVISED = ("guidance_scale", "guidance_scale_2", "true_cfg_scale", "guidance_rescale", "use_dynamic_cfg")
-"""Guidance that a cure always names; of the rest only what differs."""
+"""Guidance arguments that the advised commands always contain; others only if they differ."""
 
 
 def mismatch(
@@ -25,17 +25,17 @@ def mismatch(
     guidance: Mapping[str, float | None] | None = None,
     call: CallSetting | None = None,
 ) -> PolicyMismatchError:
-    """The refusal of a policy, and the commands that make one for the setting at hand.
+    """Make the error for a policy that does not fit, with the commands that calibrate one for the call at hand.
 
     Args:
         policy: the policy.
-        field: what differs.
-        expected: what it was.
-        actual: what it is.
-        reason: why the policy cannot be transferred, where it sometimes can.
-        steps: T of the call, if that differs.
-        guidance: those of the call's guidance arguments that differ.
-        call: its setting, if it is known.
+        field: the name of what differs.
+        expected: its value in calibration.
+        actual: its value now.
+        reason: why the policy cannot be transferred, for differences where a transfer is possible at all.
+        steps: T of the call, if it differs.
+        guidance: the guidance arguments of the call that differ; None for one that is missing.
+        call: the setting of the call, if known.
     """
     calibrated = policy.origin.guidance if policy.origin else {}
     known = {name: value for name, value in calibrated.items() if name in _ADVISED} | dict(guidance or {})
@@ -56,8 +56,14 @@ def mismatch(
 
 
 def calibrate_commands(steps: int, step_ratio: float, settings: Mapping[str, str]) -> str:
-    """How to calibrate a policy, as a Python call and as a line for the shell."""
-    speedup = f"{floor(100 * step_ratio) / 100:g}"  # rounded down: it asks for at least so much
+    """Write how to calibrate a policy, as a Python call and as a shell command.
+
+    Args:
+        steps: T.
+        step_ratio: the speedup to ask for.
+        settings: further arguments of the calls, as text.
+    """
+    speedup = f"{floor(100 * step_ratio) / 100:g}"  # rounded down: calibration takes it as a minimum
     call = "".join(f", {name}={value}" for name, value in settings.items())
     shell = "".join(f" --set {name}={value}" for name, value in settings.items())
     return (
@@ -67,7 +73,13 @@ def calibrate_commands(steps: int, step_ratio: float, settings: Mapping[str, str
 
 
 def cause_of_levels(policy: Policy, scheduler: Any, call: CallSetting | None) -> str:
-    """What noise levels may differ by, the likeliest first."""
+    """Name the possible causes of different noise levels, the likeliest first.
+
+    Args:
+        policy: the policy.
+        scheduler: the pipeline's scheduler.
+        call: the setting of the call, if known.
+    """
     resized = call and call.resized(policy)
     size = f"the size, which was {resized[0]} and is {resized[1]}" if resized else ""
     by_size = any(scheduler.config.get(name) for name in ("use_dynamic_shifting", "use_timestep_transform"))

@@ -1,4 +1,4 @@
-"""What may watch a run that follows a policy, without the run's knowing what for."""
+"""The interface of an observer, which watches the steps of a run that follows a policy."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ComputedStep:
-    """A step at which the denoiser ran, beside what the policy would put in its place.
+    """A step at which the denoiser ran.
 
     Args:
-        index: of the scheduler's grid.
-        truth: what the denoiser returned, (batch, ...), float32.
-        corrected: what the policy makes of it, if it corrects it; the same shape, float32.
-        entry: what the cache keeps of it.
-        before: the computed step before, and what the cache kept of that; None at the first one of a history.
+        index: the step's index in the scheduler's grid, from 0.
+        truth: the model output, (batch, ...), float32.
+        corrected: the model output as the policy corrects it, the same shape, float32; None if it does not.
+        entry: the step's cache entry, the same shape, float32.
+        before: the previous computed step's index and cache entry; None if the history is empty.
     """
 
     index: int
@@ -27,21 +27,21 @@ class ComputedStep:
 
 
 class Observer:
-    """Sees the steps of a run, and may have cached ones computed. This one does nothing; override what is needed."""
+    """Watches the steps of a run, and may ask for cached ones to be computed. Does nothing; subclasses override."""
 
     def begin(self, as_calibrated: bool) -> None:
-        """A trajectory begins.
+        """Called when a trajectory begins.
 
         Args:
-            as_calibrated: whether the policy is followed as it was calibrated, and not transferred.
+            as_calibrated: whether the policy is followed as calibrated; False if it was transferred.
         """
 
     def asks_to_compute(self, step: int) -> bool:
-        """Whether this step, which the policy caches, is to be computed; asked once, in the order of the steps."""
+        """Whether to compute this step, which the policy caches; called once for each such step, in order."""
         return False
 
     def computed(self, step: ComputedStep) -> None:
-        """A step was computed."""
+        """Called after a step was computed."""
 
     def stepped(self, index: int, sample: Tensor) -> None:
-        """The scheduler has made a step: the next latent, (batch, ...)."""
+        """Called after the scheduler has made a step, with the next latent, (batch, ...)."""

@@ -1,4 +1,4 @@
-"""A name for all that a pipeline's outputs depend on, for caches of what was measured."""
+"""Make the key of a pipeline for caches of measurements: it changes with anything that outputs depend on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from ertacache.runtime.unwrap import own_class
 
 
 def pipeline_key(pipe: Any, circumstances: Circumstances) -> str:
-    """A name for all that a pipeline's outputs depend on besides the calls' arguments; new each time if unsure."""
+    """Digest all that a pipeline's outputs depend on, except the arguments of calls.
+
+    Args:
+        pipe: the pipeline.
+        circumstances: those of its calls.
+
+    Returns:
+        16 hexadecimal digits; random ones if some weights cannot be read, so that nothing is reused by mistake.
+    """
     modules = {name: part for name, part in getattr(pipe, "components", {}).items() if isinstance(part, nn.Module)}
     others = {name: identify(module) for name, module in modules.items() if name not in circumstances.denoisers}
     parts: list[Any] = [own_class(pipe).__name__, own_class(pipe.scheduler).__name__, environment_of(pipe)]
@@ -28,7 +36,7 @@ def pipeline_key(pipe: Any, circumstances: Circumstances) -> str:
 
 
 def digest_of(parts: Sequence[Any]) -> str:
-    """16 hexadecimal digits of what the parts look like."""
+    """Digest objects by their ``repr`` to 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part).encode())

@@ -1,4 +1,4 @@
-"""Whether a policy fits a pipeline and its calls; where it does not, the refusal says what differs."""
+"""Check that a policy fits a pipeline and its calls; if not, the error says what differs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ertacache.runtime.unwrap import model_of, own_class
 
 
 def check_policy(policy: Any) -> None:
-    """Raise `PolicyMismatchError` if it is no policy."""
+    """Raise `PolicyMismatchError` if this is not a `Policy`."""
     if not isinstance(policy, Policy):
         raise PolicyMismatchError(
             "this is not a policy", given=type(policy).__name__, cure="Pass what calibrate() or Policy.load() returned."
@@ -33,14 +33,18 @@ def check_policy(policy: Any) -> None:
 
 
 def check_pipeline(policy: Policy, pipe: Any) -> list[str]:
-    """Compare the pipeline with the one that the policy was made for.
+    """Compare a pipeline with the one that the policy was calibrated on.
+
+    Args:
+        policy: the policy.
+        pipe: the pipeline.
 
     Returns:
-        What could not be compared, and what was compared roughly, as notes for the call's report.
+        Notes for the call's report, on what could not be compared, or only roughly.
 
     Raises:
-        PipelineError: if another cache is on.
-        PolicyMismatchError: unless the pipeline is the one that the policy was made for.
+        PipelineError: if another cache is on, or there is no denoiser.
+        PolicyMismatchError: if the pipelines differ.
     """
     modules = loop_modules(pipe)
     refuse_other_caches(pipe, modules)
@@ -61,7 +65,7 @@ def check_pipeline(policy: Policy, pipe: Any) -> list[str]:
 
 
 def _check_kind(policy: Policy, origin: Origin, pipe: Any, modules: Mapping[str, nn.Module]) -> None:
-    """Raise `PolicyMismatchError` if this is another kind of pipeline: its denoisers have other names or classes."""
+    """Raise `PolicyMismatchError` if this is another kind of pipeline, with denoisers of other names or classes."""
     expected = {name: denoiser.model_class for name, denoiser in origin.denoisers.items()}
     actual = {name: type(model_of(module)).__name__ for name, module in modules.items()}
     if expected != actual:
@@ -70,7 +74,7 @@ def _check_kind(policy: Policy, origin: Origin, pipe: Any, modules: Mapping[str,
             f"the policy is for another pipeline: it was calibrated on {origin.pipeline_class} ({was}), and this is "
             f"{own_class(pipe).__name__} ({now})",
             given=own_class(pipe).__name__,
-            cure="Use it there, or calibrate a policy for this pipeline: "
+            cure="Use the policy there, or calibrate one for this pipeline: "
             f"{calibrate_commands(policy.num_inference_steps, policy.step_ratio, {})}",
         )
 
@@ -78,6 +82,7 @@ def _check_kind(policy: Policy, origin: Origin, pipe: Any, modules: Mapping[str,
 def _check_denoiser(
     policy: Policy, name: str, expected: Denoiser, actual: Denoiser, model: nn.Module, call: CallSetting
 ) -> list[str]:
+    """Raise `PolicyMismatchError` if a denoiser is another one; return notes on what could not be compared."""
     differs = configuration_difference(expected.config, actual.config, type(model))
     if differs:
         entry, was, now = differs
@@ -88,7 +93,7 @@ def _check_denoiser(
         raise mismatch(
             policy,
             f"weights of {name}",
-            "those of another checkpoint, or of one before a LoRA was fused",
+            "those of another checkpoint, or of this one before a LoRA was fused",
             "this pipeline's",
             call=call,
         )
@@ -96,17 +101,17 @@ def _check_denoiser(
         others, _ = weight_samples.difference(expected.adapter_weights, actual.adapter_weights)
         if others:
             field = f"weights of the adapters of {name}"
-            raise mismatch(policy, field, "those of others of these names", "these", call=call)
+            raise mismatch(policy, field, "those of other adapters of the same names", "these", call=call)
     return [f"the weights of {name} are not known to be the same: {doubt}"] if doubt else []
 
 
 def check_guidance(policy: Policy, call: CallSetting, reason: str = "") -> None:
-    """Raise `PolicyMismatchError` where a call's guidance is not the calibrated one, and that matters.
+    """Raise `PolicyMismatchError` if a call's guidance is not the calibrated one and the policy depends on it.
 
     Args:
         policy: the policy.
-        call: the call's setting.
-        reason: why the policy is not transferred to this guidance.
+        call: the setting of the call.
+        reason: why the policy is not transferred to this guidance, for the message.
     """
     if policy.origin is None or not policy.method.depends_on_calibration:
         return
@@ -117,7 +122,13 @@ def check_guidance(policy: Policy, call: CallSetting, reason: str = "") -> None:
 
 
 def check_calls_per_step(policy: Policy, calls: int, call: CallSetting | None = None) -> None:
-    """Raise `PolicyMismatchError` where a step makes more or fewer denoiser calls than in calibration."""
+    """Raise `PolicyMismatchError` if a step makes more or fewer denoiser calls than in calibration.
+
+    Args:
+        policy: the policy.
+        calls: the number of denoiser calls of a step.
+        call: the setting of the call, if known.
+    """
     if policy.origin and policy.method.depends_on_calibration:
         _agree(policy, "denoiser calls per step (guidance on or off)", policy.origin.calls_per_step, calls, call)
 
@@ -125,12 +136,15 @@ def check_calls_per_step(policy: Policy, calls: int, call: CallSetting | None = 
 def grid_difference(
     policy: Policy, levels: Sequence[float], cause: str = "the scheduler's shift, or sigmas of your own"
 ) -> tuple[str, str, str] | None:
-    """Where a grid is not the calibrated one: the field, what it was, what it is; its values count if fitted.
+    """Compare a grid with the calibrated one: the number of steps, and the noise levels if the policy depends on them.
 
     Args:
         policy: the policy.
         levels: the T + 1 noise levels of the grid.
-        cause: what levels may differ by.
+        cause: the possible causes of different levels, for the message.
+
+    Returns:
+        The name of what differs, its calibrated value and its value now; None if nothing differs.
     """
     if policy.num_inference_steps != len(levels) - 1:
         return "num_inference_steps", str(policy.num_inference_steps), str(len(levels) - 1)
@@ -145,7 +159,13 @@ def grid_difference(
 
 
 def check_latent_shape(policy: Policy, shape: Sequence[int], call: CallSetting | None = None) -> None:
-    """Raise `PolicyMismatchError` where an error model per element, or per channel, meets another latent shape."""
+    """Raise `PolicyMismatchError` if the policy has an error model per element or channel for another latent shape.
+
+    Args:
+        policy: the policy.
+        shape: of one sample, without the batch axis.
+        call: the setting of the call, if known.
+    """
     model = policy.rectification
     if model is not None:
         expected, actual = list(model.k.shape[1:]), list(model.part_of(shape))

@@ -1,4 +1,7 @@
-"""The driver that follows a policy: Algorithm 1, lines 13-28, and the prediction of aligned rectification."""
+"""The driver that follows a policy: which steps it skips, and the model output it gives to the scheduler.
+
+It implements Algorithm 1, lines 13-28, and the predictions of the other methods.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 from ertacache.errors import PipelineError
 from ertacache.method.history import History
 from ertacache.method.prediction import Prediction, predicted, reuse, taylor
-from ertacache.method.rectification import along, rectify
+from ertacache.method.rectification import rectified
 from ertacache.method.residual import to_cache
 from ertacache.runtime.driver import Driver, Step
 from ertacache.runtime.guidance_contrast import contrast
@@ -23,12 +26,18 @@ from ertacache.runtime.schedulers import retime, sampler_of
 
 
 class PolicyDriver(Driver):
-    """Follows a policy through one run; the policy's own checks are made as early as each can be.
+    """Follows a policy through one run; each check of the policy is made as early as possible.
 
     Args:
-        resolved: the policy, as the call follows it.
-        report: is told where the run leaves the policy, and why.
-        observers: see the computed steps.
+        resolved: the policy as the call follows it.
+        report: gets a note wherever the run departs from the policy.
+        observers: notified of the run's steps.
+
+    Attributes:
+        policy: the policy that is followed, after a transfer to the call's grid if that is needed.
+        levels: the noise levels of the grid, once it is set.
+        history: the cache.
+        skipped: the steps that were cached so far.
     """
 
     def __init__(self, resolved: Resolved, report: Report | None = None, observers: Sequence[Observer] = ()) -> None:
@@ -41,7 +50,7 @@ class PolicyDriver(Driver):
         self._follow(resolved)
 
     def _follow(self, resolved: Resolved) -> None:
-        """From the first step on."""
+        """Follow this policy from the first step on."""
         for note in resolved.notes:
             self.report.note(note)
         policy = self.policy = resolved.policy
@@ -49,13 +58,18 @@ class PolicyDriver(Driver):
         self.position = {step: k for k, step in enumerate(policy.cached_steps)}
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
         fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
-        self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # 2: Taylor's, if need be
+        self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # Taylor may need 2
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
         for observer in self.observers:
             observer.begin(resolved.as_calibrated)
 
     def open_segment(self, scheduler: Any) -> list[float] | None:
-        """Compare the grid with the policy's, transfer or refuse it; and warp the grid if the policy says so."""
+        """Compare the grid with the policy's, transfer the policy if needed, and warp the grid if the policy has one.
+
+        Raises:
+            PipelineError: if the grid is to be warped and the scheduler cannot be given other noise levels.
+            PolicyMismatchError: if the policy is for another grid, and cannot be transferred to this one.
+        """
         self.levels = sampler_of(scheduler).noise_levels(scheduler)
         self._follow(self.given.on_grid(scheduler, self.levels))
         self.skipped = []
@@ -66,16 +80,17 @@ class PolicyDriver(Driver):
         return self.levels
 
     def is_cached(self, step: int) -> bool:
-        """Whether the policy skips this step, there is something to predict it from, and no observer objects."""
+        """Whether to skip this step: the policy caches it, the history is not empty, and no observer objects."""
         wanted = step in self.cached and bool(self.history.steps)
         return wanted and not any([observer.asks_to_compute(step) for observer in self.observers])
 
     def model_output(self, step: Step) -> Tensor:
-        """A computed step's output, corrected where the policy says so, or the prediction in its place.
+        """Correct the output of a computed step if the policy does so; predict the output of a cached step.
 
-        In the dtype of the output.
+        Returns:
+            The shape and dtype of the step's model output.
         """
-        if step.pattern != self.pattern:  # another expert, or guidance that ends: what came before is no history
+        if step.pattern != self.pattern:  # another expert, or the end of guidance: older outputs do not fit any more
             self.history.clear()
             if not self.pattern:
                 self._check_first(step)
@@ -101,43 +116,43 @@ class PolicyDriver(Driver):
         return self._rectified(step.index, instead).to(output.dtype)
 
     def conditions_changed(self, step: int, what: str) -> None:
-        """Say so, unless calibration's callbacks did that too."""
+        """Add a note, unless calibration's callbacks changed something before this step as well."""
         if self.policy.origin is None or step not in self.policy.origin.changes:
             self.report.note(
-                f"a callback changed {what} before step {step}: that step was computed, and what came before it is not "
-                "used any more; in calibration there was no such change"
+                f"a callback changed {what} before step {step}: that step was computed, and older outputs are not used "
+                "any more; in calibration there was no such change"
             )
 
     def stepped(self, index: int, sample: Tensor) -> None:
-        """Hand the latent on to the observers."""
+        """Notify the observers of the next latent."""
         for observer in self.observers:
             observer.stepped(index, sample)
 
     def block_factors(self, step: int) -> tuple[float, ...]:
-        """How the residual of the blocks is predicted at a cached step of level ``hidden``."""
+        """At level ``hidden``: the factors of the blocks' residuals at a cached step, newest first."""
         return (1.0,) if self.policy.method.predictor == "aligned" else self.prediction(step).factors
 
     def _check_first(self, step: Step) -> None:
         if self.policy.method.level == "output" and step.sample.shape != step.model_output.shape:
             raise PipelineError(
-                "level 'output' caches v - x, and here the two differ in shape",
+                "level 'output' caches model output minus latent, but here the two differ in shape",
                 given=f"x {tuple(step.sample.shape)}, v {tuple(step.model_output.shape)}",
                 cure="Calibrate with a method of level 'velocity', such as 'aligned' or 'taylor'.",
             )
         if step.index in self.cached:
-            self.report.note(f"step {step.index} was computed: it is the first one made")
+            self.report.note(f"step {step.index} was computed: it is the first step of this call")
         check_calls_per_step(self.policy, step.denoiser_calls, self.given.setting)
         shape = tuple(step.sample.shape[1:])
         check_latent_shape(self.policy, shape, self.given.setting)
         origin = self.policy.origin
         if origin and self.policy.method.predictor == "aligned" and shape != origin.latent_shape:
             self.report.note(
-                f"the policy was calibrated on latents of shape {origin.latent_shape}, and these are of {shape}; it is "
-                "followed as it is, and one that is calibrated on them may be nearer to the full run"
+                f"the policy was calibrated on latents of shape {origin.latent_shape}, and these have shape {shape}; "
+                "it is followed unchanged; a policy calibrated on this shape may be closer to the full run"
             )
 
     def prediction(self, step: int) -> Prediction:
-        """The policy's for a cached step, or Taylor's where that was fitted on another history than this run has."""
+        """Get the prediction of a cached step: the policy's, or Taylor's if this run has another history."""
         predictor = self.policy.method.predictor
         if predictor == "reuse":
             return reuse(self.history.steps)
@@ -146,22 +161,23 @@ class PolicyDriver(Driver):
             return fitted
         if predictor == "aligned":
             self.report.note(
-                f"step {step}: its history or its guidance is not the calibrated one, so Taylor weights were used"
+                f"step {step}: the computed steps before it, or the guidance, differ from calibration, so Taylor "
+                "weights were used"
             )
         return taylor(self.levels, step, self.history.steps)
 
     def _correction(self, step: int) -> Prediction | None:
-        """The policy's for a computed step, if this run has cached what the policy caches up to there."""
+        """Get the policy's correction of a computed step; None unless this run has cached the same steps so far."""
         if self.policy.method.predictor != "aligned" or step in self.cached or step not in self.policy.predictions:
             return None
         alike = self.skipped == [i for i in self.policy.cached_steps if i < step]
         correction = self._fitted(step) if alike else None
         if correction is None:
-            self.report.note("computed steps were not corrected where the run had not cached the same steps before")
+            self.report.note("computed steps were not corrected if this run had not cached the same steps before them")
         return correction
 
     def _fitted(self, step: int) -> Prediction | None:
-        """The policy's own, if this run's history is the one it was fitted on."""
+        """Get the policy's prediction for a step; None if it was fitted on another history than this run has."""
         fitted = self.policy.predictions.get(step)
         if fitted is None:
             return None
@@ -173,10 +189,12 @@ class PolicyDriver(Driver):
         if model is None:
             return predicted
         if self.history.steps[0] != self.newest[step]:
-            self.report.note(f"step {step}: its history is not the calibrated one, so its error was not rectified")
+            self.report.note(
+                f"step {step}: the computed step before it differs from calibration, so its error was not rectified"
+            )
             return predicted
         if self.error_model is None or self.error_model[0].device != predicted.device:
             k, b = (t.to(predicted.device, torch.float32) for t in (model.k, model.b))
             self.error_model = k, b
-        k, b = (along(t[self.position[step]], predicted.ndim, model.granularity, model.axis) for t in self.error_model)
-        return rectify(predicted, k, b)
+        k, b = (stacked[self.position[step]] for stacked in self.error_model)
+        return rectified(predicted, k, b, model.granularity, model.axis)

@@ -1,4 +1,4 @@
-"""What was made of policies, kept for as long as they live."""
+"""Remember what was derived from policies, such as transfers, for as long as the policies live."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ertacache.policy import Policy
 Made = TypeVar("Made")
 
 KEPT = 8
-"""How many things are kept of one policy."""
+"""How many results are kept for one policy."""
 
 
 class PolicyMemo:
-    """What was made of policies, by what it was made for: the newest `KEPT` of each policy, for as long as that lives.
+    """Results derived from policies, by key: the last `KEPT` used for each policy, for as long as the policy lives.
 
-    Threads may share it; of two that ask for the same at once, both may make it.
+    Threads may share it; if two ask for the same at once, both may make it.
     """
 
     def __init__(self) -> None:
@@ -26,18 +26,24 @@ class PolicyMemo:
         self._made: WeakKeyDictionary[Policy, dict[Hashable, Any]] = WeakKeyDictionary()
 
     def get(self, policy: Policy, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What was made for this key, or what is made now."""
+        """Get the result for a key; make it if it is not there.
+
+        Args:
+            policy: the policy that the result is derived from.
+            key: what else the result depends on.
+            make: makes the result.
+        """
         with self._lock:
             made = self._made.setdefault(policy, {})
             if key in made:
-                made[key] = made.pop(key)  # the newest
+                made[key] = made.pop(key)  # move it behind the others, which are dropped first
                 return cast(Made, made[key])
-        found = make()  # without the lock: it takes a while
+        result = make()  # without the lock: it takes a while
         with self._lock:
-            made[key] = found
+            made[key] = result
             while len(made) > KEPT:
                 del made[next(iter(made))]
-        return found
+        return result
 
     def __len__(self) -> int:
         with self._lock:

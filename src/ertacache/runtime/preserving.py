@@ -1,7 +1,8 @@
-"""A pipeline as it was found: what calls change on it and do not undo is put back.
+"""Restore a pipeline to its state before a call.
 
-A call that runs to its end mostly undoes what it changed. One that ends in its middle does not, and of calls that
-overlap each takes for given what the others had changed: attention processors, hooks, scales and flags stay behind.
+A call that runs to its end mostly undoes its changes of the pipeline. A call that is stopped midway does not, and calls
+that overlap take each other's changes for the original state. So attention processors, hooks, scales and flags would
+stay behind.
 """
 
 from __future__ import annotations
@@ -23,38 +24,45 @@ from ertacache.runtime.unwrap import own_class
 
 @contextmanager
 def preserved(pipe: Any, after: type[BaseException] = BaseException) -> Iterator[None]:
-    """Put back on exit whatever differs from how the pipeline was on entry; what does not differ is not touched.
+    """Restore on exit whatever differs from the pipeline's state on entry; what does not differ is not touched.
 
-    Looked at are all attributes of the pipeline and of its components (schedulers, guiders, tokenizers, pipelines
-    within it), of every module and what is within it, of attention processors, and of the hooks that diffusers
-    registers on modules; where an attribute is a list, a dict or a set, also what is in it. They are compared as the
-    objects they are. A cache that a call made for itself goes with it, and is made anew by the next one.
+    Restored are all attributes of the pipeline, of its components (schedulers, guiders, tokenizers, pipelines within
+    it), of every module and submodule, of attention processors, and of the hooks that diffusers registers on modules.
+    If an attribute is a list, dict or set, its items are restored as well. Objects are compared by identity. A cache
+    that the call has made for itself is dropped, and the next call makes it again.
 
-    Left as it is: what a tensor holds, and where. A tensor that another one has replaced is put back only if both are
-    on one device, since offloading replaces weights and buffers, and knows where its own are. Of accelerate's hooks the
-    objects are put back, not what they have noted; of other packages' objects on modules, likewise. Weights that were
-    cast to a wider type and still are (a decoder, for its time; a layer, for its forward) are cast back. A run's gate
-    is the run's own.
+    Not restored:
+
+    - The contents and the device of tensors. A tensor that was replaced is put back only if both are on one device,
+      since offloading replaces weights and buffers, and keeps track of them itself.
+    - The attributes of accelerate's hooks, and of other packages' objects on modules; only the objects are put back.
+    - The gates of a run, which the run itself removes.
+
+    Weights that were cast to a wider dtype and still have it (as for a decoder, or during a layer's forward) are cast
+    back.
 
     Args:
         pipe: the pipeline.
-        after: put back only where such an error is on its way; by default always.
+        after: restore only if an error of this class leaves the ``with`` block; by default always.
     """
-    found = _Found(pipe)
+    state = _State(pipe)
     try:
         yield
     except after:
-        to_the_end(found.put_back)
+        to_the_end(state.restore)
         raise
     if after is BaseException:
-        to_the_end(found.put_back)
+        to_the_end(state.restore)
 
 
 def to_the_end(action: Callable[[], object]) -> None:
-    """Do what must not be left half done, anew from its beginning if the user interrupts; the interrupt comes after.
+    """Do what must not be left half done: on Ctrl-C it is done again from its beginning, and the interrupt comes after.
 
     Args:
-        action: what may be begun again.
+        action: what to do; it must be safe to repeat.
+
+    Raises:
+        KeyboardInterrupt: at the end, if the user interrupted.
     """
     interrupt: KeyboardInterrupt | None = None
     while True:
@@ -70,21 +78,21 @@ def to_the_end(action: Callable[[], object]) -> None:
 _Sort = Literal["plain", "container", "weight", "thing"]
 
 
-class _Found:
-    """What was found: containers, each with a copy; the attributes of a thing are one of them."""
+class _State:
+    """The recorded state of a pipeline: containers, and attribute dicts of objects, each with a copy."""
 
     def __init__(self, pipe: Any) -> None:
         self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._filled: list[tuple[Any, Any]] = []
-        self._empty: list[Any] = []  # nearly all that a module has, so that these are looked at in one go
+        self._empty: list[Any] = []  # most containers of modules are empty, so these are checked all at once
         self._weights: list[tuple[Tensor, torch.dtype]] = []
-        self._look_at(pipe)
+        self._record(pipe)
 
-    def put_back(self) -> None:
-        """See `preserved`."""
-        for own, before in self._attributes:
-            if not _same(own, before):
-                _mend(own, before, left=_RUNS_OWN)
+    def restore(self) -> None:
+        """Restore the pipeline; see `preserved`."""
+        for attributes, before in self._attributes:
+            if not _same(attributes, before):
+                _mend(attributes, before, left=_RUNS_OWN)
         for container in filter(None, self._empty):
             container.clear()
         for container, before in self._filled:
@@ -94,17 +102,18 @@ class _Found:
             if weight.dtype != dtype:
                 _narrow(weight, dtype)
 
-    def _look_at(self, pipe: Any) -> None:
+    def _record(self, pipe: Any) -> None:
+        """Record the pipeline, and all objects that can be reached from it and are to be restored."""
         seen: set[int] = set()
         left = [pipe]
         while left:
             thing = left.pop()
-            own = getattr(thing, "__dict__", {})
-            if id(own) in seen:
+            attributes = getattr(thing, "__dict__", {})
+            if id(attributes) in seen:
                 continue
-            seen.add(id(own))
-            self._attributes.append((own, own.copy()))
-            for value in own.values():
+            seen.add(id(attributes))
+            self._attributes.append((attributes, attributes.copy()))
+            for value in attributes.values():
                 sort = _SORTS.get(type(value)) or _sort_of(type(value))
                 if sort == "thing":
                     left.append(value)
@@ -113,16 +122,16 @@ class _Found:
                         self._empty.append(value)
                     elif id(value) not in seen:
                         seen.add(id(value))
-                        left += self._fill(value)
+                        left += self._record_items(value)
             if isinstance(thing, nn.Module):
-                left += [processor] if _has_attributes(processor := own.get("processor")) else []
+                left += [processor] if _has_attributes(processor := attributes.get("processor")) else []
             elif thing is pipe or hasattr(type(thing), "components"):
                 kind: Any = own_class(thing)
                 names = inspect.signature(kind.__init__).parameters
-                left += [value for name in names if _has_attributes(value := own.get(name))]
+                left += [value for name in names if _has_attributes(value := attributes.get(name))]
 
-    def _fill(self, container: Any) -> list[Any]:
-        """Note what is in a container; the things that are to be looked at in their turn."""
+    def _record_items(self, container: Any) -> list[Any]:
+        """Record the items of a container; return those whose attributes are to be recorded as well."""
         self._filled.append((container, container.copy()))
         things = []
         for part in container.values() if isinstance(container, dict) else container:
@@ -140,7 +149,7 @@ _SORTS |= dict.fromkeys((dict, OrderedDict, defaultdict, list, set, deque), "con
 
 
 def _sort_of(kind: type) -> _Sort:
-    """What is to be done with an attribute of this class: modules and diffusers' own objects are looked at."""
+    """How to treat an attribute of this class: the attributes of modules and diffusers' own objects are recorded."""
     diffusers = kind.__module__.partition(".")[0] == "diffusers" and not issubclass(kind, (dict, Enum, Tensor, type))
     thing = bool(kind.__dictoffset__) and (issubclass(kind, nn.Module) or diffusers)
     return _SORTS.setdefault(kind, "thing" if thing else "plain")
@@ -152,7 +161,7 @@ def _has_attributes(component: Any) -> bool:
 
 
 def _same(container: Any, before: Any) -> bool:
-    """Whether the same objects are in it, in the same order."""
+    """Whether a container has the same items as its copy, by identity and in the same order."""
     if len(container) != len(before):
         return False
     if isinstance(container, set):
@@ -174,19 +183,19 @@ def _refill(container: Any, before: Any) -> None:
         container.update(items)
 
 
-def _mend(found: dict[Any, Any], before: dict[Any, Any], left: frozenset[str] = frozenset()) -> None:
-    """Put back what differs, entry by entry: others may read it meanwhile."""
-    for name in [name for name in found if name not in before and name not in left]:
-        del found[name]
+def _mend(entries: dict[Any, Any], before: dict[Any, Any], left: frozenset[str] = frozenset()) -> None:
+    """Restore a dict entry by entry, since other threads may read it meanwhile; leave the names in ``left`` alone."""
+    for name in [name for name in entries if name not in before and name not in left]:
+        del entries[name]
     for name, value in before.items():
-        now = found.get(name, _NOTHING)
+        now = entries.get(name, _NOTHING)
         moved = isinstance(now, Tensor) and isinstance(value, Tensor) and now.device != value.device
         if now is not value and not moved and name not in left:
-            found[name] = value
+            entries[name] = value
 
 
 def _narrow(weight: Tensor, dtype: torch.dtype) -> None:
-    """Cast a weight back that was cast to a wider type, which lost nothing; the other way it would."""
+    """Cast a weight back to a narrower dtype. (Never to a wider one: then the first cast has lost digits.)"""
     floating = weight.dtype.is_floating_point and dtype.is_floating_point
     if floating and torch.finfo(weight.dtype).bits > torch.finfo(dtype).bits:
         weight.data = weight.data.to(dtype)

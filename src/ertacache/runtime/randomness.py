@@ -1,4 +1,4 @@
-"""The global random state: what a call draws from beside the generator that it was given."""
+"""Save, seed and restore the global random state, from which some calls draw in spite of their generator."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RandomState:
-    """The state of all that draws for the whole process: torch on every device, Python's ``random``, numpy's.
+    """The state of the process-wide generators: torch's on every device, Python's and NumPy's.
 
     Args:
-        torch: of the CPU and of each accelerator.
-        python: of ``random``.
-        numpy: of ``numpy.random``.
+        torch: the states of torch's generators, of the CPU and of each accelerator.
+        python: the state of ``random``.
+        numpy: the state of ``numpy.random``.
     """
 
     torch: tuple[Tensor, ...]
@@ -30,22 +30,22 @@ class RandomState:
 
     @classmethod
     def current(cls) -> RandomState:
-        """As it is now."""
+        """Read the current state."""
         states = tuple(generator.get_state() for generator in _generators())
         return cls(states, random.getstate(), np.random.get_state(legacy=False))
 
     @classmethod
     def of(cls, seed: int, number: int) -> RandomState:
-        """One of many that a seed gives; other numbers come from it than from a generator of this seed."""
-        # What is drawn here is mixed with the latents that the call's own generator draws.
+        """Make a state from a seed and a number; the numbers drawn differ from those of a generator with that seed."""
+        # A call's own generator often has that seed, and what both draw is mixed.
         mixed = random.Random(f"{seed} {number}").getrandbits(63)
         seeded = (torch.Generator(generator.device).manual_seed(mixed).get_state() for generator in _generators())
-        bits: Any = type(mtrand.get_bit_generator())  # another one can be set
+        bits: Any = type(mtrand.get_bit_generator())  # NumPy lets users replace the default one
         drawn = np.random.RandomState(bits(mixed)).get_state(legacy=False)
         return cls(tuple(seeded), random.Random(mixed).getstate(), drawn)
 
     def put(self) -> None:
-        """Make it the state of the process."""
+        """Set the state of the process to this one."""
         for generator, state in zip(_generators(), self.torch, strict=False):
             generator.set_state(state)
         random.setstate(self.python)
@@ -53,7 +53,7 @@ class RandomState:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Begin with it, and put back what stood before."""
+        """Set the state within a ``with`` block, and restore the former one afterwards."""
         before = RandomState.current()
         self.put()
         try:
@@ -63,12 +63,12 @@ class RandomState:
 
 
 def _generators() -> list[torch.Generator]:
-    """Torch's own, of the CPU and of the accelerators, always in this order."""
-    found: list[torch.Generator] = [torch.default_generator]
+    """Torch's default generators, of the CPU and of the accelerators, always in this order."""
+    generators: list[torch.Generator] = [torch.default_generator]
     for backend in (torch.cuda, torch.xpu):
         if backend.is_available():
             backend.init()
-            found += backend.default_generators
+            generators += backend.default_generators
     if torch.backends.mps.is_available():
-        found.append(torch.mps._get_default_mps_generator())
-    return found
+        generators.append(torch.mps._get_default_mps_generator())
+    return generators

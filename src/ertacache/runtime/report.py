@@ -1,4 +1,4 @@
-"""What a run did, for its user."""
+"""The report of a run: which steps it computed and cached, and what the user should know."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class Report:
     """What a run did.
 
     Args:
-        computed_steps: the steps at which the denoiser ran, in order; a call with two segments lists both.
-        cached_steps: the steps at which it did not.
-        denoiser_calls: how often it ran in all.
-        notes: where the run left the policy, and why.
+        computed_steps: the steps at which the denoiser ran, in order; a call that samples twice lists both runs.
+        cached_steps: the steps at which the denoiser was skipped, likewise.
+        denoiser_calls: how often the denoiser ran in all.
+        notes: where the run departed from the policy, and why.
     """
 
     computed_steps: list[int] = field(default_factory=list)
@@ -22,7 +22,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Add a note, once."""
+        """Add a note, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 

@@ -1,9 +1,10 @@
-"""Whether and how a policy applies to a call: the one place where that is decided.
+"""Decide whether and how a policy applies to a call; no other module decides that.
 
-Before the call, `resolve` compares pipeline, models, settings and guidance with what the policy was made for, and may
-transfer it to slightly weaker guidance. Once the scheduler has laid its grid, `Resolved.on_grid` compares the noise
-levels, and may transfer it to those. Transfers are solved once for a setting, and kept for as long as the policy lives.
-What was measured to cost little is done, and said in the call's report; anything else is refused with the reason.
+Before the call, `resolve` compares the pipeline, models, settings and guidance with the calibrated ones, and may
+transfer the policy to slightly weaker guidance. Once the scheduler has set its timesteps, `Resolved.on_grid` compares
+the noise levels, and may transfer the policy to them. Transfers that were measured to cost little are made, and noted
+in the call's report; all others are refused with the reason. A transfer is solved once for each setting, and kept for
+as long as the policy lives.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class Resolved:
 
     Args:
         policy: the policy to follow, transferred if need be.
-        as_calibrated: whether it is followed at the guidance and on the noise levels that it was calibrated on.
-        notes: what the call's report says of it.
-        setting: the call's, if it is known.
+        as_calibrated: whether guidance and noise levels are the calibrated ones; False if the policy was transferred.
+        notes: notes for the call's report.
+        setting: the setting of the call, if known.
     """
 
     policy: Policy
@@ -39,14 +40,14 @@ class Resolved:
     setting: CallSetting | None = None
 
     def on_grid(self, scheduler: Any, levels: Sequence[float]) -> Resolved:
-        """The same on the noise levels that the call's scheduler has laid.
+        """Compare the policy with the grid of the call, and transfer it if needed.
 
         Args:
-            scheduler: that of the call; left as it is.
+            scheduler: the scheduler of the call; left unchanged.
             levels: the T' + 1 noise levels of the call.
 
         Raises:
-            PolicyMismatchError: if these are other noise levels, and the policy cannot be transferred to them.
+            PolicyMismatchError: if the noise levels differ and the policy cannot be transferred to them.
         """
         policy = self.policy
         cause = cause_of_levels(policy, scheduler, self.setting)
@@ -57,40 +58,39 @@ class Resolved:
         if isinstance(moved, str):
             raise mismatch(policy, *difference, reason=moved, steps=len(levels) - 1, call=self.setting)
         note = (
-            f"the policy was calibrated on other noise levels, of {policy.num_inference_steps} steps; its computed "
-            f"steps were placed and its weights solved anew for these {moved.num_inference_steps}, "
-            f"{len(moved.computed_steps)} of them computed; one that is calibrated on them may be nearer to the full "
-            "run"
+            f"the policy was calibrated on other noise levels ({policy.num_inference_steps} steps) and was transferred "
+            f"to these {moved.num_inference_steps}: {len(moved.computed_steps)} of them are computed, with weights "
+            "solved anew; a policy calibrated on them may be closer to the full run"
         )
         return replace(self, policy=moved, as_calibrated=False, notes=(*self.notes, note))
 
 
 def resolve(policy: Policy, pipe: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Resolved:
-    """What a call of a pipeline follows, as far as can be told before its noise levels are laid.
+    """Decide how a call follows a policy, as far as this is known before the scheduler sets its timesteps.
 
     Args:
-        policy: the policy that was given.
+        policy: the policy that the user gave.
         pipe: the pipeline.
-        args: the call's.
-        kwargs: the call's.
+        args: the positional arguments of the call.
+        kwargs: the keyword arguments of the call.
 
     Raises:
-        PipelineError: if another cache is on.
-        PolicyMismatchError: if the policy was made for another model or setting.
+        PipelineError: if another cache is on, or there is no denoiser.
+        PolicyMismatchError: if the policy was made for another model or setting, and cannot be transferred.
     """
     return at_guidance(policy, check_pipeline(policy, pipe), CallSetting.of(pipe, args, kwargs or {}))
 
 
 def at_guidance(policy: Policy, notes: Sequence[str], setting: CallSetting) -> Resolved:
-    """What a call in this setting follows, of a pipeline that was checked.
+    """Decide how a call in this setting follows a policy, for a pipeline that was checked.
 
     Args:
-        policy: the policy that was given.
-        notes: what the check could not compare.
-        setting: the call's.
+        policy: the policy that the user gave.
+        notes: the notes of `ertacache.runtime.policy_checks.check_pipeline`.
+        setting: the setting of the call.
 
     Raises:
-        PolicyMismatchError: if its guidance is another one, and the policy cannot be transferred to it.
+        PolicyMismatchError: if the guidance differs and the policy cannot be transferred to it.
     """
     moved = at_near_guidance(policy, setting.guidance)
     if moved is None:
@@ -101,14 +101,22 @@ def at_guidance(policy: Policy, notes: Sequence[str], setting: CallSetting) -> R
         )
         check_guidance(policy, setting, reason)
         return Resolved(policy, True, tuple(notes), setting)
-    assert policy.origin is not None  # or nothing could be moved
+    assert policy.origin is not None  # only policies with an origin are transferred
     known = policy.origin.guidance
     changed = {name: value for name, value in setting.guidance.items() if known[name] != value}
     return Resolved(moved, False, (*notes, guidance_note(known, changed)), setting)
 
 
 def at_near_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy | None:
-    """The policy `transferred` to a call's guidance; None where that is the calibrated one, or not measured."""
+    """Transfer a policy to a slightly weaker guidance scale.
+
+    Args:
+        policy: the policy that the user gave.
+        guidance: the guidance arguments of the call, by name.
+
+    Returns:
+        The transferred policy; None if the guidance is the calibrated one, or such a transfer was not measured.
+    """
     if policy.origin is None or policy.gram is None or not carries(policy) or not of_measured_kind(policy.origin):
         return None
     known = policy.origin.guidance
@@ -116,20 +124,20 @@ def at_near_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy | 
     if scale is None or known.keys() != guidance.keys() or guidance == known:
         return None
     if known.get("guidance_rescale") or known.get("use_dynamic_cfg"):
-        return None  # of which no output is proportional to the scale
+        return None  # the contrast's part of the output is then not proportional to the scale
     if known.get("guidance_scale_2", known[scale]) != known[scale]:
-        return None  # one ratio would be that of one expert
+        return None  # the two experts would need two ratios
     near = NEAR_SCALES[0] <= guidance[scale] / known[scale] <= NEAR_SCALES[1]
     if not near or guidance[scale] <= 1 or not all(p.contrast_factors for p in policy.predictions.values()):
-        return None  # a scale of 1 switches the second branch off
+        return None  # a scale of 1 or less switches the second branch off
     moved = MEMO.get(policy, (scale, guidance[scale]), lambda: transferred(policy, **{scale: guidance[scale]}))
     return moved if moved.origin and moved.origin.guidance == guidance else None  # another argument may differ too
 
 
 def _transferred_to(policy: Policy, scheduler: Any, levels: Sequence[float], cause: str) -> Policy | str:
-    """The policy on other noise levels, or why it is not transferred to them."""
+    """Transfer the policy to other noise levels, or return the reason why not."""
     if patched_on(scheduler, "step") is not None:
-        return "the scheduler's step() is patched on the object, and how that answers to an output is not known"
+        return "the scheduler's step() is patched on the object, so its response to model outputs is not known"
     reason = refusal(policy, levels, cause)
     if reason:
         return reason
@@ -139,4 +147,4 @@ def _transferred_to(policy: Policy, scheduler: Any, levels: Sequence[float], cau
 
 
 MEMO = PolicyMemo()
-"""Transfers, by policy and setting."""
+"""The transfers made so far, by policy and setting."""

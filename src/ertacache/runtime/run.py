@@ -1,7 +1,8 @@
-"""A run: one call of a pipeline, from entry to exit, seen through the gate and the step boundary.
+"""A run: one call of a pipeline, in which each denoiser call and each scheduler step passes through this library.
 
-The run knows where in the sampling it stands, which denoiser calls make up a step, and what they last returned.
-What to skip, and what a skipped step's model output is, a `ertacache.runtime.driver.Driver` says.
+Denoiser calls pass the gate (`ertacache.runtime.gate`), scheduler calls the scheduler seam. The run keeps track of the
+current step, of the denoiser calls that make up a step, and of their last results. An
+`ertacache.runtime.driver.Driver` decides which steps to skip, and what replaces their model output.
 """
 
 from __future__ import annotations
@@ -29,22 +30,28 @@ from ertacache.runtime.step_index import index_of
 from ertacache.runtime.unwrap import own_class
 
 PATIENCE = 100
-"""So often what ended a run is raised again where the call goes on; then the call goes on: some try for ever."""
+"""How often the error that ended a run is raised again if the pipeline catches it; some would retry for ever."""
 
 
 class Run:
-    """A context manager around one pipeline call, in one thread. Outside of it both seams are gone.
+    """A context manager around one pipeline call, in one thread; it installs gates and seam, and removes them on exit.
 
-    An error of the library, raised at a seam, ends the run. A pipeline that catches it and goes on meets it again at
-    the seams to come; in the end it is let go on as if there were no run, and the error comes when its call returns.
+    An error of this library that is raised at a gate or the seam ends the run. If the pipeline catches it, it is
+    raised again at the next `PATIENCE` calls there. After that the pipeline runs as if there were no run, and the error
+    is raised on exit.
 
     Args:
         pipe: a diffusers pipeline.
-        driver: who decides.
-        report: is filled with what the run does.
+        driver: decides which steps to skip, and what replaces their model output.
+        report: filled with what the run does; by default a new one.
 
     Attributes:
-        ended: what has ended the run, or is to end it at the next seam.
+        ended: the error that has ended the run, or that is to end it at the next gate or seam; None while it runs.
+
+    Raises:
+        PipelineError: if the pipeline has no denoiser, or its scheduler is not supported.
+        RunError: on exit, if the denoiser ran but the scheduler never stepped; within, if the pipeline does what no
+            cache can follow.
     """
 
     def __init__(self, pipe: Any, driver: Driver, report: Report | None = None) -> None:
@@ -57,15 +64,15 @@ class Run:
             pipe, {"step": self._at_seam(self._make_step), "set_timesteps": self._at_seam(self._lay_grid)}
         )
         self._calls = DenoiserCalls(self._modules, driver.residuals_kept)
-        self._aside = False  # whether a callback is under way
-        self._conditions = 0  # counts how often a callback has changed them
+        self._aside = False  # whether a callback is running
+        self._conditions = 0  # how often a callback has changed more than the latent
         self._next_step: int | None = None
-        self._levels: Sequence[float] | None = None  # of the grid, where it was retimed
-        self._latest: Tensor | None = None  # the latent after the first step, where arguments are told by their places
+        self._levels: Sequence[float] | None = None  # the noise levels, if the grid was retimed
+        self._latest: Tensor | None = None  # the first step's latent, if arguments are recognised by position
 
     @property
     def residuals(self) -> Mapping[Any, History]:
-        """At level ``hidden``, those of the blocks at the last computed steps, by denoiser call."""
+        """At level ``hidden``: the blocks' residuals at the last computed steps, by denoiser call."""
         return self._calls.residuals
 
     def __enter__(self) -> Self:
@@ -74,7 +81,7 @@ class Run:
             self._seam.watch_patches()
             if "step" in self._seam.patched:
                 self.report.note(
-                    "the scheduler's step() is patched on the object, and no policy knows what that changes"
+                    "the scheduler's step() is patched on the object; whether it was in calibration is not known"
                 )
             for module in self._modules:
                 gate.install(module, self)
@@ -88,7 +95,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave()
-        ended, self.ended = self.ended, None  # its traceback holds what the call held
+        ended, self.ended = self.ended, None  # its traceback keeps the call's objects alive
         if kind is None and ended is not None:
             raise ended
         steps = len(self.report.computed_steps) + len(self.report.cached_steps)
@@ -107,14 +114,14 @@ class Run:
         self._latest = None
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the pipeline's own call, its callbacks watched; only within this context."""
+        """Make the pipeline's own call, with its callbacks watched; only inside this context."""
         args, kwargs = with_watched_callbacks(self.pipe, args, kwargs, self._conditions_changed, self._in_callback)
         own: Any = own_class(self.pipe)
         return own.__call__(self.pipe, *args, **kwargs)
 
     @contextmanager
     def _in_callback(self) -> Iterator[None]:
-        """A callback may call the denoiser, by a pipeline of its own: that is no call of this run's."""
+        """Let denoiser calls that a callback makes, for instance by another pipeline, pass without this run."""
         self._aside = True
         try:
             yield
@@ -126,7 +133,10 @@ class Run:
         self.driver.conditions_changed((self._next_step or 0), what)
 
     def _at_seam(self, seen: Callable[..., Any]) -> Callable[..., Any]:
-        """``seen(thing, method, args, kwargs)``, or the method alone where what ended the run is ignored."""
+        """Wrap ``seen(thing, method, args, kwargs)`` so that an error of this library ends the run.
+
+        Once the run has ended, calls raise its error; beyond `PATIENCE`, they go to the method alone.
+        """
 
         def through(thing: Any, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             if self.ended is not None:
@@ -145,10 +155,13 @@ class Run:
     # The gate.
 
     def denoise(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Call the denoiser at a computed step; hand back what was kept at a cached one.
+        """Call the denoiser at a computed step; return the kept result at a cached step.
 
-        The first call of a step decides for all of it: cached if the driver says so and the call is the one that
-        the last computed step began with (same module, same shapes).
+        The first call of a step decides for the whole step: it is cached if the driver says so and the last computed
+        step had the same call (same module, same shapes).
+
+        Raises:
+            RunError: if a later call of a cached step differs from the last computed step's.
         """
         if self._aside:
             return call(*args, **kwargs)
@@ -174,7 +187,7 @@ class Run:
         return self._calls.repeated(key, module, call, args, kwargs, self._block_factors)
 
     def _decide(self, key: Any) -> None:
-        """Whether the step that begins with this call is cached."""
+        """Decide whether the step that begins with this call is cached."""
         wanted = self._next_step is not None and self.driver.is_cached(self._next_step)
         if wanted and key in self._calls:
             self._calls.cached = True
@@ -182,7 +195,9 @@ class Run:
                 check_attention(self._modules)
             return
         if wanted:
-            self.report.note(f"step {self._next_step} was computed: its denoiser call differs from the last one kept")
+            self.report.note(
+                f"step {self._next_step} was computed: its denoiser call differs from the last computed step's"
+            )
         self._calls.begin_computed()
 
     def _block_factors(self) -> Sequence[float]:
@@ -192,14 +207,14 @@ class Run:
     # The step boundary.
 
     def _lay_grid(self, scheduler: Any, set_timesteps: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Let the scheduler lay a grid, by its own ``set_timesteps``, and begin anew on it."""
+        """Call the scheduler's own ``set_timesteps``, and begin a new trajectory."""
         with self._seam.within():
             result = set_timesteps(*args, **kwargs)
         self._open_segment(scheduler)
         return result
 
     def _open_segment(self, scheduler: Any) -> None:
-        """``set_timesteps`` was called: whatever was kept belongs to another trajectory."""
+        """Begin a new trajectory after ``set_timesteps``: all kept results belong to the old one."""
         self._calls.forget()
         self._next_step = None
         self._latest = None
@@ -207,13 +222,13 @@ class Run:
         patched = "step" in self._seam.patched
         if patched and self._levels is not None and sampler_of(scheduler).warped_step is not None:
             raise PipelineError(
-                "the policy adjusts timesteps, for which a copy of this scheduler steps, without what is patched on it",
-                given=f"{own_class(scheduler).__name__} with a step() of the object's own",
+                "the policy adjusts timesteps, so a copy of this scheduler would step, without the patch on the object",
+                given=f"{own_class(scheduler).__name__} with a step() that is patched on the object",
                 cure="Put the patched step() into a subclass, or use a method without timestep adjustment.",
             )
 
     def _make_step(self, scheduler: Any, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Let the scheduler, by its own ``step``, step with the model output that the driver wants."""
+        """Call the scheduler's own ``step`` with the model output that the driver decides on."""
         arguments, first = self._step_call.arguments(args, kwargs), self._next_step is None
         index = self._checked(scheduler, arguments)
         output = self._output_for(index, scheduler, arguments)
@@ -231,7 +246,7 @@ class Run:
         return result
 
     def _output_for(self, index: int, scheduler: Any, arguments: Mapping[str, Any]) -> Tensor:
-        """The model output that the driver wants; the step is counted."""
+        """Ask the driver for the model output, and count the step."""
         calls = self._calls
         residuals = calls.newest_residuals()
         step = Step(index, arguments, not calls.cached, calls.pattern, scheduler, calls.outputs, residuals)
@@ -242,7 +257,11 @@ class Run:
         return output
 
     def _checked(self, scheduler: Any, arguments: Mapping[str, Any]) -> int:
-        """The step's index, where this is a step that can be served."""
+        """Check that this step can be handled, and find its index.
+
+        Raises:
+            RunError: if it cannot.
+        """
         if self._calls.made == 0:
             raise self._unseen()
         self._step_call.check(scheduler, arguments)
@@ -264,21 +283,21 @@ class Run:
             )
         if self._calls.cached and (index != self._next_step or self._calls.made != len(self._calls)):
             raise RunError(
-                f"step {self._next_step} was cached, but the pipeline makes of it step {index} with {self._calls.made} "
-                f"denoiser calls, where {len(self._calls)} were kept",
+                f"step {self._next_step} was cached, but the pipeline made step {index} with {self._calls.made} "
+                f"denoiser calls, and the last computed step had {len(self._calls)}",
                 given=f"timestep {timestep}",
                 cure="Calibrate with the guidance settings of this call, so that this step is computed.",
             )
         return index
 
     def _unseen(self) -> RunError:
-        """Why the scheduler steps though no call of a denoiser was seen."""
+        """Make the error for a scheduler that steps though no denoiser call was seen."""
         for name, module in denoisers_of(self.pipe).items():
             if all(module is not known for known in self._modules):
                 return RunError(
                     f"pipe.{name} was replaced in the middle of the call, and the new one is not watched",
                     given=type(module).__name__,
-                    cure="Replace it between two calls.",
+                    cure="Replace it before or after a call.",
                 )
         seen = " since the last step" if len(self._calls) else ""
         return RunError(

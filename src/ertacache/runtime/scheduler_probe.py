@@ -1,5 +1,6 @@
-"""The scheduler's step as a function: how it is called, what it would return for another model output, and how far
-that moves it.
+"""Treat the scheduler's step as a function: how to call it, and what it returns for another model output.
+
+Calibration uses it to find the coefficient ``b_i`` of ``step_i(x, v) = c_i + b_i v``, and to check that there is one.
 """
 
 from __future__ import annotations
@@ -21,19 +22,18 @@ from ertacache.errors import CalibrationError, PipelineError, RunError
 from ertacache.runtime.unwrap import methods, own_class, set_class
 
 ROLES = ("model_output", "timestep", "sample")
-"""What every step is made of, by the names that these have in diffusers, in the order in which pipelines give them."""
+"""The three arguments of every step, by their names in diffusers, in the order in which pipelines pass them."""
 
 
 @dataclass(frozen=True)
 class StepCall:
-    """How the ``step`` of a scheduler is called, whatever it calls its parameters.
+    """How to call the ``step`` of a scheduler, whatever the names of its parameters.
 
     Args:
-        names: the parameters that can be given by position, in order; model output, timestep and sample by the names
-            in `ROLES`.
-        own: what the scheduler calls those of the three that it names otherwise.
-        by_position: how many are given by position, as pipelines do: all up to the last of the three.
-        guessed: whether one of the three was told by its place and not by its name.
+        names: the positional parameters, in order; model output, timestep and sample by their names in `ROLES`.
+        own: the scheduler's own names for those of the three that it names differently.
+        by_position: how many arguments pipelines pass by position: all up to the last of the three.
+        guessed: whether one of the three was recognised by its position, not by its name.
     """
 
     names: tuple[str, ...]
@@ -43,26 +43,29 @@ class StepCall:
 
     @classmethod
     def of(cls, scheduler: Any) -> StepCall:
-        """Read off the outermost ``step`` that names its parameters; one may take ``*args`` and hand them on.
+        """Read the parameters of a scheduler's ``step``; if that takes ``*args``, those of the next one in line.
 
-        The three are told by the names in `ROLES`, else by their places, each after the one before it.
+        The three arguments are recognised by their names in `ROLES`, else by position, in that order.
+
+        Args:
+            scheduler: the scheduler.
 
         Raises:
-            PipelineError: if it takes fewer than three, or does not say what it takes.
+            PipelineError: if its ``step`` takes fewer than three arguments, or has no signature.
         """
-        shown, found = f"{own_class(scheduler).__name__}.step", methods(scheduler, "step")
-        if not found:
+        label, steps = f"{own_class(scheduler).__name__}.step", methods(scheduler, "step")
+        if not steps:
             raise _unlike_a_step(f"{own_class(scheduler).__name__}, without a step()")
         try:
-            places, others, guessed = _parameters(found)
-        except (TypeError, ValueError) as error:  # written in C, or no function
-            raise _unlike_a_step(f"{shown}: {error}") from error
+            places, others, guessed = _parameters(steps)
+        except (TypeError, ValueError) as error:  # written in C, or not a function
+            raise _unlike_a_step(f"{label}: {error}") from error
         own: dict[str, str] = {}
         place = 0
         for role in (role for role in ROLES if role not in others):
             name = role if role in places else next((name for name in places[place:] if name not in ROLES), None)
             if name is None:
-                raise _unlike_a_step(f"{shown}({', '.join(places + others)})")
+                raise _unlike_a_step(f"{label}({', '.join(places + others)})")
             place = places.index(name) + 1
             if name != role:
                 own[role] = name
@@ -72,16 +75,24 @@ class StepCall:
         return cls(names, own, by_position, guessed or bool(own))
 
     def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of one call by name; those beyond all names, if there are any, under ``"*"``."""
+        """Name the arguments of one call; further positional ones, if any, are under ``"*"``.
+
+        Args:
+            args: the positional arguments of ``step``.
+            kwargs: the keyword arguments of ``step``.
+
+        Returns:
+            The arguments by name; the three by their names in `ROLES`.
+        """
         roles = {name: role for role, name in self.own.items()}
-        found = dict(zip(self.names, args, strict=False))
-        found |= {roles.get(name, name): value for name, value in kwargs.items()}
-        return found | ({"*": tuple(args[len(self.names) :])} if len(args) > len(self.names) else {})
+        named = dict(zip(self.names, args, strict=False))
+        named |= {roles.get(name, name): value for name, value in kwargs.items()}
+        return named | ({"*": tuple(args[len(self.names) :])} if len(args) > len(self.names) else {})
 
     def with_output(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call just as they were given, but for the model output."""
+        """Replace the model output among the arguments of a call, and leave all else as the pipeline passed it."""
         if "model_output" in self.names[: len(args)]:
             place = self.names.index("model_output")
             return (*args[:place], output, *args[place + 1 :]), dict(kwargs)
@@ -89,18 +100,26 @@ class StepCall:
         return tuple(args), {**kwargs, own if own in kwargs else "model_output": output}
 
     def call(self, step: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Call ``step``, bound to its scheduler, as pipelines do, with arguments as of `arguments`."""
+        """Call ``step`` as pipelines do.
+
+        Args:
+            step: the method, bound to its scheduler.
+            arguments: by name, as `arguments` returns them.
+
+        Returns:
+            What ``step`` returns.
+        """
         left = dict(arguments)
         beyond = left.pop("*", ())
-        given = []
+        positional = []
         for name in self.names[: len(self.names) if beyond else self.by_position]:
             if name not in left:
                 break
-            given.append(left.pop(name))
-        return step(*given, *beyond, **{self.own.get(name, name): value for name, value in left.items()})
+            positional.append(left.pop(name))
+        return step(*positional, *beyond, **{self.own.get(name, name): value for name, value in left.items()})
 
     def check(self, scheduler: Any, arguments: Mapping[str, Any]) -> None:
-        """Raise `RunError` where model output, timestep and sample are not what these can be."""
+        """Raise `RunError` if model output or sample is not a tensor, or a guessed timestep is not a number."""
         output, timestep, sample = (arguments.get(role) for role in ROLES)
         if isinstance(output, Tensor) and isinstance(sample, Tensor):
             scalar = timestep.ndim < 2 if isinstance(timestep, Tensor) else isinstance(timestep, Real)
@@ -109,21 +128,28 @@ class StepCall:
         raise self.misread(scheduler, arguments)
 
     def misread(self, scheduler: Any, arguments: Mapping[str, Any]) -> RunError:
-        """What is raised where the arguments of a call are not what they were taken for."""
+        """Make the error for a call whose arguments are not a model output, a timestep and a sample."""
         given = ", ".join(f"{self.own.get(role, role)}: {_kind(arguments.get(role))}" for role in ROLES)
         return RunError(
             "the scheduler's step() is called with something else than a model output, a timestep and a sample",
             given=f"{own_class(scheduler).__name__}.step({given})",
-            cure="Call its parameters model_output, timestep and sample, in this order.",
+            cure="Name its parameters model_output, timestep and sample, in this order.",
         )
 
 
 def _hands_on(model_output: Any, timestep: Any, sample: Any) -> None:
-    """What a ``step(*args, **kwargs)`` without a base is taken to hand on to."""
+    """Stands in for the method that a ``step(*args, **kwargs)`` calls, if no base class has one."""
 
 
 def _parameters(steps: Sequence[Callable[..., Any]]) -> tuple[list[str], list[str], bool]:
-    """The parameters that can be given by position, those by name only, and whether no ``step`` has named them."""
+    """Read the parameters of a ``step`` and of those that it passes its arguments on to.
+
+    Args:
+        steps: the methods, the called one first.
+
+    Returns:
+        The positional parameters, the keyword-only ones, and whether no method names the three of `ROLES`.
+    """
     places: list[str] = []
     others: list[str] = []
     by_position, guessed = True, False
@@ -152,15 +178,21 @@ def _unlike_a_step(given: str) -> PipelineError:
     return PipelineError(
         "this scheduler cannot be served: its step() does not take a model output, a timestep and a sample",
         given=given,
-        cure="Have it take these three, in this order or by the names model_output, timestep and sample.",
+        cure="Make it take these three, in this order or by the names model_output, timestep and sample.",
     )
 
 
 def landed(result: Any) -> Tensor:
-    """The next latent, of what a ``step`` returned: a tensor, a tuple that begins with it, or an output with it.
+    """Get the next latent from what a ``step`` returned.
+
+    Args:
+        result: a tensor, a tuple that begins with it, or an output object with ``prev_sample``.
+
+    Returns:
+        The latent, (batch, ...).
 
     Raises:
-        RunError: if it is none of these.
+        RunError: if the result is none of these.
     """
     latent = result if isinstance(result, Tensor) else getattr(result, "prev_sample", None)
     if latent is None:
@@ -170,13 +202,13 @@ def landed(result: Any) -> Tensor:
         raise RunError(
             "the scheduler's step() returned no latent",
             given=type(result).__name__,
-            cure="Return it as diffusers does: as a tuple's first part, or as prev_sample.",
+            cure="Return it as diffusers does: as the first item of a tuple, or as prev_sample.",
         )
     return latent
 
 
 def copied_generators(value: Any) -> Any:
-    """``value`` with every generator in it copied, in the state it is in."""
+    """Copy every `torch.Generator` in a value, with its current state."""
     return tree_map_only(torch.Generator, _copied_generator, value)
 
 
@@ -187,13 +219,19 @@ def _copied_generator(generator: torch.Generator) -> torch.Generator:
 
 
 def plain_step(scheduler: Any, arguments: Mapping[str, Any], model_output: Tensor) -> Tensor:
-    """``step_i(x, v)`` on a copy of the scheduler as it stands, in float32 or better; nothing is disturbed.
+    """Compute ``step_i(x, v)`` on a copy of the scheduler, in float32 or better; scheduler and generators stay as is.
 
     Args:
-        scheduler: in the middle of a run, about to step; a copy of it steps by itself.
-        arguments: those of its ``step`` now, as of `StepCall.arguments`. A sampler that adds noise adds what it is
-            about to add.
-        model_output: ``v``, in place of the one among the arguments.
+        scheduler: the scheduler, before its step i.
+        arguments: the arguments of that step by name, as `StepCall.arguments` returns them. The sample x is (batch,
+            ...), floating. A sampler that adds noise adds the noise that the real step will add.
+        model_output: ``v``, (batch, ...), floating; replaces the one among the arguments.
+
+    Returns:
+        The next latent, in the shape of the sample and the wider of its dtype and float32.
+
+    Raises:
+        RunError: if the step returns no latent.
     """
     fresh = copy.deepcopy(scheduler)
     set_class(fresh, own_class(scheduler))
@@ -206,17 +244,32 @@ def plain_step(scheduler: Any, arguments: Mapping[str, Any], model_output: Tenso
 
 
 def output_coefficient(scheduler: Any, arguments: Mapping[str, Any]) -> float:
-    """The scalar ``b_i`` of ``step_i(x, v) = c_i + b_i v``, read off a unit impulse on tiny float64 tensors.
+    """Measure the scalar ``b_i`` of ``step_i(x, v) = c_i + b_i v``: the difference between steps with v = 1 and v = 0.
 
-    Live latents would not do: in bfloat16 the difference of two steps is rounding noise. Whatever a multistep
-    solver remembers, and whatever noise is added, is the same in both steps and cancels.
+    The two steps are made on tiny float64 tensors; with the real latents in bfloat16, their difference would be
+    rounding noise. What a multistep solver remembers, and the noise it adds, is equal in both steps and cancels.
+
+    Args:
+        scheduler: the scheduler, before its step i; left unchanged.
+        arguments: the arguments of that step by name, as `StepCall.arguments` returns them.
+
+    Raises:
+        CalibrationError: if the step fails on a latent of one number.
     """
     step = _tiny_step(scheduler, arguments)
     return step(1.0) - step(0.0)
 
 
 def is_affine(scheduler: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether the step is an affine function of the model output; of a large one too, which some would clip."""
+    """Whether the step is an affine function of the model output; large outputs, which some clip, are tried as well.
+
+    Args:
+        scheduler: the scheduler, before its step i; left unchanged.
+        arguments: the arguments of that step by name, as `StepCall.arguments` returns them.
+
+    Raises:
+        CalibrationError: if the step fails on a latent of one number.
+    """
     step = _tiny_step(scheduler, arguments)
     none = step(0.0)
     for size in _SIZES:
@@ -226,20 +279,20 @@ def is_affine(scheduler: Any, arguments: Mapping[str, Any]) -> bool:
     return True
 
 
-_SIZES = (1.0, 30.0, 1000.0)  # of model outputs; one of them is where clipping sets in
+_SIZES = (1.0, 30.0, 1000.0)  # of model outputs; one of them is large enough to be clipped
 
 
 class _Tiny(TorchFunctionMode):
-    """Has a deep copy hold tiny tensors in place of all of one shape, wherever in the original they are.
+    """Within this mode, a deep copy has a tiny zero tensor in place of every tensor of one shape.
 
-    The others are on the CPU: a scheduler may hold its grid on the accelerator.
+    Other tensors are copied to the CPU, since a scheduler may keep its grid on the accelerator.
     """
 
     def __init__(self, shape: torch.Size) -> None:
         self.shape, self.zero = shape, torch.zeros(1, 1, dtype=torch.float64)
 
     def of(self, tensor: Tensor) -> Tensor:
-        """What stands in the copy for one tensor."""
+        """Make what the copy has in place of a tensor."""
         return self.zero if tensor.shape == self.shape else tensor.cpu()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -247,7 +300,7 @@ class _Tiny(TorchFunctionMode):
 
 
 def _tiny_step(scheduler: Any, arguments: Mapping[str, Any]) -> Callable[[float], float]:
-    """The step of one number, as a function of the model output, all else as in ``arguments``."""
+    """Make the step a function of the model output, for a latent of one number; all else as in ``arguments``."""
     tiny = _Tiny(arguments["sample"].shape)
     with tiny:
         fresh = copy.deepcopy(scheduler)
@@ -261,11 +314,11 @@ def _tiny_step(scheduler: Any, arguments: Mapping[str, Any]) -> Callable[[float]
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)  # the CPU's alone; torch.manual_seed() resets accelerators
                 return float(plain_step(fresh, seeded, tiny.zero + output))
-        except Exception as error:  # whatever a step of one's own may raise
+        except Exception as error:  # a user's own step may raise anything
             raise CalibrationError(
                 "this scheduler's step cannot be tried on a latent of one number, as calibration does",
                 given=f"{own_class(scheduler).__name__}, {type(error).__name__}: {error}",
-                cure="Have its step() take latents of any shape, and all arguments by position or by name.",
+                cure="Make its step() take latents of any shape, and all arguments by position or by name.",
             ) from error
 
     return step

@@ -1,7 +1,7 @@
-"""The second seam: the scheduler's ``step`` and ``set_timesteps``, seen for the length of a run.
+"""The second seam: intercept the scheduler's ``step`` and ``set_timesteps`` for the length of a run.
 
-The class of the scheduler, not the object, has it, so that a copy which a pipeline makes in its loop has it too. What
-somebody has patched on the object would hide it, and gets a seam as well.
+The scheduler's class is replaced by a subclass, so that copies which a pipeline makes in its loop are intercepted as
+well. A method that is patched on the object would hide the subclass's, so it is wrapped too.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from ertacache.runtime.unwrap import PatchedSeam, Through, own_class, patched_on
 
 
 class SchedulerSeam:
-    """A seam at one pipeline's scheduler.
+    """Intercepts the methods of one pipeline's scheduler.
 
     Args:
         pipe: the pipeline.
-        through: by name of the method, what sees its calls and calls it through.
+        through: by name of a method, what gets its calls instead; see `ertacache.runtime.unwrap.Through`.
 
     Attributes:
-        scheduler: the pipeline's when the run began.
-        patched: by name, what somebody has patched on the scheduler object.
+        scheduler: the pipeline's scheduler when the run began.
+        patched: by name, the wrapped methods that were patched on the scheduler object.
     """
 
     def __init__(self, pipe: Any, through: Mapping[str, Through]) -> None:
@@ -32,32 +32,32 @@ class SchedulerSeam:
         self.patched: dict[str, PatchedSeam] = {}
         self._through = {name: self._seen_by(seen) for name, seen in through.items()}
         self._thread = 0
-        self._within = False  # whether a call of the scheduler is under way that was seen
+        self._within = False  # whether an intercepted call is running
 
     def install(self) -> None:
-        """Put it there, for calls from this thread.
+        """Intercept calls from this thread.
 
         Raises:
-            RunError: if the scheduler is in the middle of another run.
+            RunError: if the scheduler is in the middle of another call.
         """
         with _entering:
             before = getattr(type(self.scheduler), "_ertacache_seam", None)
-            if before is not None and before._thread:  # or it is a copy made in an earlier run
+            if before is not None and before._thread:  # without a thread it is a copy made in an earlier run
                 raise self._busy()
             set_class(self.scheduler, seamed_subclass(self.scheduler, self._through, _ertacache_seam=self))
             self._thread = threading.get_ident()
 
     def watch_patches(self) -> None:
-        """Put a seam at what is patched on the scheduler object too, which would hide that of the class."""
+        """Wrap the methods that are patched on the scheduler object, which would hide those of the class."""
         for name, through in self._through.items():
             patched = patched_on(self.scheduler, name)
             if patched is not None:
                 self.patched[name] = vars(self.scheduler)[name] = PatchedSeam(self.scheduler, patched, through)
 
     def remove(self) -> None:
-        """Take it away."""
+        """Stop intercepting; class and patched methods are as before."""
         for name, seam in self.patched.items():
-            if vars(self.scheduler).get(name) is seam:  # or it was patched anew
+            if vars(self.scheduler).get(name) is seam:  # unless it was patched again during the run
                 vars(self.scheduler)[name] = seam.patched
         with _entering:
             set_class(self.scheduler, own_class(self.scheduler))
@@ -65,7 +65,7 @@ class SchedulerSeam:
 
     @contextmanager
     def within(self) -> Iterator[None]:
-        """While the scheduler works: what it calls of itself meanwhile is its own affair."""
+        """Let calls that the scheduler makes of itself, within this context, pass unseen."""
         self._within = True
         try:
             yield
@@ -73,13 +73,13 @@ class SchedulerSeam:
             self._within = False
 
     def check_not_replaced(self) -> None:
-        """Raise `RunError` where the pipeline goes on with another scheduler than its call began with."""
+        """Raise `RunError` if the pipeline has another scheduler than when its call began."""
         now = self.pipe.scheduler
         if getattr(type(now), "_ertacache_seam", None) is not self:
             raise RunError(
                 "pipe.scheduler was replaced in the middle of the call, and the steps of the new one are not seen",
                 given=f"{own_class(now).__name__} in place of {own_class(self.scheduler).__name__}",
-                cure="Replace it between two calls.",
+                cure="Replace it before or after a call.",
             )
 
     def _seen_by(self, seen: Through) -> Through:
@@ -91,10 +91,10 @@ class SchedulerSeam:
         return through
 
     def _sees(self, scheduler: Any) -> bool:
-        """Whether a call of the scheduler is the run's: of its thread, and not made by a call that it has seen."""
+        """Whether to intercept a call of the scheduler: it comes from the run's thread, and not from the scheduler."""
         if self._thread == threading.get_ident():
             return not self._within
-        if self._thread and (scheduler is self.scheduler or scheduler is self.pipe.scheduler):  # that may be a copy
+        if self._thread and (scheduler is self.scheduler or scheduler is self.pipe.scheduler):  # maybe a copy by now
             raise self._busy()
         return False
 
@@ -106,4 +106,4 @@ class SchedulerSeam:
         )
 
 
-_entering = threading.Lock()  # of runs into schedulers
+_entering = threading.Lock()  # held while a scheduler's class changes

@@ -1,8 +1,8 @@
-"""What the runtime must know of a scheduler: its noise levels, how to retime it, what it cannot be used for.
+"""What is known of each scheduler class: its noise levels, how to retime it, and which configurations are refused.
 
-Any scheduler is served that evaluates the denoiser once a step. One row of `SAMPLERS` for each class that can be
-retimed too; a subclass is served by its base's row, and what has no row by `PLAIN`. What no configuration tells, such
-as noise that cannot be repeated, the full runs of calibration find out (`ertacache.calibration.recorder`).
+Every scheduler that evaluates the denoiser once a step is supported. `SAMPLERS` has a row for each class that can be
+retimed as well; subclasses use their base's row, all others `PLAIN`. What no configuration shows, such as noise that
+cannot be repeated, is found by the full runs of calibration (`ertacache.calibration.recorder`).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def _never(scheduler: Any) -> None:
 
 @dataclass(frozen=True)
 class Sampler:
-    """One scheduler class, as the method sees it.
+    """How to handle one scheduler class. All functions take the scheduler as their first argument.
 
     Args:
-        noise_levels: the T + 1 levels of the grid that ``set_timesteps`` has just laid, the terminal one included.
-            The level is the variable in which the model output is the slope of the trajectory, so that it is what
-            a Taylor prediction expands in: sigma for flow matching, sigma over alpha for noise prediction, the angle
-            of `alpha_table_schedulers` for v-prediction.
-        retime: put T + 1 other levels in their place, keeping length and device; None where that cannot be done.
-        refusal: why a configuration of this scheduler cannot be served, or None.
-        warped_step: ``(scheduler, class, arguments, index, levels)``: how to step on a retimed grid where the
-            scheduler's own ``step`` cannot; None where it can.
+        noise_levels: returns the T + 1 levels of the grid that ``set_timesteps`` has just set, the terminal one
+            included. The level is the variable over which the model output is the slope of the trajectory, so Taylor
+            predictions expand in it: sigma for flow matching, sigma over alpha for noise prediction, the angle of
+            `alpha_table_schedulers` for v-prediction.
+        retime: replaces the levels by T + 1 others, keeping length and device; None if that cannot be done.
+        refusal: returns why the scheduler's configuration is not supported, or None if it is.
+        warped_step: makes a step on a retimed grid, from the arguments ``(scheduler, class, arguments, index,
+            levels)``; None if the scheduler's own ``step`` can.
     """
 
     noise_levels: Callable[[Any], list[float]]
@@ -54,7 +54,7 @@ def _predicts_velocity_on_the_circle(scheduler: Any) -> bool:
 
 
 def _diffusion_levels(scheduler: Any) -> list[float]:
-    """Of grids of sigma, or of sigma over alpha."""
+    """The levels of a grid of sigma, or of sigma over alpha."""
     sigmas = _sigmas(scheduler)
     return [atan(sigma) for sigma in sigmas] if _predicts_velocity_on_the_circle(scheduler) else sigmas
 
@@ -80,7 +80,7 @@ def _sigmas(scheduler: Any) -> list[float]:
 
 
 def _floats(values: Any) -> list[float]:
-    """Of a tensor, which may be on an accelerator and is fetched as a whole, or of whatever a scheduler has instead."""
+    """Convert a tensor, on any device, or a list to floats; a tensor is fetched in one go."""
     return [float(value) for value in (values.tolist() if isinstance(values, torch.Tensor) else values)]
 
 
@@ -93,18 +93,18 @@ def _retime_sigmas(scheduler: Any, levels: Sequence[float]) -> None:
 
 
 def _plain_levels(scheduler: Any) -> list[float]:
-    """The sigmas, where there are T + 1 of them, else the timesteps, the terminal one among them or zero."""
+    """The sigmas if there are T + 1 of them, else the timesteps, with a terminal level of 0 unless they have one."""
     steps = _floats(scheduler.timesteps)
     remembered = getattr(scheduler, "num_inference_steps", None)
-    terminal = steps[0] <= 1 and steps[-1] == 0  # ratios that end at none: the terminal level is among them
-    asked = remembered or len(steps) - terminal
-    if len(steps) == asked + 1 and all(a > b for a, b in pairwise(steps)):  # as SCM lays them, in angles
+    terminal = steps[0] <= 1 and steps[-1] == 0  # ratios down to 0 include the terminal level
+    num_steps = remembered or len(steps) - terminal
+    if len(steps) == num_steps + 1 and all(a > b for a, b in pairwise(steps)):  # as SCM has them, in angles
         return steps
-    if len(steps) != asked:
+    if len(steps) != num_steps:
         raise _not_served(
             scheduler,
             "it does not evaluate the denoiser once a step",
-            f"{type(scheduler).__name__}, {len(steps)} timesteps for {asked} steps",
+            f"{type(scheduler).__name__}, {len(steps)} timesteps for {num_steps} steps",
         )
     if len(getattr(scheduler, "sigmas", ())) == len(steps) + 1:
         return _sigmas(scheduler)
@@ -125,7 +125,7 @@ def _diffusion_refusal(scheduler: Any) -> str | None:
 
 
 def _general_refusal(scheduler: Any) -> str | None:
-    """What no scheduler may be configured to, and what no scheduler may be."""
+    """Why this scheduler is not supported, for reasons that do not depend on its class; None if there are none."""
     if not all(methods(scheduler, name) for name in _SEAMS) or not hasattr(scheduler, "config"):
         return "it has no set_timesteps() and step()"
     if not isinstance(scheduler.config, Mapping):
@@ -161,10 +161,10 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def sampler_of(scheduler: Any) -> Sampler:
-    """The row of `SAMPLERS` for this scheduler, or `PLAIN`.
+    """Find how to handle a scheduler: the row of `SAMPLERS` for its class or a base class, or `PLAIN`.
 
     Raises:
-        PipelineError: if it cannot be served, or its configuration cannot.
+        PipelineError: if the scheduler or its configuration is not supported.
     """
     name = own_class(scheduler).__name__
     row = next((SAMPLERS[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in SAMPLERS), PLAIN)
@@ -176,11 +176,11 @@ def sampler_of(scheduler: Any) -> Sampler:
 
 
 def check_copies(scheduler: Any) -> None:
-    """See to it that copies of a scheduler step by themselves, as those that calibration and drafts make must.
+    """Check that a scheduler can be copied, as calibration and drafts do.
 
     Raises:
-        PipelineError: if it cannot be copied, or a method is patched on the object, or on that of one within it: what
-            was patched there would step the original.
+        PipelineError: if it cannot, or if a method is patched on the object or on a scheduler within it: the patch in
+            the copy would still call the original.
     """
     name = own_class(scheduler).__name__
     patched = [f"{own_class(part).__name__}.{method}" for part in parts_of(scheduler) for method in _patched(part)]
@@ -189,20 +189,20 @@ def check_copies(scheduler: Any) -> None:
             f"a scheduler whose {patched[0].split('.')[1]}() is patched on the object cannot be copied, as calibration "
             "and drafts do",
             given=f"{name}, {', '.join(patched)}",
-            cure="Put what is patched into a subclass, and give the pipeline a scheduler of that.",
+            cure="Put the patched method into a subclass, and give the pipeline a scheduler of that class.",
         )
     try:
         copy.deepcopy(scheduler)
-    except Exception as error:  # whatever one of the user's own holds
+    except Exception as error:  # a user's own scheduler may hold anything
         raise PipelineError(
             "this scheduler cannot be copied, as calibration and drafts do",
             given=f"{name}, {type(error).__name__}: {error}",
-            cure="Give it a __deepcopy__(), or keep what cannot be copied outside of it.",
+            cure="Give it a __deepcopy__() method, or keep what cannot be copied outside of it.",
         ) from error
 
 
 def _patched(scheduler: Any) -> list[str]:
-    """The methods that are patched on the object."""
+    """The names of methods that are patched on the object."""
     names = [name for name, value in getattr(scheduler, "__dict__", {}).items() if callable(value)]
     return [name for name in names if name in _SEAMS or callable(getattr(own_class(scheduler), name, None))]
 
@@ -211,16 +211,16 @@ _SEAMS = ("step", "set_timesteps")
 
 
 def parts_of(scheduler: Any) -> list[Any]:
-    """The scheduler, and all schedulers that it has within it."""
-    found = [scheduler]
-    for part in found:
+    """List the scheduler and all schedulers within it."""
+    parts = [scheduler]
+    for part in parts:
         inner = (value for value in getattr(part, "__dict__", {}).values() if hasattr(type(value), "step"))
-        found += [value for value in inner if all(value is not known for known in found)]
-    return found
+        parts += [value for value in inner if all(value is not known for known in parts)]
+    return parts
 
 
 def _not_served(scheduler: Any, reason: str, given: str) -> PipelineError:
-    """The alternatives are those that sample what the model was trained for: flows, or noise that is added by betas."""
+    """Make the error; it advises schedulers for what the model was trained for: flow matching, or a table of betas."""
     of_betas = hasattr(scheduler, "betas")
     others = [name for name in SAMPLERS if not (of_betas and ("Flow" in name or "CogVideoX" in name))]
     if not of_betas:
@@ -234,23 +234,38 @@ def _not_served(scheduler: Any, reason: str, given: str) -> PipelineError:
 
 
 def retime(scheduler: Any, grid: Sequence[float]) -> list[float]:
-    """Warp the grid that ``set_timesteps`` has just laid to the points ``tau`` of Eq. (14); the new noise levels."""
+    """Warp the grid that ``set_timesteps`` has just set.
+
+    Args:
+        scheduler: with T timesteps; gets other ones.
+        grid: T + 1 points from 0 to 1, as `ertacache.method.timesteps.time_grid` returns them.
+
+    Returns:
+        The T + 1 new noise levels.
+
+    Raises:
+        PipelineError: if this scheduler cannot be given other noise levels.
+    """
     levels = [float(level) for level in warp(sampler_of(scheduler).noise_levels(scheduler), grid)]
     lay(scheduler, levels)
     return levels
 
 
 def lay(scheduler: Any, levels: Sequence[float]) -> None:
-    """Put other noise levels in place of those that ``set_timesteps`` has just laid.
+    """Replace the noise levels that ``set_timesteps`` has just set.
+
+    Args:
+        scheduler: with T timesteps; gets other ones.
+        levels: T + 1 noise levels, falling.
 
     Raises:
-        PipelineError: if this scheduler takes none but its own.
+        PipelineError: if this scheduler cannot be given other noise levels.
     """
-    own_way = sampler_of(scheduler).retime
-    if own_way is None:
+    retimed = sampler_of(scheduler).retime
+    if retimed is None:
         raise PipelineError(
             "this scheduler cannot be given other noise levels than its own",
             given=type(scheduler).__name__,
             cure="Use a method without timestep adjustment, such as 'aligned'.",
         )
-    own_way(scheduler, levels)
+    retimed(scheduler, levels)

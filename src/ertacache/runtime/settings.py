@@ -1,8 +1,8 @@
-"""What changes what a pipeline computes besides weights and the arguments of a call: its settings, as JSON has them.
+"""Read and compare a pipeline's settings: what changes its results besides weights and the arguments of a call.
 
-Some of it is configuration: the pipeline's own (Wan's ``boundary_ratio``), its guiders', its scheduler's. Some of it is
-switched on the models: attention processors with their scales (IP-adapters), FreeU, token merging, a ``forward`` that
-somebody has replaced. Another cache is no setting: two caches on one denoiser are refused.
+Some settings are configuration: of the pipeline (Wan's ``boundary_ratio``), its guiders and its scheduler. Others are
+switched on in the models: attention processors and their scales (IP-adapters), FreeU, token merging, a replaced
+``forward``. Another cache is not a setting: two caches on one denoiser are refused.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from ertacache.errors import PipelineError
 from ertacache.runtime.unwrap import model_of, own_class
 
 _GRID = re.compile("shift|image_seq_len|invert_sigmas|timestep_spacing|steps_offset")
-"""Of the scheduler's configuration, what lays its grid and nothing else: calls compare the noise levels it comes to."""
+"""Entries of a scheduler's configuration that only shape its grid; calls compare the noise levels instead."""
 _SAME_ATTENTION = re.compile("Fused|XFormers|XLA|NPU|Flash|SDPA|Sliced|2_0")
-"""In the name of an attention processor, what says how it computes, and not what."""
+"""Parts of an attention processor's name that say how it computes its result, but do not change the result."""
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
+"""Packages whose ``forward`` functions do not count as replaced."""
 _CACHES = {
     "fbc_": "FirstBlockCache",
     "faster_cache": "FasterCache",
@@ -35,64 +36,86 @@ _CACHES = {
     "sea_cache": "SeaCache",
     "taylorseer": "TaylorSeerCache",
 }
-"""How the hooks' names begin by which diffusers' caches work. Its cache of the text's keys and values is exact."""
+"""diffusers' caches, by the beginning of their hooks' names; without its cache of text keys and values, which is exact.
+"""
 _MISSING = object()
 
 
 def settings_of(pipe: Any, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """All settings by name, as JSON has them.
+    """Read all settings of a pipeline.
 
     Args:
         pipe: the pipeline.
-        modules: those that run in its sampling loop, by attribute name.
+        modules: the modules that run in its sampling loop, by attribute name.
+
+    Returns:
+        JSON data by name.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     parts = getattr(pipe, "components", {})
     for name, value in dict(getattr(pipe, "config", {})).items():
         if not name.startswith("_") and name not in parts:
-            found[name] = value
-    own = vars(pipe) if hasattr(pipe, "__dict__") else {}
-    found |= {name: value for name, value in own.items() if _is_plain(value) and not _of_a_call(name)}
-    for name, part in {**parts, **own}.items():
+            settings[name] = value
+    attributes = vars(pipe) if hasattr(pipe, "__dict__") else {}
+    settings |= {name: value for name, value in attributes.items() if _is_plain(value) and not _of_a_call(name)}
+    for name, part in {**parts, **attributes}.items():
         if is_configured(part):
-            found |= _configured(name, part)
+            settings |= _configured(name, part)
     for name, module in modules.items():
-        for what, value in _switches(model_of(module), sets_own="pag_applied_layers" in own).items():
-            found[f"{name}: {what}"] = value
-    return as_json(found)
+        for what, value in _switches(model_of(module), sets_own="pag_applied_layers" in attributes).items():
+            settings[f"{name}: {what}"] = value
+    return as_json(settings)
 
 
 def setting_difference(
     expected: Mapping[str, Any], actual: Mapping[str, Any], pipe: Any
 ) -> tuple[str, Any, Any] | None:
-    """The first setting that is another one: its name, what it was, what it is; None if all agree."""
+    """Find the first setting that differs.
+
+    Args:
+        expected: the calibrated settings, from `settings_of`.
+        actual: the settings now.
+        pipe: the pipeline, for the defaults of settings that only one side has.
+
+    Returns:
+        The setting's name, its calibrated value and its value now; None if all agree.
+    """
     return _difference(expected, actual, lambda name: _default_setting(pipe, name))
 
 
 def configuration_of(part: Any) -> dict[str, Any]:
-    """The configuration of a model or scheduler of diffusers, or a model of transformers, as JSON has it."""
+    """Read the configuration of a diffusers model or scheduler, or of a transformers model, as JSON data."""
     config = getattr(part, "config", None) or {}
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    own = ("quantization_config", "dtype", "torch_dtype")  # how weights are stored is for the weights to say
-    return as_json({k: v for k, v in config.items() if not str(k).startswith("_") and k not in own})
+    storage = ("quantization_config", "dtype", "torch_dtype")  # the samples of weights show how these are stored
+    return as_json({k: v for k, v in config.items() if not str(k).startswith("_") and k not in storage})
 
 
 def configuration_difference(
     expected: Mapping[str, Any], actual: Mapping[str, Any], kind: type
 ) -> tuple[str, Any, Any] | None:
-    """The first entry of two configurations of this class that differs: its name, what it was, what it is."""
+    """Find the first entry that differs between two configurations.
+
+    Args:
+        expected: the calibrated configuration, from `configuration_of`.
+        actual: the configuration now.
+        kind: the class that both configure, for the defaults of entries that only one side has.
+
+    Returns:
+        The entry's name, its calibrated value and its value now; None if all agree.
+    """
     defaults = _defaults_of(kind)
     return _difference(expected, actual, lambda name: defaults.get(name, _MISSING))
 
 
 def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The same after a way through JSON; what JSON does not have becomes the name of its type."""
+    """Convert a value to JSON data; what JSON cannot express becomes the name of its type."""
     plain: dict[str, Any] = json.loads(json.dumps(value, default=_plain, sort_keys=True, skipkeys=True))
     return plain
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Whether two values of JSON are the same, numbers up to rounding."""
+    """Whether two values of JSON data are equal, numbers up to rounding."""
     if isinstance(one, Real) and isinstance(other, Real):
         return one == other or abs(float(one) - float(other)) <= 1e-6 * max(abs(float(one)), abs(float(other)))
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
@@ -103,7 +126,12 @@ def alike(one: Any, other: Any) -> bool:
 
 
 def refuse_other_caches(pipe: Any, modules: Mapping[str, nn.Module]) -> None:
-    """Raise `PipelineError` where another cache is on: it would be taken for the denoiser, and errors would add up."""
+    """Raise `PipelineError` if another cache is on: its errors would be taken for the denoiser's output, and add up.
+
+    Args:
+        pipe: the pipeline.
+        modules: the modules that run in its sampling loop, by attribute name.
+    """
     for name, part in {"": pipe, **modules}.items():
         cache = _cache_of(part)
         if cache:
@@ -111,13 +139,13 @@ def refuse_other_caches(pipe: Any, modules: Mapping[str, nn.Module]) -> None:
             raise PipelineError(
                 f"another cache is on: {cache}",
                 given=f"{name}, a {type(model_of(part)).__name__}" if name else own_class(pipe).__name__,
-                cure=f"Turn it off first, with {cure}: what it leaves out would be taken for what the model does.",
+                cure=f"Turn it off first, with {cure}: its approximations would be taken for the model's own outputs.",
             )
 
 
 def _cache_of(part: Any) -> str | None:
     model = model_of(part) if isinstance(part, nn.Module) else part
-    if getattr(model, "_is_cached", False):  # on a pipeline's class, and on the model
+    if getattr(model, "_is_cached", False):  # cache-dit sets it on the pipeline's class and on the model
         return "cache-dit"
     if not isinstance(model, nn.Module):
         return None
@@ -139,72 +167,74 @@ def _is_plain(value: Any) -> bool:
 
 
 def _of_a_call(name: str) -> bool:
-    """Whether a pipeline's attribute is what its calls leave behind; AnimateDiff's free noise is not."""
+    """Whether a pipeline's attribute only holds the state of a call, by its name; AnimateDiff's free noise does not."""
     return name.startswith("_") and not name.startswith("_free_noise")
 
 
 def is_configured(part: Any) -> bool:
-    """Whether it is a scheduler or a guider; not a model, a pipeline, or what prepares pictures."""
+    """Whether a component is a scheduler or a guider; not a model, a pipeline or an image processor."""
     if not isinstance(part, ConfigMixin) or isinstance(part, nn.Module) or hasattr(type(part), "components"):
         return False
     return not own_class(part).__name__.endswith("Processor")
 
 
 def _configured(name: str, part: Any) -> dict[str, Any]:
-    laid = name == "scheduler"  # of another scheduler, for sound, say, no call compares the grid
-    found = {f"{name}.{key}": v for key, v in configuration_of(part).items() if not (laid and _GRID.search(key))}
+    main = name == "scheduler"  # calls compare this scheduler's grid, but not that of another one, such as for sound
+    entries = {f"{name}.{key}": v for key, v in configuration_of(part).items() if not (main and _GRID.search(key))}
     if not hasattr(part, "set_timesteps"):
-        found[name] = own_class(part).__name__
-        found[f"{name}.enabled"] = bool(getattr(part, "_enabled", True))
-    return found
+        entries[name] = own_class(part).__name__
+        entries[f"{name}.enabled"] = bool(getattr(part, "_enabled", True))
+    return entries
 
 
 def _switches(model: nn.Module, *, sets_own: bool = False) -> dict[str, Any]:
-    """What is switched on a model.
+    """Read what is switched on in a model: attention processors, FreeU, token merging, a replaced ``forward``.
 
-    With ``sets_own`` the pipeline puts processors of its own in place when a call begins; some leave them there.
+    Args:
+        model: the model.
+        sets_own: whether the pipeline's calls set attention processors of their own (PAG), which then do not count.
     """
-    found: dict[str, Any] = {}
+    switches: dict[str, Any] = {}
     processors: list[tuple[str, str]] = []
     freeu: list[Any] = []
     for path, child in model.named_modules():
-        own = vars(child)
-        processor = own.get("processor") or child._modules.get("processor")
+        attributes = vars(child)
+        processor = attributes.get("processor") or child._modules.get("processor")
         if processor is not None and not (sets_own and type(processor).__name__.startswith("PAG")):
             processors.append((path, _described(processor)))
-        if own.get("s1") is not None and own.get("b1") is not None:
-            freeu.append([own.get(name) for name in ("s1", "s2", "b1", "b2")])
+        if attributes.get("s1") is not None and attributes.get("b1") is not None:
+            freeu.append([attributes.get(name) for name in ("s1", "s2", "b1", "b2")])
     if processors:
         kinds = {kind for _, kind in processors}
-        found["attention processors"] = sorted(kinds)
+        switches["attention processors"] = sorted(kinds)
         if len(kinds) > 1:
-            found["order of attention processors"] = hashlib.sha256(repr(processors).encode()).hexdigest()[:8]
+            switches["order of attention processors"] = hashlib.sha256(repr(processors).encode()).hexdigest()[:8]
     if freeu:
-        found["FreeU"] = freeu
+        switches["FreeU"] = freeu
     merging = getattr(model, "_tome_info", None)
     if merging:
-        found["token merging"] = merging.get("args") if isinstance(merging, Mapping) else True
+        switches["token merging"] = merging.get("args") if isinstance(merging, Mapping) else True
     forward = _foreign_forward(model)
     if forward:
-        found["forward()"] = forward
-    return found
+        switches["forward()"] = forward
+    return switches
 
 
 def scales_of(model: nn.Module) -> list[Any]:
-    """The scales that are set on a model's layers: those of adapters, and of attention processors."""
-    found: list[Any] = []
+    """Read the scales that are set on a model's layers, of adapters and of attention processors, to compare them."""
+    scales: list[Any] = []
     for child in model.modules():
         processor = vars(child).get("processor") or child._modules.get("processor")
         if processor is not None:
-            found.append(_described(processor))
+            scales.append(_described(processor))
         layer: Any = child
         if hasattr(type(child), "active_adapters") and isinstance(getattr(child, "scaling", None), Mapping):
-            found.append((list(layer.active_adapters), dict(layer.scaling), getattr(layer, "disable_adapters", False)))
-    return found
+            scales.append((list(layer.active_adapters), dict(layer.scaling), getattr(layer, "disable_adapters", False)))
+    return scales
 
 
 def _described(processor: Any) -> str:
-    """An attention processor's class and its scales."""
+    """Describe an attention processor by its class and scales."""
     scales = {
         name: value.tolist() if hasattr(value, "tolist") else value
         for name, value in vars(processor).items()
@@ -215,10 +245,10 @@ def _described(processor: Any) -> str:
 
 
 def _foreign_forward(model: nn.Module) -> str | None:
-    """The ``forward`` that neither the model's class nor a library it is run by has written."""
-    own = vars(model)
-    function = own.get("forward")
-    if function is None or "_hf_hook" in own or "_diffusers_hook" in own:
+    """The name of a ``forward`` that comes neither from the model's class nor from `_LIBRARIES`; None without one."""
+    attributes = vars(model)
+    function = attributes.get("forward")
+    if function is None or "_hf_hook" in attributes or "_diffusers_hook" in attributes:
         function = type(model).forward
     module = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__module__", None) or ""
     known = {kind.__module__ for kind in type(model).__mro__}
@@ -230,7 +260,9 @@ def _foreign_forward(model: nn.Module) -> str | None:
 def _difference(
     expected: Mapping[str, Any], actual: Mapping[str, Any], default: Callable[[str], Any]
 ) -> tuple[str, Any, Any] | None:
-    """What only one side has is compared with its default: a newer version of diffusers may have added it."""
+    """Find the first entry that differs. An entry of one side only, as another version of diffusers may have, is
+    compared with its default.
+    """
     for name in sorted(expected.keys() | actual.keys()):
         was, now = (side[name] if name in side else default(name) for side in (expected, actual))
         if was is not _MISSING and now is not _MISSING and not alike(was, now):

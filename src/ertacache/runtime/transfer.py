@@ -1,8 +1,9 @@
-"""A policy on other noise levels than it was calibrated on: its computed steps placed anew, its weights solved anew.
+"""Transfer a policy to other noise levels, such as another number of steps: place its steps and solve its weights anew.
 
-What stays the same between two grids of one model is how its outputs vary with the noise level. That is in the Gram
-matrix which the policy keeps (`ertacache.method.outputs`); whether the transfer beats as many plain steps is predicted
-(`ertacache.method.error_growth`). docs/transfer.md has what was measured.
+On every grid, a model's outputs vary with the noise level in the same way. The policy keeps this in a Gram matrix
+(`ertacache.method.outputs`), from which the new weights are solved. The error of the result is predicted
+(`ertacache.method.error_growth`); if as many plain steps are predicted to be better, the transfer is refused.
+docs/transfer.md has the measurements.
 """
 
 from __future__ import annotations
@@ -27,31 +28,34 @@ from ertacache.runtime.schedulers import lay
 from ertacache.runtime.unwrap import own_class
 
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
-"""With which a transfer to other steps was measured, both of them in flow matching."""
+"""The schedulers with which transfers to other steps were measured, both of them in flow matching."""
 NEAR_STEPS = (0.6, 1.7)
-"""By what a call may multiply the number of steps.
+"""By how much a call may multiply the number of steps.
 
-A transferred policy is nearer to the full run than fewer steps by 2 to 16 dB there, and loses up to 7 dB against one
-that was calibrated there (docs/transfer.md).
+In this range a transferred policy is 2 to 16 dB closer to the full run than fewer steps are, and up to 7 dB farther
+than a policy calibrated for the call (docs/transfer.md).
 """
 MOST_BENT = 0.5
-"""By how many steps the noise levels may leave the calibrated curve: schedulers round, another shift is far more."""
+"""How many steps the noise levels may leave the calibrated curve: schedulers round, but another shift is far more."""
 FARTHER = 1.5
-"""How many times as large the predicted error of a transfer may be as that of plain steps.
+"""How many times the predicted error of plain steps a transfer's predicted error may be.
 
-Predictions rank transfers, and are no better than that (docs/transfer.md).
+Predictions rank transfers, but are not more accurate than that (docs/transfer.md).
 """
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A policy on other noise levels, and what is predicted of it.
+    """A transferred policy with its predicted errors.
+
+    An error is how far the last latent misses the full run's, where 1 is the distance from the first latent to that.
 
     Args:
-        policy: the policy there.
-        missed: by how much its last latent is predicted to miss the full run's, in shares of the way to that.
-        missed_by_plain: the same of as many plain steps as it computes.
-        missed_there: the same of the policy where it was calibrated, and measured to be good.
+        policy: the policy for the other noise levels.
+        missed: the predicted error of the transferred policy.
+        missed_by_plain: the predicted error of as many plain steps as the policy computes.
+        missed_there: the predicted error of the original policy on the calibrated grid, where it was measured to be
+            good.
     """
 
     policy: Policy
@@ -61,23 +65,23 @@ class Transfer:
 
     @property
     def refusal(self) -> str | None:
-        """Why it is not made; None if it is."""
+        """Why this transfer is refused; None if it is not."""
         if self.missed <= FARTHER * max(self.missed_by_plain, self.missed_there):
             return None
         computed, steps = len(self.policy.computed_steps), self.policy.num_inference_steps
         return (
-            f"with {computed} of {steps} steps computed it is predicted to miss the full run by {self.missed:.2g} of "
-            f"the way from noise, and {computed} plain steps by {self.missed_by_plain:.2g}"
+            f"with {computed} of {steps} steps computed its predicted error is {self.missed:.2g} of the way from noise "
+            f"to picture, and that of {computed} plain steps is {self.missed_by_plain:.2g}"
         )
 
 
 def carries(policy: Policy) -> bool:
-    """Whether a policy like this can be transferred once it knows its outputs' Gram matrix."""
+    """Whether a policy like this can be transferred if it has a Gram matrix."""
     return _is_measured(policy.method) and not policy.first_step
 
 
 def _is_measured(method: Method) -> bool:
-    """Whether transfers were measured with policies of this method: of searched schedules, and so of `aligned`."""
+    """Whether transfers were measured with policies of this method: those with searched schedules, as `aligned`."""
     return method.schedule == "search" and method.level == "velocity"
 
 
@@ -87,14 +91,12 @@ def of_measured_kind(origin: Origin) -> bool:
 
 
 def refusal(policy: Policy, levels: Sequence[float], cause: str = "the scheduler's shift") -> str | None:
-    """Why no policy like this is transferred to other noise levels; None if one is.
-
-    `Transfer.refusal` has what speaks against this one.
+    """Say why a policy cannot be transferred to other noise levels; None if it can, subject to `Transfer.refusal`.
 
     Args:
         policy: the policy.
-        levels: the T' + 1 noise levels.
-        cause: what levels may differ by.
+        levels: the T' + 1 noise levels of the call.
+        cause: the possible causes of different noise levels, for the message.
     """
     steps = len(levels) - 1
     if not _is_measured(policy.method):
@@ -104,8 +106,8 @@ def refusal(policy: Policy, levels: Sequence[float], cause: str = "the scheduler
         )
     if policy.gram is None or policy.origin is None:
         return (
-            "the policy does not know how its outputs vary with the noise level, as only some of 'aligned' do, "
-            "and none at other guidance than they were calibrated at"
+            "the policy has no Gram matrix of its outputs; only some policies of method 'aligned' have one, and none "
+            "that was transferred to other guidance"
         )
     if policy.calibration.taylor_kept:
         return "its fitted weights were worse than Taylor's in calibration"
@@ -115,7 +117,7 @@ def refusal(policy: Policy, levels: Sequence[float], cause: str = "the scheduler
     if not fewest * calibrated <= steps <= most * calibrated or steps < 3:
         return f"it holds from {fewest:g} to {most:g} times the calibrated number of steps"
     if any(a <= b for grid in (policy.origin.noise_levels, levels) for a, b in pairwise(grid)):
-        return "noise levels that do not fall are no grid to place steps on"
+        return "its noise levels do not fall from step to step"
     known = policy.origin.noise_levels[:-1]
     if levels[0] > known[0] + (known[0] - known[1]) or levels[-2] < known[-1] - (known[-2] - known[-1]):
         return f"its noise levels lie outside of the calibrated ones, {known[0]:.4g} to {known[-1]:.4g}"
@@ -126,19 +128,26 @@ def refusal(policy: Policy, levels: Sequence[float], cause: str = "the scheduler
 
 
 def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
-    """How far the output of each step (column) has moved the latent after each step (row), (T, T).
+    """Measure how far a unit of each step's output (column) has moved the latent after each step (row).
 
-    The scheduler says it itself: it is linear in the outputs, so the rows are where it goes from zero when the output
-    of step k is the k-th unit vector.
+    A copy of the scheduler is run on it: it is linear in the outputs, so it starts from zero and gets the k-th unit
+    vector as the output of step k. The latents are then the rows.
 
     Args:
-        scheduler: of whose class and configuration; its step takes an output, a timestep and a latent, no more.
-        levels: the T + 1 noise levels that its steps go along.
+        scheduler: its class and configuration are used; its step needs no arguments but output, timestep and latent.
+        levels: the T + 1 noise levels of the steps.
+
+    Returns:
+        (T, T), float64, lower triangular.
+
+    Raises:
+        PipelineError: if the scheduler cannot be given other noise levels.
     """
     kind: Any = own_class(scheduler)
     twin = kind.from_config(scheduler.config)
     steps = len(levels) - 1
-    twin.set_timesteps(steps, **({"mu": 1.0} if twin.config.get("use_dynamic_shifting") else {}))  # laid over
+    # The noise levels set here are replaced in the next line; mu only has to be there.
+    twin.set_timesteps(steps, **({"mu": 1.0} if twin.config.get("use_dynamic_shifting") else {}))
     lay(twin, levels)
     latent, rows = torch.zeros(1, steps, dtype=torch.float64), []
     step_call = StepCall.of(twin)
@@ -150,10 +159,16 @@ def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
 
 
 def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Transfer:
-    """The policy of the same step ratio on other noise levels; only for what :func:`refusal` lets pass."""
+    """Transfer a policy to other noise levels, at the same step ratio.
+
+    Args:
+        policy: the policy; `refusal` has returned None for it and these levels.
+        scheduler: the call's.
+        levels: the T' + 1 noise levels of the call.
+    """
     origin = policy.origin
     assert policy.gram is not None
-    assert origin is not None  # seen to by `refusal`
+    assert origin is not None  # checked by `refusal`
     there, here = origin.noise_levels, tuple(levels)
     steps = len(here) - 1
     computed = max(2, steps * len(policy.computed_steps) // policy.num_inference_steps)
@@ -181,7 +196,7 @@ def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Transfer
             predictions=weights if cached else {},
             origin=replace(origin, noise_levels=here),
             calibration=policy.calibration.unmeasured(),
-            envelope=None,  # drifts, as the matrix, are those of the calibrated grid
+            envelope=None,  # drifts and Gram matrix belong to the calibrated grid
             gram=None,
         ),
         missed=float(missed(outputs, cached, weights, response_here, feedback)[-1]),

@@ -1,4 +1,7 @@
-"""What stands beneath, and what is put on top for a run: classes and methods, and the model under ``torch.compile``."""
+"""Subclasses and wrapped methods that a run puts on a pipeline or scheduler, and ways to see beneath them.
+
+Also beneath ``torch.compile``.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,26 @@ from typing import Any
 from torch import nn
 
 Through = Callable[[Any, Callable[..., Any], Sequence[Any], Mapping[str, Any]], Any]
-"""Who is told of a call at a seam: ``(thing, method, args, kwargs)``, the method bound, to be called through."""
+"""Gets an intercepted call as ``(object, method, args, kwargs)``, the method bound; usually calls it and returns."""
 
 
 def own_class(thing: object) -> type:
-    """The class of a pipeline or scheduler without what this library put on top of it."""
+    """The class of a pipeline or scheduler beneath this library's subclass."""
     return getattr(type(thing), "_ertacache_class", type(thing))
 
 
 def set_class(thing: object, kind: type) -> None:
-    """Change the class of an object, also of one that hands on what is assigned to it."""
+    """Change the class of an object, also if it is a wrapper that passes assignments on."""
     object.__setattr__(thing, "__class__", kind)
 
 
 def model_of(module: nn.Module) -> Any:
-    """The module itself where ``torch.compile`` has wrapped it."""
+    """The module beneath ``torch.compile``; the module itself if it is not compiled."""
     return getattr(module, "_orig_mod", module)
 
 
 class SchedulerMeta(type):
-    """The metaclass of a scheduler's subclass, which equals the class it stands on: some pipelines compare types."""
+    """The metaclass of a scheduler's subclass, which makes it equal to its base: some pipelines compare types."""
 
     def __eq__(cls, other: object) -> bool:
         return other is cls or other is getattr(cls, "_ertacache_class", cls)
@@ -40,7 +43,13 @@ class SchedulerMeta(type):
 
 
 def seamed_subclass(thing: Any, through: Mapping[str, Through], **attributes: Any) -> type:
-    """A subclass of the thing's class that looks like it, and whose methods of these names go through a seam."""
+    """Make a subclass of an object's class that looks like it, and in which some methods are intercepted.
+
+    Args:
+        thing: the object, such as a scheduler.
+        through: what gets the calls of each method, by the method's name.
+        **attributes: further class attributes.
+    """
     own: Any = own_class(thing)
 
     def beneath(self: Any, name: str) -> Any:
@@ -66,22 +75,27 @@ def seamed_subclass(thing: Any, through: Mapping[str, Through], **attributes: An
 
 
 def _looking_like(bound: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:
-    """``method``, which takes the object as well, with the name and the signature of a bound one."""
+    """Give ``method``, which also takes ``self``, the name and signature of a bound method."""
     functools.update_wrapper(method, bound)
     try:
-        shown = inspect.signature(bound)
+        signature = inspect.signature(bound)
     except (TypeError, ValueError):  # written in C
         return method
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     looking: Any = method
-    looking.__signature__ = shown.replace(parameters=[itself, *shown.parameters.values()])
+    looking.__signature__ = signature.replace(parameters=[itself, *signature.parameters.values()])
     return method
 
 
 class PatchedSeam:
-    """Stands in an object's ``__dict__`` in place of a method that was patched there, and calls that through.
+    """Intercepts a method that is patched on an object: stands in the object's ``__dict__`` in its place.
 
-    A copy of the object has a seam of its own, around what it would have there without one.
+    A deep copy of the object gets its own `PatchedSeam`, around a copy of the patched method.
+
+    Args:
+        thing: the object, such as a scheduler.
+        patched: the patched method.
+        through: gets its calls.
     """
 
     def __init__(self, thing: Any, patched: Callable[..., Any], through: Through) -> None:
@@ -89,7 +103,7 @@ class PatchedSeam:
         self.thing, self.patched, self.through = thing, patched, through
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the patched method does, seen through the seam."""
+        """Pass the call on."""
         return self.through(self.thing, self.patched, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PatchedSeam:
@@ -97,25 +111,28 @@ class PatchedSeam:
 
 
 def patched_on(thing: Any, name: str) -> Callable[..., Any] | None:
-    """What stands in the place of a method on the object itself, without a seam; None if nothing does."""
-    found = getattr(thing, "__dict__", {}).get(name)
-    return found.patched if isinstance(found, PatchedSeam) else found
+    """The method that is patched on the object itself, beneath a `PatchedSeam`; None if there is none."""
+    patched = getattr(thing, "__dict__", {}).get(name)
+    return patched.patched if isinstance(patched, PatchedSeam) else patched
 
 
 def methods(thing: Any, name: str) -> list[Callable[..., Any]]:
-    """All methods of one name, bound, from the one that is called to the last one that it may hand on to."""
+    """All methods of one name, bound: the one that is called first, and then those that it may call in turn."""
     patched = patched_on(thing, name)
     return [*([] if patched is None else [patched]), *inherited(thing, name)]
 
 
 def inherited(thing: Any, name: str) -> list[Callable[..., Any]]:
-    """Those that an object has of its own class, or of whatever that hands on to, bound and without a seam."""
+    """The methods of one name that an object's own class and its bases define, bound.
+
+    If there are none, the one that the class gets by ``__getattr__``, as wrappers of schedulers do.
+    """
     own: Any = own_class(thing)
-    found = [vars(base)[name] for base in own.__mro__ if name in vars(base)]
-    if found:
-        return [method.__get__(thing, own) if hasattr(method, "__get__") else method for method in found]
-    handed_on = getattr(own, "__getattr__", None)  # a wrapper may pass on what it does not have
+    functions = [vars(base)[name] for base in own.__mro__ if name in vars(base)]
+    if functions:
+        return [method.__get__(thing, own) if hasattr(method, "__get__") else method for method in functions]
+    get_attribute = getattr(own, "__getattr__", None)
     try:
-        return [] if handed_on is None else [handed_on(thing, name)]
+        return [] if get_attribute is None else [get_attribute(thing, name)]
     except AttributeError:
         return []

@@ -1,9 +1,8 @@
-"""A few elements of every parameter of a model: what tells a checkpoint, or a fused adapter, from another one.
+"""Sample a few elements of every parameter of a model, to tell checkpoints and fused adapters apart.
 
-Elements are read where the weights are, at every call, so that a change by any way is noticed: adapters that are fused
-write behind autograd's back, and leave no other trace. Quantised weights are read as they are stored. What they stand
-for is found by dequantising each parameter as a whole, which takes long, and so only where two kinds of storage have to
-be compared.
+The weights are sampled at every call, on their device, so that every change is noticed: fusing an adapter changes them
+in place and leaves no other trace. Quantised weights are sampled as they are stored. They are dequantised, each
+parameter as a whole, only if two kinds of storage have to be compared, since that is slow.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from ertacache.policy import Weights
 Array = NDArray[Any]
 
 ELEMENTS = 4
-"""Of every parameter. A fused adapter changes all of a matrix, so that more would tell no more."""
+"""How many elements of each parameter are sampled. A fused adapter changes all of a matrix, so more would not help."""
 QUANTISED_ERROR = 0.35
-"""How far quantised weights may be from those they were made of, root mean square, relative; 4 bits are off by 0.1."""
+"""The largest relative error (root mean square) of quantised weights against the original ones; 4 bits have 0.1."""
 REMAINDER = 2e-6
-"""What an adapter may leave of itself, of the elements' root mean square, when it is fused and taken out in float32."""
+"""The largest remainder, relative to the elements' root mean square, of an adapter fused and unfused in float32."""
 DIFFERING = 0.02
-"""What share of coarsely stored elements may differ between two copies that were made of the same weights."""
+"""The largest share of coarsely stored elements that may differ between two copies made from the same weights."""
 
 _ADAPTER = re.compile(r"(?:^|\.)(?:lora|lokr|hada|oft|boft|ia3|vera|fourierft)_")
 _WRAPPER = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.")
@@ -44,19 +43,25 @@ _FUSED = {
     "to_kv": ("to_k", "to_v"),
     "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
 }
-"""What diffusers' attention makes of its projections when they are fused: these, in order, along the first axis."""
+"""diffusers' fused attention projections, and the plain ones that each one joins, in order, along the first axis."""
 _OF_ACTIVATIONS = ("input_scale", "output_scale")  # buffers that quantisation adds to a layer, not weights
 
 _known_values: WeakKeyDictionary[nn.Module, tuple[tuple[float, ...], tuple[float, ...]]] = WeakKeyDictionary()
+"""The dequantised values of a model's samples, with the stored elements for which they hold."""
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """Sample every parameter and persistent buffer of a model, but for its adapters'."""
+    """Sample every parameter and persistent buffer of a model, without its adapters."""
     return _sampled([(name, tensor) for name, tensor in _tensors(model) if not _ADAPTER.search(name)])
 
 
 def adapters_of(model: nn.Module, active: Iterable[str]) -> Weights:
-    """Sample the parameters of the adapters of these names."""
+    """Sample the parameters of a model's adapters.
+
+    Args:
+        model: the model.
+        active: the names of the adapters to sample.
+    """
     names = frozenset(active)
     if not names:
         return Weights("")
@@ -65,7 +70,12 @@ def adapters_of(model: nn.Module, active: Iterable[str]) -> Weights:
 
 
 def with_values(weights: Weights, model: nn.Module) -> Weights:
-    """The same with what its quantised elements stand for, if there are any; found once for a model as it is."""
+    """Add dequantised values to samples if some are quantised; they are kept until the model's weights change.
+
+    Args:
+        weights: what `weights_of` returned.
+        model: the model.
+    """
     if all(_dtype(kind) is not None or kind == _UNREAD for kind, _ in weights.storage):
         return weights
     known = _known_values.get(model)
@@ -77,19 +87,19 @@ def with_values(weights: Weights, model: nn.Module) -> Weights:
 
 
 def difference(expected: Weights, actual: Weights, model: nn.Module | None = None) -> tuple[bool, str]:
-    """Whether two samples are of other weights, and where they were hardly comparable, why.
+    """Compare two samples of weights.
 
     Args:
-        expected: of the policy, with values if it is of quantised weights.
-        actual: of the pipeline at hand.
-        model: of which ``actual`` is, if what quantised elements stand for may have to be found.
+        expected: the policy's; with dequantised values if its weights were quantised.
+        actual: the pipeline's.
+        model: the pipeline's model, to dequantise its weights if that is needed.
 
     Returns:
-        Whether they differ by more than their ways of storing explain; and a doubt, or nothing if they were stored
-        alike and all compared.
+        Whether the weights differ by more than their kinds of storage explain; and why this is not certain, as text,
+        which is empty if both are stored alike and all samples were compared.
     """
     if not expected.layout:
-        return False, "the policy does not know them"
+        return False, "the policy has no samples of them"
     if expected.layout != actual.layout:
         return True, ""
     if expected.storage == actual.storage:
@@ -101,7 +111,7 @@ def difference(expected: Weights, actual: Weights, model: nn.Module | None = Non
     if len(_values(expected)) != len(_values(actual)):
         return False, f"{_stored_otherwise(expected, actual)}, which cannot be compared"
     a, b = np.array(_values(expected)), np.array(_values(actual))
-    rounded = np.abs(a - b) > 1e-3 * np.abs(a)  # the others are not quantised; NaN is none of either
+    rounded = np.abs(a - b) > 1e-3 * np.abs(a)  # the others are not quantised; false for NaN
     error = float(np.sqrt(((a - b)[rounded] ** 2).sum() / max((a[rounded] ** 2).sum(), _TINY)))
     return error > QUANTISED_ERROR, f"{_stored_otherwise(expected, actual)}, and differ by {error:.1%}"
 
@@ -111,14 +121,14 @@ def _stored_otherwise(expected: Weights, actual: Weights) -> str:
 
 
 def unread(weights: Weights) -> str:
-    """Why samples are not all there; nothing if they are."""
+    """Say why some samples are missing; empty if none are."""
     missing = sum(map(isnan, weights.elements))
     share = "none" if missing == len(weights.elements) else f"{1 - missing / len(weights.elements):.0%}"
     return f"{share} of the samples can be read where the weights are now" if missing else ""
 
 
 def kinds(weights: Weights) -> str:
-    """How weights are stored, the most frequent first."""
+    """Name the kinds of storage of sampled weights, the most frequent first, three at most."""
     counts: dict[str, int] = {}
     for kind, count in weights.storage:
         counts[kind] = counts.get(kind, 0) + count
@@ -126,7 +136,10 @@ def kinds(weights: Weights) -> str:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every parameter and persistent floating buffer once, by the name it has in the plain model, from where it is."""
+    """Yield every parameter and persistent floating buffer once, from where it is now.
+
+    Names are those of the plain model, without wrappers, and with fused projections split.
+    """
     seen: set[int] = set()
     replaced: set[str] = set()
     kept = on_disk(model)
@@ -154,15 +167,15 @@ def _buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _projections(attention: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The projections that a fused one consists of, as views of it."""
+    """Yield the plain projections that fused ones join, as views of them."""
     for whole, parts in _FUSED.items():
         layer = attention._modules.get(whole)
         if layer is None:
             continue
-        own = [attention._modules.get(part) for part in parts]
+        plain = [attention._modules.get(part) for part in parts]
         for name, tensor in layer._parameters.items():
             if tensor is not None:
-                rows = [len(getattr(part, name)) if part is not None else len(tensor) // len(parts) for part in own]
+                rows = [len(getattr(part, name)) if part is not None else len(tensor) // len(parts) for part in plain]
                 for part, view in zip(parts, torch.split(tensor.detach(), rows), strict=True):
                     yield f"{part}.{name}", view
 
@@ -174,7 +187,8 @@ def _sampled(named: Iterable[tuple[str, Any]]) -> Weights:
     names: list[str] = []
     for name, tensor in sorted(named, key=lambda pair: pair[0]):
         names.append(name)
-        plain = type(tensor) in _PLAIN and tensor.is_floating_point() and not tensor.is_meta  # nearly all, so at once
+        # Nearly all tensors are plain, so these take a short cut.
+        plain = type(tensor) in _PLAIN and tensor.is_floating_point() and not tensor.is_meta
         for kind, stored in ((_name_of(tensor.dtype), tensor),) if plain else _stored(tensor):
             samples.append(_sample(stored))
             storage.append((kind, samples[-1][0]))
@@ -183,17 +197,17 @@ def _sampled(named: Iterable[tuple[str, Any]]) -> Weights:
 
 
 def _stored(tensor: Any) -> Iterator[tuple[str, Any]]:
-    """The plain tensors that a parameter is stored as, each with its kind."""
+    """Yield the plain tensors that a parameter is stored as, each with its kind."""
     if isinstance(tensor, OnDisk):
         tensor = tensor.read()
     name, dtype = type(tensor).__name__, _name_of(tensor.dtype)
-    if hasattr(tensor, "device_mesh") or tensor.is_meta:  # ranks would have to talk; or it is nowhere
+    if hasattr(tensor, "device_mesh") or tensor.is_meta:  # spread over processes, or not in memory
         yield _UNREAD, min(ELEMENTS, tensor.numel())
-    elif hasattr(tensor, "__tensor_flatten__"):  # torchao's, quanto's
+    elif hasattr(tensor, "__tensor_flatten__"):  # torchao, quanto
         for inner in tensor.__tensor_flatten__()[0]:
             for kind, plain in _stored(getattr(tensor, inner)):
                 yield kind if kind == _UNREAD else f"{kind} of {name}", plain
-    elif hasattr(tensor, "quant_type") or not tensor.is_floating_point():  # GGUF's, bitsandbytes'
+    elif hasattr(tensor, "quant_type") or not tensor.is_floating_point():  # GGUF, bitsandbytes
         of = f"{name} {getattr(tensor, 'quant_type', '')}".strip()
         with torch._C.DisableTorchFunctionSubclass():
             yield f"{dtype} of {of}", tensor.detach().as_subclass(Tensor)
@@ -202,7 +216,10 @@ def _stored(tensor: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _sample(tensor: Any) -> tuple[int, Tensor | None]:
-    """A few elements, evenly spaced in logical order, and how many; None of what cannot be read."""
+    """Pick a few elements, evenly spaced in logical order; return how many, and the elements.
+
+    A number in place of a tensor stands for that many elements that cannot be read; they are None.
+    """
     if isinstance(tensor, int):
         return tensor, None
     numel = tensor.numel()
@@ -214,7 +231,7 @@ def _sample(tensor: Any) -> tuple[int, Tensor | None]:
 
 
 def _read(samples: Sequence[tuple[int, Tensor | None]]) -> tuple[float, ...]:
-    """All samples as numbers of float32, with one wait for each device and dtype."""
+    """Read all samples as float32 numbers, NaN for those that cannot be read; waits once for each device and dtype."""
     groups: dict[tuple[torch.device, torch.dtype], list[tuple[int, int, Tensor]]] = {}
     start = 0
     for count, sample in samples:
@@ -224,7 +241,7 @@ def _read(samples: Sequence[tuple[int, Tensor | None]]) -> tuple[float, ...]:
     numbers = [nan] * start
     for (_, dtype), group in groups.items():
         parts = [part for _, _, part in group]
-        if dtype.itemsize == 1:  # not every operation knows every float of 8 bits
+        if dtype.itemsize == 1:  # torch.cat does not support every 8-bit float
             parts = [part.view(torch.uint8) for part in parts]
         joined = torch.cat(parts).view(dtype).float().tolist()
         read = 0
@@ -235,7 +252,7 @@ def _read(samples: Sequence[tuple[int, Tensor | None]]) -> tuple[float, ...]:
 
 
 def _dequantised(tensor: Any) -> Any:
-    """What a parameter stands for, as a plain tensor; if nobody knows, how many elements would be sampled of it."""
+    """Dequantise a parameter to a plain tensor; if that is not possible, return how many elements would be sampled."""
     if isinstance(tensor, OnDisk):
         tensor = tensor.read()
     if hasattr(tensor, "device_mesh") or tensor.is_meta:
@@ -253,7 +270,7 @@ def _dequantised(tensor: Any) -> Any:
             return dequantize_gguf_tensor(tensor)
         if isinstance(getattr(tensor, "SCB", None), Tensor):
             return tensor.data * tensor.SCB[:, None] / 127
-    except Exception:  # whatever a quantisation's own code does on this device; then it is not known
+    except Exception:  # a quantisation package's code may fail in any way on this device
         return ELEMENTS
     return tensor.detach() if tensor.is_floating_point() else ELEMENTS
 
@@ -263,10 +280,10 @@ def _values(weights: Weights) -> tuple[float, ...]:
 
 
 def _differ(expected: Weights, actual: Weights) -> bool:
-    """Whether elements differ by more than both ways of rounding them allow.
+    """Whether elements differ by more than both roundings allow.
 
-    Floats of 16 bits and more may be off by their roundings, or by one after an adapter was fused and taken out again.
-    Coarser ones are rounded alike from the same weights, so hardly any of them may differ.
+    Floats of 16 bits or more may differ by both roundings, and by the remainder of an adapter that was fused and
+    unfused. Coarser elements are rounded alike from the same weights, so hardly any of them may differ.
     """
     if len(expected.elements) != len(actual.elements):
         return True
@@ -283,7 +300,7 @@ def _differ(expected: Weights, actual: Weights) -> bool:
 
 
 def _by_element(weights: Weights) -> tuple[Array, Array, Array]:
-    """For each element: the relative and the absolute part of its rounding, and whether it is stored coarsely."""
+    """For each element: the relative and the absolute part of its rounding error, and whether it is stored coarsely."""
     rows = []
     for kind, _ in weights.storage:
         dtype = _dtype(kind)
@@ -314,9 +331,9 @@ def _same_numbers(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _dtype(kind: str) -> torch.dtype | None:
-    """The float that a kind of storage is; None of what is quantised, or was not read."""
-    found = getattr(torch, kind, None)
-    return found if isinstance(found, torch.dtype) and found.is_floating_point else None
+    """The floating dtype that a kind of storage names; None if it is quantised, or was not read."""
+    dtype = getattr(torch, kind, None)
+    return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
 
 
 _TINY = 1e-30
