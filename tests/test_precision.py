@@ -55,7 +55,7 @@ def test_all_that_is_summed_in_float64_is_the_same_to_the_bit_without_it(monkeyp
         equations.add([a, b], c)
         moments.add(a, b)
         k_and_b = [t.tolist() for t in moments.solve()]
-        return equations.solve(), k_and_b, relative_distance(a, b, c), motion_error(a, b)
+        return equations.solve(), k_and_b, relative_distance(*map(widened, (a, b, c))), motion_error(a, b)
 
     expected = summed(torch.Tensor)
     monkeypatch.setattr(precision, "_has_float64", lambda device: False)

@@ -59,7 +59,7 @@ def over_branches(tensors: Sequence[Tensor], branches: int, distance: Callable[[
 
 def residual_distance(current: Tensor, previous: Tensor) -> float:
     """Eq. (12) for one prompt, the step before being the cached one, on a full run."""
-    error, size = relative_distance(previous, current, current)
+    error, size = relative_distance(previous.double(), current.double(), current.double())
     return error / size if size else 0.0
 
 

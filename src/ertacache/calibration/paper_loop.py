@@ -18,11 +18,12 @@ from ertacache.calibration.closed_loops import ClosedLoops
 from ertacache.calibration.deviations import Deviations
 from ertacache.calibration.lockstep import Lockstep, PromptAtStep
 from ertacache.calibration.recorder import check_finite
-from ertacache.method.rectification import Granularity, Moments, along, rectify
+from ertacache.method.rectification import Granularity, Moments, rectified
 from ertacache.method.residual import Level, from_cache, to_cache
 from ertacache.method.threshold import relative_distance
 from ertacache.method.timesteps import correction_coefficient
 from ertacache.policy import Rectification
+from ertacache.precision import widened
 from ertacache.runtime.block_stack import sketch
 from ertacache.runtime.schedulers import retime
 
@@ -171,7 +172,8 @@ class _PaperLoop:
         error = size = 0.0
         for prompt in prompts:
             full = self._loops.recordings[prompt.prompt].entry(index, self._level)
-            parts = relative_distance(self._residuals[prompt.prompt], self._residual(prompt), full)
+            cached, fresh = self._residuals[prompt.prompt], self._residual(prompt)
+            parts = relative_distance(widened(cached), widened(fresh), widened(full))
             error, size = error + parts[0], size + parts[1]
         self._distances[index] = error / size if size else 0.0
         return self._distances[index]
@@ -216,12 +218,9 @@ class _PaperLoop:
         for k in fresh:
             moments.add(reused[k], fresh[k])
         self._error_models.append(moments.solve())
-        one = next(iter(reused.values()))
-        k_hat, b_hat = (
-            along(parameter.to(one.device, torch.float32), one.ndim, self._granularity, self._axis)
-            for parameter in self._error_models[-1]
-        )
-        return {k: rectify(v, k_hat, b_hat) for k, v in reused.items()}
+        device = next(iter(reused.values())).device
+        k_hat, b_hat = (parameter.to(device, torch.float32) for parameter in self._error_models[-1])
+        return {k: rectified(v, k_hat, b_hat, self._granularity, self._axis) for k, v in reused.items()}
 
     def _rectification(self) -> Rectification | None:
         """K and B of all cached steps."""

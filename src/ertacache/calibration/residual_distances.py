@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ertacache.calibration.recording import Recording
 from ertacache.method.residual import Level
-from ertacache.method.threshold import Distance
+from ertacache.method.threshold import Distance, relative_distance
 
 
 def residual_distances(recordings: Sequence[Recording], level: Level) -> Distance:
@@ -20,18 +20,15 @@ def residual_distances(recordings: Sequence[Recording], level: Level) -> Distanc
         ``distance(last, step)``; computed when it is first asked for, then kept.
     """
     known: dict[tuple[int, int], float] = {}
-    sizes: dict[int, float] = {}
 
     def distance(last: int, step: int) -> float:
         if (last, step) not in known:
-            error = 0.0
-            size = 0.0
+            error = size = 0.0
             for recording in recordings:
                 fresh = recording.entry(step, level)
-                error += float((recording.entry(last, level) - fresh).abs().sum())
-                size += float(fresh.abs().sum()) if step not in sizes else 0.0
-            sizes.setdefault(step, size)
-            known[last, step] = error / sizes[step] if sizes[step] else 0.0
+                parts = relative_distance(recording.entry(last, level), fresh, fresh)
+                error, size = error + parts[0], size + parts[1]
+            known[last, step] = error / size if size else 0.0
         return known[last, step]
 
     return distance

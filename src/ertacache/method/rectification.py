@@ -114,6 +114,20 @@ def predicted_error(predicted: Tensor, k: Tensor, b: Tensor, *, sigmoid: bool = 
     return torch.sigmoid(argument) if sigmoid else argument / 4 + 0.5
 
 
+def rectified(predicted: Tensor, k: Tensor, b: Tensor, granularity: Granularity, axis: int) -> Tensor:
+    """Correct the output of a cached step by its K and B as `Moments.solve` gives them.
+
+    Args:
+        predicted: the prediction ``v~``, (batch, ...), floating.
+        k, b: on its device, and of its dtype.
+        granularity, axis: see `along`.
+
+    Returns:
+        The shape of ``predicted``.
+    """
+    return rectify(predicted, *(along(parameter, predicted.ndim, granularity, axis) for parameter in (k, b)))
+
+
 def rectify(predicted: Tensor, k: Tensor, b: Tensor, *, sigmoid: bool = False) -> Tensor:
     """Correct the output of a cached step, ``v~ - eps^``: Algorithm 1, line 17, applied to the cached step itself.
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ertacache.errors import CalibrationError
 from ertacache.method.schedule import check_budget, check_forced
-from ertacache.precision import widened
 
 Distance = Callable[[int, int], float]
 """``distance(last, i)``: how far the residual cached at step ``last`` is from the fresh one at step ``i``.
@@ -24,15 +23,14 @@ Of what `relative_distance` returns, summed over prompts, the numerator over the
 def relative_distance(cached: Tensor, fresh: Tensor, reference: Tensor) -> tuple[float, float]:
     """Eq. (12) for one prompt: its numerator ``|r~ - r|_1`` and its denominator ``|r_gt|_1``.
 
-    The caller sums both over all prompts and divides the sums.
+    The caller sums both over all prompts and divides the sums. Computed in the precision of the tensors.
 
     Args:
         cached: the residual ``r~`` in the cache, any shape, floating.
         fresh: the residual ``r`` of the step, of the same shape.
         reference: the residual ``r_gt`` of the full run at the step, of the same shape.
     """
-    error = (widened(cached) - widened(fresh)).abs().sum()
-    return float(error), float(widened(reference).abs().sum())
+    return float((cached - fresh).abs().sum()), float(reference.abs().sum())
 
 
 def threshold(num_steps: int, distance: Distance, lam: float, forced: Collection[int] = ()) -> tuple[int, ...]:
@@ -43,8 +41,8 @@ def threshold(num_steps: int, distance: Distance, lam: float, forced: Collection
 
     Args:
         num_steps: T.
-        distance: see `Distance`. A closed loop measures it on the cached trajectory as it goes; with recorded residuals
-            it is the distance between two recorded steps.
+        distance: see `Distance`; between recorded steps. In closed loop a distance is known only when its step is
+            reached; `ertacache.calibration.paper_loop` decides the same way as it goes.
         lam: the threshold, over 0; a step is cached only if its distance is strictly below.
         forced: steps that must be computed.
 
