@@ -39,7 +39,7 @@ from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.files import kept
 from ertacache.metrics import psnr
 from ertacache.runtime.denoisers import denoisers_of
-from ertacache.watching.envelope import is_outside
+from ertacache.watching.drift_score import is_outside
 from ertacache.watching.guard import Guard
 
 SPEEDUPS = (2.0, 3.0)  # each one's policy also makes drafts of the other's runs

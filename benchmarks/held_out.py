@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from ertacache import zoo
 from ertacache.evaluation.comparison import Variant, calls_of
-from ertacache.evaluation.measuring import Measured, measure
+from ertacache.evaluation.harness import Measured, measure
 
 
 def measured_on_held_out(

@@ -55,7 +55,7 @@ from ertacache.opensora import (
     OpenSoraRectifiedFlowScheduler,
     STDiT3Transformer3DModel,
 )
-from ertacache.policy.envelope import Envelope
+from ertacache.policy.drift_envelope import Envelope
 
 Size = Mapping[str, Any]
 OURS = (("offline+time", 2.0), ("paper", 2.0), ("aligned", 2.0), ("aligned", 3.0))

@@ -23,7 +23,7 @@ from benchmarks.keys import environment, key_of
 from benchmarks.markdown import table, write_figures
 from ertacache import Policy, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 
 NAMES = ("uniform", "offline", "offline+time", "paper", "taylor", "aligned")
 METHODS: dict[str, Method] = {name: Method.named(name) for name in NAMES}

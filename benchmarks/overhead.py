@@ -22,7 +22,7 @@ from ertacache import Method, Policy, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, compare
 from ertacache.method.prediction import Prediction
 from ertacache.runtime.policy_driver import PolicyDriver
-from ertacache.runtime.resolve import Resolved
+from ertacache.runtime.policy_for_call import Resolved
 from ertacache.runtime.run import Run
 
 STEPS = 1000

@@ -25,9 +25,9 @@ from benchmarks.markdown import table, write_figures
 from ertacache import Policy, calibrate, zoo
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
 from ertacache.files import kept
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
+from ertacache.runtime.grid_transfer import on_grid
 from ertacache.runtime.schedulers import sampler_of
-from ertacache.runtime.transfer import on_grid
 
 METHODS = {"searched": Method.named("aligned"), "evenly spaced": Method(predictor="aligned")}
 SPEEDUPS = (1.5, 2.0, 3.0, 5.0)

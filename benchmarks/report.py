@@ -20,9 +20,9 @@ from matplotlib.ticker import NullLocator
 from benchmarks.markdown import Rows, table, with_interval
 from benchmarks.rivals.curves import Cost, by_operations, by_time, qualities_at
 from benchmarks.rivals.harness import Setting, from_json
-from benchmarks.rivals.ours import UNIFORM
+from benchmarks.rivals.ours import CALIBRATION_PROMPTS, UNIFORM
 from benchmarks.rivals.roster import OURS
-from ertacache.evaluation.measuring import Measured
+from ertacache.evaluation.harness import Measured
 from ertacache.files import written_whole
 from ertacache.metrics import interval
 
@@ -245,7 +245,7 @@ HEAD = """# Results: all rivals in one harness
 """
 
 
-METHOD = """
+METHOD = f"""
 All figures are from small pipelines that this project trained: pictures of 96 x 96 pixels, clips of 48 x 48
 ([pipelines.md](pipelines.md)). None is from published weights.
 
@@ -253,9 +253,13 @@ All figures are from small pipelines that this project trained: pictures of 96 x
 - **Cost** is counted twice: as the full run's denoiser *operations* over the rival's, and as *measured speedup* of
   denoising. Calls of these small denoisers are cheap, so a cache that intervenes in every block loses more time here
   than in a large model; operations leave that out.
-- **Equal cost.** Each rival's knob is swept. For each prompt, PSNR is interpolated over the logarithm of the speedup,
-  along the settings that no other one beats, and then averaged over prompts. So a cache that skips much on one prompt
-  and nothing on the next gains nothing from the latter's perfect picture. "-": no setting is that fast.
+- **Equal cost.** Each rival is measured at many settings of its knobs. For each prompt separately, its Pareto-best
+  settings are kept (no other one is both faster and better), and PSNR is interpolated between them at the target
+  speedup, over the logarithm of the speedup. Then these values are averaged over prompts. Settings that skip nothing
+  on a prompt are left out there, so prompts that were not sped up cannot inflate the mean. "-": no setting is that fast.
+- **Calibration.** Our own policies are calibrated on {CALIBRATION_PROMPTS} other prompts. Other pages measure on other
+  numbers of prompts, at a number of steps instead of an interpolated speedup, so the same method has other figures
+  there.
 
 `ertacache benchmark` measures all of it again and writes this page; `--rival NAME` measures one rival, `aligned` and
 fewer steps, and keeps the others' rows. The raw figures are in `benchmarks/results`.
@@ -287,10 +291,13 @@ def setup(found: Sequence[Mapping[str, Any]]) -> str:
     shared: dict[str, list[str]] = {}
     for result in found:
         versions = f"{result['machine']}, torch {result['torch']}, diffusers {result['diffusers']}"
-        steps = result["arguments"]["num_inference_steps"]
-        shared.setdefault(f"{result['prompts']} held-out prompts, {steps} steps in full; {versions}", []).append(
-            result["model"]
+        arguments, first = result["arguments"], result["seed"]
+        guidance = arguments.get("true_cfg_scale", arguments.get("guidance_scale"))
+        how = (
+            f"{result['prompts']} held-out prompts, prompt k with seed {first} + k, guidance {guidance:g}, "
+            f"{arguments['num_inference_steps']} steps in full; {versions}"
         )
+        shared.setdefault(how, []).append(result["model"])
     return "".join(f"- {', '.join(models)}: {how}.\n" for how, models in shared.items())
 
 

@@ -27,9 +27,9 @@ from benchmarks.markdown import table, with_interval, write_figures
 from ertacache import Policy, calibrate, transferred, zoo
 from ertacache.evaluation.comparison import Result, Variant, calls_of, compare, fewer_steps
 from ertacache.files import kept
+from ertacache.runtime.grid_transfer import on_grid, refusal
 from ertacache.runtime.policy_checks import grid_difference
-from ertacache.runtime.resolve import at_near_guidance
-from ertacache.runtime.transfer import on_grid, refusal
+from ertacache.runtime.policy_for_call import at_near_guidance
 
 SPEEDUPS = (2.0, 3.0)
 ADAPTER_SIZE = 0.1

@@ -13,7 +13,7 @@ from benchmarks.rivals.curves import by_operations, qualities_at
 from benchmarks.rivals.harness import Entry, Setting
 from benchmarks.rivals.ours import ALIGNED
 from ertacache.evaluation.comparison import Variant, calls_of
-from ertacache.evaluation.measuring import Measured
+from ertacache.evaluation.harness import Measured
 from ertacache.presenting.page import Cases, Grid, Page, Plot, Section, write
 from ertacache.presenting.quality_plots import prompt_by_prompt
 from ertacache.presenting.worst_cases import Selection, worst_cases

@@ -25,7 +25,7 @@ from ertacache.errors import ERTACacheError
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import guidance_of, is_strength, sizes_of
 from ertacache.runtime.denoisers import loop_modules
-from ertacache.runtime.settings import is_configured
+from ertacache.runtime.pipeline_settings import is_configured
 from ertacache.runtime.unwrap import own_class
 
 TOLERANCE = 1.5

@@ -22,7 +22,7 @@ from contract.around import around
 from contract.case import STEPS, Case, Family
 from contract.state import differences, state_of
 from ertacache.errors import ERTACacheError, PolicyMismatchError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
 from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.driver import Driver, Step

@@ -21,7 +21,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Origin, Policy
 from ertacache.runtime import identity
 

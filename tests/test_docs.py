@@ -13,7 +13,7 @@ import contract.check
 import ertacache
 from contract.case import Case
 from ertacache.errors import ArgumentError
-from ertacache.runtime.families import BLOCK_OUTPUTS, register_block
+from ertacache.runtime.layout_tables import BLOCK_OUTPUTS, register_block
 
 ADDING = (Path(__file__).parent.parent / "docs/adding-a-model.md").read_text()
 

@@ -12,7 +12,7 @@ import ertacache
 from ertacache import Draft
 from ertacache.errors import CalibrationError, GuardError, PolicyFileError, PolicyMismatchError
 from ertacache.policy import CalibrationRecord
-from ertacache.policy.envelope import Envelope
+from ertacache.policy.drift_envelope import Envelope
 from ertacache.watching.draft_report import DraftReport
 from ertacache.watching.finished_run import distance_of
 from ertacache.watching.guard import Guard
@@ -124,14 +124,14 @@ def test_a_draft_of_other_runs_and_what_is_none_are_refused(flux, make_policy, p
     policy, by = policies
     other = make_policy(STEPS, CACHED, "taylor", calibration=CalibrationRecord("another"))
     with (
-        pytest.raises(GuardError, match=rf"another policy's runs.*{draft.of}"),
+        pytest.raises(GuardError, match=rf"for another policy.*{draft.of}"),
         ertacache.accelerated(flux, other, draft=draft),
     ):
         pass
     with pytest.raises(GuardError, match="this is not a draft"), ertacache.accelerated(flux, policy, draft=by):
         pass
     for numbers in ({"deviation": 0.0}, {"mean": math.nan}, {"limit": math.inf}):
-        with pytest.raises(GuardError, match="no draft"):
+        with pytest.raises(GuardError, match="not a valid draft"):
             Draft(by, "", **{"mean": 0.0, "deviation": 1.0, "limit": 1.0, "full_runs": 1.0, **numbers})
 
 

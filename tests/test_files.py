@@ -21,7 +21,7 @@ from ertacache import Draft, Policy, Profile, files
 from ertacache.calibration import recording_file
 from ertacache.calibration.recording import Setting
 from ertacache.errors import OutputError, PolicyFileError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import CalibrationRecord
 
 MEASURED = CalibrationRecord("", psnr=(40.0, 41.0), ssim=(0.9, 0.91), seconds=1.0)

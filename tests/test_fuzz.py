@@ -28,7 +28,7 @@ from contract.families import CASES
 from contract.families.paper import UNIPC, video_call, wan
 from contract.families.unets import SD_DDIM, sd, sd_call
 from ertacache.errors import ERTACacheError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
 from tests.adapters import load_lora
 

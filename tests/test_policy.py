@@ -14,10 +14,10 @@ import torch
 
 import ertacache.files
 from ertacache.errors import MethodError, PolicyFileError
-from ertacache.method.choice import NAMED_METHODS, Method
+from ertacache.method.named_methods import NAMED_METHODS, Method
 from ertacache.method.prediction import Prediction
 from ertacache.policy import CalibrationRecord, Denoiser, Origin, Policy, Rectification, Weights
-from ertacache.policy.envelope import Envelope
+from ertacache.policy.drift_envelope import Envelope
 
 PAPER, ALIGNED = Method.named("paper"), Method.named("aligned")
 NAN = math.nan

@@ -25,9 +25,9 @@ from ertacache import Policy
 from ertacache.cli import app
 from ertacache.errors import PolicyFileError, SharingError
 from ertacache.evaluation.evaluate import as_json, variants_of
-from ertacache.evaluation.measuring import Measured
+from ertacache.evaluation.harness import Measured
 from ertacache.sharing import pretrained, push
-from ertacache.sharing.on_policy import offer_on
+from ertacache.sharing.policy_methods import offer_on
 from tests.hub import Hub, serving
 from tests.test_policy import ORIGIN, POLICIES, RECORD
 

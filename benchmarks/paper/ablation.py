@@ -14,7 +14,7 @@ from benchmarks.method import LEVELS, METHODS
 from benchmarks.paper.pipelines import Opened
 from benchmarks.paper.published import speedups
 from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 
 PARTS: Mapping[str, Method] = {name: METHODS[name] for name in ("uniform", "offline", "offline+time", "paper")}
 HIDDEN: Mapping[str, Method] = {

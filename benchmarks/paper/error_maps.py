@@ -21,7 +21,7 @@ from benchmarks.paper.published import speedups
 from ertacache.method.rectification import Moments, along, predicted_error
 from ertacache.method.residual import from_cache, to_cache
 from ertacache.policy import Policy
-from ertacache.runtime.families import channel_axis
+from ertacache.runtime.layout_tables import channel_axis
 
 CHANNELS = 3
 

@@ -20,9 +20,9 @@ from ertacache import Policy, zoo
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recorder import record
 from ertacache.evaluation.comparison import Variant, calls_of
-from ertacache.evaluation.measuring import Measured, measure
+from ertacache.evaluation.harness import Measured, measure
 from ertacache.evaluation.perceptual import perceptual_metrics
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from benchmarks.method import policies_for
 from benchmarks.paper.pipelines import Opened
 from benchmarks.paper.published import speedups
 from ertacache.evaluation.comparison import Variant
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 
 METHODS: Mapping[str, Method] = {name: NAMED[name] for name in ("paper", "aligned")}
 

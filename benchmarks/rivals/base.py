@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ertacache.opensora import STDiT3Transformer3DModel
 from ertacache.runtime.block_stack import blocks_of, handed_on
-from ertacache.runtime.families import BLOCK_OUTPUTS
+from ertacache.runtime.layout_tables import BLOCK_OUTPUTS
 
 Knobs = Mapping[str, Any]
 """One setting of a rival, by the names of its authors."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import log
 from statistics import median
 
-from ertacache.evaluation.measuring import Measured
+from ertacache.evaluation.harness import Measured
 
 Cost = Callable[[Measured, int], float]
 """How many times cheaper than the full run a setting is on a prompt."""

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.rivals.base import Calls, Knobs, Rival, Subject
 from ertacache import zoo
 from ertacache.evaluation.comparison import Variant, calls_of
-from ertacache.evaluation.measuring import Measured, Metric, measure
+from ertacache.evaluation.harness import Measured, Metric, measure
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def run(
     metrics: Mapping[str, Metric] | None = None,
     on_generation: Callable[[int], None] = lambda count: None,
 ) -> list[Setting]:
-    """Generate every prompt in full and at every setting; see `ertacache.evaluation.measuring.measure`.
+    """Generate every prompt in full and at every setting; see `ertacache.evaluation.harness.measure`.
 
     Args:
         subject: the pipeline.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.rivals.base import Calls, Subject, ordered_blocks, replaced
 from ertacache.runtime.block_stack import handed_on
-from ertacache.runtime.families import BLOCK_OUTPUTS
+from ertacache.runtime.layout_tables import BLOCK_OUTPUTS
 
 
 class Predictor(Protocol):

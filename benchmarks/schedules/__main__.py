@@ -26,15 +26,15 @@ from benchmarks.markdown import table, with_interval, write_figures
 from benchmarks.schedules.baselines import Schedule, algorithm_2, annealed
 from ertacache import Policy, calibrate, zoo
 from ertacache.calibration.budget import StepsBudget
-from ertacache.calibration.closed_loops import ClosedLoops
 from ertacache.calibration.full_runs import Session, Workload, open_session
 from ertacache.calibration.gram import gram_of
+from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.make_policy import policy_of
 from ertacache.calibration.options import CalibrationOptions
 from ertacache.evaluation.comparison import Variant, fewer_steps
-from ertacache.evaluation.measuring import Measured
+from ertacache.evaluation.harness import Measured
 from ertacache.files import written_whole
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.method.schedule import evenly_spaced
 from ertacache.method.shortest_path import edges, shortest_path
 

@@ -13,10 +13,10 @@ import math
 import random
 from collections.abc import Sequence
 
-from ertacache.calibration.closed_loops import ClosedLoops
+from ertacache.calibration.loop_outputs import Trace
+from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.residual_distances import residual_distances
-from ertacache.calibration.trace import Trace
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.method.threshold import threshold_for_budget
 
 Schedule = tuple[int, ...]

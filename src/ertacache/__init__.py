@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from ertacache.accelerate import accelerated, enable
     from ertacache.acceleration import Acceleration, disable
     from ertacache.calibration.calibrate import calibrate
-    from ertacache.calibration.draft import draft
+    from ertacache.calibration.make_draft import draft
     from ertacache.calibration.make_profile import profile
     from ertacache.calibration.profile import Profile
-    from ertacache.method.choice import Method
+    from ertacache.method.named_methods import Method
     from ertacache.policy import Policy
     from ertacache.runtime.guidance_transfer import transferred
     from ertacache.watching.draft import Draft
@@ -40,7 +40,7 @@ else:  # torch and diffusers take seconds to import, and wait until something is
         "accelerate": ("accelerated", "enable"),
         "acceleration": ("Acceleration", "disable"),
         "calibration": ("Profile", "calibrate", "draft", "profile"),
-        "method.choice": ("Method",),
+        "method.named_methods": ("Method",),
         "policy": ("Policy",),
         "runtime.guidance_transfer": ("transferred",),
         "watching": ("Draft",),

@@ -10,19 +10,19 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ertacache.arguments import call_arguments
 from ertacache.errors import ERTACacheError, PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.observer import Observer
 from ertacache.runtime.policy_checks import check_pipeline
 from ertacache.runtime.policy_driver import PolicyDriver
+from ertacache.runtime.policy_for_call import Resolved, resolve
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.report import Report
-from ertacache.runtime.resolve import Resolved, resolve
 from ertacache.runtime.run import Run
 from ertacache.runtime.schedulers import sampler_of
 from ertacache.runtime.unwrap import own_class
+from ertacache.value_checks import call_arguments
 
 
 class CallWatch:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ertacache import arguments
+from ertacache import value_checks
 from ertacache._version import __version__
 from ertacache.errors import ERTACacheError, OutputError, PolicyFileError
 
@@ -88,7 +88,7 @@ def save(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any], te
         ArgumentError: if ``path`` is not a path.
         OutputError: if the file cannot be written.
     """
-    target = arguments.path("path", path)
+    target = value_checks.path("path", path)
     text = json.dumps({"kind": kind, "schema": SCHEMA, "library": __version__, **content})
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"ertacache": sealed(text, plain)}  # one entry: safetensors writes several in random order
@@ -191,7 +191,7 @@ def opening(path: str | os.PathLike[str], kind: str) -> Iterator[Held]:
         FileNotFoundError: if there is no such file.
         PolicyFileError: if the file is damaged, of another kind or schema, or the block fails on its content.
     """
-    named = os.fspath(arguments.path("path", path))
+    named = os.fspath(value_checks.path("path", path))
     if not os.path.isfile(named):
         raise FileNotFoundError(f"there is no {kind} file at {named!r}; make one with {KINDS[kind]}")
     again = f"It is damaged, or was edited: make it again with {KINDS[kind]}, or copy it again."

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from ertacache.double_precision import widened
 from ertacache.errors import MetricError
-from ertacache.precision import widened
 
 MAX_PSNR = 100.0
 """What a picture or frame counts at most, in dB: equal ones have no finite ratio, and must not hide the others."""

@@ -11,11 +11,11 @@ from accelerate import hooks
 import ertacache
 from ertacache import Method, Policy, zoo
 from ertacache.calibration.budget import StepsBudget
-from ertacache.calibration.fit import Fit, FittedOn
+from ertacache.calibration.loop_result import Fit, FittedOn
 from ertacache.calibration.make_policy import better_policy
 from ertacache.calibration.prompts import calls_for, prompts_of
 from ertacache.errors import BudgetError, CalibrationError, GuardError, MethodError, PipelineError
-from ertacache.method.choice import NAMED_METHODS
+from ertacache.method.named_methods import NAMED_METHODS
 from ertacache.method.prediction import Prediction
 
 

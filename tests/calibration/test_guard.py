@@ -12,8 +12,8 @@ from benchmarks.guard import noise
 from ertacache import Method, Policy
 from ertacache.calibration.full_runs import shifted
 from ertacache.errors import GuardError, PolicyFileError
-from ertacache.policy.envelope import Envelope
-from ertacache.watching.envelope import envelope_of, is_outside, score
+from ertacache.policy.drift_envelope import Envelope
+from ertacache.watching.drift_score import envelope_of, is_outside, score
 
 EVEN = Method(schedule="uniform", predictor="aligned")
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import ertacache
-from ertacache.calibration.closed_loops import ClosedLoops
-from ertacache.calibration.fit import FittedOn
 from ertacache.calibration.full_runs import record_all
+from ertacache.calibration.loop_result import FittedOn
+from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording_store import RecordingStore
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
 
 ALIGNED, CACHED, PROMPTS = Method.named("aligned"), (3, 5, 6, 8), 3

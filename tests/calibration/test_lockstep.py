@@ -23,7 +23,7 @@ from ertacache.calibration.recorder import record
 from ertacache.calibration.timing import time_call
 from ertacache.errors import CalibrationError, RunError
 from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.scheduler_probe import plain_step
+from ertacache.runtime.scheduler_step import plain_step
 
 STEPS = 8
 TASTE = contextvars.ContextVar("taste", default="plain")

@@ -5,17 +5,17 @@ import pytest
 import torch
 
 import ertacache
-from ertacache.calibration.closed_loops import ClosedLoops
-from ertacache.calibration.fit import Fit
 from ertacache.calibration.full_runs import record_all
 from ertacache.calibration.gram import gram_of
+from ertacache.calibration.loop_outputs import Trace
+from ertacache.calibration.loop_result import Fit
+from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording_store import RecordingStore
 from ertacache.calibration.search import Search, beginnings, clearly_better, turns
-from ertacache.calibration.trace import Trace
 from ertacache.errors import BudgetError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.method.schedule import bends, bent, evenly_spaced, moves, uniform
 from ertacache.method.surrogate import ORDER, Surrogate, climb
 

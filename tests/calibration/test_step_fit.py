@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ertacache.calibration.step_fit import MIN_HELD_OUT, fit_step, holds_out
-from ertacache.method.alignment import NormalEquations
+from ertacache.method.aligned_weights import NormalEquations
 from ertacache.method.prediction import coefficients
 
 

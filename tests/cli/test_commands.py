@@ -7,9 +7,9 @@ from dataclasses import replace
 from PIL import Image
 
 from ertacache import Policy, Profile
-from ertacache.cli.frontier import write_frontier
+from ertacache.cli.frontier_folder import write_frontier
 from ertacache.policy import CalibrationRecord
-from ertacache.policy.envelope import Envelope
+from ertacache.policy.drift_envelope import Envelope
 from tests.cli.running import run
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ertacache import zoo
 from ertacache.cli import options
-from ertacache.method.choice import NAMED_METHODS
+from ertacache.method.named_methods import NAMED_METHODS
 from tests.cli.running import run
 
 

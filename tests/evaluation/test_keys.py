@@ -10,7 +10,7 @@ import torch
 import ertacache
 from ertacache.evaluation import evaluate as module
 from ertacache.evaluation.evaluate import evaluate
-from ertacache.runtime import weight_samples
+from ertacache.runtime import parameter_samples
 from ertacache.runtime.environment import environment_of
 from ertacache.runtime.identity import circumstances_of
 from ertacache.runtime.pipeline_key import pipeline_key
@@ -76,8 +76,8 @@ def test_the_environment_names_what_computes(flux):
 
 
 def test_where_weights_cannot_be_read_nothing_is_found(flux, monkeypatch):
-    monkeypatch.setattr(weight_samples, "_PLAIN", ())
-    monkeypatch.setattr(weight_samples, "_stored", lambda tensor: iter([("unread", 4)]))
+    monkeypatch.setattr(parameter_samples, "_PLAIN", ())
+    monkeypatch.setattr(parameter_samples, "_stored", lambda tensor: iter([("unread", 4)]))
     assert key_of(flux) != key_of(flux)
 
 

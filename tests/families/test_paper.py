@@ -9,7 +9,7 @@ from accelerate import cpu_offload
 
 import ertacache
 from ertacache.errors import PipelineError, PolicyMismatchError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 
 T = 8
 

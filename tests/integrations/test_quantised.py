@@ -14,7 +14,7 @@ import ertacache
 from contract.families.paper import flux, flux_call
 from contract.parts import lively, random
 from ertacache.errors import PolicyMismatchError
-from ertacache.runtime.weight_samples import difference, weights_of, with_values
+from ertacache.runtime.parameter_samples import difference, weights_of, with_values
 
 T = 8
 CONFIG = {
@@ -145,7 +145,7 @@ def test_what_quantised_weights_stand_for_is_found_once(tmp_path, monkeypatch):
     plain, coarse = model(0), QUANTISED["torchao int8"](0, tmp_path)
     found = with_values(weights_of(coarse), coarse)
     assert len(found.values) == len(weights_of(plain))
-    monkeypatch.setattr("ertacache.runtime.weight_samples._dequantised", lambda tensor: 1 / 0)
+    monkeypatch.setattr("ertacache.runtime.parameter_samples._dequantised", lambda tensor: 1 / 0)
     assert with_values(weights_of(coarse), coarse) == found
     assert difference(weights_of(plain), weights_of(coarse), coarse)[0] is False
 

@@ -7,7 +7,7 @@ from benchmarks.markdown import table
 from benchmarks.report import against_uniform, costs_table, lead_rows, quality_rows, summary_rows
 from benchmarks.rivals.curves import by_operations, by_time, frontier, interpolated, qualities_at
 from benchmarks.rivals.harness import Setting, as_json, from_json
-from ertacache.evaluation.measuring import Measured
+from ertacache.evaluation.harness import Measured
 
 
 def row(speedup, psnr, flops=None):

@@ -16,7 +16,7 @@ from diffusers import ContextParallelConfig, FluxPipeline, TensorParallelConfig
 
 import ertacache
 from contract.families.paper import flux, flux_call, true_guidance
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 
 MODES = {
     "context": lambda: ContextParallelConfig(ulysses_degree=2),

@@ -8,7 +8,7 @@ from diffusers import FluxPipeline
 
 import ertacache
 from ertacache.errors import PipelineError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.runtime.block_stack import blocks_of, sketch
 from ertacache.runtime.driver import Driver
 from ertacache.runtime.run import Run

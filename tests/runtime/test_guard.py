@@ -10,9 +10,9 @@ import torch
 import ertacache
 from ertacache.errors import GuardError
 from ertacache.method.prediction import Prediction
-from ertacache.policy.envelope import Envelope
+from ertacache.policy.drift_envelope import Envelope
 from ertacache.runtime.observer import ComputedStep
-from ertacache.watching.envelope import relative_drift
+from ertacache.watching.drift_score import relative_drift
 from ertacache.watching.guard import Guard
 from ertacache.watching.guard_report import GuardReport
 from ertacache.watching.pinned_copy import PinnedCopy

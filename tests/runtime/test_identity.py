@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 import ertacache
 from ertacache.errors import PolicyMismatchError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy, Rectification
 from ertacache.runtime import identity
 

@@ -15,8 +15,8 @@ from diffusers.configuration_utils import register_to_config
 
 import ertacache
 from ertacache.errors import CalibrationError, PipelineError, PolicyMismatchError, RunError
-from ertacache.method.choice import Method
-from ertacache.runtime.scheduler_probe import StepCall
+from ertacache.method.named_methods import Method
+from ertacache.runtime.scheduler_step import StepCall
 
 Euler = FlowMatchEulerDiscreteScheduler
 CACHED = (2, 3, 5)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ertacache
 from ertacache.errors import PipelineError, RunError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.method.prediction import Prediction, coefficients, taylor_weights
 
 CACHED = (2, 3, 5, 8)

@@ -13,7 +13,7 @@ import ertacache
 from ertacache.errors import PipelineError, RunError
 from ertacache.runtime.driver import Driver
 from ertacache.runtime.run import Run
-from ertacache.runtime.scheduler_probe import output_coefficient, plain_step
+from ertacache.runtime.scheduler_step import output_coefficient, plain_step
 from ertacache.runtime.schedulers import sampler_of
 
 

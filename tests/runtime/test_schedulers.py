@@ -28,7 +28,7 @@ from ertacache.errors import PipelineError
 from ertacache.opensora import OpenSoraRectifiedFlowScheduler
 from ertacache.runtime.driver import Driver
 from ertacache.runtime.run import Run
-from ertacache.runtime.scheduler_probe import is_affine, output_coefficient, plain_step
+from ertacache.runtime.scheduler_step import is_affine, output_coefficient, plain_step
 from ertacache.runtime.schedulers import retime, sampler_of
 
 STEPS = 10

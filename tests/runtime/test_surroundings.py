@@ -15,10 +15,10 @@ import ertacache
 from contract.case import Family
 from contract.families import CASES
 from ertacache.errors import PipelineError, PolicyMismatchError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import guidance_of
-from ertacache.runtime.settings import configuration_difference, settings_of
+from ertacache.runtime.pipeline_settings import configuration_difference, settings_of
 
 T = 8
 

@@ -17,7 +17,7 @@ calibration:
 """
 
 from ertacache.calibration.calibrate import calibrate
-from ertacache.calibration.draft import draft
+from ertacache.calibration.make_draft import draft
 from ertacache.calibration.make_profile import profile
 from ertacache.calibration.profile import Profile
 

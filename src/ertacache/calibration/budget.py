@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ertacache.arguments import as_error, number, whole
 from ertacache.calibration.step_fit import MIN_HELD_OUT, holds_out
 from ertacache.errors import ArgumentError, BudgetError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.method.schedule import check_budget, computed_steps_for
+from ertacache.value_checks import as_error, number, whole
 
 Measure = Literal["psnr", "ssim"]
 """A field of `ertacache.calibration.quality.Quality`."""

@@ -7,12 +7,12 @@ from statistics import fmean
 
 from ertacache.calibration.budget import QualityBudget
 from ertacache.calibration.by_steps import search_schedule, surrogate_of
-from ertacache.calibration.fit import Fit
 from ertacache.calibration.full_runs import Session
+from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.make_policy import nothing_cached, policy_of
 from ertacache.calibration.quality import CONFIDENCE, lower_bound
 from ertacache.calibration.search import beginnings
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.method.schedule import Schedule, evenly_spaced
 from ertacache.policy import Policy
 

@@ -12,7 +12,7 @@ from ertacache.calibration.full_runs import Session
 from ertacache.calibration.make_policy import cost_so_far, nothing_cached
 from ertacache.calibration.timing import MARGIN, REPEATS, Costs, time_call, timed
 from ertacache.errors import BudgetError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
 
 

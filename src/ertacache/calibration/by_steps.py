@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from ertacache.calibration.budget import StepsBudget
 from ertacache.calibration.by_threshold import fitted_on_cached_trajectory
-from ertacache.calibration.closed_loops import ClosedLoops
-from ertacache.calibration.fit import Fit
 from ertacache.calibration.full_runs import Session
 from ertacache.calibration.gram import gram_of
+from ertacache.calibration.loop_result import Fit
+from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.make_policy import better_policy, nothing_cached
 from ertacache.calibration.residual_distances import residual_distances
 from ertacache.calibration.search import Search
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.method.schedule import Schedule, check_forced, evenly_spaced
 from ertacache.method.surrogate import Surrogate
 from ertacache.method.threshold import threshold_for_budget

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ertacache.calibration.budget import Budget, ThresholdBudget
-from ertacache.calibration.closed_loops import ClosedLoops
 from ertacache.calibration.full_runs import Session
+from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.make_policy import better_policy, record_of
 from ertacache.calibration.paper_loop import Observation, observe
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.method.schedule import Schedule
 from ertacache.method.timesteps import step_lengths, time_grid
 from ertacache.policy import Policy
 from ertacache.runtime.denoisers import denoisers_of
-from ertacache.runtime.families import channel_axis
+from ertacache.runtime.layout_tables import channel_axis
 from ertacache.runtime.unwrap import model_of
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from ertacache.calibration.budget import Budget, StepsBudget, check_prompts, parse_budget
 from ertacache.calibration.full_runs import Workload, open_session
 from ertacache.calibration.options import MEMORY_LIMIT, CalibrationOptions, checked_steps
+from ertacache.calibration.policy_for_budget import solve
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import prompts_of
-from ertacache.calibration.solve import solve
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
 
 
@@ -48,7 +48,7 @@ def calibrate(
         min_psnr: budget: what the PSNR against the full run, in dB, must reach in the mean over prompts like these,
             with 95 % confidence, judged on prompts that the fit did not use; met with as few computed steps as do.
         min_ssim: budget: the same of SSIM.
-        method: a name of `ertacache.method.choice.NAMED_METHODS`, or a `Method`.
+        method: a name of `ertacache.method.named_methods.NAMED_METHODS`, or a `Method`.
         full_runs: what calibration may cost, in full runs' denoiser calls per prompt: by default 5, or 8 for a budget
             of quality. With more of them the schedule is searched longer. An interrupt (Ctrl-C) ends the search with
             the best schedule so far. Methods that do not search take what they need, at most 3.

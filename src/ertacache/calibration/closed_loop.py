@@ -15,23 +15,23 @@ import numpy as np
 from torch import Tensor
 
 from ertacache.calibration.deviations import Deviations
-from ertacache.calibration.fit import Fit, FittedOn, Weights
 from ertacache.calibration.lockstep import PromptAtStep
+from ertacache.calibration.loop_outputs import ComputedOutput, Trace
+from ertacache.calibration.loop_result import Fit, FittedOn, Weights
 from ertacache.calibration.quality import Quality
 from ertacache.calibration.recorder import check_finite
 from ertacache.calibration.recording import Recording, Setting
 from ertacache.calibration.step_fit import StepFit, fit_step
-from ertacache.calibration.trace import ComputedOutput, Trace
 from ertacache.errors import CalibrationError
-from ertacache.method.alignment import MAX_ORDER, NormalEquations, features
-from ertacache.method.choice import Method, Predictor
+from ertacache.method.aligned_weights import MAX_ORDER, NormalEquations, features
 from ertacache.method.history import History
+from ertacache.method.named_methods import Method, Predictor
 from ertacache.method.prediction import Prediction, predicted, reuse, taylor
 from ertacache.method.residual import to_cache
 from ertacache.runtime.guidance_contrast import contrast
-from ertacache.runtime.scheduler_probe import output_coefficient, plain_step
+from ertacache.runtime.scheduler_step import output_coefficient, plain_step
 from ertacache.runtime.schedulers import sampler_of
-from ertacache.watching.envelope import relative_drift
+from ertacache.watching.drift_score import relative_drift
 
 MANY_PROMPTS = 4
 """With fewer, a third difference would be fitted to little but their luck."""

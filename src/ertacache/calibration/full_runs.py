@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ertacache.calibration.checkpoint import key_of
-from ertacache.calibration.closed_loops import ClosedLoops
+from ertacache.calibration.checkpoint_key import key_of
 from ertacache.calibration.gram import gram_of
+from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.options import CalibrationOptions
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
@@ -24,12 +24,12 @@ from ertacache.errors import PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.call_setting import guidance_of
-from ertacache.runtime.calls import Call
 from ertacache.runtime.driver import Step
+from ertacache.runtime.grid_transfer import carries
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
+from ertacache.runtime.repeatable_call import Call
 from ertacache.runtime.schedulers import sampler_of
-from ertacache.runtime.transfer import carries
 
 
 @dataclass(frozen=True)

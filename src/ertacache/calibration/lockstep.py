@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ertacache.calibration.prompt_thread import PromptThread
 from ertacache.errors import CalibrationError
-from ertacache.runtime.calls import Call
 from ertacache.runtime.driver import Step
 from ertacache.runtime.preserving import preserved, to_the_end
 from ertacache.runtime.randomness import RandomState
+from ertacache.runtime.repeatable_call import Call
 
 
 @dataclass

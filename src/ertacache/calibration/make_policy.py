@@ -6,7 +6,7 @@ For the method ``aligned``, on the final schedule:
 - The errors, drifts and pictures' quality are those of prompts that are held out from their own weights. For a budget
   of steps or seconds, and in a profile, they come from the search's loop, in which each prompt goes on with weights
   fitted on the others in that same loop. For a budget of quality they come from a loop in which each prompt goes on
-  with what the loop of the weights fitted on the others (`ertacache.calibration.closed_loops.ClosedLoops.judged`).
+  with what the loop of the weights fitted on the others (`ertacache.calibration.loop_runner.ClosedLoops.judged`).
 - For a budget of steps or seconds, a loop by Taylor's weights is compared with the loop of the weights. Where Taylor's
   are nearer to the full runs, both weights and errors are that loop's (`better_policy`).
 
@@ -23,9 +23,9 @@ from math import exp
 from typing import Any
 
 from ertacache.calibration.budget import Budget
-from ertacache.calibration.closed_loops import ClosedLoops
-from ertacache.calibration.fit import Fit, FittedOn
-from ertacache.method.choice import Method
+from ertacache.calibration.loop_result import Fit, FittedOn
+from ertacache.calibration.loop_runner import ClosedLoops
+from ertacache.method.named_methods import Method
 from ertacache.policy import CalibrationRecord, Policy
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ertacache.arguments import as_error, each, number
 from ertacache.calibration.budget import StepsBudget
 from ertacache.calibration.by_steps import search_schedule
 from ertacache.calibration.full_runs import Session, Workload, open_session
@@ -20,8 +19,9 @@ from ertacache.calibration.recording import Setting
 from ertacache.calibration.step_fit import MIN_HELD_OUT, holds_out
 from ertacache.calibration.timing import timed
 from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
+from ertacache.value_checks import as_error, each, number
 
 FULL_RUNS = 10
 """A profile costs at most so many full runs' denoiser calls per prompt."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ertacache import arguments
+from ertacache import value_checks
 from ertacache.method.schedule import MOST_STEPS
 from ertacache.output_paths import checked_folder
 from ertacache.runtime.unwrap import own_class
@@ -56,15 +56,15 @@ class CalibrationOptions:
             OutputError: if nothing can be written to the checkpoint.
             PipelineError: if ``pipe`` is no pipeline, or its call takes no such arguments.
         """
-        arguments.pipeline(pipe)
-        arguments.call_arguments(own_class(pipe), call_arguments)
+        value_checks.pipeline(pipe)
+        value_checks.call_arguments(own_class(pipe), call_arguments)
         wanted = checkpoint is not None and not (isinstance(checkpoint, str) and not checkpoint)
         return cls(
             num_inference_steps,
-            checkpoint=checked_folder(arguments.path("checkpoint", checkpoint)) if wanted else None,
-            seed=arguments.whole("seed", seed, at_least=-(1 << 63), at_most=(1 << 63) - 1),  # as generators take
-            progress=arguments.flag("progress", progress),
-            memory_limit=arguments.number("memory_limit", memory_limit, at_least=0, infinite=True),
+            checkpoint=checked_folder(value_checks.path("checkpoint", checkpoint)) if wanted else None,
+            seed=value_checks.whole("seed", seed, at_least=-(1 << 63), at_most=(1 << 63) - 1),  # as generators take
+            progress=value_checks.flag("progress", progress),
+            memory_limit=value_checks.number("memory_limit", memory_limit, at_least=0, infinite=True),
             call_arguments=call_arguments,
         )
 
@@ -85,4 +85,4 @@ def checked_steps(num_inference_steps: Any) -> int:
     Raises:
         ArgumentError: if it is none.
     """
-    return arguments.whole("num_inference_steps", num_inference_steps, at_least=1, at_most=MOST_STEPS)
+    return value_checks.whole("num_inference_steps", num_inference_steps, at_least=1, at_most=MOST_STEPS)

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ertacache.calibration.closed_loops import ClosedLoops
 from ertacache.calibration.deviations import Deviations
 from ertacache.calibration.lockstep import Lockstep, PromptAtStep
+from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.recorder import check_finite
+from ertacache.double_precision import widened
 from ertacache.method.rectification import Granularity, Moments, rectified
 from ertacache.method.residual import Level, from_cache, to_cache
 from ertacache.method.threshold import relative_distance
 from ertacache.method.timesteps import correction_coefficient
 from ertacache.policy import Rectification
-from ertacache.precision import widened
 from ertacache.runtime.block_stack import sketch
 from ertacache.runtime.schedulers import retime
 

@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from ertacache.arguments import anything, each, instance, normalized
 from ertacache.calibration.budget import QUALITIES, only_budget
 from ertacache.calibration.quality import lower_bound
 from ertacache.calibration.timing import MARGIN
 from ertacache.errors import BudgetError, CalibrationError
 from ertacache.files import entries, newer, reading, save
 from ertacache.policy import Policy
+from ertacache.value_checks import anything, each, instance, normalized
 
 
 @dataclass(frozen=True)

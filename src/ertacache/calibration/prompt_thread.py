@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ertacache.runtime.calls import Call, twin_of
 from ertacache.runtime.driver import Driver, Step, Stop
 from ertacache.runtime.randomness import RandomState
+from ertacache.runtime.repeatable_call import Call, twin_of
 from ertacache.runtime.run import Run
 
 

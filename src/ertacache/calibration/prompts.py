@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from ertacache.arguments import abbreviated, call_arguments, each, number
 from ertacache.errors import CalibrationError
-from ertacache.runtime.calls import Call, gives_latents
 from ertacache.runtime.randomness import RandomState
+from ertacache.runtime.repeatable_call import Call, gives_latents
 from ertacache.runtime.unwrap import own_class
+from ertacache.value_checks import abbreviated, call_arguments, each, number
 
 
 def prompts_of(given: Any) -> list[str | Mapping[str, Any]]:

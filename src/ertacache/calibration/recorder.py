@@ -12,11 +12,11 @@ from ertacache.calibration.gram import gram_of_rows
 from ertacache.calibration.recording import Setting
 from ertacache.errors import CalibrationError, PipelineError
 from ertacache.runtime.block_stack import sketch
-from ertacache.runtime.calls import Call, twin_of
 from ertacache.runtime.driver import Driver, Step
 from ertacache.runtime.guidance_contrast import contrast
+from ertacache.runtime.repeatable_call import Call, twin_of
 from ertacache.runtime.run import Run
-from ertacache.runtime.scheduler_probe import is_affine, output_coefficient
+from ertacache.runtime.scheduler_step import is_affine, output_coefficient
 from ertacache.runtime.schedulers import sampler_of
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from ertacache.arguments import each, flag, normalized, number, whole
 from ertacache.errors import CalibrationError
 from ertacache.method.residual import Level, to_cache
 from ertacache.method.schedule import fewest_computed
+from ertacache.value_checks import each, flag, normalized, number, whole
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ertacache.calibration.closed_loop import GiveUp
-from ertacache.calibration.closed_loops import ClosedLoops
-from ertacache.calibration.fit import Fit
-from ertacache.calibration.trace import Trace
-from ertacache.method.choice import Method
+from ertacache.calibration.loop_outputs import Trace
+from ertacache.calibration.loop_result import Fit
+from ertacache.calibration.loop_runner import ClosedLoops
+from ertacache.method.named_methods import Method
 from ertacache.method.schedule import Schedule, bends, evenly_spaced, moves
 from ertacache.method.shortest_path import edges, shortest_path
 from ertacache.method.surrogate import Surrogate, climb

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ertacache.method.alignment import NormalEquations
+from ertacache.method.aligned_weights import NormalEquations
 from ertacache.method.prediction import Prediction
 
 MIN_HELD_OUT = 12
@@ -39,8 +39,8 @@ def fit_step(equations: Sequence[NormalEquations], history: Sequence[int], *, le
     """Solve one step.
 
     Args:
-        equations: one system for each prompt, over `ertacache.method.alignment.features` of the outputs and then, where
-            they take part, of the guidance contrasts: the differences, newest first, and the newest entry.
+        equations: one system for each prompt, over `ertacache.method.aligned_weights.features` of the outputs and then,
+            where they take part, of the guidance contrasts: the differences, newest first, and the newest entry.
         history: the steps of the entries, newest first; one more than there are differences.
         leave_one_out: whether to fit for each prompt on the others too.
 

@@ -13,15 +13,15 @@ from typing import Any
 from ertacache.calibration.recording import Setting
 from ertacache.clock import now
 from ertacache.errors import BudgetError
-from ertacache.method.alignment import MAX_ORDER
-from ertacache.method.choice import Method
+from ertacache.method.aligned_weights import MAX_ORDER
+from ertacache.method.named_methods import Method
 from ertacache.method.prediction import Prediction
 from ertacache.method.schedule import evenly_spaced
 from ertacache.policy import Policy
-from ertacache.runtime.calls import Call, twin_of
 from ertacache.runtime.driver import Driver
 from ertacache.runtime.policy_driver import PolicyDriver
-from ertacache.runtime.resolve import Resolved
+from ertacache.runtime.policy_for_call import Resolved
+from ertacache.runtime.repeatable_call import Call, twin_of
 from ertacache.runtime.run import Run
 
 REPEATS = 3

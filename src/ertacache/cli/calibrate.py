@@ -57,7 +57,7 @@ def calibrate(
     lines = read_prompts(prompts, model)
     _check_outputs(out, frontier, checkpoint, prompts)
     from ertacache.calibration.budget import QUALITIES, only_budget
-    from ertacache.method.choice import Method
+    from ertacache.method.named_methods import Method
 
     budget = _given(
         speedup=speedup,
@@ -104,7 +104,7 @@ def _check_outputs(out: Path, frontier: Path | None, checkpoint: Path | None, pr
 
 def _make_frontier(pipe: Any, prompts: list[str], folder: Path, arguments: Mapping[str, Any]) -> list[Path]:
     from ertacache.calibration import profile
-    from ertacache.cli.frontier import write_frontier
+    from ertacache.cli.frontier_folder import write_frontier
     from ertacache.presenting.tables import frontier_table
 
     made = profile(pipe, prompts, **arguments)

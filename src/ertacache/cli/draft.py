@@ -10,7 +10,7 @@ import typer
 from ertacache.cli import options
 from ertacache.cli.console import say
 from ertacache.cli.open_pipeline import open_pipeline
-from ertacache.cli.policies import check_fits
+from ertacache.cli.policy_arguments import check_fits
 from ertacache.cli.prompts_file import read_prompts
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
@@ -41,7 +41,7 @@ def draft(
     checked_output(out, besides=[policy, by, prompts])
     if checkpoint is not None:
         checked_folder(checkpoint)
-    from ertacache.calibration.draft import draft as make_draft
+    from ertacache.calibration.make_draft import draft as make_draft
     from ertacache.sharing import pretrained
 
     loaded = pretrained(policy)

@@ -13,13 +13,13 @@ from ertacache.cli import options
 from ertacache.cli.console import console, say
 from ertacache.cli.json_file import write_json
 from ertacache.cli.open_pipeline import open_pipeline
-from ertacache.cli.policies import check_fits, short_name
+from ertacache.cli.policy_arguments import check_fits, short_name
 from ertacache.cli.prompts_file import read_prompts
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
 if TYPE_CHECKING:
-    from ertacache.evaluation.measuring import Measured
+    from ertacache.evaluation.harness import Measured
     from ertacache.policy import Policy
     from ertacache.presenting.evaluation_report import Evaluation
 

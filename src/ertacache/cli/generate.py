@@ -12,7 +12,7 @@ import typer
 from ertacache.cli import options
 from ertacache.cli.console import console, say
 from ertacache.cli.open_pipeline import open_pipeline
-from ertacache.cli.policies import check_fits
+from ertacache.cli.policy_arguments import check_fits
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_output, kept_somewhere
 from ertacache.untrusted_text import typed

@@ -10,7 +10,7 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
-from ertacache.cli.policies import short_name
+from ertacache.cli.policy_arguments import short_name
 from ertacache.output_paths import checked_output, kept_somewhere
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ertacache._version import __version__
 from ertacache.errors import PolicyMismatchError
 from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
-from ertacache.evaluation.measuring import Measured, measure
+from ertacache.evaluation.harness import Measured, measure
 from ertacache.evaluation.perceptual import perceptual_metrics
 from ertacache.policy import Policy
 from ertacache.runtime.identity import circumstances_of

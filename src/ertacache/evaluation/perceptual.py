@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ertacache.errors import MetricError
-from ertacache.evaluation.measuring import Metric
+from ertacache.evaluation.harness import Metric
 from ertacache.metrics import frames_of
 
 CLIP = "openai/clip-vit-base-patch16"
@@ -59,7 +59,7 @@ def clip_score(picture: Tensor, prompt: str, model: str = CLIP) -> float:
 
 
 def perceptual_metrics() -> dict[str, Metric]:
-    """The metrics with packages and weights on this machine, as `ertacache.evaluation.measuring.measure` takes them."""
+    """The metrics with packages and weights on this machine, as `ertacache.evaluation.harness.measure` takes them."""
     from huggingface_hub import try_to_load_from_cache
 
     found: dict[str, Metric] = {}

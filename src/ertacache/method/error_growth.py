@@ -1,8 +1,8 @@
 """Predict how errors of the latent grow along a run, to judge a transferred policy without running the denoiser.
 
 Weights that were carried over to another grid may let errors grow where the calibrated ones did not. In: the outputs
-of full runs (`ertacache.method.outputs.Outputs`), a schedule and its predictions. Out: how far the last latent misses
-the full run's, also for plain (uncached) steps, for comparison.
+of full runs (`ertacache.method.gram_weights.Outputs`), a schedule and its predictions. Out: how far the last latent
+misses the full run's, also for plain (uncached) steps, for comparison.
 
 The Gram matrix does not say how the model reacts to an error of the latent. The rule of `Feedback` takes its place.
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ertacache.method.grid import reading
-from ertacache.method.outputs import Outputs
+from ertacache.method.gram_weights import Outputs
+from ertacache.method.grid_mapping import reading
 from ertacache.method.prediction import Prediction, reuse
 
 Array = NDArray[np.float64]
@@ -64,7 +64,7 @@ class Feedback:
             outputs: the model's, on the calibrated grid of T steps.
             cached: the cached steps there.
             fitted: the predictions that closed loops fitted, by step.
-            response: of the sampler on that grid, (T, T), float64; see `ertacache.method.outputs.landing`.
+            response: of the sampler on that grid, (T, T), float64; see `ertacache.method.gram_weights.landing`.
             guidance: the scale g of the contrast; 1 without guidance.
         """
         size = ANSWER * min(guidance, STRONGEST)
@@ -97,7 +97,7 @@ def missed(
         outputs: the full run's, on the grid of the run, of T steps.
         cached: the cached steps.
         predictions: by step, what replaces (or corrects) its output; steps without one reuse the newest output.
-        response: of the sampler, (T, T), float64; see `ertacache.method.outputs.landing`.
+        response: of the sampler, (T, T), float64; see `ertacache.method.gram_weights.landing`.
         feedback: how outputs react to errors.
 
     Returns:
@@ -131,7 +131,7 @@ def missed_by_plain(
     Args:
         outputs: the full run's, on its own grid of T steps.
         levels: the T' + 1 noise levels of the coarser grid, with the same ends.
-        response: of the sampler on the coarser grid, (T', T'), float64; see `ertacache.method.outputs.landing`.
+        response: of the sampler on the coarser grid, (T', T'), float64; see `ertacache.method.gram_weights.landing`.
         response_here: of the sampler on the full grid, (T, T), float64.
         feedback: how outputs react to errors.
 

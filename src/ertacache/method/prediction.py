@@ -16,11 +16,11 @@ from functools import partial
 
 from torch import Tensor
 
-from ertacache.arguments import each, invalid, normalized, number, whole
-from ertacache.method.choice import Method
 from ertacache.method.history import History
+from ertacache.method.named_methods import Method
 from ertacache.method.residual import from_cache
 from ertacache.method.schedule import MOST_STEPS
+from ertacache.value_checks import each, invalid, normalized, number, whole
 
 LARGEST_FACTOR = 1e9
 """Bound on factors. Fitted ones stay far below it; much larger ones would give outputs that are not finite."""
@@ -57,8 +57,8 @@ class Prediction:
 
         Args:
             history: the computed steps, newest first.
-            weights: one for each feature of the outputs (see `ertacache.method.alignment.features`), as many as the
-                history has steps; then, if contrasts are used, as many for the features of the contrasts.
+            weights: one for each feature of the outputs (see `ertacache.method.aligned_weights.features`), as many as
+                the history has steps; then, if contrasts are used, as many for the features of the contrasts.
         """
         of_outputs, of_contrasts = weights[: len(history)], weights[len(history) :]
         contrast_factors = coefficients(of_contrasts[:-1], of_contrasts[-1]) if len(of_contrasts) else ()

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ertacache.precision import widened
+from ertacache.double_precision import widened
 
 Granularity = Literal["step", "channel", "element"]
 GRANULARITIES: tuple[Granularity, ...] = ("step", "channel", "element")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ertacache.method.outputs import landing
+from ertacache.method.gram_weights import landing
 from ertacache.method.schedule import Schedule, moves
 
 Array = NDArray[np.float64]

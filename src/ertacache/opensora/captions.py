@@ -9,7 +9,7 @@ import torch
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
 from torch import Tensor
 
-from ertacache.offloading import at_hand
+from ertacache.offloaded_weights import at_hand
 from ertacache.opensora.errors import OpenSoraError
 
 

@@ -1,9 +1,9 @@
 """The policy and its parts: immutable, validated, saved in one file; independent of diffusers and `torch.nn`."""
 
-from ertacache.policy.envelope import Envelope
-from ertacache.policy.error_model import Rectification
+from ertacache.policy.calibration_record import CalibrationRecord
+from ertacache.policy.drift_envelope import Envelope
 from ertacache.policy.origin import Denoiser, Origin, Weights
 from ertacache.policy.policy import Policy
-from ertacache.policy.record import CalibrationRecord
+from ertacache.policy.rectification import Rectification
 
 __all__ = ["CalibrationRecord", "Denoiser", "Envelope", "Origin", "Policy", "Rectification", "Weights"]

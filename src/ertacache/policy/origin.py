@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ertacache.arguments import (
+from ertacache.files import entries
+from ertacache.value_checks import (
     anything,
     each,
     instance,
@@ -26,7 +27,6 @@ from ertacache.arguments import (
     text,
     whole,
 )
-from ertacache.files import entries
 
 _wrong = invalid("policy")
 _size = partial(whole, at_least=1, at_most=1 << 31)
@@ -117,7 +117,8 @@ class Origin:
         calls_per_step: denoiser calls in one step (two with separate guidance branches).
         latent_shape: shape of one sample given to the scheduler, without the batch axis.
         settings: what else changes the result of a call, as JSON data: the configuration of the pipeline, the guiders
-            and the scheduler, attention processors and switches of the models; see `ertacache.runtime.settings`.
+            and the scheduler, attention processors and switches of the models; see
+            `ertacache.runtime.pipeline_settings`.
         sizes: the arguments of the calls that set the size of their outputs, such as ``height``, where given.
         versions: of torch, diffusers and this library.
         changes: the steps before which a callback changed more than the latent during calibration.

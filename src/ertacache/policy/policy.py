@@ -17,15 +17,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ertacache.arguments import anything, each, instance, invalid, mapping, normalized, number, optional, refused, whole
 from ertacache.files import entries, newer, reading, save
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.method.prediction import Prediction
 from ertacache.method.schedule import MOST_STEPS
-from ertacache.policy.envelope import Envelope
-from ertacache.policy.error_model import Rectification
+from ertacache.policy.calibration_record import CalibrationRecord
+from ertacache.policy.drift_envelope import Envelope
 from ertacache.policy.origin import Origin
-from ertacache.policy.record import CalibrationRecord
+from ertacache.policy.rectification import Rectification
+from ertacache.value_checks import (
+    anything,
+    each,
+    instance,
+    invalid,
+    mapping,
+    normalized,
+    number,
+    optional,
+    refused,
+    whole,
+)
 
 _wrong = invalid("policy")
 _step = partial(whole, at_least=0, at_most=MOST_STEPS)
@@ -57,9 +68,9 @@ class Policy:
         rectification: the paper's error model, one entry for each cached step; None without one.
         calibration: what calibration did and measured.
         first_step: the step of the grid at which the calls begin; over 0 for image-to-image.
-        envelope: how far calibration's prompts drifted, which a guard needs; None if unknown.
+        envelope: how far calibration's prompts drifted, which a guard needs, or None if unknown.
         gram: ``<v_i, v_j>`` of the full runs' outputs, summed over prompts, (T, T), float64; or (2T, 2T) with the
-            contrasts of the guidance branches as further rows. A transfer to other noise levels needs it; None if
+            contrasts of the guidance branches as further rows. A transfer to other noise levels needs it, or None if
             there can be none.
 
     Raises:

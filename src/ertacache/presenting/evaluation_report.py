@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ertacache.evaluation.comparison import Variant
 from ertacache.evaluation.evaluate import variants_of
-from ertacache.evaluation.measuring import Measured
+from ertacache.evaluation.harness import Measured
 from ertacache.policy import Policy
 from ertacache.presenting.page import Case, Cases, Grid, Page, Plot, Section, write
 from ertacache.presenting.policy_report import policy_section

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ertacache.policy import Policy
-from ertacache.presenting.repository import EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE, Figures
+from ertacache.presenting.published_figures import EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE, Figures
 from ertacache.untrusted_text import visible
 
 FEW_PROMPTS = 8

@@ -15,7 +15,7 @@ from ertacache.untrusted_text import visible
 if TYPE_CHECKING:  # a plain install has no metrics, but can still show a policy
     from ertacache.calibration import Profile
     from ertacache.evaluation.comparison import Row
-    from ertacache.evaluation.measuring import Measured
+    from ertacache.evaluation.harness import Measured
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ertacache.runtime.scheduler_probe import StepCall
+from ertacache.runtime.scheduler_step import StepCall
 from ertacache.runtime.unwrap import own_class, patched_on, set_class
 
 
@@ -105,7 +105,7 @@ def warped_step(scheduler: Any, own: Any, arguments: Mapping[str, Any], index: i
 
 
 def refusal(scheduler: Any) -> str | None:
-    """Say why this scheduler's configuration is not supported; None if it is."""
+    """Say why this scheduler's configuration is not supported, or None if it is."""
     kind = scheduler.config.prediction_type
     if kind not in ("v_prediction", "epsilon"):
         return f"prediction_type={kind!r}, for which there is no noise level to predict over"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ertacache.errors import PipelineError
 from ertacache.method.prediction import combine
 from ertacache.runtime import gate
-from ertacache.runtime.families import BLOCK_OUTPUTS, TEXT_FIRST
+from ertacache.runtime.layout_tables import BLOCK_OUTPUTS, TEXT_FIRST
 from ertacache.runtime.unwrap import model_of
 
 
@@ -170,7 +170,7 @@ def _joint(block: nn.Module) -> bool:
 
 
 def _places(block: nn.Module) -> tuple[int, int] | None:
-    """The places of hidden states and text in a block's output tuple; None if it returns a tensor."""
+    """The places of hidden states and text in a block's output tuple, or None if it returns a tensor."""
     return next((BLOCK_OUTPUTS[name] for name in _bases(block) if name in BLOCK_OUTPUTS), None)
 
 
@@ -182,7 +182,7 @@ def _hidden_of(block: nn.Module, output: Any, tokens: int) -> Tensor:
         raise PipelineError(
             "level 'hidden' does not know which output of this block is the hidden states",
             given=type(block).__name__,
-            cure="Register the block with ertacache.runtime.families.register_block(), or use level 'velocity'.",
+            cure="Register the block with ertacache.runtime.layout_tables.register_block(), or use level 'velocity'.",
         )
     hidden: Tensor = output[places[0]]
     return hidden

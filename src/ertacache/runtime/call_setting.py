@@ -29,9 +29,9 @@ class CallSetting:
     """The setting of one call.
 
     Args:
-        takes: the names of the arguments that the pipeline's calls take, so that messages advise no others; None if
+        takes: the names of the arguments that the pipeline's calls take, so that messages advise no others, or None if
             they take any.
-        sizes: see `sizes_of`; None if no call is made yet.
+        sizes: see `sizes_of`, or None if no call is made yet.
         guidance: see `guidance_of`.
     """
 
@@ -56,7 +56,7 @@ class CallSetting:
         """Compare the call's size arguments with those of the policy's calibration.
 
         Returns:
-            The differing arguments in calibration and in this call, as text for a message; None if none differ.
+            The differing arguments in calibration and in this call, as text for a message, or None if none differ.
         """
         if policy.origin is None or self.sizes is None:
             return None

@@ -17,7 +17,7 @@ from diffusers import ConfigMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor, nn
 
-from ertacache.runtime.settings import scales_of
+from ertacache.runtime.pipeline_settings import scales_of
 from ertacache.runtime.unwrap import model_of, own_class
 
 _OWN = ("_interrupt", "_callback_tensor_inputs")
@@ -102,7 +102,7 @@ class _Watch:
 
 
 def _version(value: Any) -> int | None:
-    """How often a tensor was written to in place; None if unknown, as for inference tensors."""
+    """How often a tensor was written to in place, or None if unknown, as for inference tensors."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else None
 
 

@@ -20,7 +20,7 @@ class Step:
     Args:
         index: the step's index in the scheduler's grid, from 0.
         arguments: the arguments of ``scheduler.step``, by name; see
-            `ertacache.runtime.scheduler_probe.StepCall.arguments`.
+            `ertacache.runtime.scheduler_step.StepCall.arguments`.
         computed: whether the denoiser ran for this step.
         pattern: identifies the step's denoiser calls: their modules and the shapes of their arguments.
         scheduler: the scheduler, before the step.

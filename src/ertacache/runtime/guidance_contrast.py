@@ -20,7 +20,7 @@ def contrast(step: Step) -> Tensor | None:
         step: a computed step.
 
     Returns:
-        The shape of the step's model output, float32; None if there is one branch only, or the outputs have another
+        The shape of the step's model output, float32, or None if there is one branch only, or the outputs have another
         layout.
     """
     batch = len(step.sample)

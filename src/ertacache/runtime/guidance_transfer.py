@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ertacache.arguments import number
 from ertacache.errors import PolicyMismatchError
 from ertacache.method.prediction import Prediction
 from ertacache.policy import Policy
 from ertacache.runtime.policy_checks import check_policy
+from ertacache.value_checks import number
 
 NEAR_SCALES = (0.75, 1.0)
 """By how much a call may multiply the guidance scale: this was measured to lose 1 dB at most, but 1.25 up to 10 dB."""

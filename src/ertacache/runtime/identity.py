@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from ertacache.policy import Denoiser, Origin
-from ertacache.runtime import weight_samples
+from ertacache.runtime import parameter_samples
 from ertacache.runtime.call_setting import guidance_of, sizes_of
 from ertacache.runtime.denoisers import loop_modules
 from ertacache.runtime.environment import versions
-from ertacache.runtime.settings import configuration_of, refuse_other_caches, settings_of
+from ertacache.runtime.pipeline_settings import configuration_of, refuse_other_caches, settings_of
 from ertacache.runtime.unwrap import model_of, own_class
 
 
@@ -26,13 +26,13 @@ def identify(module: nn.Module, *, values: bool = False) -> Denoiser:
     """
     model = model_of(module)
     active = _active_scales(model)
-    weights = weight_samples.weights_of(model)
+    weights = parameter_samples.weights_of(model)
     return Denoiser(
         type(model).__name__,
         configuration_of(model),
-        weight_samples.with_values(weights, model) if values else weights,
+        parameter_samples.with_values(weights, model) if values else weights,
         _adapters(active),
-        weight_samples.adapters_of(model, active),
+        parameter_samples.adapters_of(model, active),
     )
 
 
@@ -42,7 +42,7 @@ class Circumstances:
 
     Args:
         denoisers: the identity of each module that runs in the sampling loop, by attribute name.
-        settings: see `ertacache.runtime.settings`.
+        settings: see `ertacache.runtime.pipeline_settings`.
         guidance: see `ertacache.runtime.call_setting.guidance_of`.
         sizes: see `ertacache.runtime.call_setting.sizes_of`.
     """
@@ -58,7 +58,7 @@ class Circumstances:
         return [
             f"the weights of {name} could not all be read, so another checkpoint may go unnoticed: {doubt}"
             for name, denoiser in self.denoisers.items()
-            if (doubt := weight_samples.unread(denoiser.weights))
+            if (doubt := parameter_samples.unread(denoiser.weights))
         ]
 
 

@@ -14,9 +14,9 @@ class ComputedStep:
     Args:
         index: the step's index in the scheduler's grid, from 0.
         truth: the model output, (batch, ...), float32.
-        corrected: the model output as the policy corrects it, the same shape, float32; None if it does not.
+        corrected: the model output as the policy corrects it, the same shape, float32, or None if it does not.
         entry: the step's cache entry, the same shape, float32.
-        before: the previous computed step's index and cache entry; None if the history is empty.
+        before: the previous computed step's index and cache entry, or None if the history is empty.
     """
 
     index: int

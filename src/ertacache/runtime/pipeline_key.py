@@ -9,11 +9,11 @@ from uuid import uuid4
 
 from torch import nn
 
-from ertacache.runtime import weight_samples
+from ertacache.runtime import parameter_samples
 from ertacache.runtime.environment import environment_of
 from ertacache.runtime.identity import Circumstances, identify
+from ertacache.runtime.pipeline_settings import configuration_of
 from ertacache.runtime.schedulers import parts_of
-from ertacache.runtime.settings import configuration_of
 from ertacache.runtime.unwrap import own_class
 
 
@@ -31,7 +31,7 @@ def pipeline_key(pipe: Any, circumstances: Circumstances) -> str:
     others = {name: identify(module) for name, module in modules.items() if name not in circumstances.denoisers}
     parts: list[Any] = [own_class(pipe).__name__, own_class(pipe.scheduler).__name__, environment_of(pipe)]
     parts += [[configuration_of(part) for part in parts_of(pipe.scheduler)], sorted(others.items()), circumstances]
-    unsure = [d for d in (*others.values(), *circumstances.denoisers.values()) if weight_samples.unread(d.weights)]
+    unsure = [d for d in (*others.values(), *circumstances.denoisers.values()) if parameter_samples.unread(d.weights)]
     return digest_of([*parts, uuid4().hex if unsure else ""])
 
 

@@ -9,12 +9,12 @@ from torch import nn
 
 from ertacache.errors import PolicyMismatchError
 from ertacache.policy import Denoiser, Origin, Policy
-from ertacache.runtime import weight_samples
+from ertacache.runtime import parameter_samples
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import loop_modules
 from ertacache.runtime.identity import identify
 from ertacache.runtime.mismatch import calibrate_commands, mismatch
-from ertacache.runtime.settings import (
+from ertacache.runtime.pipeline_settings import (
     alike,
     configuration_difference,
     refuse_other_caches,
@@ -88,7 +88,7 @@ def _check_denoiser(
         entry, was, now = differs
         raise mismatch(policy, f"configuration of {name}, {entry}", repr(was), repr(now), call=call)
     _agree(policy, f"adapters of {name}", list(expected.adapters), list(actual.adapters), call)
-    other, doubt = weight_samples.difference(expected.weights, actual.weights, model)
+    other, doubt = parameter_samples.difference(expected.weights, actual.weights, model)
     if other:
         raise mismatch(
             policy,
@@ -98,7 +98,7 @@ def _check_denoiser(
             call=call,
         )
     if expected.adapters:
-        others, _ = weight_samples.difference(expected.adapter_weights, actual.adapter_weights)
+        others, _ = parameter_samples.difference(expected.adapter_weights, actual.adapter_weights)
         if others:
             field = f"weights of the adapters of {name}"
             raise mismatch(policy, field, "those of other adapters of the same names", "these", call=call)
@@ -144,7 +144,7 @@ def grid_difference(
         cause: the possible causes of different levels, for the message.
 
     Returns:
-        The name of what differs, its calibrated value and its value now; None if nothing differs.
+        The name of what differs, its calibrated value and its value now, or None if nothing differs.
     """
     if policy.num_inference_steps != len(levels) - 1:
         return "num_inference_steps", str(policy.num_inference_steps), str(len(levels) - 1)

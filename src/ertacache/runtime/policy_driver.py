@@ -20,8 +20,8 @@ from ertacache.runtime.driver import Driver, Step
 from ertacache.runtime.guidance_contrast import contrast
 from ertacache.runtime.observer import ComputedStep, Observer
 from ertacache.runtime.policy_checks import check_calls_per_step, check_latent_shape
+from ertacache.runtime.policy_for_call import Resolved
 from ertacache.runtime.report import Report
-from ertacache.runtime.resolve import Resolved
 from ertacache.runtime.schedulers import retime, sampler_of
 
 
@@ -177,7 +177,7 @@ class PolicyDriver(Driver):
         return correction
 
     def _fitted(self, step: int) -> Prediction | None:
-        """Get the policy's prediction for a step; None if it was fitted on another history than this run has."""
+        """Get the policy's prediction for a step, or None if it was fitted on another history than this run has."""
         fitted = self.policy.predictions.get(step)
         if fitted is None:
             return None

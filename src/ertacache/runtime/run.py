@@ -19,12 +19,12 @@ from ertacache.errors import ERTACacheError, PipelineError, RunError
 from ertacache.method.history import History
 from ertacache.runtime import gate
 from ertacache.runtime.callbacks import with_watched_callbacks
-from ertacache.runtime.denoiser_calls import DenoiserCalls
 from ertacache.runtime.denoisers import check_attention, denoisers_of
 from ertacache.runtime.driver import Driver, Step, Stop
+from ertacache.runtime.kept_outputs import DenoiserCalls
 from ertacache.runtime.report import Report
-from ertacache.runtime.scheduler_probe import StepCall, landed
 from ertacache.runtime.scheduler_seam import SchedulerSeam
+from ertacache.runtime.scheduler_step import StepCall, landed
 from ertacache.runtime.schedulers import sampler_of
 from ertacache.runtime.step_index import index_of
 from ertacache.runtime.unwrap import own_class

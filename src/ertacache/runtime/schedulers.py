@@ -20,7 +20,7 @@ import torch
 from ertacache.errors import PipelineError
 from ertacache.method.timesteps import warp
 from ertacache.runtime import alpha_table_schedulers
-from ertacache.runtime.scheduler_probe import StepCall
+from ertacache.runtime.scheduler_step import StepCall
 from ertacache.runtime.unwrap import methods, own_class
 
 
@@ -37,10 +37,10 @@ class Sampler:
             included. The level is the variable over which the model output is the slope of the trajectory, so Taylor
             predictions expand in it: sigma for flow matching, sigma over alpha for noise prediction, the angle of
             `alpha_table_schedulers` for v-prediction.
-        retime: replaces the levels by T + 1 others, keeping length and device; None if that cannot be done.
+        retime: replaces the levels by T + 1 others, keeping length and device, or None if that cannot be done.
         refusal: returns why the scheduler's configuration is not supported, or None if it is.
         warped_step: makes a step on a retimed grid, from the arguments ``(scheduler, class, arguments, index,
-            levels)``; None if the scheduler's own ``step`` can.
+            levels)``, or None if the scheduler's own ``step`` can.
     """
 
     noise_levels: Callable[[Any], list[float]]
@@ -125,7 +125,7 @@ def _diffusion_refusal(scheduler: Any) -> str | None:
 
 
 def _general_refusal(scheduler: Any) -> str | None:
-    """Why this scheduler is not supported, for reasons that do not depend on its class; None if there are none."""
+    """Why this scheduler is not supported, for reasons that do not depend on its class, or None if there are none."""
     if not all(methods(scheduler, name) for name in _SEAMS) or not hasattr(scheduler, "config"):
         return "it has no set_timesteps() and step()"
     if not isinstance(scheduler.config, Mapping):

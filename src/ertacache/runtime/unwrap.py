@@ -111,7 +111,7 @@ class PatchedSeam:
 
 
 def patched_on(thing: Any, name: str) -> Callable[..., Any] | None:
-    """The method that is patched on the object itself, beneath a `PatchedSeam`; None if there is none."""
+    """The method that is patched on the object itself, beneath a `PatchedSeam`, or None if there is none."""
     patched = getattr(thing, "__dict__", {}).get(name)
     return patched.patched if isinstance(patched, PatchedSeam) else patched
 

@@ -2,7 +2,7 @@
 
 from ertacache.policy import Policy
 from ertacache.sharing.hub import pretrained, push
-from ertacache.sharing.on_policy import offer_on
+from ertacache.sharing.policy_methods import offer_on
 
 __all__ = ["pretrained", "push"]
 

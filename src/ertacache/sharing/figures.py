@@ -9,7 +9,7 @@ from typing import Any
 
 from ertacache.errors import SharingError
 from ertacache.policy import Policy
-from ertacache.presenting.repository import Figures
+from ertacache.presenting.published_figures import Figures
 from ertacache.sharing.names import is_model
 
 

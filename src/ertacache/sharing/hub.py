@@ -12,12 +12,12 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from ertacache import arguments
+from ertacache import value_checks
 from ertacache._version import __version__
 from ertacache.errors import SharingError
 from ertacache.policy import Policy
 from ertacache.presenting.model_card import card
-from ertacache.presenting.repository import CARD_FILE, EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE, Figures
+from ertacache.presenting.published_figures import CARD_FILE, EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE, Figures
 from ertacache.sharing.figures import as_json, read
 from ertacache.sharing.names import is_model, is_repository
 
@@ -58,10 +58,10 @@ def push(
         ArgumentError: if an argument has the wrong type.
         SharingError: if the upload fails, or the evaluation is damaged or about other policies.
     """
-    arguments.text("repo_id", repo_id)
-    evaluation = arguments.optional(arguments.path)("evaluation", evaluation)
-    arguments.optional(arguments.text)("base_model", base_model)
-    private = arguments.optional(arguments.flag)("private", private)
+    value_checks.text("repo_id", repo_id)
+    evaluation = value_checks.optional(value_checks.path)("evaluation", evaluation)
+    value_checks.optional(value_checks.text)("base_model", base_model)
+    private = value_checks.optional(value_checks.flag)("private", private)
     _check_access(revision, token, endpoint)
     if not is_repository(repo_id):
         raise SharingError(
@@ -144,10 +144,10 @@ def _policy_file(
         ArgumentError: if an argument has the wrong type.
         SharingError: if there is no policy of that name.
     """
-    path = arguments.path("name", name)
+    path = value_checks.path("name", name)
     _check_access(revision, token, endpoint)
-    cache = arguments.optional(arguments.path)("cache_dir", cache_dir)
-    local_files_only = arguments.flag("local_files_only", local_files_only)
+    cache = value_checks.optional(value_checks.path)("cache_dir", cache_dir)
+    local_files_only = value_checks.flag("local_files_only", local_files_only)
     if os.path.isfile(path):  # False also where the system cannot look
         return path
     if os.path.isdir(path):
@@ -183,9 +183,9 @@ def _policy_file(
 
 def _check_access(revision: Any, token: Any, endpoint: Any) -> None:
     for name, value in (("revision", revision), ("endpoint", endpoint)):
-        arguments.optional(arguments.text)(name, value)
+        value_checks.optional(value_checks.text)(name, value)
     if not isinstance(token, bool):  # the client also takes a flag: False for no token
-        arguments.optional(arguments.text)("token", token)
+        value_checks.optional(value_checks.text)("token", token)
 
 
 def _figures_of(policy: Policy, evaluation: str | os.PathLike[str], base_model: str | None) -> Figures:

@@ -1,4 +1,4 @@
-"""Observers of runs: how far a generation drifts, and what a second run of it says."""
+"""Watch runs for generations that may have turned out bad: by their drift (guard), or by a second run (draft)."""
 
 from ertacache.watching.draft import Draft
 

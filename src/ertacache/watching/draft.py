@@ -1,9 +1,9 @@
-"""The draft: a second run of a call from the same noise, and how large calibration's errors are by that comparison.
+"""The draft: a policy for a second run of each call from the same noise, and the errors that calibration saw with it.
 
-The errors that cached steps make hardly tell whether a picture turned bad, even if each were known exactly: what tells
-is how the denoiser answers to them, and a single run does not show that (docs/research-log.md). A second run from the
-same noise, mostly of fewer steps, does. It has errors of its own, and where the denoiser amplifies small errors, the
-two runs part.
+The errors of cached steps hardly show whether a picture turned bad, even if each one were known exactly: it depends on
+how the denoiser amplifies them, which a single run does not show (docs/research-log.md). A second run from the same
+noise does, mostly with fewer computed steps. It makes other errors, and if the denoiser amplifies small errors, the two
+runs part.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from ertacache.arguments import instance, normalized, number, text
 from ertacache.errors import GuardError
 from ertacache.files import entries, reading, save
 from ertacache.policy import Policy
+from ertacache.value_checks import instance, normalized, number, text
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What the runs of a policy are compared with, and how large calibration's errors are by that comparison.
+    """The policy of the second run, and the distribution of calibration's estimated errors.
 
     Args:
-        policy: the draft's.
-        of: the fingerprint of the policy whose runs it checks.
-        mean: of the logarithm of the error, over calibration's samples; the error is what
-            `ertacache.watching.draft_report.estimated_errors` of the distance and of both runs' drifts.
-        deviation: its standard deviation.
-        limit: the score over which a sample is farther off than calibration's: what one more sample like those exceeds
-            once in twenty times (Student's t).
-        full_runs: what making it cost, in full runs' denoiser calls per prompt, with the draft's policy if that was
-            calibrated for it.
+        policy: the policy of the second run.
+        of: the fingerprint of the policy whose runs are checked.
+        mean: of the logarithm of the estimated errors of calibration's samples; see
+            `ertacache.watching.draft_report.estimated_errors`.
+        deviation: the standard deviation of that logarithm, over 0.
+        limit: a sample with a higher score is farther off than calibration's; of samples like calibration's, one in
+            twenty is (Student's t).
+        full_runs: the cost of making the draft, in denoiser calls for each prompt, where a full run is 1; includes the
+            calibration of its policy, if that was made for it.
 
     Raises:
-        GuardError: if these are no numbers that a score can be made of.
+        GuardError: if a value has the wrong type, or is out of range.
     """
 
     policy: Policy
@@ -49,7 +49,7 @@ class Draft:
         normalized(
             self,
             _wrong,
-            policy=instance(Policy, "the draft's"),
+            policy=instance(Policy, "that of the second run"),
             of=text,
             # The logarithms are those of errors over 1e-12.
             mean=partial(number, at_least=-1000, at_most=1000),
@@ -61,21 +61,27 @@ class Draft:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all.
 
+        Args:
+            path: the file to write; missing folders are made.
+
         Raises:
-            ArgumentError: if ``path`` is none.
-            OutputError: if it cannot be written.
+            ArgumentError: if ``path`` is not a path.
+            OutputError: if the file cannot be written.
         """
         plain = {f.name: getattr(self, f.name) for f in fields(self)} | {"policy": self.policy.metadata()}
         save(path, "draft", plain, self.policy.tensors())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Draft:
-        """Read what `save` wrote.
+        """Read a draft file.
+
+        Args:
+            path: a file that `save` wrote.
 
         Raises:
-            ArgumentError: if ``path`` is none.
+            ArgumentError: if ``path`` is not a path.
             FileNotFoundError: if there is no such file.
-            PolicyFileError: if it is damaged, was not written by this library, or has another schema.
+            PolicyFileError: if the file is damaged, was not written by this library, or has another schema.
         """
         with reading(path, "draft") as (content, tensors):
             plain = entries(cls, content, "the draft")
@@ -83,13 +89,16 @@ class Draft:
 
 
 def _wrong(problem: str) -> GuardError:
-    return GuardError(
-        "this is no draft that a run can be compared with", given=problem, cure="Make it with ertacache.draft()."
-    )
+    return GuardError("this is not a valid draft", given=problem, cure="Make it with ertacache.draft().")
 
 
 def check_draft(draft: Any, policy: Policy) -> None:
-    """Raise `GuardError` if it is no draft, or one of another policy's runs."""
+    """Raise `GuardError` if this is not a draft, or is one for another policy.
+
+    Args:
+        draft: what the user gave.
+        policy: the policy whose runs are to be checked.
+    """
     if not isinstance(draft, Draft):
         raise GuardError(
             "this is not a draft",
@@ -98,7 +107,7 @@ def check_draft(draft: Any, policy: Policy) -> None:
         )
     if policy.fingerprint != draft.of:
         raise GuardError(
-            "this draft is of another policy's runs",
+            "this draft is for another policy",
             given=f"policy {policy.fingerprint}, and a draft for {draft.of}",
-            cure="Make one for this policy with ertacache.draft().",
+            cure="Make a draft for this policy with ertacache.draft().",
         )

@@ -1,4 +1,4 @@
-"""What its draft tells of a generation."""
+"""The report of a draft: how far each sample of a call is estimated to be from the full run."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from math import inf, log
 
 from torch import Tensor
 
-from ertacache.watching.envelope import size_of
+from ertacache.watching.drift_score import size_of
 from ertacache.watching.guard_report import GuardReport, named_samples
 from ertacache.watching.pinned_copy import PinnedCopy
 
 
 class DraftReport:
-    """What its draft tells of a generation; see `ertacache.draft`. The device is asked when it is read.
+    """The comparison of a call with its draft; see `ertacache.draft`. Waits for the device only when it is read.
 
     Args:
-        distances: (batch,), of the final latents.
-        drifts: what the run and the draft drifted; None where a policy has no envelope.
-        mean: of the logarithm of the error, over calibration's samples.
-        deviation: of the same.
-        limit: the score over which a sample is off by more than calibration's.
-        denoiser_calls: of the draft.
+        distances: (batch,), floating, on any device: between the final latents of the run and the draft.
+        drifts: the drifts of the run and of the draft, or None if one of the policies has no envelope.
+        mean: of the logarithm of the estimated errors, over calibration's samples.
+        deviation: the standard deviation of that logarithm.
+        limit: a sample with a higher score is farther off than calibration's.
+        denoiser_calls: how many denoiser calls the draft made.
     """
 
     def __init__(
@@ -39,25 +39,25 @@ class DraftReport:
 
     @property
     def distances(self) -> tuple[float, ...]:
-        """The root mean square of the difference of the final latents, for each sample of the batch."""
+        """For each sample of the batch, the root mean square of the difference between the final latents."""
         return tuple(self._late.read())
 
     @property
     def errors(self) -> tuple[float, ...]:
-        """What `estimated_errors` makes of it, for each sample of the batch."""
+        """For each sample of the batch, its estimated distance to the full run; see `estimated_errors`."""
         return estimated_errors(self.distances, self._watched)
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """The logarithm of the error, in standard deviations of calibration's samples above their mean.
+        """For each sample, the logarithm of its error, in standard deviations above calibration's mean.
 
-        Empty if not all steps could be compared that calibration's runs have, as after the guard had some computed.
+        Empty if not all steps of calibration's runs could be compared, as when the guard has computed some.
         """
         return tuple((log(e) - self.mean) / self.deviation if e else -inf for e in self.errors)
 
     @property
     def left(self) -> tuple[bool, ...]:
-        """For each sample of the batch, whether it is off by more than calibration's are, or no number."""
+        """For each sample of the batch, whether it is farther off than calibration's samples, or NaN."""
         return tuple(not score <= self.limit for score in self.scores)
 
     def __str__(self) -> str:
@@ -71,22 +71,23 @@ class DraftReport:
 
 
 def estimated_errors(distances: Sequence[float], drifts: tuple[GuardReport, GuardReport] | None) -> tuple[float, ...]:
-    """How far the final latents are from those of the full run, by what a draft tells.
+    """Estimate how far the final latents are from the full run's: distance to the draft x run's drift / draft's drift.
 
-    The distance to a draft of fewer steps is nearly all the draft's own error. How large that is for what the draft
-    drifted is how much this denoiser grows errors on this prompt; so a run is off by as much for what *it* drifted.
-    To a draft of more steps it is mostly the run's error as it is, and the drifts change little (docs/research-log.md).
+    If the draft computes fewer steps, the distance to it is nearly all the draft's own error. Divided by the draft's
+    drift, it says how much the denoiser amplifies errors on this prompt; times the run's drift, it estimates the run's
+    error. If the draft computes more steps, the distance is mostly the run's error itself, and the drifts change it
+    little (docs/research-log.md).
 
     Args:
         distances: to the draft, one for each sample.
-        drifts: what the run and the draft drifted; None if that is not known, and the distance is all there is.
+        drifts: the drifts of the run and of the draft, or None if unknown, and the distances are returned.
 
     Returns:
-        One for each sample; none if not all steps were compared that calibration's runs have.
+        One for each sample; none if not all steps of calibration's runs were compared.
     """
     if drifts is None:
         return tuple(distances)
-    if not all(watched.complete for watched in drifts):
+    if not all(report.complete for report in drifts):
         return ()
-    of_samples = zip(distances, *(watched.drifts for watched in drifts), strict=True)
-    return tuple(distance * size_of(own.values()) / size_of(other.values()) for distance, own, other in of_samples)
+    samples = zip(distances, *(report.drifts for report in drifts), strict=True)
+    return tuple(distance * size_of(run.values()) / size_of(draft.values()) for distance, run, draft in samples)

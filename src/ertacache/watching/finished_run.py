@@ -1,4 +1,4 @@
-"""A run that has ended: its final latent, what it drifted, and how far it is from another one."""
+"""Record a run's final latent and drifts, to compare it with another run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class FinishedRun:
     """A run that has ended.
 
     Args:
-        latent: the final one, (batch, ...).
-        drifts: of its computed steps; None if its policy has no envelope.
-        denoiser_calls: what it took.
+        latent: the final latent, (batch, ...), floating.
+        drifts: the drifts of its computed steps, or None if its policy has no envelope.
+        denoiser_calls: how many denoiser calls it made.
     """
 
     latent: Tensor
@@ -28,20 +28,29 @@ class FinishedRun:
     denoiser_calls: int
 
     def compared_with(self, other: FinishedRun) -> tuple[Tensor, tuple[GuardReport, GuardReport] | None]:
-        """The distances, (batch,), and what both drifted, if both know."""
+        """Compare two runs from the same noise.
+
+        Returns:
+            The distances of the final latents, (batch,), and the drifts of both runs, or None if one has none.
+        """
         both = (self.drifts, other.drifts) if self.drifts and other.drifts else None
         return distance_of(self.latent, other.latent), both
 
 
 class LatentObserver(Observer):
-    """Keeps the latent of the last step, and whether the policy was followed as it was calibrated."""
+    """Keeps the latent of the last step, and notes whether the policy was transferred.
+
+    Attributes:
+        latest: the latest latent, (batch, ...); None before the first step.
+        as_calibrated: whether the policy was followed as calibrated.
+    """
 
     def __init__(self) -> None:
         self.latest: Tensor | None = None
         self.as_calibrated = False
 
     def begin(self, as_calibrated: bool) -> None:
-        """A trajectory begins."""
+        """Note whether the policy was transferred."""
         self.as_calibrated = as_calibrated
 
     def stepped(self, index: int, sample: Tensor) -> None:
@@ -49,27 +58,32 @@ class LatentObserver(Observer):
         self.latest = sample
 
     def finished(self, guard: Guard | None, report: Report) -> FinishedRun | None:
-        """What the run came to; None if it made no step, or its policy was transferred."""
+        """Make the record of the run, or None if it made no step, or its policy was transferred.
+
+        Args:
+            guard: what recorded the drifts, if anything did.
+            report: the run's.
+        """
         if self.latest is None or not self.as_calibrated:
             return None
         return FinishedRun(self.latest, guard.report if guard else None, report.denoiser_calls)
 
 
 def drift_watch(policy: Policy) -> Guard | None:
-    """What notes the drifts of a run of this policy, if it has an envelope."""
+    """Make an observer that records the drifts of a run of this policy, or None if the policy has no envelope."""
     return Guard(policy, policy.envelope, "report") if policy.envelope else None
 
 
 def distance_of(one: Tensor, other: Tensor) -> Tensor:
-    """The root mean square of the difference, of each sample.
+    """Compute the root mean square of the difference for each sample.
 
     Args:
         one: (batch, ...), floating.
-        other: the same shape.
+        other: the same shape, floating.
 
     Returns:
-        (batch,), float32, on the same device; found without waiting for it.
+        (batch,), float32, on the same device, without waiting for it.
     """
     change: Tensor = (one.float() - other.float()).flatten(1)
-    found: Tensor = change.square().mean(dim=1).sqrt()
-    return found
+    distance: Tensor = change.square().mean(dim=1).sqrt()
+    return distance

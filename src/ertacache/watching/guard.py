@@ -1,28 +1,31 @@
-"""The guard: watches whether a generation drifts as calibration's did, and computes the rest of it if it does not.
+"""The guard: reports whether a generation drifts more than calibration's did, and on demand computes the rest of it.
 
-Drifts are found on the device and read on the host one computed step later, so that nothing waits for the step that
-was just queued.
+Drifts are computed on the device and read on the host one computed step later, so that nothing waits for the step
+that was just queued.
 """
 
 from __future__ import annotations
 
 from typing import get_args
 
-from ertacache.arguments import abbreviated
 from ertacache.errors import GuardError
 from ertacache.policy import Envelope, Policy
 from ertacache.runtime.observer import ComputedStep, Observer
-from ertacache.watching.envelope import relative_drift
+from ertacache.value_checks import abbreviated
+from ertacache.watching.drift_score import relative_drift
 from ertacache.watching.guard_report import GuardReport, Mode
 
 
 class Guard(Observer):
-    """One call's guard.
+    """The guard of one call.
 
     Args:
-        policy: which the call follows.
-        envelope: the policy's.
-        mode: what to do about a sample that leaves it.
+        policy: the policy that the call follows.
+        envelope: the policy's envelope.
+        mode: ``"report"`` only reports samples that leave the envelope; ``"compute"`` also computes all later steps.
+
+    Attributes:
+        report: what the guard has seen.
     """
 
     def __init__(self, policy: Policy, envelope: Envelope, mode: Mode) -> None:
@@ -35,16 +38,16 @@ class Guard(Observer):
         self._watches = True
 
     def begin(self, as_calibrated: bool) -> None:
-        """A trajectory begins; calibration saw no drifts at other guidance or on other noise levels."""
+        """Begin a trajectory. A transferred policy is not watched: calibration's drifts do not apply to it."""
         self._watches = as_calibrated
         self.report.forget()
         self._computing = False
 
     def computed(self, step: ComputedStep) -> None:
-        """Compare a computed step.
+        """Record the drift of a computed step.
 
-        One that the policy corrects in other runs and not in this one is not compared, nor, where it corrects none, one
-        that follows another step than calibration's did.
+        It is skipped if this run departs from calibration: the policy's correction was not applied, or, for a policy
+        without corrections, the previous computed step is another one.
         """
         if not self._watches or step.index not in self.compared:
             return
@@ -54,10 +57,10 @@ class Guard(Observer):
             self.report.keep(step.index, relative_drift(step.entry, step.before[1]))
 
     def asks_to_compute(self, step: int) -> bool:
-        """Whether this step, which the policy caches, is computed.
+        """Whether to compute this step, which the policy caches.
 
-        Once a sample has left the envelope all later steps are: what is predicted from there on is not what the
-        weights were fitted on.
+        In mode ``"compute"``, once a sample has left the envelope, all later steps are computed: the weights were
+        fitted on other trajectories than its.
         """
         if not self._watches or self.report.mode != "compute":
             return False
@@ -68,10 +71,17 @@ class Guard(Observer):
 
 
 def check_guard(policy: Policy, mode: str | None) -> Envelope | None:
-    """The envelope that a guard of this mode needs, or None without one.
+    """Check that a policy can have a guard of this mode.
+
+    Args:
+        policy: the policy.
+        mode: ``"report"``, ``"compute"``, or None for no guard.
+
+    Returns:
+        The policy's envelope; None for no guard.
 
     Raises:
-        GuardError: if there is no such mode, or the policy has no envelope.
+        GuardError: if there is no such mode, the policy caches nothing, or it has no envelope.
     """
     if mode is None:
         return None
@@ -81,14 +91,13 @@ def check_guard(policy: Policy, mode: str | None) -> Envelope | None:
         raise GuardError(
             "there is nothing to guard, since this policy caches nothing",
             given=f"budget {policy.calibration.budget or 'none'}",
-            cure="Leave the guard out, or calibrate for a budget that leaves steps to cache.",
+            cure="Leave the guard out, or calibrate with a budget that lets some steps be cached.",
         )
     if policy.envelope is None:
         raise GuardError(
-            "a guard compares with what calibration saw, and this policy has no envelope",
+            "a guard compares drifts with calibration's, but this policy has no envelope",
             given=f"method {policy.method.name}, {policy.calibration.num_prompts} calibration prompts",
-            cure="Calibrate it again on four prompts or more, in the setting of the calls to come (a transferred one "
-            "has none), by a method that predicts its cached steps in a closed loop, such as 'aligned', 'taylor' or "
-            "'reuse'; or leave the guard out.",
+            cure="Calibrate again on four prompts or more, with method 'aligned', 'taylor' or 'reuse', in the setting "
+            "of your calls (a transferred policy has no envelope); or leave the guard out.",
         )
     return policy.envelope

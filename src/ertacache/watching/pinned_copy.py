@@ -1,4 +1,4 @@
-"""Numbers on their way from the device to the host, without anything waiting for them."""
+"""Copy numbers from the device to the host without waiting for them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class PinnedCopy:
-    """One number for each sample, on the way to the host; reading waits for that step alone, which is done by then.
+    """One number for each sample, on its way to the host. Reading waits only for the step that computes the numbers.
 
     Args:
-        values: (batch,), on any device. From CUDA they go to pinned memory behind what is queued.
+        values: (batch,), on any device. From CUDA they are copied to pinned memory, after the work queued so far.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -26,7 +26,7 @@ class PinnedCopy:
             self._arrived.record(torch.cuda.current_stream(values.device))
 
     def read(self) -> list[float]:
-        """One for each sample; waited for once."""
+        """Read the numbers, one for each sample; only the first call waits."""
         if self._read is None:
             if self._arrived is not None:
                 self._arrived.synchronize()

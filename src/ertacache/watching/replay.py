@@ -1,4 +1,4 @@
-"""A call that can be made again, from the same noise, by another policy."""
+"""Make a call again, from the same noise, with the draft's policy, and compare the two runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from ertacache.errors import GuardError
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import CallSetting
-from ertacache.runtime.calls import Call, gives_latents, twin_of
 from ertacache.runtime.policy_checks import check_guidance
 from ertacache.runtime.policy_driver import PolicyDriver
+from ertacache.runtime.policy_for_call import Resolved
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.resolve import Resolved
+from ertacache.runtime.repeatable_call import Call, gives_latents, twin_of
 from ertacache.runtime.run import Run
 from ertacache.runtime.unwrap import own_class
 from ertacache.watching.draft import Draft
@@ -23,37 +23,41 @@ from ertacache.watching.finished_run import FinishedRun, LatentObserver, drift_w
 
 
 class ReplayableCall:
-    """A call as it is about to be made, to be made again from the same noise by another policy.
+    """A record of a call, taken before it is made, to make it again from the same noise with another policy.
 
     Args:
         pipe: the pipeline.
-        args: the call's.
-        kwargs: the call's.
-        random: the global random state that it begins with; by default as it is now.
+        args: the positional arguments of the call.
+        kwargs: the keyword arguments of the call; callbacks are left out.
+        random: the global random state that the call begins with; by default the current one.
     """
 
     def __init__(
         self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any], random: RandomState | None = None
     ) -> None:
         signature = inspect.signature(own_class(pipe).__call__)
-        given = dict(signature.bind(pipe, *args, **kwargs).arguments)
+        bound = dict(signature.bind(pipe, *args, **kwargs).arguments)
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
-                given |= given.pop(name, {})
-        del given[next(iter(signature.parameters))]  # self
-        arguments = {name: value for name, value in given.items() if not name.startswith("callback")}
+                bound |= bound.pop(name, {})
+        del bound[next(iter(signature.parameters))]  # self
+        arguments = {name: value for name, value in bound.items() if not name.startswith("callback")}
         latents = {"output_type": "latent"} if gives_latents(own_class(pipe)) else None
         self._call = Call(arguments, random or RandomState.current(), latents)
         self._setting = CallSetting.of(pipe, args, kwargs)
 
     def run(self, pipe: Any, policy: Policy) -> FinishedRun | None:
-        """Make the call by this policy; what the user has stays as it is.
+        """Make the call with a policy, on a copy of the pipeline; the user's objects stay unchanged.
+
+        Args:
+            pipe: the pipeline.
+            policy: the policy to follow.
 
         Returns:
-            What it came to; None if the policy was transferred to the grid of the call.
+            The finished run, or None if the policy had to be transferred to the grid of the call.
 
         Raises:
-            PolicyMismatchError: if the policy is not for such calls.
+            PolicyMismatchError: if the policy is for another setting.
         """
         check_guidance(policy, self._setting)
         guard, latents = drift_watch(policy), LatentObserver()
@@ -66,24 +70,24 @@ class ReplayableCall:
 
 
 def drafted(draft: Draft, call: ReplayableCall, pipe: Any, run: FinishedRun) -> DraftReport:
-    """Make the draft of a call, and say what it tells of the call's run.
+    """Make a call again with the draft's policy, and compare the two runs.
 
     Args:
         draft: the draft.
         call: the call.
-        pipe: the pipeline; left as it was found.
-        run: what the call came to.
+        pipe: the pipeline; left unchanged.
+        run: the run of the call.
 
     Raises:
-        GuardError: if the draft's policy is transferred to the call's grid.
-        PolicyMismatchError: if it is not for such calls.
+        GuardError: if the draft's policy had to be transferred to the grid of the call.
+        PolicyMismatchError: if the draft's policy is for another setting.
     """
     other = call.run(pipe, draft.policy)
     if other is None:
         raise GuardError(
-            "the draft's policy is transferred to the grid of this call",
+            "the draft's policy is transferred to the noise levels of this call, so calibration's errors do not apply",
             given=f"policy {draft.policy.fingerprint}",
-            cure="Make the draft in the setting of the calls to come.",
+            cure="Make the draft with ertacache.draft() in the setting of your calls.",
         )
     compared = run.compared_with(other)
     return DraftReport(*compared, draft.mean, draft.deviation, draft.limit, other.denoiser_calls)

@@ -1,4 +1,4 @@
-"""An acceleration whose calls are watched: by a guard, by a draft, or by both."""
+"""An acceleration whose calls are watched by a guard, a draft, or both; what `ertacache.enable` returns."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from ertacache.acceleration import Acceleration, CallWatch
 from ertacache.policy import Policy
+from ertacache.runtime.policy_for_call import Resolved
 from ertacache.runtime.report import Report
-from ertacache.runtime.resolve import Resolved
 from ertacache.watching.draft import Draft, check_draft
 from ertacache.watching.draft_report import DraftReport
 from ertacache.watching.finished_run import LatentObserver, drift_watch
@@ -23,11 +23,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class WatchedReport(Report):
-    """What a run did, and what watched it.
+    """The report of a run, with those of guard and draft.
 
     Args:
-        guard: what the guard saw, if there was one.
-        draft: what its draft tells, if one was made.
+        guard: the guard's report; None without a guard.
+        draft: the draft's report, or None if no draft was made.
     """
 
     guard: GuardReport | None = None
@@ -38,19 +38,19 @@ class WatchedReport(Report):
 
 
 class WatchedAcceleration(Acceleration):
-    """A policy at work on a pipeline: what `ertacache.accelerated` gives.
+    """A policy that is switched on for a pipeline, with guard and draft; what `ertacache.accelerated` gives.
 
     Args:
-        policy: the policy.
-        guard: what its guard does, if it has one.
-        draft: what each call is compared with, if anything.
+        policy: the policy that calls follow.
+        guard: the mode of the guard; None for no guard.
+        draft: the draft to compare each call with; None for no draft.
 
     Attributes:
-        guard: see there.
-        draft: see there; can be set to None, and back, between calls.
+        guard: the mode of the guard.
+        draft: the draft; can be set to None, and back, between calls.
 
     Raises:
-        GuardError: if there is no such guard, the policy has no envelope to compare with, or the draft is of another
+        GuardError: if there is no such guard, the policy has no envelope to compare with, or the draft is for another
             policy.
     """
 
@@ -63,16 +63,16 @@ class WatchedAcceleration(Acceleration):
 
     @property
     def report(self) -> WatchedReport:
-        """What the last call did that this thread made; see `Acceleration.report`."""
+        """What this thread's last call did; see `ertacache.acceleration.Acceleration.report`."""
         return cast(WatchedReport, super().report)
 
     def watch(self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any], resolved: Resolved) -> CallWatch:
-        """The guard and the draft of one call."""
+        """Make the guard and the draft of a call that is about to begin."""
         return _WatchedCall(self, pipe, args, kwargs, resolved)
 
 
 class _WatchedCall(CallWatch):
-    """Guard and draft of one call; a transferred policy has neither drifts nor latents to compare with."""
+    """Guard and draft of one call. With a transferred policy neither applies, since calibration did not see it."""
 
     report: WatchedReport
 
@@ -101,6 +101,7 @@ class _WatchedCall(CallWatch):
             return
         try:
             self.report.draft = drafted(self._draft, self._call, self._pipe, run)
-        except Exception as error:  # out of memory, or a call that the draft's policy does not take
-            self.report.note(f"no draft was made: {type(error).__name__}: {error}")  # the picture is not lost
-            _log.warning("no draft was made", exc_info=True)  # nor is the place of a programming error
+        except Exception as error:  # such as out of memory, or a setting that the draft's policy is not for
+            # The call itself succeeded, so its result is returned; the log has the traceback.
+            self.report.note(f"no draft was made: {type(error).__name__}: {error}")
+            _log.warning("no draft was made", exc_info=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.scheduler_probe import copied_generators
+from ertacache.runtime.scheduler_step import copied_generators
 from ertacache.runtime.schedulers import check_copies
 from ertacache.runtime.unwrap import own_class
 

@@ -11,14 +11,14 @@ from diffusers.callbacks import SDCFGCutoffCallback
 from PIL import Image
 
 import ertacache
-from ertacache.calibration import checkpoint
+from ertacache.calibration import checkpoint_key
 from ertacache.calibration.prompts import calls_for
 from ertacache.errors import CalibrationError
 from ertacache.runtime.identity import circumstances_of
 
 
 def key_of(pipe, calls, steps):
-    return checkpoint.key_of(pipe, circumstances_of(pipe, (), {}), calls, steps)
+    return checkpoint_key.key_of(pipe, circumstances_of(pipe, (), {}), calls, steps)
 
 
 class Interrupting:

@@ -8,8 +8,8 @@ from torch import nn
 
 import ertacache
 from ertacache.errors import PolicyMismatchError
-from ertacache.runtime import weight_samples
-from ertacache.runtime.weight_samples import difference, weights_of
+from ertacache.runtime import parameter_samples
+from ertacache.runtime.parameter_samples import difference, weights_of
 from tests.adapters import load_lora
 
 
@@ -131,8 +131,8 @@ def test_what_cannot_be_read_is_said_in_the_policy_and_in_the_report(make_flux, 
     pipe, call = make_flux(), flux_call(guided=True)
     steps = {"num_inference_steps": call.pop("num_inference_steps")}
     call.pop("generator", None)
-    monkeypatch.setattr(weight_samples, "_PLAIN", ())
-    monkeypatch.setattr(weight_samples, "_stored", sharded)
+    monkeypatch.setattr(parameter_samples, "_PLAIN", ())
+    monkeypatch.setattr(parameter_samples, "_stored", sharded)
     policy = ertacache.calibrate(pipe, [call], **steps, num_computed_steps=5, method="taylor", progress=False)
     assert "the weights of transformer could not all be read" in policy.calibration.notes[-1]
     with ertacache.accelerated(pipe, policy) as run:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ertacache.method.alignment import NormalEquations, features
+from ertacache.method.aligned_weights import NormalEquations, features
 from ertacache.method.prediction import coefficients, combine, taylor_weights
 
 PROPERTY = settings(deadline=None, max_examples=100)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from ertacache.arguments import abbreviated, as_error, flag, one_of
 from ertacache.errors import ArgumentError, MethodError
-from ertacache.method.alignment import MAX_ORDER
+from ertacache.method.aligned_weights import MAX_ORDER
 from ertacache.method.rectification import GRANULARITIES, Granularity
 from ertacache.method.residual import LEVELS, Level
+from ertacache.value_checks import abbreviated, as_error, flag, one_of
 
 Predictor = Literal["reuse", "taylor", "aligned"]
 PREDICTORS: tuple[Predictor, ...] = ("reuse", "taylor", "aligned")
@@ -28,7 +28,7 @@ class Method:
             ``hidden`` (the residual of the denoiser's block stack; its patch embedding and output head then run at
             cached steps too). See `ertacache.method.residual`.
         predictor: how a cached step's output is predicted: ``reuse`` (the last computed one), ``taylor`` (first
-            order over noise levels) or ``aligned`` (fitted weights, see `ertacache.method.alignment`).
+            order over noise levels) or ``aligned`` (fitted weights, see `ertacache.method.aligned_weights`).
         order: the highest difference that ``aligned`` uses, 1 to 3; with fewer than four prompts 2 at most.
         timestep_adjustment: whether cached steps are shortened, see `ertacache.method.timesteps`.
         rectification: granularity of the paper's error model, see `ertacache.method.rectification`; None to use none.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ertacache import precision
-from ertacache.method.alignment import NormalEquations
+from ertacache import double_precision
+from ertacache.double_precision import widened
+from ertacache.method.aligned_weights import NormalEquations
 from ertacache.method.rectification import Moments
 from ertacache.method.threshold import relative_distance
 from ertacache.metrics import motion_error
-from ertacache.precision import widened
 
 
 class Apples(torch.Tensor):
@@ -36,13 +36,13 @@ def test_without_float64_it_is_widened_in_main_memory(error, monkeypatch):
     def refuse(*args, **kwargs):
         raise error
 
-    precision._has_float64.cache_clear()
+    double_precision._has_float64.cache_clear()
     monkeypatch.setattr(torch, "zeros", refuse)
     tensor = torch.rand(3, 2)
     try:
         assert torch.equal(widened(tensor.as_subclass(Apples)), tensor.double())
     finally:
-        precision._has_float64.cache_clear()
+        double_precision._has_float64.cache_clear()
 
 
 def test_all_that_is_summed_in_float64_is_the_same_to_the_bit_without_it(monkeypatch):
@@ -58,5 +58,5 @@ def test_all_that_is_summed_in_float64_is_the_same_to_the_bit_without_it(monkeyp
         return equations.solve(), k_and_b, relative_distance(*map(widened, (a, b, c))), motion_error(a, b)
 
     expected = summed(torch.Tensor)
-    monkeypatch.setattr(precision, "_has_float64", lambda device: False)
+    monkeypatch.setattr(double_precision, "_has_float64", lambda device: False)
     assert summed(Apples) == expected

@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from ertacache.calibration.closed_loop import ClosedLoop, GiveUp, LoopPlan
-from ertacache.calibration.fit import Fit, FittedOn, Weights
 from ertacache.calibration.lockstep import Lockstep
+from ertacache.calibration.loop_outputs import Trace
+from ertacache.calibration.loop_result import Fit, FittedOn, Weights
 from ertacache.calibration.quality import Judge
 from ertacache.calibration.recording import Recording, Setting
 from ertacache.calibration.step_fit import holds_out
-from ertacache.calibration.trace import Trace
-from ertacache.method.choice import Method, Predictor
-from ertacache.runtime.calls import Call
+from ertacache.method.named_methods import Method, Predictor
+from ertacache.runtime.repeatable_call import Call
 
 
 class ClosedLoops:

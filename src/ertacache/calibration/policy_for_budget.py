@@ -10,7 +10,7 @@ from ertacache.calibration.by_threshold import under_threshold
 from ertacache.calibration.full_runs import Session
 from ertacache.calibration.recording import Setting
 from ertacache.errors import MethodError, PipelineError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
 
 

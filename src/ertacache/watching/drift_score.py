@@ -1,14 +1,13 @@
-"""How far a generation drifts, and how far outside of calibration's envelope that is.
+"""Measure how far a generation drifts, and score it against calibration's envelope.
 
-At a computed step the truth is at hand, and beside it what the policy would put in its place: the output as the fitted
-weights correct it, since what they correct is how far the cached steps led astray. The relative distance per sample,
-the *drift*, costs no denoiser call. Where a policy corrects nothing, its drift is that of plain reuse of the computed
-step before.
+At a computed step, both the true output and the output as the policy corrects it are known. The correction makes up
+for the errors of the cached steps before, so its relative size, the *drift*, measures them; it costs no denoiser call.
+If a policy corrects nothing, the drift is the change since the previous computed step, that is the error of reuse.
 
 The score of a step is the logarithm of the root of the sum of squares of the drifts so far, in standard deviations
-above calibration's mean. The sum begins anew in the middle of the run, and nothing after four fifths of it counts. Of
-what was tried (docs/research-log.md) this separates bad pictures from good ones best. Pictures turn bad there: a drift
-before it says little of the end, and after it only fine noise still changes.
+above calibration's mean. The sum restarts in the middle of the run, and drifts after four fifths of it do not count. Of
+all variants tried (docs/research-log.md), this one separates bad pictures from good ones best. Pictures turn bad in
+between: earlier drifts say little about the end, and later only fine noise still changes.
 """
 
 from __future__ import annotations
@@ -27,22 +26,23 @@ from ertacache.student_t import student_t
 Array = NDArray[np.float64]
 
 MIN_PROMPTS = 4
-"""With fewer, there is no telling what is usual."""
+"""The fewest calibration prompts that give an envelope."""
 MIDDLE, END = 0.5, 0.8
-"""Of the run: where the sum begins anew, and where comparing ends."""
+"""The shares of the run at which the sum restarts, and after which drifts do not count."""
 WITHIN = 0.95
-"""How many of the samples that are like calibration's are within the limit, if their logarithms are normal."""
+"""The share of samples like calibration's that are within the limit, if their logarithms are normally distributed."""
 
 
 def score(envelope: Envelope, drifts: Mapping[int, float]) -> float:
-    """How far outside a sample is, in standard deviations of calibration's samples; negative where it drifts less.
+    """Score a sample: how far its drift is above calibration's mean, in standard deviations.
 
     Args:
         envelope: calibration's.
-        drifts: of the sample, by step.
+        drifts: the sample's drifts, by step.
 
     Returns:
-        That at the last step that the envelope has `reached`; 0 if there is none.
+        The score at the last step that `Envelope.reached` counts, negative for less drift than the mean; 0 if there is
+        no such step.
     """
     count = envelope.reached(drifts)
     if not count:
@@ -53,19 +53,24 @@ def score(envelope: Envelope, drifts: Mapping[int, float]) -> float:
 
 
 def is_outside(envelope: Envelope, drifts: Mapping[int, float]) -> bool:
-    """Whether a sample's `score` is over the limit at the last step reached; not where none was."""
+    """Whether a sample's `score` is over the limit; False if no step was reached.
+
+    Args:
+        envelope: calibration's.
+        drifts: the sample's drifts, by step.
+    """
     return bool(envelope.reached(drifts)) and score(envelope, drifts) > envelope.limit
 
 
 def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:
-    """``|| v - v^ || / || v ||`` of each sample.
+    """Compute ``|| v - v^ || / || v ||`` for each sample.
 
     Args:
-        truth: what a computed step returned, (batch, ...), floating.
-        instead: what there would be in its place.
+        truth: the output ``v`` of a computed step, (batch, ...), floating.
+        instead: ``v^``, of the same shape.
 
     Returns:
-        (batch,), on the same device; found without waiting for it. 1 where both are 0.
+        (batch,), on the same device, without waiting for it; 1 where both are 0.
     """
     change: Tensor = torch.linalg.vector_norm((truth - instead).flatten(1), dim=1)
     size: Tensor = torch.linalg.vector_norm(truth.flatten(1), dim=1)
@@ -73,14 +78,14 @@ def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:
 
 
 def envelope_of(drifts: Mapping[int, Sequence[float]], num_steps: int) -> Envelope | None:
-    """The envelope of calibration's samples.
+    """Make the envelope of calibration's samples.
 
     Args:
-        drifts: by step, one for each sample; four or more.
-        num_steps: of the run.
+        drifts: for each compared step, the drift of each sample, `MIN_PROMPTS` or more.
+        num_steps: the number of steps of the run.
 
     Returns:
-        None if there is no step with a drift.
+        The envelope, or None if there are no drifts.
     """
     if not drifts:
         return None
@@ -98,17 +103,17 @@ def envelope_of(drifts: Mapping[int, Sequence[float]], num_steps: int) -> Envelo
 
 
 def limit_for_one_more(count: int) -> float:
-    """What one more sample of a normal distribution of which so many are known exceeds once in twenty times."""
+    """The score that one more sample of a normal distribution exceeds once in twenty times, if ``count`` are known."""
     return student_t(count - 1, WITHIN) * sqrt(1 + 1 / count)
 
 
 def size_of(drifts: Iterable[float]) -> float:
-    """The root of the sum of squares of drifts of a step or more; over 0, and finite whatever a denoiser returned."""
+    """Sum drifts: the root of the sum of their squares; over 0, and finite even for NaN drifts."""
     return float(np.sqrt(np.sum(_finite(np.array([*drifts])) ** 2)))
 
 
 def _logs_of_sums(drifts: Array, middle: int) -> Array:
-    """The logarithm of the root of the sum of squares up to each, along the first axis; begun anew at ``middle``."""
+    """The logarithm of the root of the running sum of squares along the first axis, restarted at index ``middle``."""
     finite = _finite(drifts)
     summed = [np.cumsum(half**2, axis=0) for half in (finite[:middle], finite[middle:])]
     logs: Array = 0.5 * np.log(np.concatenate(summed))
@@ -116,13 +121,13 @@ def _logs_of_sums(drifts: Array, middle: int) -> Array:
 
 
 def _finite(drifts: Array) -> Array:
-    """Finite for whatever a denoiser returns, and large where that is not a number."""
+    """Limit drifts to a finite range over 0; NaN and infinity become very large."""
     finite: Array = np.where(np.isfinite(drifts), np.clip(drifts, _TINY, 1 / _TINY), 1 / _TINY)
     return finite
 
 
 def _deviation(variance: Array) -> Array:
-    """Of variances by step: half pooled over steps, since few samples say little about one."""
+    """Standard deviations from variances by step; half pooled over steps, since few samples say little about one."""
     half_pooled: Array = np.sqrt(np.maximum((variance + variance.mean()) / 2, _TINY))
     return half_pooled
 

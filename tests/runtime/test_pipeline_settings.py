@@ -8,7 +8,7 @@ from diffusers.models.attention_dispatch import attention_backend
 
 import ertacache
 from ertacache.errors import PolicyMismatchError
-from ertacache.method.choice import Method
+from ertacache.method.named_methods import Method
 from tests.adapters import burn_in, load_lora
 
 CACHED = (2, 3, 5)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ertacache.precision import widened
+from ertacache.double_precision import widened
 
 MAX_ORDER = 3
 RIDGE = 1e-6

@@ -1,6 +1,6 @@
 """The envelope: how far calibration's samples drifted up to each computed step.
 
-`ertacache.watching.envelope` makes it from calibration's runs, and scores later generations against it.
+`ertacache.watching.drift_score` makes it from calibration's runs, and scores later generations against it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ertacache.arguments import each, invalid, normalized, number, whole
+from ertacache.value_checks import each, invalid, normalized, number, whole
 
 _wrong = invalid("envelope")
 
@@ -47,7 +47,7 @@ class Envelope:
         normalized(self, _wrong, limit=partial(number, at_least=-1000, at_most=1000))
 
     def problem(self, computed_steps: Sequence[int]) -> str | None:
-        """Describe what is inconsistent, or does not fit a policy with these computed steps; None if all fits."""
+        """Describe what is inconsistent, or does not fit a policy with these computed steps, or None if all fits."""
         if not len(self.mean) == len(self.deviation) == len(self.steps):
             return "the envelope does not have one entry for each of its steps"
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or not {*self.steps} <= {*computed_steps[1:]}:

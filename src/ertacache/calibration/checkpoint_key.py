@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ertacache.errors import CalibrationError
-from ertacache.runtime.calls import Call
 from ertacache.runtime.identity import Circumstances, identify
 from ertacache.runtime.pipeline_key import digest_of, pipeline_key
+from ertacache.runtime.repeatable_call import Call
 
 
 def key_of(

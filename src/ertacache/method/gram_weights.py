@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ertacache.method.alignment import ridge_solve
-from ertacache.method.grid import reading
+from ertacache.method.aligned_weights import ridge_solve
+from ertacache.method.grid_mapping import reading
 from ertacache.method.prediction import Prediction
 
 Array = NDArray[np.float64]
@@ -28,7 +28,7 @@ class Outputs:
     Args:
         levels: the T + 1 noise levels of the grid, falling.
         rows: (T, size), float64; row i stands for ``v_i``, and the rows have the outputs' dot products.
-        contrasts: (T, size), likewise for the contrasts (difference of the guidance branches); None if unknown.
+        contrasts: (T, size), likewise for the contrasts (difference of the guidance branches), or None if unknown.
     """
 
     levels: tuple[float, ...]
@@ -115,7 +115,7 @@ def landing(
 
 
 def _terms(history: Array) -> Array:
-    """`ertacache.method.alignment.features` for rows: the differences, newest first, then the newest row."""
+    """`ertacache.method.aligned_weights.features` for rows: the differences, newest first, then the newest row."""
     return np.concatenate([history[:-1] - history[1:], history[:1]])
 
 

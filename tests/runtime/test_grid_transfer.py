@@ -16,16 +16,16 @@ import ertacache
 from ertacache import zoo
 from ertacache.errors import PolicyFileError, PolicyMismatchError
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
-from ertacache.method.choice import Method
-from ertacache.method.grid import coarser
-from ertacache.method.outputs import Outputs
+from ertacache.method.gram_weights import Outputs
+from ertacache.method.grid_mapping import coarser
+from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
-from ertacache.policy.envelope import Envelope
+from ertacache.policy.drift_envelope import Envelope
 from ertacache.runtime.call_setting import CallSetting
+from ertacache.runtime.grid_transfer import FARTHER, Transfer, carries, on_grid, refusal, response
 from ertacache.runtime.mismatch import mismatch
-from ertacache.runtime.policy_memo import KEPT, PolicyMemo
-from ertacache.runtime.resolve import Resolved, at_near_guidance
-from ertacache.runtime.transfer import FARTHER, Transfer, carries, on_grid, refusal, response
+from ertacache.runtime.policy_for_call import Resolved, at_near_guidance
+from ertacache.runtime.transfer_memo import KEPT, PolicyMemo
 
 STEPS = 12
 

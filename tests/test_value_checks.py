@@ -17,7 +17,7 @@ import torch
 
 import ertacache
 from benchmarks.inputs import calls
-from ertacache import Draft, Method, Policy, Profile, arguments
+from ertacache import Draft, Method, Policy, Profile, value_checks
 from ertacache.errors import (
     ArgumentError,
     BudgetError,
@@ -37,7 +37,7 @@ from ertacache.policy import CalibrationRecord
 
 @pytest.mark.parametrize("value", [2, 2.0, np.int64(2), np.float32(2.0), np.array(2), torch.tensor(2), Fraction(2)])
 def test_numbers_of_all_kinds_are_numbers_and_pythons_own_afterwards(value: Any) -> None:
-    found = arguments.number("it", value)
+    found = value_checks.number("it", value)
     assert found == 2
     assert type(found) in (int, float)
 
@@ -47,19 +47,19 @@ def test_numbers_of_all_kinds_are_numbers_and_pythons_own_afterwards(value: Any)
 )
 def test_what_is_none_is_refused(value: Any) -> None:
     with pytest.raises(ArgumentError, match="it must be a finite number"):
-        arguments.number("it", value)
+        value_checks.number("it", value)
 
 
 @pytest.mark.parametrize("value", [2.0, np.float64(2), True, "2", 2.5])
 def test_whole_numbers_are_whole(value: Any) -> None:
     with pytest.raises(ArgumentError, match="it must be a whole number from 1 to 9"):
-        arguments.whole("it", value, at_least=1, at_most=9)
+        value_checks.whole("it", value, at_least=1, at_most=9)
 
 
 @pytest.mark.parametrize("value", [0, 10, -1])
 def test_bounds_are_kept(value: int) -> None:
     with pytest.raises(ArgumentError, match="from 1 to 9"):
-        arguments.whole("it", value, at_least=1, at_most=9)
+        value_checks.whole("it", value, at_least=1, at_most=9)
 
 
 PLAIN = Policy(4, (1,), Method(), calibration=CalibrationRecord("", psnr=(4.0, 5.0), ssim=(0.9, 0.9), seconds=1.0))

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ertacache.arguments import invalid, normalized, one_of, refused, whole
 from ertacache.files import entries
 from ertacache.method.prediction import LARGEST_FACTOR
 from ertacache.method.rectification import GRANULARITIES, Granularity
+from ertacache.value_checks import invalid, normalized, one_of, refused, whole
 
 _wrong = invalid("policy")
 

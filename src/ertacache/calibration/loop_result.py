@@ -8,8 +8,8 @@ from enum import Enum, auto
 
 from ertacache.calibration.quality import Quality
 from ertacache.method.prediction import Prediction
-from ertacache.policy.envelope import Envelope
-from ertacache.watching.envelope import MIN_PROMPTS, envelope_of
+from ertacache.policy.drift_envelope import Envelope
+from ertacache.watching.drift_score import MIN_PROMPTS, envelope_of
 
 
 class FittedOn(Enum):
@@ -39,7 +39,8 @@ class Fit:
         step_scores: the natural logarithm of the same for each prompt, averaged over prompts: what a mean PSNR follows,
             and what no single prompt of a large error can dominate.
         prompt_scores: the logarithm of the final error of each prompt.
-        drifts: by computed step that has one, one row a prompt, one number a sample; see `ertacache.watching.envelope`.
+        drifts: by computed step that has one, one row a prompt, one number a sample; see
+            `ertacache.watching.drift_score`.
         quality: of the pictures, if the loops have a judge.
         left_out: by step, for each prompt the weights that this loop fitted on the others; empty where no prompt is
             held out.

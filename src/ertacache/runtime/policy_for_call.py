@@ -15,11 +15,11 @@ from typing import Any
 
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import CallSetting
+from ertacache.runtime.grid_transfer import carries, of_measured_kind, on_grid, refusal
 from ertacache.runtime.guidance_transfer import NEAR_SCALES, guidance_note, scale_of, transferred
 from ertacache.runtime.mismatch import cause_of_levels, mismatch
 from ertacache.runtime.policy_checks import check_guidance, check_pipeline, grid_difference
-from ertacache.runtime.policy_memo import PolicyMemo
-from ertacache.runtime.transfer import carries, of_measured_kind, on_grid, refusal
+from ertacache.runtime.transfer_memo import PolicyMemo
 from ertacache.runtime.unwrap import own_class, patched_on
 
 
@@ -115,7 +115,7 @@ def at_near_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy | 
         guidance: the guidance arguments of the call, by name.
 
     Returns:
-        The transferred policy; None if the guidance is the calibrated one, or such a transfer was not measured.
+        The transferred policy, or None if the guidance is the calibrated one, or such a transfer was not measured.
     """
     if policy.origin is None or policy.gram is None or not carries(policy) or not of_measured_kind(policy.origin):
         return None

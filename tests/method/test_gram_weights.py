@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ertacache.method.error_growth import Feedback, missed, missed_by_plain
-from ertacache.method.grid import bend, coarser, placed, reading
-from ertacache.method.outputs import Outputs, corrected
+from ertacache.method.gram_weights import Outputs, corrected
+from ertacache.method.grid_mapping import bend, coarser, placed, reading
 from ertacache.method.prediction import Prediction
 from ertacache.method.schedule import uniform
 

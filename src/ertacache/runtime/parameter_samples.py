@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ertacache.offloading import OnDisk, at_hand, on_disk
+from ertacache.offloaded_weights import OnDisk, at_hand, on_disk
 from ertacache.policy import Weights
 
 Array = NDArray[Any]
@@ -331,7 +331,7 @@ def _same_numbers(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _dtype(kind: str) -> torch.dtype | None:
-    """The floating dtype that a kind of storage names; None if it is quantised, or was not read."""
+    """The floating dtype that a kind of storage names, or None if it is quantised, or was not read."""
     dtype = getattr(torch, kind, None)
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ertacache.arguments import each, flag, invalid, normalized, number, optional, text, whole
+from ertacache.value_checks import each, flag, invalid, normalized, number, optional, text, whole
 
 _count = partial(whole, at_least=0)
 _quality = partial(number, at_least=-1000, at_most=1000)
@@ -21,14 +21,14 @@ class CalibrationRecord:
         num_prompts: how many prompts were used.
         denoiser_calls: all calls of the denoiser, the full runs included.
         full_runs: the same cost for each prompt, in units of one full run.
-        error: ``||x_T - x_T_gt|| / ||x_T_gt||`` over the calibration prompts, closed loop; None if not measured.
+        error: ``||x_T - x_T_gt|| / ||x_T_gt||`` over the calibration prompts, closed loop, or None if not measured.
         step_errors: the same for the latent after each step; empty if not measured.
         threshold: the threshold of `ertacache.method.threshold`, if that chose the schedule; else None.
         notes: what the user should know, e.g. that Taylor weights were kept.
         psnr: for each calibration prompt, its pictures against the full run's, in dB, with weights that were fitted on
             the other prompts; empty if not measured.
         ssim: the same in SSIM, at most 1.
-        seconds: for one whole call on the calibration's machine, measured or derived from measurements; None if
+        seconds: for one whole call on the calibration's machine, measured or derived from measurements, or None if
             unknown.
         taylor_kept: whether the policy has Taylor's weights, because fitted ones were farther from the full runs.
 

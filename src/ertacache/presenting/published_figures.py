@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a plain install has no metrics, but can share a policy without figures
-    from ertacache.evaluation.measuring import Measured
+    from ertacache.evaluation.harness import Measured
 
 POLICY_FILE = "policy.safetensors"
 CARD_FILE = "README.md"

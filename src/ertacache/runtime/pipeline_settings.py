@@ -78,7 +78,7 @@ def setting_difference(
         pipe: the pipeline, for the defaults of settings that only one side has.
 
     Returns:
-        The setting's name, its calibrated value and its value now; None if all agree.
+        The setting's name, its calibrated value and its value now, or None if all agree.
     """
     return _difference(expected, actual, lambda name: _default_setting(pipe, name))
 
@@ -102,7 +102,7 @@ def configuration_difference(
         kind: the class that both configure, for the defaults of entries that only one side has.
 
     Returns:
-        The entry's name, its calibrated value and its value now; None if all agree.
+        The entry's name, its calibrated value and its value now, or None if all agree.
     """
     defaults = _defaults_of(kind)
     return _difference(expected, actual, lambda name: defaults.get(name, _MISSING))

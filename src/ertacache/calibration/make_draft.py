@@ -14,11 +14,11 @@ from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for, prompts_of
 from ertacache.errors import CalibrationError, GuardError
 from ertacache.policy import Policy
-from ertacache.runtime.calls import Call
 from ertacache.runtime.policy_checks import check_pipeline, check_policy
+from ertacache.runtime.repeatable_call import Call
 from ertacache.watching.draft import Draft
 from ertacache.watching.draft_report import estimated_errors
-from ertacache.watching.envelope import MIN_PROMPTS, limit_for_one_more
+from ertacache.watching.drift_score import MIN_PROMPTS, limit_for_one_more
 from ertacache.watching.replay import ReplayableCall
 
 RATIO = 5

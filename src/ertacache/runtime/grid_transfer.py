@@ -1,7 +1,7 @@
 """Transfer a policy to other noise levels, such as another number of steps: place its steps and solve its weights anew.
 
 On every grid, a model's outputs vary with the noise level in the same way. The policy keeps this in a Gram matrix
-(`ertacache.method.outputs`), from which the new weights are solved. The error of the result is predicted
+(`ertacache.method.gram_weights`), from which the new weights are solved. The error of the result is predicted
 (`ertacache.method.error_growth`); if as many plain steps are predicted to be better, the transfer is refused.
 docs/transfer.md has the measurements.
 """
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ertacache.method.choice import Method
 from ertacache.method.error_growth import Feedback, missed, missed_by_plain
-from ertacache.method.grid import bend, coarser, placed
-from ertacache.method.outputs import Outputs, corrected
+from ertacache.method.gram_weights import Outputs, corrected
+from ertacache.method.grid_mapping import bend, coarser, placed
+from ertacache.method.named_methods import Method
 from ertacache.policy import Origin, Policy
 from ertacache.runtime.guidance_transfer import scale_of
-from ertacache.runtime.scheduler_probe import StepCall, landed
+from ertacache.runtime.scheduler_step import StepCall, landed
 from ertacache.runtime.schedulers import lay
 from ertacache.runtime.unwrap import own_class
 
@@ -65,7 +65,7 @@ class Transfer:
 
     @property
     def refusal(self) -> str | None:
-        """Why this transfer is refused; None if it is not."""
+        """Why this transfer is refused, or None if it is not."""
         if self.missed <= FARTHER * max(self.missed_by_plain, self.missed_there):
             return None
         computed, steps = len(self.policy.computed_steps), self.policy.num_inference_steps
@@ -91,7 +91,7 @@ def of_measured_kind(origin: Origin) -> bool:
 
 
 def refusal(policy: Policy, levels: Sequence[float], cause: str = "the scheduler's shift") -> str | None:
-    """Say why a policy cannot be transferred to other noise levels; None if it can, subject to `Transfer.refusal`.
+    """Say why a policy cannot be transferred to other noise levels, or None if it can, subject to `Transfer.refusal`.
 
     Args:
         policy: the policy.
