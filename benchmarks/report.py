@@ -257,9 +257,8 @@ All figures are from small pipelines that this project trained: pictures of 96 x
   settings are kept (no other one is both faster and better), and PSNR is interpolated between them at the target
   speedup, over the logarithm of the speedup. Then these values are averaged over prompts. Settings that skip nothing
   on a prompt are left out there, so prompts that were not sped up cannot inflate the mean. "-": no setting is that fast.
-- **Calibration.** Our own policies are calibrated on {CALIBRATION_PROMPTS} other prompts. Other pages measure on other
-  numbers of prompts, at a number of steps instead of an interpolated speedup, so the same method has other figures
-  there.
+- **Calibration.** Our own policies are calibrated on {CALIBRATION_PROMPTS} other prompts. Other pages use other numbers of prompts,
+  at a number of steps in place of an interpolated speedup, so the same method has other figures there.
 
 `ertacache benchmark` measures all of it again and writes this page; `--rival NAME` measures one rival, `aligned` and
 fewer steps, and keeps the others' rows. The raw figures are in `benchmarks/results`.
@@ -292,9 +291,9 @@ def setup(found: Sequence[Mapping[str, Any]]) -> str:
     for result in found:
         versions = f"{result['machine']}, torch {result['torch']}, diffusers {result['diffusers']}"
         arguments, first = result["arguments"], result["seed"]
-        guidance = arguments.get("true_cfg_scale", arguments.get("guidance_scale"))
+        guidance = arguments.get("true_cfg_scale", arguments.get("guidance_scale", "the pipeline's own"))
         how = (
-            f"{result['prompts']} held-out prompts, prompt k with seed {first} + k, guidance {guidance:g}, "
+            f"{result['prompts']} held-out prompts, prompt k with seed {first} + k, guidance {guidance}, "
             f"{arguments['num_inference_steps']} steps in full; {versions}"
         )
         shared.setdefault(how, []).append(result["model"])
