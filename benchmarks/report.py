@@ -256,9 +256,10 @@ All figures are from small pipelines that this project trained: pictures of 96 x
 - **Equal cost.** Each rival is measured at many settings of its knobs. For each prompt separately, its Pareto-best
   settings are kept (no other one is both faster and better), and PSNR is interpolated between them at the target
   speedup, over the logarithm of the speedup. Then these values are averaged over prompts. Settings that skip nothing
-  on a prompt are left out there, so prompts that were not sped up cannot inflate the mean. "-": no setting is that fast.
-- **Calibration.** Our own policies are calibrated on {CALIBRATION_PROMPTS} other prompts. Other pages use other numbers of prompts,
-  at a number of steps in place of an interpolated speedup, so the same method has other figures there.
+  on a prompt are left out there, so prompts that were not sped up cannot inflate the mean. "-": no setting is that
+  fast.
+- **Calibration.** Our own policies are calibrated on {CALIBRATION_PROMPTS} other prompts. Other pages use other numbers
+  of prompts, at a number of steps in place of an interpolated speedup, so the same method has other figures there.
 
 `ertacache benchmark` measures all of it again and writes this page; `--rival NAME` measures one rival, `aligned` and
 fewer steps, and keeps the others' rows. The raw figures are in `benchmarks/results`.
