@@ -98,6 +98,16 @@ def test_gaps_grow_where_they_must():
     assert len(steps) == 5
 
 
+def test_the_last_steps_are_computed_on_request():
+    costs = np.zeros((30, 30, 31))
+    costs[:, 27:29, 29:] = 1.0  # which makes the last step dear
+    assert planned(costs, 9, last_full_steps=0)[-1] < 29
+    steps = planned(costs, 9, last_full_steps=1)
+    assert (len(steps), steps[-1]) == (9, 29)
+    assert planned(costs, 9, last_full_steps=2)[-2:] == (28, 29)
+    assert planned(costs, 4, last_full_steps=1) == (0, 1, 2, 29)
+
+
 @pytest.fixture(scope="module")
 def costs_of_flux():
     return DPCACHE.prepare(subject_of("flux"))
@@ -119,12 +129,12 @@ def test_skipped_steps_run_the_output_head_alone_on_the_prediction(name):
         plain = generate(subject)
     before = found(subject)
     costs = {2: np.zeros((8, 8, 9))}
-    with DPCACHE.attach(subject, {"k": 8, "order": 2}, costs):
+    with DPCACHE.attach(subject, {"k": 8, "order": 2, "last_full_steps": 0}, costs):
         assert torch.equal(generate(subject), plain)
 
     with (
         recorded(subject.denoiser) as left,
-        DPCACHE.attach(subject, {"k": 5, "order": 2}, costs) as predictors,
+        DPCACHE.attach(subject, {"k": 5, "order": 2, "last_full_steps": 0}, costs) as predictors,
         counting_flops(subject.pipe) as cost,
     ):
         made = generate(subject)
