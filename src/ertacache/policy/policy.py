@@ -70,8 +70,8 @@ class Policy:
         first_step: the step of the grid at which the calls begin; over 0 for image-to-image.
         envelope: how far calibration's prompts drifted, which a guard needs, or None if unknown.
         gram: ``<v_i, v_j>`` of the full runs' outputs, summed over prompts, (T, T), float64; or (2T, 2T) with the
-            contrasts of the guidance branches as further rows. A transfer to other noise levels needs it, or None if
-            there can be none.
+            contrasts of the guidance branches as further rows. Transfers to other noise levels need it; None for a
+            policy that cannot be transferred.
 
     Raises:
         PolicyFileError: if a value has the wrong type or range, or the values do not fit together.

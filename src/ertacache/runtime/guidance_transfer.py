@@ -49,52 +49,52 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
     >>> transferred(policy, true_cfg_scale=7.0).save("flux-7.safetensors")  # doctest: +SKIP
     """
     check_policy(policy)
-    known = policy.origin.guidance if policy.origin else {}
+    calibrated = policy.origin.guidance if policy.origin else {}
     for name in guidance:
-        if name not in known:
+        if name not in calibrated:
             raise PolicyMismatchError(
                 "the calibration's calls had no such guidance argument",
-                given=f"{name}; they had {', '.join(known) or 'none'}",
+                given=f"{name}; they had {', '.join(calibrated) or 'none'}",
                 cure="Name one that they had, or calibrate a policy for this setting with ertacache.calibrate().",
             )
     if policy.origin is None or not guidance:
         return policy
-    wanted = _filled_in(known, {name: float(number(name, value)) for name, value in guidance.items()})
-    ratio = _ratio(known, wanted)
+    wanted = _filled_in(calibrated, {name: float(number(name, value)) for name, value in guidance.items()})
+    ratio = _ratio(calibrated, wanted)
     return replace(
         policy,
-        origin=replace(policy.origin, guidance={**known, **wanted}),
+        origin=replace(policy.origin, guidance={**calibrated, **wanted}),
         predictions={step: _rescaled(prediction, ratio) for step, prediction in policy.predictions.items()},
         envelope=None,  # drifts and outputs depend on guidance
         gram=None,
-        calibration=policy.calibration.unmeasured(guidance_note(known, wanted)),
+        calibration=policy.calibration.unmeasured(guidance_note(calibrated, wanted)),
     )
 
 
-def guidance_note(known: Mapping[str, float], wanted: Mapping[str, float]) -> str:
+def guidance_note(calibrated: Mapping[str, float], wanted: Mapping[str, float]) -> str:
     """Write the note on a transfer to other guidance, for a policy's record or a call's report.
 
     Args:
-        known: the calibrated guidance, by name.
+        calibrated: the guidance of the calibration, by name.
         wanted: the arguments that changed, by name.
     """
-    changes = (f"{name} {known[name]:g} -> {value:g}" for name, value in sorted(wanted.items()))
+    changes = (f"{name} {calibrated[name]:g} -> {value:g}" for name, value in sorted(wanted.items()))
     return f"used at other guidance than it was calibrated at: {', '.join(changes)}"
 
 
-def _filled_in(known: Mapping[str, float], wanted: dict[str, float]) -> dict[str, float]:
+def _filled_in(calibrated: Mapping[str, float], wanted: dict[str, float]) -> dict[str, float]:
     """Add the scale of a second expert, which follows the first one's unless it is given."""
-    second = known.get("guidance_scale_2")
-    if "guidance_scale" in wanted and second is not None and second == known["guidance_scale"]:
+    second = calibrated.get("guidance_scale_2")
+    if "guidance_scale" in wanted and second is not None and second == calibrated["guidance_scale"]:
         wanted.setdefault("guidance_scale_2", wanted["guidance_scale"])
     return wanted
 
 
-def _ratio(known: Mapping[str, float], wanted: Mapping[str, float]) -> float:
+def _ratio(calibrated: Mapping[str, float], wanted: Mapping[str, float]) -> float:
     """New over old guidance."""
-    scale = scale_of(known)
-    ratio = wanted[scale] / known[scale] if scale is not None and scale in wanted else 1.0
-    second = known.get("guidance_scale_2")
+    scale = scale_of(calibrated)
+    ratio = wanted[scale] / calibrated[scale] if scale is not None and scale in wanted else 1.0
+    second = calibrated.get("guidance_scale_2")
     if second and scale == "guidance_scale" and wanted.get("guidance_scale_2", second) / second != ratio:
         return 1.0  # two experts, and it is not known which one a weight belongs to: the weights stay
     return ratio

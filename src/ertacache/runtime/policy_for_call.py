@@ -102,9 +102,9 @@ def at_guidance(policy: Policy, notes: Sequence[str], setting: CallSetting) -> R
         check_guidance(policy, setting, reason)
         return Resolved(policy, True, tuple(notes), setting)
     assert policy.origin is not None  # only policies with an origin are transferred
-    known = policy.origin.guidance
-    changed = {name: value for name, value in setting.guidance.items() if known[name] != value}
-    return Resolved(moved, False, (*notes, guidance_note(known, changed)), setting)
+    calibrated = policy.origin.guidance
+    changed = {name: value for name, value in setting.guidance.items() if calibrated[name] != value}
+    return Resolved(moved, False, (*notes, guidance_note(calibrated, changed)), setting)
 
 
 def at_near_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy | None:
@@ -119,15 +119,15 @@ def at_near_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy | 
     """
     if policy.origin is None or policy.gram is None or not carries(policy) or not of_measured_kind(policy.origin):
         return None
-    known = policy.origin.guidance
-    scale = scale_of(known)
-    if scale is None or known.keys() != guidance.keys() or guidance == known:
+    calibrated = policy.origin.guidance
+    scale = scale_of(calibrated)
+    if scale is None or calibrated.keys() != guidance.keys() or guidance == calibrated:
         return None
-    if known.get("guidance_rescale") or known.get("use_dynamic_cfg"):
+    if calibrated.get("guidance_rescale") or calibrated.get("use_dynamic_cfg"):
         return None  # the contrast's part of the output is then not proportional to the scale
-    if known.get("guidance_scale_2", known[scale]) != known[scale]:
+    if calibrated.get("guidance_scale_2", calibrated[scale]) != calibrated[scale]:
         return None  # the two experts would need two ratios
-    near = NEAR_SCALES[0] <= guidance[scale] / known[scale] <= NEAR_SCALES[1]
+    near = NEAR_SCALES[0] <= guidance[scale] / calibrated[scale] <= NEAR_SCALES[1]
     if not near or guidance[scale] <= 1 or not all(p.contrast_factors for p in policy.predictions.values()):
         return None  # a scale of 1 or less switches the second branch off
     moved = MEMO.get(policy, (scale, guidance[scale]), lambda: transferred(policy, **{scale: guidance[scale]}))

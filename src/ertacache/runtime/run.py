@@ -299,9 +299,9 @@ class Run:
                     given=type(module).__name__,
                     cure="Replace it before or after a call.",
                 )
-        seen = " since the last step" if len(self._calls) else ""
+        since = " since the last step" if len(self._calls) else ""
         return RunError(
-            f"the scheduler steps, but no call of the denoiser was seen{seen}",
+            f"the scheduler steps, but no call of the denoiser was seen{since}",
             given=f"{len(self._modules)} denoisers watched",
             cure="The pipeline calls its denoiser's forward() directly, or steps several latents after one call, "
             "and cannot be cached; disable acceleration.",

@@ -65,7 +65,7 @@ class SchedulerSeam:
 
     @contextmanager
     def within(self) -> Iterator[None]:
-        """Let calls that the scheduler makes of itself, within this context, pass unseen."""
+        """Do not intercept the calls that the scheduler makes of its own methods within this context."""
         self._within = True
         try:
             yield
