@@ -105,20 +105,21 @@ def _check_denoiser(
     return [f"the weights of {name} are not known to be the same: {doubt}"] if doubt else []
 
 
-def check_guidance(policy: Policy, call: CallSetting, reason: str = "") -> None:
+def check_guidance(policy: Policy, call: CallSetting, reasons: Mapping[str, str]) -> None:
     """Raise `PolicyMismatchError` if a call's guidance is not the calibrated one and the policy depends on it.
 
     Args:
         policy: the policy.
         call: the setting of the call.
-        reason: why the policy is not transferred to this guidance, for the message.
+        reasons: why the policy is not transferred to other values of an argument, by its name, for the message.
     """
     if policy.origin is None or not policy.method.depends_on_calibration:
         return
     for name in sorted({*policy.origin.guidance, *call.guidance}):
         expected, now = policy.origin.guidance.get(name), call.guidance.get(name)
         if not alike(expected, now):
-            raise mismatch(policy, name, repr(expected), repr(now), reason=reason, guidance={name: now}, call=call)
+            found = policy, name, repr(expected), repr(now)
+            raise mismatch(*found, reason=reasons.get(name, ""), guidance={name: now}, call=call)
 
 
 def check_calls_per_step(policy: Policy, calls: int, call: CallSetting | None = None) -> None:

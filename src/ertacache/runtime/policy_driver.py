@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ertacache.errors import PipelineError
 from ertacache.method.history import History
 from ertacache.method.prediction import Prediction, predicted, reuse, taylor
 from ertacache.method.rectification import rectified
@@ -19,7 +18,6 @@ from ertacache.method.residual import to_cache
 from ertacache.runtime.driver import Driver, Step
 from ertacache.runtime.guidance_contrast import contrast
 from ertacache.runtime.observer import ComputedStep, Observer
-from ertacache.runtime.policy_checks import check_calls_per_step, check_latent_shape
 from ertacache.runtime.policy_for_call import Resolved
 from ertacache.runtime.report import Report
 from ertacache.runtime.schedulers import retime, sampler_of
@@ -133,23 +131,11 @@ class PolicyDriver(Driver):
         return (1.0,) if self.policy.method.predictor == "aligned" else self.prediction(step).factors
 
     def _check_first(self, step: Step) -> None:
-        if self.policy.method.level == "output" and step.sample.shape != step.model_output.shape:
-            raise PipelineError(
-                "level 'output' caches model output minus latent, but here the two differ in shape",
-                given=f"x {tuple(step.sample.shape)}, v {tuple(step.model_output.shape)}",
-                cure="Calibrate with a method of level 'velocity', such as 'aligned' or 'taylor'.",
-            )
         if step.index in self.cached:
             self.report.note(f"step {step.index} was computed: it is the first step of this call")
-        check_calls_per_step(self.policy, step.denoiser_calls, self.given.setting)
-        shape = tuple(step.sample.shape[1:])
-        check_latent_shape(self.policy, shape, self.given.setting)
-        origin = self.policy.origin
-        if origin and self.policy.method.predictor == "aligned" and shape != origin.latent_shape:
-            self.report.note(
-                f"the policy was calibrated on latents of shape {origin.latent_shape}, and these have shape {shape}; "
-                "it is followed unchanged; a policy calibrated on this shape may be closer to the full run"
-            )
+        shapes = step.sample.shape, step.model_output.shape
+        for note in self.given.at_first_step(step.denoiser_calls, *shapes).notes:
+            self.report.note(note)
 
     def prediction(self, step: int) -> Prediction:
         """Get the prediction of a cached step: the policy's, or Taylor's if this run has another history."""

@@ -2,7 +2,7 @@
 
 Before the call, `resolve` compares the pipeline, models, settings and guidance with the calibrated ones, and may
 transfer the policy to slightly weaker guidance. Once the scheduler has set its timesteps, `Resolved.on_grid` compares
-the noise levels, and may transfer the policy to them. Transfers that were measured to cost little are made, and noted
+the noise levels, and may transfer the policy to them. `Resolved.at_first_step` compares what only the first step shows. Transfers that were measured to cost little are made, and noted
 in the call's report; all others are refused with the reason. A transfer is solved once for each setting, and kept for
 as long as the policy lives.
 """
@@ -13,12 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ertacache.errors import PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.grid_transfer import carries, of_measured_kind, on_grid, refusal
 from ertacache.runtime.guidance_transfer import NEAR_SCALES, guidance_note, scale_of, transferred
 from ertacache.runtime.mismatch import cause_of_levels, mismatch
-from ertacache.runtime.policy_checks import check_guidance, check_pipeline, grid_difference
+from ertacache.runtime.policy_checks import (
+    check_calls_per_step,
+    check_guidance,
+    check_latent_shape,
+    check_pipeline,
+    grid_difference,
+)
 from ertacache.runtime.transfer_memo import PolicyMemo
 from ertacache.runtime.unwrap import own_class, patched_on
 
@@ -64,6 +71,35 @@ class Resolved:
         )
         return replace(self, policy=moved, as_calibrated=False, notes=(*self.notes, note))
 
+    def at_first_step(self, denoiser_calls: int, latent: Sequence[int], output: Sequence[int]) -> Resolved:
+        """Compare the policy with what the first step of the call shows.
+
+        Args:
+            denoiser_calls: how many of them make up a step.
+            latent: the shape of the latent, with the batch axis.
+            output: the shape of the model output that the scheduler is given.
+
+        Raises:
+            PipelineError: if the policy's level does not suit these shapes.
+            PolicyMismatchError: if the policy was made for other guidance branches or latents.
+        """
+        policy, shape = self.policy, tuple(latent[1:])
+        if policy.method.level == "output" and tuple(latent) != tuple(output):
+            raise PipelineError(
+                "level 'output' caches model output minus latent, but here the two differ in shape",
+                given=f"latents {tuple(latent)}, model output {tuple(output)}",
+                cure="Calibrate with a method of level 'velocity', such as 'aligned' or 'taylor'.",
+            )
+        check_calls_per_step(policy, denoiser_calls, self.setting)
+        check_latent_shape(policy, shape, self.setting)
+        if not policy.origin or policy.method.predictor != "aligned" or shape == policy.origin.latent_shape:
+            return self
+        note = (
+            f"the policy was calibrated on latents of shape {policy.origin.latent_shape}, and these have shape {shape}; "
+            "it is followed unchanged; a policy calibrated on this shape may be closer to the full run"
+        )
+        return replace(self, notes=(*self.notes, note))
+
 
 def resolve(policy: Policy, pipe: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Resolved:
     """Decide how a call follows a policy, as far as this is known before the scheduler sets its timesteps.
@@ -94,17 +130,25 @@ def at_guidance(policy: Policy, notes: Sequence[str], setting: CallSetting) -> R
     """
     moved = at_near_guidance(policy, setting.guidance)
     if moved is None:
-        least, most = NEAR_SCALES
-        reason = (
-            f"guidance changes automatically only between {least:g}x and {most:g}x; to force it, at lower quality, "
-            "call ertacache.transferred()"
-        )
-        check_guidance(policy, setting, reason)
-        return Resolved(policy, True, tuple(notes), setting)
+        return replace(unchanged(policy, setting), notes=tuple(notes))
     assert policy.origin is not None  # only policies with an origin are transferred
     calibrated = policy.origin.guidance
     changed = {name: value for name, value in setting.guidance.items() if calibrated[name] != value}
     return Resolved(moved, False, (*notes, guidance_note(calibrated, changed)), setting)
+
+
+def unchanged(policy: Policy, setting: CallSetting) -> Resolved:
+    """A policy as it is, for a call in the setting that it was calibrated in.
+
+    Raises:
+        PolicyMismatchError: if the call's guidance is not the calibrated one, and the policy depends on it.
+    """
+    scale = scale_of(policy.origin.guidance) if policy.origin else None
+    least, most = NEAR_SCALES
+    reason = f"calls do that between {least:g} and {most:g} times the calibrated scale, for policies of 'aligned'"
+    cure = f"To force it, at lower quality, call ertacache.transferred(policy, {scale}=...)"
+    check_guidance(policy, setting, {scale: f"{reason}. {cure}"} if scale else {})
+    return Resolved(policy, setting=setting)
 
 
 def at_near_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy | None:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ertacache.errors import RunError
-from ertacache.runtime.unwrap import PatchedSeam, Through, own_class, patched_on, seamed_subclass, set_class
+from ertacache.runtime.seam_classes import PatchedSeam, Through, seamed_subclass
+from ertacache.runtime.unwrap import own_class, patched_on, set_class
 
 
 class SchedulerSeam:

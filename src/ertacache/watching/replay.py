@@ -9,9 +9,8 @@ from typing import Any
 from ertacache.errors import GuardError
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import CallSetting
-from ertacache.runtime.policy_checks import check_guidance
 from ertacache.runtime.policy_driver import PolicyDriver
-from ertacache.runtime.policy_for_call import Resolved
+from ertacache.runtime.policy_for_call import unchanged
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.repeatable_call import Call, gives_latents, twin_of
@@ -59,11 +58,11 @@ class ReplayableCall:
         Raises:
             PolicyMismatchError: if the policy is for another setting.
         """
-        check_guidance(policy, self._setting)
+        resolved = unchanged(policy, self._setting)
         guard, latents = drift_watch(policy), LatentObserver()
         observers = [latents, *([guard] if guard else [])]
         twin = twin_of(pipe)
-        driver = PolicyDriver(Resolved(policy, setting=self._setting), observers=observers)
+        driver = PolicyDriver(resolved, observers=observers)
         with preserved(pipe), self._call.random.lent(), Run(twin, driver, driver.report) as run:
             twin(**self._call.arguments())
         return latents.finished(guard, run.report)
