@@ -25,8 +25,9 @@ MEASURED = """`flux`, `wan`, `cogvideox` and `opensora` are small pipelines that
 
 
 HEAD = """*Reproduced*: the 95 % interval of the gain over prompts lies above 0. *Reversed*: it lies below 0.
-*Inconclusive*: it contains 0. Memory and Figures 2 and 6 have no interval; there the figure itself decides. Two
-verdicts in one cell are for two budgets, levels or machines.
+*Inconclusive*: it contains 0. Memory and Figures 2 and 6 have no interval; there the figure itself decides. Each cell
+is one check. Where it covers two budgets, levels or machines, a verdict that both share stands once; two different
+verdicts would both be listed, and such a cell does not count as reproduced.
 
 Each table and figure of arXiv 2508.21091 stands beside what `python -m benchmarks.paper` measured. Text and tables are
 written from the figures in `benchmarks/results/paper`.
@@ -36,10 +37,13 @@ What differs from the paper:
 - **Weights and sizes.** The small models' PSNR is on another scale than the paper's: compare rows within a table.
   `--model ID --prompts FILE --steps N` runs the same code on published weights.
 - **Formulas.** As printed they do not work (E1 to E5 in [method.md](method.md#errata)); `paper` is the method with
-  these corrected. E6 remains: where the output is reused, the timestep adjustment makes cached steps as short as it
-  may.
-- **Budgets.** The paper's thresholds λ belong to its weights. Here its method computes as many steps as give its
-  speedup, and each rival runs at the setting whose operations come nearest to the rival's speedup in the paper.
+  these corrected. Erratum E6 is kept as printed: where the output is reused, the timestep adjustment shortens cached
+  steps to the least length allowed.
+- **Budgets.** The rows of Tables 1 and 2 are *not at equal cost*: compare their column "operations" first. The paper's
+  thresholds λ belong to its weights, so its method gets a number of computed steps instead: all steps over the paper's
+  speedup, rounded down. Each rival runs at the setting whose operations come nearest to the rival's speedup in the
+  paper. Only `aligned` and fewer steps, below each row of the paper's method, cost the same as that row.
+  [results.md](results.md) compares at equal cost.
 - **Fewer steps**, which the paper leaves out, is the baseline without a cache: as many plain steps as a policy
   computes.
 - **Metrics.** VBench needs clips of full size and networks of its own. LPIPS is shown where its weights were on the
