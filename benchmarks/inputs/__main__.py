@@ -89,9 +89,10 @@ _PAGE = """# What happens on wrong input
 **{total} cases were tried, each within {seconds} seconds. Cases that ended in anything but success or a documented
 error: {faults}.** {made}; do not edit.
 
-Wrong input ends in an error of `ertacache.errors` that says what failed, what was given, and the cure. Each is an
-`ertacache.ERTACacheError`, and also the error that Python would raise, such as `ValueError` or `OSError`. Loading a
-missing file raises `FileNotFoundError`. Commands print one line and exit with status 2. Numbers may be NumPy numbers or
+Wrong input ends in an error of `ertacache.errors` that says what failed, what was given, and the cure. Each of these is
+an `ertacache.ERTACacheError`, and also the error that Python would raise, such as `ValueError` or `OSError`. There is
+one exception: loading a missing file raises Python's own `FileNotFoundError`, which is no `ERTACacheError`; its message
+names the file and the command that makes one. Commands print one line and exit with status 2. Numbers may be NumPy numbers or
 tensors without dimensions; `True` and `False` are not accepted as numbers.
 
 ## Arguments of functions
@@ -110,7 +111,8 @@ Each argument in turn was replaced by:
 ## Arguments of commands
 
 Each argument and option in turn was replaced by texts, paths, and files with other content. The model given does not
-exist, so that nothing is generated; only commands that need no model can accept anything.
+exist, so nothing is loaded or generated. So most cases reach only the parsing and checking of arguments: of commands
+that need a model, all cases end in an error, and only `pick` and `inspect` can accept anything.
 
 {commands}
 
