@@ -92,8 +92,10 @@ error: {faults}.** {made}; do not edit.
 Wrong input ends in an error of `ertacache.errors` that says what failed, what was given, and the cure. Each of these is
 an `ertacache.ERTACacheError`, and also the error that Python would raise, such as `ValueError` or `OSError`. There is
 one exception: loading a missing file raises Python's own `FileNotFoundError`, which is no `ERTACacheError`; its message
-names the file and the command that makes one. Commands print one line and exit with status 2. Numbers may be NumPy numbers or
-tensors without dimensions; `True` and `False` are not accepted as numbers.
+names the file and the command that makes one.
+
+Commands print one line and exit with status 2. Numbers may be NumPy numbers or tensors without dimensions; `True` and
+`False` are not accepted as numbers.
 
 ## Arguments of functions
 
