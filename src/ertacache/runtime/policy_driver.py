@@ -51,7 +51,8 @@ class PolicyDriver(Driver):
         """Follow this policy from the first step on."""
         for note in resolved.notes:
             self.report.note(note)
-        policy = self.policy = resolved.policy
+        self.resolved, policy = resolved, resolved.policy
+        self.policy = policy
         self.cached = frozenset(policy.cached_steps)
         self.position = {step: k for k, step in enumerate(policy.cached_steps)}
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
@@ -134,7 +135,7 @@ class PolicyDriver(Driver):
         if step.index in self.cached:
             self.report.note(f"step {step.index} was computed: it is the first step of this call")
         shapes = step.sample.shape, step.model_output.shape
-        for note in self.given.at_first_step(step.denoiser_calls, *shapes).notes:
+        for note in self.resolved.at_first_step(step.denoiser_calls, *shapes).notes:
             self.report.note(note)
 
     def prediction(self, step: int) -> Prediction:

@@ -2,9 +2,10 @@
 
 Before the call, `resolve` compares the pipeline, models, settings and guidance with the calibrated ones, and may
 transfer the policy to slightly weaker guidance. Once the scheduler has set its timesteps, `Resolved.on_grid` compares
-the noise levels, and may transfer the policy to them. `Resolved.at_first_step` compares what only the first step shows. Transfers that were measured to cost little are made, and noted
-in the call's report; all others are refused with the reason. A transfer is solved once for each setting, and kept for
-as long as the policy lives.
+the noise levels, and may transfer the policy to them. `Resolved.at_first_step` compares what only a step shows.
+
+Transfers that were measured to cost little are made, and noted in the call's report; all others are refused with the
+reason. A transfer is solved once for each setting, and kept for as long as the policy lives.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ class Resolved:
         if not policy.origin or policy.method.predictor != "aligned" or shape == policy.origin.latent_shape:
             return self
         note = (
-            f"the policy was calibrated on latents of shape {policy.origin.latent_shape}, and these have shape {shape}; "
-            "it is followed unchanged; a policy calibrated on this shape may be closer to the full run"
+            f"the policy was calibrated on latents of shape {policy.origin.latent_shape}, and these have shape "
+            f"{shape}; it is followed unchanged; a policy calibrated on this shape may be closer to the full run"
         )
         return replace(self, notes=(*self.notes, note))
 

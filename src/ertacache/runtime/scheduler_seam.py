@@ -21,7 +21,7 @@ class SchedulerSeam:
 
     Args:
         pipe: the pipeline.
-        through: by name of a method, what gets its calls instead; see `ertacache.runtime.unwrap.Through`.
+        through: by name of a method, what gets its calls instead; see `ertacache.runtime.seam_classes.Through`.
 
     Attributes:
         scheduler: the pipeline's scheduler when the run began.
