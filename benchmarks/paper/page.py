@@ -134,8 +134,9 @@ def _protocol(found: Results) -> str:
             str(counts["calibration"]),
             str(counts["held_out"]),
             f"{result['machine']}, torch {result['torch']}, diffusers {result['diffusers']}",
+            f"{result['seed']} + k",
         ]
-    heads = ["", "T", "guidance", "calibration prompts", "held-out prompts", "machine"]
+    heads = ["", "T", "guidance", "calibration prompts", "held-out prompts", "machine", "seed of prompt k"]
     return f"## How it was measured\n\n{table([heads, *(models[name] for name in sorted(models))])}\n"
 
 
