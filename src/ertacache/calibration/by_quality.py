@@ -18,10 +18,10 @@ from ertacache.policy import Policy
 
 
 def reaching_quality(session: Session, method: Method, budget: QualityBudget) -> Policy:
-    """The policy with the fewest computed steps whose quality is this with confidence, as far as loops can tell.
+    """Find the policy with the fewest computed steps that reaches this quality with confidence.
 
-    Bisection over the number of steps, each judged by one or two closed loops; then the search, which may find a better
-    schedule, is asked for one step less and again, for as long as that reaches the quality too.
+    Bisection finds the number of steps, each judged by one or two closed loops. Then the schedule search, which may
+    find better schedules, tries one step fewer, and again, as long as the quality is reached.
     """
     session.progress.phase(f"fitting {method.name}")
     session.loops.judge_pictures()
@@ -42,11 +42,11 @@ def reaching_quality(session: Session, method: Method, budget: QualityBudget) ->
 
 
 class _Trials:
-    """Tries numbers of computed steps, and keeps what each came to.
+    """Tries numbers of computed steps, and keeps the results.
 
     Attributes:
-        fits: by number of computed steps, of those tried without a search.
-        notes: what the user should know of the searches.
+        fits: the results of the numbers tried without a search, by number of computed steps.
+        notes: what the user should know about the searches.
     """
 
     def __init__(self, session: Session, method: Method, budget: QualityBudget) -> None:
@@ -57,20 +57,28 @@ class _Trials:
         self.notes: list[str] = []
 
     def values(self, fit: Fit) -> tuple[float, ...]:
-        """The quality of each prompt."""
+        """Return the quality of each prompt, in the measure of the budget."""
         assert fit.quality is not None  # there is a judge
         found: tuple[float, ...] = getattr(fit.quality, self._budget.measure)
         return found
 
     def is_enough(self, computed: int) -> bool:
-        """Whether so many computed steps reach the quality, on the schedule that the method begins with."""
+        """Return whether this number of computed steps reaches the quality, on the method's first schedule."""
         steps = self._loops.setting.num_steps
         self._session.progress.phase(f"judging {computed} of {steps} steps")
         self.fits[computed] = self._loops.judged(self._first_schedule(computed), self._method, self._reaches)
         return self._reaches(self.fits[computed])
 
     def searched(self, computed: int, best: Fit | None) -> Fit | None:
-        """The fit with the fewest steps that searches reach, from ``best`` with so many on, within the budget."""
+        """Search with one computed step fewer at a time, as long as the quality is reached and calls are left.
+
+        Args:
+            computed: the number of computed steps of ``best``.
+            best: the fit to begin from; None if only the full run reaches the quality.
+
+        Returns:
+            The fit with the fewest computed steps that reaches the quality; ``best`` if no search found a better one.
+        """
         setting = self._loops.setting
         interrupted = False
         while not interrupted and computed > setting.fewest_computed and self._can_search(computed - 1):
@@ -94,12 +102,18 @@ class _Trials:
         return evenly_spaced(setting.num_steps, computed, setting.forced)
 
     def _can_search(self, computed: int) -> bool:
-        """Whether a search with so many steps can begin: its first loop, and the two that judge what it finds."""
+        """Return whether enough denoiser calls are left for the first loop of a search, and two to judge its result."""
         return self._loops.denoiser_calls + self._loops.cost_of(3 * computed) <= self._limit
 
 
 def fewest(low: int, high: int, enough: Callable[[int], bool]) -> int:
-    """The least number in ``low .. high`` that is enough, where all above an enough one are; ``high`` is."""
+    """Find the smallest sufficient number in ``low .. high`` by bisection.
+
+    Args:
+        low: the smallest number to consider.
+        high: the largest; taken to be sufficient without asking.
+        enough: whether a number is sufficient. If one is, all larger ones must be.
+    """
     while low < high:
         middle = (low + high) // 2
         if enough(middle):

@@ -1,4 +1,4 @@
-"""A budget of seconds: how many steps fit into them is timed on this machine, and mended if the plan was too bold."""
+"""A budget of seconds: time this machine, plan the number of computed steps, reduce it if the policy is too slow."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ertacache.policy import Policy
 
 
 def within_seconds(session: Session, method: Method, budget: SecondsBudget) -> Policy:
-    """The best policy whose call stays under so many seconds here.
+    """Find the best policy whose calls take at most the budget's seconds on this machine.
 
     Raises:
-        BudgetError: if none does.
+        BudgetError: if no policy is so fast.
     """
     loops = session.loops
     session.progress.phase("timing computed and cached steps")
@@ -41,7 +41,7 @@ def within_seconds(session: Session, method: Method, budget: SecondsBudget) -> P
 
 
 def _timed_policy(session: Session, policy: Policy) -> float:
-    """Seconds of the first prompt's call by this policy, the median of a few."""
+    """Time the first prompt's call with this policy: the median of a few calls, in seconds."""
     loops = session.loops
     session.progress.phase("timing the policy")
     finished = session.with_origin(policy)
@@ -51,10 +51,17 @@ def _timed_policy(session: Session, policy: Policy) -> float:
 
 
 def _fewer(session: Session, budget: SecondsBudget, computed: int, measured: float, costs: Costs) -> int:
-    """How many computed steps to try next, after a policy of so many has taken this long.
+    """Choose the number of computed steps to try next, after a policy turned out too slow.
+
+    Args:
+        session: the calibration.
+        budget: the budget.
+        computed: the computed steps of that policy.
+        measured: the seconds of its call.
+        costs: the timing that the plan was made from.
 
     Raises:
-        BudgetError: if no policy computes so few.
+        BudgetError: if no policy computes so few steps.
     """
     setting = session.loops.setting
     fewer = computed - max(1, ceil((measured - budget.seconds * (1 - MARGIN)) / costs.computed_step))

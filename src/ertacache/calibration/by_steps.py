@@ -1,4 +1,4 @@
-"""A budget of steps: the schedule that computes so many of them, by search, evenly spaced, or by Algorithm 2."""
+"""A budget of steps: find a schedule with that many computed steps, by search, evenly spaced, or by Algorithm 2."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ertacache.policy import Policy
 
 
 def within_steps(session: Session, method: Method, budget: StepsBudget) -> Policy:
-    """The best policy of a method that computes at most so many steps.
+    """Find the best policy of a method that computes at most the budget's number of steps.
 
     Raises:
-        BudgetError: if more steps cannot be cached.
+        BudgetError: if the pipeline needs more computed steps than that.
     """
     loops, setting = session.loops, session.loops.setting
     session.progress.phase(f"fitting {method.name}")
@@ -41,12 +41,12 @@ def within_steps(session: Session, method: Method, budget: StepsBudget) -> Polic
 
 
 class FoundSchedule(NamedTuple):
-    """What a search found.
+    """The result of a search.
 
     Args:
-        fit: of the best schedule, as of `ertacache.calibration.search.Search.run`.
-        num_tried: how many schedules it tried.
-        interrupted: whether the user ended it (Ctrl-C).
+        fit: the fit on the best schedule; see `ertacache.calibration.search.Search.run`.
+        num_tried: how many schedules were tried.
+        interrupted: whether the user ended the search (Ctrl-C).
     """
 
     fit: Fit
@@ -55,20 +55,20 @@ class FoundSchedule(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of it."""
+        """The notes on the search for the user, if any."""
         note = f"the search was interrupted; the schedule is the best of {self.num_tried}"
         return [note] if self.interrupted else []
 
 
 def search_schedule(loops: ClosedLoops, method: Method, computed: int, limit: float) -> FoundSchedule:
-    """The aligned prediction on the schedule that is best in closed loop.
+    """Search for the schedule with the smallest closed-loop error of the aligned prediction.
 
     Args:
-        loops: the calibration's.
-        method: of the predictions.
+        loops: the loops of the calibration.
+        method: the method of the predictions.
         computed: how many steps are computed.
-        limit: of ``loops.denoiser_calls``, with the loops that come after the search: the one with Taylor weights, to
-            compare with, and the one whose weights the policy gets.
+        limit: the limit of ``loops.denoiser_calls``. It includes the loops that follow the search: the one with Taylor
+            weights, and the one that fits the policy's weights.
     """
     reserve = (1 + loops.holds_out) * loops.cost_of(computed)
     search = Search(loops, surrogate_of(loops), method, int(limit - reserve))
@@ -77,13 +77,13 @@ def search_schedule(loops: ClosedLoops, method: Method, computed: int, limit: fl
 
 
 def surrogate_of(loops: ClosedLoops) -> Surrogate:
-    """What judges schedules without denoiser calls."""
+    """Make the surrogate, which estimates the errors of schedules without denoiser calls."""
     setting = loops.setting
     return Surrogate(gram_of(loops.recordings, setting.num_steps), setting.slopes, setting.forced)
 
 
 def _planned(loops: ClosedLoops, method: Method, computed: int) -> tuple[float | None, Schedule]:
-    """The threshold, if the schedule is Algorithm 2's, and the schedule; both known before a closed loop."""
+    """Return a schedule that needs no closed loop, and its threshold; None if it is not of Algorithm 2."""
     setting = loops.setting
     if method.schedule == "uniform":
         return None, evenly_spaced(setting.num_steps, computed, setting.forced)

@@ -1,4 +1,4 @@
-"""A budget of Algorithm 2's threshold, and all that the paper fits on the cached trajectory."""
+"""A budget of Algorithm 2's threshold; and the timestep adjustment and error model, fitted on the cached trajectory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ertacache.runtime.unwrap import model_of
 
 
 def under_threshold(session: Session, method: Method, budget: ThresholdBudget) -> Policy:
-    """The policy that caches every step whose distance by Eq. (12) is under the threshold, in closed loop."""
+    """Make the policy that caches every step whose distance by Eq. (12), in closed loop, is under the threshold."""
     session.progress.phase(f"fitting {method.name}")
     return fitted_on_cached_trajectory(session.loops, method, budget, threshold=budget.threshold, planned=None)
 
@@ -33,14 +33,14 @@ def fitted_on_cached_trajectory(
     threshold: float | None,
     planned: Schedule | None,
 ) -> Policy:
-    """The policy of a method with Algorithm 2, timestep adjustment or an error model.
+    """Make the policy of a method with Algorithm 2, timestep adjustment or an error model.
 
     Args:
-        loops: the calibration's.
-        method: its parts say what is fitted.
-        budget: what was asked for.
+        loops: the loops of the calibration.
+        method: the method; its parts determine what is fitted.
+        budget: the budget that was asked for.
         threshold: the lambda of Eq. (12); None if the schedule is not Algorithm 2's.
-        planned: the schedule; None where the threshold decides it on the way.
+        planned: the schedule; None if the loop decides it step by step, by the threshold.
     """
     seen, grid = _observed(loops, method, threshold, planned)
     if method.predictor != "reuse":
@@ -60,11 +60,14 @@ def fitted_on_cached_trajectory(
 def _observed(
     loops: ClosedLoops, method: Method, threshold: float | None, planned: Schedule | None
 ) -> tuple[Observation, tuple[float, ...] | None]:
-    """Algorithm 2, then Eqs. (13)-(14), then Eqs. (15)-(21): each fitted on the trajectory that the last one left.
+    """Run Algorithm 2, then fit Eqs. (13)-(14), then Eqs. (15)-(21).
+
+    With timestep adjustment there are two loops: the first one, on the scheduler's grid, runs Algorithm 2 and fits the
+    new grid; the second one, on that grid, fits the error model.
 
     Returns:
-        What the last loop saw, with the distances of the first one, since Eq. (12) is about the unadjusted grid; and
-        the adjusted grid, if there is one.
+        The observation of the last loop, but with the distances of the first one, since Eq. (12) is defined on the
+        unadjusted grid; and the adjusted grid, or None.
     """
     classes = [type(model_of(module)).__name__ for module in denoisers_of(loops.pipe).values()]
     axis = channel_axis(classes, len(loops.setting.latent_shape) + 1)
@@ -85,7 +88,7 @@ def _observed(
 
 
 def _notes(seen: Observation, threshold: float | None, *, retimed: bool) -> Sequence[str]:
-    """What the user should know of the schedule."""
+    """Make the notes on the schedule for the user."""
     over = [i for i in seen.cached_steps if threshold is not None and seen.distances[i] >= threshold]
     notes = [
         f"step {i} is computed after all: on the adjusted grid the denoiser's calls change there"

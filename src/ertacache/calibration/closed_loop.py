@@ -1,8 +1,8 @@
-"""One closed loop under way: all prompts skip the cached steps of a schedule, and go on with predictions.
+"""One closed loop: all prompts skip the cached steps of a schedule and use predictions in their place.
 
-Before the first cached step all latents are exact. From it on, each step's weights are solved when every prompt stands
-at that step, so that they take the prompts nearest to their full runs' next latents; the errors of earlier steps are
-in the latents by then.
+Before the first cached step all latents are exact. From there on, the weights of a step are solved once every prompt
+has reached that step. They bring each prompt as near as possible to the next latent of its full run. The latents
+already contain the errors of earlier steps, so the weights make up for these too.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from ertacache.runtime.schedulers import sampler_of
 from ertacache.watching.drift_score import relative_drift
 
 MANY_PROMPTS = 4
-"""With fewer, a third difference would be fitted to little but their luck."""
+"""With fewer prompts the third difference is left out, since its weight would mostly fit what is peculiar to them."""
 
 GiveUp = Callable[[int, float], bool]
-"""``give_up(step, score)``: whether to end a loop whose latents after this step have this score."""
+"""``give_up(step, score)`` returns whether to end a loop early, given the score of its latents after this step."""
 
 
 @dataclass(frozen=True)
 class LoopPlan:
-    """What a closed loop is to do.
+    """The plan of a closed loop.
 
     Args:
         cached_steps: the schedule.
-        method: its level and order are used.
-        predictor: the method's, or another in its place.
-        weights: what the prompts go on with; those of ``taylor`` and ``reuse`` are the same for all.
-        earlier: a loop of the same method, and its computed steps that are not computed again.
-        replayed: those steps.
-        trace: is filled with what this loop computes.
-        give_up: asked after every step.
+        method: the method; its level and order are used.
+        predictor: the method's predictor, or another one in its place.
+        weights: the weights that each prompt uses; those of ``taylor`` and ``reuse`` are the same for all prompts.
+        earlier: the outputs of an earlier loop of the same method, or None.
+        replayed: the computed steps whose outputs are taken from ``earlier`` and not computed again.
+        trace: filled with the outputs that this loop computes; None to keep none.
+        give_up: called after every step; the loop ends if it returns True.
     """
 
     cached_steps: frozenset[int]
@@ -65,13 +65,13 @@ class LoopPlan:
     give_up: GiveUp = lambda step, score: False
 
     def is_skipped(self, step: int) -> bool:
-        """Whether the denoiser does not run at this step."""
+        """Return whether the denoiser is skipped at this step."""
         return step in self.cached_steps or step in self.replayed
 
     def is_predicted(self, step: int) -> bool:
-        """Whether the prompts go on with a prediction: at cached steps, and where a computed step is corrected.
+        """Return whether a prediction replaces the output of this step: if it is cached, or computed and corrected.
 
-        That is after the first cached step; before it all is exact.
+        Computed steps are corrected after the first cached step; before it the latents are exact.
         """
         corrected = self.predictor == "aligned" and step > min(self.cached_steps, default=step)
         return corrected or step in self.cached_steps
@@ -81,10 +81,10 @@ class ClosedLoop:
     """The state of one closed loop: what its prompts have cached, and what was fitted and measured so far.
 
     Args:
-        plan: what to do.
+        plan: the plan of the loop.
         recordings: the full run of each prompt.
-        setting: what the full runs showed.
-        leave_one_out: whether to fit weights for each prompt on the others as well.
+        setting: the setting of the full runs.
+        leave_one_out: whether to fit, for each prompt, weights on the other prompts as well.
     """
 
     def __init__(
@@ -101,24 +101,24 @@ class ClosedLoop:
         self._deviations = Deviations(recordings)
 
     def note_grid(self, scheduler: Any) -> None:
-        """A prompt's scheduler has laid its noise levels."""
+        """Record the noise levels that a prompt's scheduler has set."""
         self._grids.append(sampler_of(scheduler).noise_levels(scheduler))
 
     def block_factors(self, step: int) -> Sequence[float]:
-        """At level ``hidden``, what the blocks of a cached step add of the residuals kept."""
+        """Return the factors of the kept residuals that replace the blocks at a cached step (level ``hidden``)."""
         if self.plan.method.predictor == "taylor":
             return taylor(self._setting.noise_levels, step, self._histories[0].steps).factors
         return (1.0,)
 
     def advance(self, prompts: Sequence[PromptAtStep], latents: Sequence[Tensor | None]) -> bool:
-        """Take in a step that all prompts have come to, and set what they go on with.
+        """Handle a step that all prompts have reached: measure it, and set the model outputs that they continue with.
 
         Args:
-            prompts: all of them, at one step.
-            latents: those that the step starts from, one a prompt, (batch, ...); None at step 0.
+            prompts: all prompts, at the same step.
+            latents: for each prompt, the latent at the start of the step, (batch, ...); None at step 0.
 
         Returns:
-            False where the loop is given up.
+            False if the loop is given up.
         """
         index = prompts[0].index
         if index == 0:
@@ -133,14 +133,14 @@ class ClosedLoop:
         return True
 
     def end(self, latents: Sequence[Tensor | None]) -> None:
-        """All calls have returned, with these final latents."""
+        """Measure the final latents, after all calls have returned."""
         self._deviations.add(self._setting.num_steps, latents)
 
     def fit(self, quality: Quality | None) -> Fit:
-        """What the loop found.
+        """Make the result of the loop.
 
         Args:
-            quality: of the pictures that it ended with, if they were judged.
+            quality: the quality of its pictures, or None if they were not judged.
         """
         return Fit(
             tuple(sorted(self.plan.cached_steps)),
@@ -154,9 +154,10 @@ class ClosedLoop:
         )
 
     def _check_grid(self) -> None:
-        """Raise `CalibrationError` unless a grid that was laid is that of the full runs, which may be a checkpoint's.
+        """Raise `CalibrationError` unless the scheduler has set the noise levels of the full runs.
 
-        Its key knows a scheduler by its configuration, and one of the user's own may have settings beside that.
+        They can differ if the full runs come from a checkpoint: its key contains the scheduler's configuration, but a
+        user's own scheduler may have settings outside of that.
         """
         wanted = self._setting.grid
         if not any(len(grid) == len(wanted) and np.allclose(grid, wanted, 1e-5, 1e-6) for grid in self._grids):
@@ -169,7 +170,7 @@ class ClosedLoop:
             )
 
     def _take_in(self, prompts: Sequence[PromptAtStep]) -> None:
-        """A computed step goes on the way and into the histories."""
+        """Pass on the outputs of a computed step, and add them to the histories and the trace."""
         index, pattern = prompts[0].index, prompts[0].step.pattern
         if pattern != self._pattern:  # another expert, or guidance that ends
             self._pattern = pattern
@@ -187,13 +188,13 @@ class ClosedLoop:
             self.plan.trace.keep(index, outputs)
 
     def _computed(self, prompt: PromptAtStep) -> ComputedOutput:
-        """What the prompt's denoiser returned at this step, or did in the earlier loop."""
+        """Get a prompt's output at this step, as computed now or, if the step is replayed, in the earlier loop."""
         if self.plan.earlier and prompt.index in self.plan.replayed:
             return self.plan.earlier.output(prompt.index, prompt.prompt).copied_to(prompt.reply.device)
         return ComputedOutput(prompt.reply, contrast(prompt.step))
 
     def _predict(self, prompts: Sequence[PromptAtStep]) -> None:
-        """Fit this step, and let each prompt go on with its prediction."""
+        """Fit this step, and let each prompt continue with its prediction."""
         index, method = prompts[0].index, self.plan.method
         fit = self._fitted(prompts)
         self._predictions[index], self._left_out[index] = fit.prediction, fit.left_out
@@ -205,13 +206,13 @@ class ClosedLoop:
             prompt.reply = reply.to(prompt.reply.dtype)
 
     def _weights_at(self, index: int, fit: StepFit, num_prompts: int) -> Sequence[Prediction]:
-        """What each prompt goes on with at this step."""
+        """Return the weights that each prompt uses at this step."""
         if self.plan.weights is FittedOn.ALL_PROMPTS:
             return [fit.prediction] * num_prompts
         return fit.left_out if self.plan.weights is FittedOn.OTHER_PROMPTS else self.plan.weights[index]
 
     def _fitted(self, prompts: Sequence[PromptAtStep]) -> StepFit:
-        """The factors of this step, by the plan's predictor."""
+        """Compute the factors of this step by the plan's predictor."""
         steps = self._histories[0].steps
         if self.plan.predictor == "reuse":
             return StepFit(reuse(steps))
@@ -221,7 +222,7 @@ class ClosedLoop:
         return fit_step(self._equations(prompts, order), steps[: order + 1], leave_one_out=self._leave_one_out)
 
     def _equations(self, prompts: Sequence[PromptAtStep], order: int) -> list[NormalEquations]:
-        """For each prompt, the least squares whose solution takes it nearest to its full run's next latent."""
+        """Set up, for each prompt, the least squares whose solution takes it nearest to its full run's next latent."""
         contrasted = all(history.contrasts for history in self._histories)
         slope = output_coefficient(prompts[0].step.scheduler, prompts[0].step.arguments)
         equations = []

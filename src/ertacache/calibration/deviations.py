@@ -1,4 +1,4 @@
-"""How far the latents of a loop are from those of the full runs, step by step."""
+"""Measure how far the latents of a loop are from those of the full runs, step by step."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ertacache.calibration.recording import Recording
 
 
 class Deviations:
-    """Distances of a loop's latents to those of the full runs.
+    """The distances of a loop's latents from those of the full runs.
 
     Args:
         recordings: the full run of each prompt.
 
     Attributes:
         relative: after each step, ``||x - x_gt|| / ||x_gt||`` over all prompts together.
-        scores: after each step, the natural logarithm of the same for each prompt, averaged over prompts.
-        prompt_scores: after the last step added, that logarithm for each prompt.
+        scores: after each step, the natural logarithm of each prompt's relative distance, averaged over prompts.
+        prompt_scores: that logarithm for each prompt, after the last step that was added.
     """
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
@@ -34,7 +34,7 @@ class Deviations:
 
         Args:
             index: the step, 0 to T.
-            samples: for each prompt the latent that it starts from, (batch, ...); None at step 0.
+            samples: for each prompt, the latent at the start of the step, (batch, ...); None at step 0.
         """
         errors, sizes = [], []
         for recording, sample in zip(self._recordings, samples, strict=True):

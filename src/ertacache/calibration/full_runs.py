@@ -1,4 +1,4 @@
-"""The full run of every prompt, made or found in the checkpoint: the ground of all closed loops of a calibration."""
+"""Make every prompt's full run, or load it from the checkpoint; all closed loops of a calibration build on them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from ertacache.runtime.schedulers import sampler_of
 
 @dataclass(frozen=True)
 class Workload:
-    """What a calibration will do besides the full runs, for what it announces and records.
+    """What a calibration will do besides the full runs; needed for its announcement, and for what is recorded.
 
     Args:
-        full_runs: the most that it will make in all, in full runs' denoiser calls per prompt.
-        traced_steps: how many computed steps of closed loops will be kept at a time.
+        full_runs: the most denoiser calls of the whole calibration, in full runs per prompt.
+        traced_steps: how many computed steps of closed loops are kept at a time.
         hidden: whether the blocks' residuals are recorded too.
     """
 
@@ -49,13 +49,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Session:
-    """A calibration under way: its prompts recorded in full, and all that its loops need.
+    """A calibration whose full runs are recorded.
 
     Args:
-        loops: closed loops over the prompts; they count the full runs' denoiser calls too.
-        circumstances: of all calls, from before the first.
-        progress: what is shown meanwhile.
-        folder: where more than the full runs can be kept for the next time, if there is a checkpoint.
+        loops: runs closed loops over the prompts; its count of denoiser calls includes the full runs.
+        circumstances: the circumstances of the calls, read before the first one.
+        progress: shows the progress.
+        folder: the checkpoint's folder of this calibration, in which more can be kept; None without a checkpoint.
     """
 
     loops: ClosedLoops
@@ -64,7 +64,11 @@ class Session:
     folder: Path | None
 
     def with_origin(self, policy: Policy) -> Policy:
-        """A policy whose steps count from the first one made, as one of the whole grid, with what it was made for."""
+        """Complete a policy: renumber its steps as steps of the whole grid, and add its origin and Gram matrix.
+
+        Args:
+            policy: its steps count from the first one that the calls make.
+        """
         setting = self.loops.setting
         origin = identity.origin_of(
             self.loops.pipe,
@@ -89,16 +93,16 @@ def open_session(
     options: CalibrationOptions,
     workload: Workload,
 ) -> Iterator[Session]:
-    """Record every prompt's full run, or find it recorded.
+    """Record every prompt's full run, or load it from the checkpoint.
 
     Args:
         pipe: a diffusers pipeline; left as it was found.
-        prompts: see `ertacache.calibrate`.
-        options: see there.
-        workload: what is to come.
+        prompts: the prompts, as `ertacache.calibrate` takes them.
+        options: the options of the calibration.
+        workload: what follows after the full runs.
 
     Raises:
-        CalibrationError: if a prompt is none, or its full run cannot be used.
+        CalibrationError: if a prompt is not valid, or its full run cannot be used.
         PipelineError: if the pipeline cannot be served, or the prompts do not share one setting.
     """
     sampler_of(pipe.scheduler)
@@ -129,18 +133,18 @@ def record_all(
     progress: CalibrationProgress,
     workload: Workload = Workload(),
 ) -> tuple[list[Recording], Setting]:
-    """Record every prompt's full run, or find it recorded.
+    """Record every prompt's full run, or load it from the store.
 
     Args:
         pipe: the pipeline; left as it was found.
-        calls: one for each prompt.
+        calls: one call for each prompt.
         num_steps: T.
-        store: where recordings are kept.
-        progress: what is shown meanwhile.
-        workload: what is to come after the full runs.
+        store: keeps the recordings.
+        progress: shows the progress.
+        workload: what follows after the full runs.
 
     Returns:
-        One recording for each prompt, and the setting that all share.
+        One recording for each prompt, and the setting that all prompts share.
 
     Raises:
         CalibrationError: if a full run cannot be used.
@@ -174,7 +178,7 @@ def record_all(
 
 @dataclass(frozen=True)
 class _Announcement:
-    """Says once, before the work, how much memory and how many denoiser calls it takes."""
+    """Announces once, before the work, how much memory and how many denoiser calls calibration takes."""
 
     num_steps: int
     num_prompts: int
@@ -183,11 +187,11 @@ class _Announcement:
     progress: CalibrationProgress
 
     def first_step(self, step: Step) -> None:
-        """At the first step of the first full run."""
+        """Announce it at the first step of the first full run."""
         self._say(step.sample, step.model_output, step.denoiser_calls, step.residuals)
 
     def found(self, recording: Recording, setting: Setting) -> None:
-        """Where the first full run is in the checkpoint."""
+        """Announce it if the first full run is in the checkpoint."""
         self._say(recording.sample(0), recording.model_output(0), setting.calls_per_step, ())
 
     def _say(self, sample: Tensor, output: Tensor, calls_per_step: int, residuals: Sequence[Tensor]) -> None:
@@ -214,7 +218,12 @@ def _not_one_setting(prompt: int, its: object, first: object) -> PipelineError:
 
 
 def shifted(policy: Policy, first_step: int) -> Policy:
-    """A policy whose steps count from ``first_step`` of the grid, as one of the whole grid."""
+    """Renumber the steps of a policy as steps of the whole grid.
+
+    Args:
+        policy: its steps count from the first one that the calls make.
+        first_step: the position of that step in the grid.
+    """
     if not first_step:
         return policy
     predictions = {

@@ -1,4 +1,4 @@
-"""Gram matrices: the dot products of the outputs of all steps, which the surrogate and a transfer work on."""
+"""Gram matrices: the dot products of the outputs of all steps. The surrogate and transfers are computed from them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ertacache.calibration.recording import Recording
 
 
 def gram_of(recordings: Sequence[Recording], num_steps: int | None = None) -> NDArray[np.float64]:
-    """``<v_i, v_j>`` for all pairs of steps, summed over prompts, float64.
+    """Compute ``<v_i, v_j>`` for all pairs of steps, summed over prompts.
 
     Args:
-        recordings: one for each prompt.
-        num_steps: how many of the rows, from the first one on; None for all that were recorded.
+        recordings: one recording for each prompt.
+        num_steps: how many rows to use, from the first one on; None for all that were recorded.
 
     Returns:
-        (num_steps, num_steps).
+        (num_steps, num_steps), float64.
     """
     total: NDArray[np.float64] = np.sum([recording.gram()[:num_steps, :num_steps] for recording in recordings], axis=0)
     return total
 
 
 def gram_of_rows(rows: Sequence[Tensor]) -> Tensor:
-    """The dot products of tensors of one size, (rows, rows), float64."""
+    """Compute the dot products of all pairs of tensors of one size, (rows, rows), float64."""
     flat = [row.flatten() for row in rows]
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
     for start in range(0, len(flat[0]), _PART):

@@ -1,4 +1,4 @@
-"""What a closed loop computed, kept so that another loop can begin as it did without computing it again."""
+"""Keep the outputs that a closed loop computed, so that another loop can begin with them and need not compute them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from torch import Tensor
 
 
 class ComputedOutput(NamedTuple):
-    """What one prompt's computed step returned.
+    """The output of one prompt's computed step.
 
     Args:
         output: the model output, (batch, ...), in the pipeline's dtype.
-        contrast: how the guidance branches differed, the same shape, float32; None with one branch.
+        contrast: the difference of the guidance branches, of the same shape, float32; None with one branch.
     """
 
     output: Tensor
     contrast: Tensor | None
 
     def copied_to(self, device: torch.device) -> ComputedOutput:
-        """A copy, which nothing else writes into."""
+        """Copy it to a device; nothing else writes into the copy."""
         between = self.contrast
         copied = None if between is None else between.to(device, copy=True)
         return ComputedOutput(self.output.to(device, copy=True), copied)
 
 
 class Trace:
-    """The computed steps of one closed loop; in main memory, or in temporary files.
+    """The outputs of one closed loop's computed steps, in main memory or in temporary files.
 
     Args:
         cached_steps: the loop's schedule.
-        in_files: whether to keep them in files, for as long as this object lives.
+        in_files: whether to keep the outputs in files; they are deleted with this object.
     """
 
     def __init__(self, cached_steps: Collection[int], *, in_files: bool = False) -> None:
@@ -46,11 +46,11 @@ class Trace:
         self._steps: list[int] = []
 
     def keep(self, step: int, outputs: Sequence[ComputedOutput]) -> None:
-        """Keep a computed step.
+        """Keep the outputs of a computed step.
 
         Args:
-            step: its index.
-            outputs: one for each prompt.
+            step: the index of the step.
+            outputs: one output for each prompt.
         """
         self._steps.append(step)
         copies = [row.copied_to(torch.device("cpu")) for row in outputs]
@@ -62,7 +62,7 @@ class Trace:
         save_file(tensors, self._path(step))
 
     def output(self, step: int, prompt: int) -> ComputedOutput:
-        """What was kept of a prompt's step, on the CPU."""
+        """Read the output of a prompt at a step, on the CPU."""
         if self._folder is None:
             return self._outputs[step][prompt]
         with safe_open(self._path(step), "pt") as file:
@@ -72,7 +72,7 @@ class Trace:
             return ComputedOutput(file.get_tensor(f"output {prompt}"), kept)
 
     def shared_with(self, cached: Collection[int]) -> frozenset[int]:
-        """The computed steps before the first step at which the two schedules differ."""
+        """Return the computed steps before the first step at which this schedule and another one differ."""
         differing = self.cached_steps ^ frozenset(cached)
         return frozenset(i for i in self._steps if i < min(differing, default=len(self._steps) + len(cached)))
 

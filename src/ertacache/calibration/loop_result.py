@@ -1,4 +1,4 @@
-"""What a closed loop finds, and with which weights its prompts went on."""
+"""The result of a closed loop, and the choice of the weights that its prompts use."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from ertacache.watching.drift_score import MIN_PROMPTS, envelope_of
 
 
 class FittedOn(Enum):
-    """Which prompts the weights were fitted on that a prompt of a loop goes on with."""
+    """The prompts that the weights are fitted on which a prompt of a closed loop uses."""
 
     ALL_PROMPTS = auto()
-    """On all prompts of the loop, as the policy's weights are."""
+    """All prompts of the loop, as for the policy's weights."""
     OTHER_PROMPTS = auto()
-    """On the other prompts of the loop (leave-one-out): the prompt's errors are those of a new prompt."""
+    """All other prompts of the loop (leave-one-out). The prompt's errors are then those of a new prompt."""
 
 
 Weights = FittedOn | Mapping[int, Sequence[Prediction]]
-"""What the prompts of a loop go on with: weights fitted in the loop itself, or those given by step, one a prompt."""
+"""The weights that the prompts of a loop use: fitted in the loop itself, or given: by step, one for each prompt."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What one closed loop found.
+    """The result of one closed loop.
 
-    The errors, scores, drifts and pictures are those of the `Weights` that the prompts went on with; ``predictions``
-    are always fitted on all prompts.
+    Errors, scores, drifts and quality depend on the `Weights` that the prompts used. ``predictions`` are always fitted
+    on all prompts.
 
     Args:
-        cached_steps: the schedule it ran.
-        predictions: for each cached step, the factors it used, and those that corrected computed steps.
+        cached_steps: the schedule.
+        predictions: by step: the factors that predict a cached step, or correct a computed one.
         step_errors: ``||x - x_gt|| / ||x_gt||`` after each step, over the prompts of the loop.
-        step_scores: the natural logarithm of the same for each prompt, averaged over prompts: what a mean PSNR follows,
-            and what no single prompt of a large error can dominate.
+        step_scores: after each step, the natural logarithm of each prompt's error, averaged over prompts. A mean PSNR
+            follows this mean, and no single prompt with a large error dominates it.
         prompt_scores: the logarithm of the final error of each prompt.
-        drifts: by computed step that has one, one row a prompt, one number a sample; see
+        drifts: for each computed step that has drifts, one row for each prompt with one number for each sample; see
             `ertacache.watching.drift_score`.
-        quality: of the pictures, if the loops have a judge.
-        left_out: by step, for each prompt the weights that this loop fitted on the others; empty where no prompt is
-            held out.
+        quality: PSNR and SSIM of the pictures; None if the loops have no judge.
+        left_out: by step, for each prompt the weights that this loop fitted on the other prompts; empty where no prompt
+            is held out.
     """
 
     cached_steps: tuple[int, ...]

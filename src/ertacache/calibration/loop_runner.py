@@ -1,4 +1,4 @@
-"""The closed loops of a calibration: what a schedule and its predictions lead to on all prompts, and what it costs."""
+"""Run the closed loops of a calibration: try a schedule with its predictions on all prompts, and count the cost."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ertacache.runtime.repeatable_call import Call
 
 
 class ClosedLoops:
-    """Runs closed loops and counts what they cost.
+    """Runs closed loops and counts their denoiser calls.
 
     Args:
-        pipe: the pipeline, left untouched.
-        calls: one for each prompt.
-        recordings: the full run of each.
-        setting: what the full runs showed of the setting.
+        pipe: the pipeline; left unchanged.
+        calls: one call for each prompt.
+        recordings: the full run of each prompt.
+        setting: the setting of the full runs.
         on_denoiser_call: called with the number of denoiser calls just made, for progress bars.
-        traces_in_files: whether traces are kept in files.
+        traces_in_files: whether traces are kept in files, and not in memory.
 
     Attributes:
-        holds_out: whether there are prompts enough to hold each one out from its own weights.
-        denoiser_calls: of all loops so far; the full runs are for the caller to add.
-        judge: looks at the pictures of every loop that runs to its end, if there is one; see `judge_pictures`.
+        holds_out: whether there are enough prompts to hold each one out from its own weights.
+        denoiser_calls: the number made so far in all loops; the caller adds those of the full runs.
+        judge: measures the pictures of every loop that runs to its end; None until `judge_pictures` is called.
     """
 
     def __init__(
@@ -60,9 +60,10 @@ class ClosedLoops:
         return computed * self.setting.calls_per_step * len(self.calls)
 
     def judge_pictures(self) -> None:
-        """From now on, decode what a loop ends with and compare it with the full runs' pictures.
+        """From now on, decode the final latents of every loop and compare the pictures with the full runs'.
 
-        Those are decoded from the recordings: a run computes its first step, and goes on with what was recorded.
+        To decode the full runs' pictures, each call is made once more: it computes the first step (and steps that are
+        always computed), and takes the outputs of all others from the recordings.
         """
         calls = [call.decoded() for call in self.calls]
         with Lockstep(
@@ -82,11 +83,12 @@ class ClosedLoops:
                 self.denoiser_calls += lockstep.denoiser_calls
 
     def replayed(self, cached: Collection[int], method: Method, earlier: Trace | None) -> frozenset[int]:
-        """The steps that a loop need not compute, since an earlier one did.
+        """Return the computed steps of a schedule whose outputs can be taken from an earlier loop.
 
-        Step 0 is computed, since a run must see it, and so are steps whose denoiser calls are others than the step
-        before's: only what the last computed step called can be left out. At level ``hidden`` a step that does not run
-        leaves no residual behind, so nothing is replayed there.
+        These are the computed steps before the two schedules differ, with three exceptions. Step 0 is always computed,
+        since a run cannot begin with a skipped step. A step whose denoiser calls differ from those of the step before
+        is computed, since a run can only skip calls that its last computed step made. At level ``hidden`` nothing is
+        replayed, since a skipped step leaves no residuals of blocks.
         """
         if earlier is None or method.residuals_kept:
             return frozenset()
@@ -100,13 +102,13 @@ class ClosedLoops:
         predictor: Predictor | None = None,
         weights: Weights | None = None,
     ) -> Fit:
-        """Skip the cached steps on all prompts and predict them, solving ``aligned`` weights on the way.
+        """Run one closed loop: skip the cached steps on all prompts and predict them; ``aligned`` solves its weights.
 
         Args:
             cached: the schedule.
-            method: its level, predictor and order are used.
-            predictor: in place of the method's.
-            weights: what each prompt goes on with; by default as of `attempt`.
+            method: the method; its level, predictor and order are used.
+            predictor: a predictor to use in place of the method's.
+            weights: the weights that each prompt uses; the default is that of `attempt`.
         """
         fit = self.attempt(cached, method, predictor=predictor, weights=weights)
         assert fit is not None  # nothing gives this loop up
@@ -115,19 +117,21 @@ class ClosedLoops:
     def judged(
         self, cached: Collection[int], method: Method, worth_it: Callable[[Fit], bool] = lambda fit: True
     ) -> Fit:
-        """The weights that a policy of this schedule gets, with errors and pictures as on new prompts.
+        """Fit a policy's weights on a schedule, and measure errors and pictures as on new prompts.
 
-        The weights of all prompts are fitted in a loop that goes on with them. In a second loop each prompt goes on
-        with the weights that the first one fitted on the others, as new prompts do. If weights were fitted on the way
-        of the second loop instead, others' errors would be in each prompt's weights, and add up from step to step.
+        In a first loop, all prompts use the weights that are fitted on all of them; these are the policy's. That loop
+        also computes leave-one-out weights. In a second loop each prompt uses those that were computed without it, as a
+        new prompt would use the policy's. The second loop fits nothing: weights fitted there would contain the errors
+        of other held-out prompts, which add up from step to step.
 
         Args:
             cached: the schedule.
-            method: its level, predictor and order are used.
-            worth_it: asked with the first loop's fit, whose errors flatter, whether to run the second loop.
+            method: the method; its level, predictor and order are used.
+            worth_it: called with the fit of the first loop, whose errors are too small; returns whether to run the
+                second loop.
 
         Returns:
-            The second loop's fit with the first one's predictions. The first one's alone, where no prompt is held out,
+            The second loop's fit with the first loop's predictions; or the first loop's fit, if no prompt is held out,
             nothing is fitted, or the second loop is not worth it.
         """
         fit = self.predict(cached, method, weights=FittedOn.ALL_PROMPTS)
@@ -146,20 +150,21 @@ class ClosedLoops:
         trace: Trace | None = None,
         give_up: GiveUp = lambda step, score: False,
     ) -> Fit | None:
-        """As `predict`, but beginning as an earlier loop did, and ending early if it is given up.
+        """As `predict`, but beginning with the outputs of an earlier loop, and ending early if it is given up.
 
         Args:
             cached: the schedule.
-            method: its level, predictor and order are used.
-            predictor: whose weights to use in place of the method's.
-            weights: what each prompt goes on with; by default weights fitted on the other prompts where there are
-                enough to hold each one out, else on all.
-            earlier: a loop of the same method; what it computed before the schedules differ is not computed again.
-            trace: is filled with what this loop computes.
-            give_up: asked after every step with the score of the latents; the loop ends there if it says so.
+            method: the method; its level, predictor and order are used.
+            predictor: a predictor to use in place of the method's.
+            weights: the weights that each prompt uses. By default they are fitted on the other prompts if there are
+                enough to hold each one out, and on all prompts if not.
+            earlier: the outputs of an earlier loop of the same method; steps that it computed before the two schedules
+                differ are not computed again.
+            trace: filled with the outputs that this loop computes.
+            give_up: called after every step with the score of the latents; the loop ends if it returns True.
 
         Returns:
-            What the loop found, or None if it was given up.
+            The result of the loop, or None if it was given up.
         """
         predictor = predictor or method.predictor
         fits = predictor == "aligned" and self.holds_out

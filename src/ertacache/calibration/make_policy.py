@@ -1,18 +1,19 @@
-"""From closed loops to a policy: which loop's weights and which loop's errors end up in it.
+"""From closed loops to a policy: which loop provides its weights, and which loop its errors.
 
 For the method ``aligned``, on the final schedule:
 
-- The weights are fitted in a loop whose prompts all go on with the weights of all prompts, as runs of the policy do.
-- The errors, drifts and pictures' quality are those of prompts that are held out from their own weights. For a budget
-  of steps or seconds, and in a profile, they come from the search's loop, in which each prompt goes on with weights
-  fitted on the others in that same loop. For a budget of quality they come from a loop in which each prompt goes on
-  with what the loop of the weights fitted on the others (`ertacache.calibration.loop_runner.ClosedLoops.judged`).
-- For a budget of steps or seconds, a loop by Taylor's weights is compared with the loop of the weights. Where Taylor's
-  are nearer to the full runs, both weights and errors are that loop's (`better_policy`).
+- *Weights* are fitted in a loop in which all prompts use the weights fitted on all prompts, as a policy's runs do.
+- *Errors, drifts and quality* are measured on held-out prompts: no prompt uses weights that were fitted on it.
+  For a budget of steps or seconds, and in a profile, they come from the search's loop: each prompt uses weights that
+  the same loop fits on the other prompts. For quality budgets they come from an extra loop: each prompt uses the
+  leave-one-out weights that the weight-fitting loop computed without it
+  (`ertacache.calibration.loop_runner.ClosedLoops.judged`).
+- *Taylor's weights:* for a budget of steps or seconds, one more loop uses them. If it ends nearer to the full runs
+  than the weight-fitting loop, the policy gets weights and errors from it (`better_policy`).
 
-With fewer prompts than `ertacache.calibration.step_fit.MIN_HELD_OUT` none is held out, and the search's loop gives
-weights and errors; budgets of quality and profiles refuse so few. Other predictors fit nothing: one loop gives the
-errors.
+With fewer prompts than `ertacache.calibration.step_fit.MIN_HELD_OUT` none is held out, and the search's loop provides
+weights and errors; budgets of quality and profiles refuse so few prompts. Other predictors fit nothing: one loop
+provides the errors.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ def policy_of(
     threshold: float | None = None,
     notes: Sequence[str] = (),
 ) -> Policy:
-    """The policy with a fit's schedule and weights, whose record has the fit's errors, drifts and quality.
+    """Make a policy from a fit: its schedule and weights, with its errors, drifts and quality in the record.
 
     Args:
-        loops: the calibration's.
-        method: the policy's.
-        budget: what was asked for.
-        fit: what it holds.
-        threshold: the lambda of Eq. (12), where Algorithm 2 chose the schedule.
-        notes: for the record.
+        loops: the loops of the calibration.
+        method: the method of the policy.
+        budget: the budget that was asked for.
+        fit: the fit.
+        threshold: the lambda of Eq. (12), if Algorithm 2 chose the schedule.
+        notes: notes for the record.
     """
     record = record_of(loops, budget, fit.error, fit.step_errors, threshold=threshold, notes=notes)
     if fit.quality:
@@ -70,10 +71,11 @@ def better_policy(
     threshold: float | None = None,
     notes: Sequence[str] = (),
 ) -> Policy:
-    """As `policy_of`, with the weights that a policy gets: of all prompts, or Taylor's if they are nearer.
+    """As `policy_of`, but with weights fitted on all prompts, or Taylor's weights if these end nearer to the full runs.
 
-    They are compared as the search compares, so that one prompt of a large error does not outvote the rest; but in the
-    loop with the weights of all. Held-out prompts' errors add up from step to step, and on 12 prompts Taylor's weights
+    The two are compared by the mean logarithm of the final errors, as in the search, so that one prompt with a large
+    error does not outvote the rest. The fitted weights are compared by the loop in which all prompts use them, not by
+    that of held-out prompts, whose errors add up from step to step: judged by that on 12 prompts, Taylor's weights
     seemed better by up to 4 dB where they were 5 dB worse on new prompts (docs/research-log.md).
     """
     if method.predictor != "aligned":
@@ -93,18 +95,18 @@ def better_policy(
 
 
 def with_weights_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
-    """A loop's schedule, errors and quality, with weights fitted on all prompts in a loop of their own.
+    """Replace the weights of a fit by those fitted on all prompts, in a loop of their own; keep its errors and quality.
 
-    The latents of held-out prompts have more error than those of a policy's runs, and weights that are fitted there are
-    up to half a decibel worse.
+    The latents of held-out prompts have more error than those of a policy's runs, and weights that are fitted on them
+    are up to half a decibel worse.
     """
     return replace(fit, predictions=fit_of_all(loops, method, fit).predictions)
 
 
 def fit_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
-    """The loop on a fit's schedule in which all prompts go on with the weights of all, as a policy's runs do.
+    """Run the loop on a fit's schedule in which all prompts use the weights fitted on all, as a policy's runs do.
 
-    That is the fit itself where no prompt was held out.
+    If no prompt was held out, the fit itself is that loop's, and is returned.
     """
     if method.predictor != "aligned" or not loops.holds_out:
         return fit
@@ -112,7 +114,7 @@ def fit_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
 
 
 def nothing_cached(loops: ClosedLoops, method: Method, budget: Budget, note: str) -> Policy:
-    """The policy that computes every step; ``note`` says why."""
+    """Make a policy that computes every step; ``note`` says why."""
     return Policy(
         num_inference_steps=loops.setting.num_steps,
         cached_steps=(),
@@ -130,14 +132,14 @@ def record_of(
     threshold: float | None = None,
     notes: Sequence[str] = (),
 ) -> CalibrationRecord:
-    """What calibration did and measured so far.
+    """Make the record of what calibration did and measured so far.
 
     Args:
-        loops: the calibration's.
-        budget: what was asked for.
-        error: of the final latent, relative to the full run's.
+        loops: the loops of the calibration.
+        budget: the budget that was asked for.
+        error: the error of the final latent, relative to the full run's.
         step_errors: the same after each step, or empty.
-        threshold: the lambda of Eq. (12), where Algorithm 2 chose the schedule.
+        threshold: the lambda of Eq. (12), if Algorithm 2 chose the schedule.
         notes: what the user should know.
     """
     return CalibrationRecord(
@@ -152,5 +154,5 @@ def record_of(
 
 
 def cost_so_far(loops: ClosedLoops) -> dict[str, Any]:
-    """What calibration cost so far, as fields of a `CalibrationRecord`."""
+    """Return the cost of calibration so far, as fields of a `CalibrationRecord`."""
     return {"denoiser_calls": loops.denoiser_calls, "full_runs": loops.denoiser_calls / loops.full_run}

@@ -14,28 +14,31 @@ from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.method.named_methods import Method
-from ertacache.method.schedule import Schedule, bends, evenly_spaced, moves
+from ertacache.method.schedule import Schedule, all_denser_at_ends, evenly_spaced, moves
 from ertacache.method.shortest_path import edges, shortest_path
 from ertacache.method.surrogate import Surrogate, climb
 
 
 def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: Surrogate) -> Iterator[Schedule]:
-    """The schedules that closed loops try first, in their order (measured in docs/research-log.md).
+    """Yield the schedules that closed loops try first, in order (measured in docs/research-log.md).
 
-    The surrogate's best of all `bends` and what it climbs to from there, the shortest paths over pairwise errors, and
-    evenly spaced steps. Where three steps of four are cached, what the surrogate leaves out decides: evenly spaced
-    steps come first there, and it does not climb.
+    They are: the schedule of `all_denser_at_ends` with the smallest surrogate error; the one that steepest descent of
+    this error reaches from there; the shortest paths over pairwise errors; and evenly spaced steps. If three steps of
+    four are cached, what the surrogate leaves out matters most, so evenly spaced steps come first and the descent is
+    left out.
 
     Args:
         num_steps: T.
-        computed: how many of them are computed.
-        forced: steps that are computed in any case.
-        surrogate: what judges schedules without denoiser calls.
+        computed: how many steps are computed.
+        forced: the steps that must be computed.
+        surrogate: estimates the errors of schedules without denoiser calls.
     """
     even, few = evenly_spaced(num_steps, computed, forced), _few(num_steps, computed)
     if few:
         yield even
-    bent_best = min(bends(num_steps, computed, forced), key=lambda cached: (surrogate.error(cached), cached))
+    bent_best = min(
+        all_denser_at_ends(num_steps, computed, forced), key=lambda cached: (surrogate.error(cached), cached)
+    )
     yield bent_best
     if not few:
         yield climb(bent_best, forced, num_steps, surrogate.error)
@@ -46,29 +49,29 @@ def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: 
 
 
 def _few(num_steps: int, computed: int) -> bool:
-    """Whether three steps of four are cached: surrogate and errors of latents say less of pictures there."""
+    """Return whether three steps of four are cached: the surrogate and latents' errors say less about pictures then."""
     return computed <= num_steps / 4
 
 
 def turns(fit: Fit) -> bool:
-    """Whether some prompts have errors far above the usual: they have turned into other pictures.
+    """Return whether some prompts have errors far above the average: their runs show other pictures than the full runs.
 
-    What a picture shows is decided in the first steps, the more so the stronger the guidance.
+    The first steps decide what a picture shows, the more so the stronger the guidance.
     """
     return bool(np.exp(fit.prompt_scores).mean() > 1.2 * np.exp(np.mean(fit.prompt_scores)))
 
 
 def clearly_better(fit: Fit, best: Fit, standard_errors: float = 1.0) -> bool:
-    """Whether the mean score over prompts falls by more than so many of its standard errors.
+    """Return whether a fit's mean score over prompts is lower by more than so many standard errors.
 
-    Where a few prompts turn into other pictures, they decide which of two schedules has the smaller mean, and other
-    prompts would decide otherwise: the best of many trials is then the luckiest one. A single prompt has no standard
-    error; any gain counts.
+    If a few prompts turn into other pictures, these alone decide which schedule has the smaller mean, and with other
+    prompts the choice would be another one. The best of many trials would then be the luckiest one. For a single prompt
+    there is no standard error, and any gain counts.
 
     Args:
-        fit: of the new schedule.
-        best: of the best one so far.
-        standard_errors: how many the gain must exceed.
+        fit: the fit on the new schedule.
+        best: the fit on the best schedule so far.
+        standard_errors: how many standard errors the gain must exceed.
     """
     gains = np.subtract(best.prompt_scores, fit.prompt_scores)
     noise = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
@@ -76,32 +79,38 @@ def clearly_better(fit: Fit, best: Fit, standard_errors: float = 1.0) -> bool:
 
 
 class Search:
-    """The best schedule that closed loops find within a number of denoiser calls.
+    """A search for the best schedule, by closed loops, within a number of denoiser calls.
 
-    What counts is the mean logarithm of the prompts' final errors, each by weights fitted on the others where prompts
-    are held out; `clearly_better` says when a schedule replaces the best one. All prompts take part in every trial: on
-    half of them the search finds schedules that are good for that half only.
+    Schedules are compared by the mean logarithm of the prompts' final errors. Where prompts are held out, each uses
+    weights fitted on the other prompts. `clearly_better` decides whether a schedule replaces the best one. All prompts
+    take part in every trial: a search on half of them finds schedules that are good for that half only.
 
-    The `beginnings` come first, with a dense beginning after the first of them where prompts turn into other pictures;
-    then what the surrogate finds by single moves from the best so far, and single moves one by one, in the order in
-    which it ranks them. Of moves there are many, and the luckiest would win: they must gain two standard errors. So
-    must all where three steps of four are cached, since the errors of latents say less of pictures there.
+    The order of trials:
 
-    A loop starts where the schedules part, and is given up where its latents are farther from the full runs' than the
-    best schedule's are at the same step, some computed steps later.
+    1. The `beginnings`. If the first of them shows prompts that turn into other pictures, a schedule with a dense
+       beginning is tried after it.
+    2. The schedule that the surrogate reaches by single moves from the best schedule so far.
+    3. Single moves from the best schedule, one by one, in the surrogate's order.
+
+    From 2 on, a schedule must gain two standard errors, since the best of many trials would be the luckiest one. If
+    three steps of four are cached, this holds from the start, since latents' errors say less about pictures then.
+
+    A loop takes over the steps before the two schedules differ. It is given up if, `patience` computed steps after
+    they differ, its latents are farther from the full runs' than those of the best schedule are at the same step.
 
     Args:
-        loops: where closed loops run.
-        surrogate: what orders the moves.
-        method: of the predictions.
-        limit: no trial begins that could take ``loops.denoiser_calls`` above this.
+        loops: runs the closed loops.
+        surrogate: orders the moves.
+        method: the method of the predictions.
+        limit: no trial begins that could take ``loops.denoiser_calls`` above this limit.
 
     Attributes:
         tried: the schedules of all closed loops that were begun.
-        fits: of the schedules that were the best when they were tried, the newest last.
-        patience: how many computed steps after a move its error is compared.
-        stopped: whether the user interrupted it.
-        wanted: how many standard errors a gain must exceed by now.
+        fits: the fits on schedules that were the best so far when they were tried, the newest last.
+        patience: how many computed steps after the schedules differ the latents are compared.
+        trace: the outputs of the best schedule's loop.
+        stopped: whether the user interrupted the search.
+        wanted: how many standard errors a gain must exceed at this stage.
     """
 
     patience = 2
@@ -115,9 +124,10 @@ class Search:
         self.wanted = 1.0
 
     def run(self, computed: int) -> Fit:
-        """The best closed loop found among schedules with so many computed steps; the first is run at any cost.
+        """Search among schedules with so many computed steps, and return the best fit.
 
-        An interrupt by the user ends the search with the best so far, once there is one.
+        The first closed loop is run even if it exceeds the limit. After it, an interrupt by the user (Ctrl-C) ends the
+        search with the best fit so far.
         """
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         begin = beginnings(steps, computed, forced, self.surrogate)
@@ -130,7 +140,7 @@ class Search:
         return self.fits[-1]
 
     def _improve(self, computed: int, begin: Iterator[Schedule]) -> None:
-        """Until no move is better, or none can be afforded."""
+        """Try schedules until no move is better, or the limit allows none."""
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         if computed > max(steps / 2, 4) and turns(self.fits[-1]):  # of fewer, none can be spared for the beginning
             self._attempt_if_affordable(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
@@ -156,7 +166,12 @@ class Search:
         return self._attempt(cached, self.trace)
 
     def _attempt(self, cached: Schedule, earlier: Trace | None) -> bool:
-        """Run a closed loop, from where an earlier one stood; whether it is the best so far, the last of ``fits``."""
+        """Run a closed loop. If its schedule is the best so far, append its fit to ``fits`` and return True.
+
+        Args:
+            cached: the schedule.
+            earlier: the outputs of an earlier loop, from which the steps before the schedules differ are taken.
+        """
         self.tried.add(cached)
         trace = Trace(cached, in_files=self.loops.traces_in_files)
         fit = self.loops.attempt(cached, self.method, earlier=earlier, trace=trace, give_up=self._give_up_rule(cached))
@@ -167,7 +182,7 @@ class Search:
         return True
 
     def _give_up_rule(self, cached: Schedule) -> GiveUp:
-        """Where the latents are compared with those of the best loop so far, some computed steps after both part."""
+        """Make the rule that gives a loop up: its latents are worse than the best loop's, soon after the two differ."""
         if not self.fits:
             return lambda step, score: False
         best = self.fits[-1]

@@ -1,7 +1,7 @@
-"""What computed and cached steps cost on this machine, so that a budget of seconds becomes a number of steps.
+"""Time computed and cached steps on this machine, to turn a budget of seconds into a number of steps.
 
-A call is a constant part (text encoders, decoder) and steps of two kinds. Two ways of making the same call tell all
-that a budget needs: in full, and with most steps cached.
+A call consists of a constant part (text encoders, decoder), computed steps and cached steps. Two timings of the same
+call are enough: one in full, one with most steps cached.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from ertacache.runtime.repeatable_call import Call, twin_of
 from ertacache.runtime.run import Run
 
 REPEATS = 3
-"""Each way is timed so often, in turn, and the median counts."""
+"""How often each of the two is timed, in turn; the median counts."""
 MARGIN = 0.03
-"""A plan undercuts its budget by so much of it: timings scatter, and at the edge it would miss half the time."""
+"""The share of a budget of seconds that is kept free: timings scatter, and a plan at the edge would fail half the
+time."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of one whole call, linear in the number of computed steps.
+    """The seconds of one whole call, linear in the number of computed steps.
 
     Args:
-        num_steps: the steps that a call makes.
-        full: seconds with all of them computed.
-        fewest: the computed steps of the fastest call timed.
-        fast: its seconds.
-        denoiser_calls: what the timing took.
+        num_steps: how many steps a call makes.
+        full: the seconds of a call with all steps computed.
+        fewest: the number of computed steps in the fastest call that was timed.
+        fast: the seconds of that call.
+        denoiser_calls: how many denoiser calls the timing made.
     """
 
     num_steps: int
@@ -50,18 +51,18 @@ class Costs:
 
     @property
     def computed_step(self) -> float:
-        """What a computed step takes more than a cached one."""
+        """The seconds that a computed step takes more than a cached one."""
         return (self.full - self.fast) / (self.num_steps - self.fewest)
 
     def seconds(self, computed: int) -> float:
-        """Of a call that computes so many steps."""
+        """Estimate the seconds of a call that computes so many steps."""
         return self.fast + (computed - self.fewest) * self.computed_step
 
     def most_steps(self, seconds: float) -> int:
-        """The most computed steps of a call that stays under so many seconds, with the margin.
+        """Return the largest number of computed steps of a call that takes at most so many seconds less the margin.
 
         Raises:
-            BudgetError: if not even two steps do.
+            BudgetError: if even two computed steps take longer.
         """
         fitting = [n for n in range(2, self.num_steps + 1) if self.seconds(n) <= seconds * (1 - MARGIN)]
         if not fitting:
@@ -80,7 +81,7 @@ def timed(pipe: Any, call: Call, setting: Setting) -> Costs:
     Args:
         pipe: the pipeline; left as it was found.
         call: as the user will make it, decoding included.
-        setting: what the full runs showed.
+        setting: the setting of the full runs.
     """
     steps = setting.num_steps
     fewest = max(2, setting.fewest_computed, round(steps / 5))
@@ -97,7 +98,7 @@ def timed(pipe: Any, call: Call, setting: Setting) -> Costs:
 
 
 def time_call(pipe: Any, call: Call, policy: Policy | None) -> tuple[float, int]:
-    """Seconds of one call, in full or by a policy, and its denoiser calls."""
+    """Time one call, in full or with a policy; return its seconds and its denoiser calls."""
     twin = twin_of(pipe)
     arguments = call.arguments()
     run = Run(twin, PolicyDriver(Resolved(policy)) if policy else Driver())
@@ -109,7 +110,7 @@ def time_call(pipe: Any, call: Call, policy: Policy | None) -> tuple[float, int]
 
 
 def _busiest(setting: Setting, computed: int) -> Policy:
-    """A policy that does at every cached step as much as any fitted one could."""
+    """Make a policy whose cached steps take as long as those of any fitted policy could."""
     cached = evenly_spaced(setting.num_steps, computed, setting.forced)
     first = setting.first_step
     predictions = {}
