@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ertacache import double_precision
-from ertacache.double_precision import widened
+from ertacache.double_precision import as_float64
 from ertacache.method.aligned_weights import NormalEquations
 from ertacache.method.rectification import Moments
 from ertacache.method.threshold import relative_distance
@@ -14,7 +14,7 @@ from ertacache.metrics import motion_error
 
 
 class Apples(torch.Tensor):
-    """A tensor as on a device without float64: it cannot be widened before it is fetched."""
+    """A tensor as on a device without float64: it cannot be as_float64 before it is fetched."""
 
     def cpu(self):
         return self.as_subclass(torch.Tensor)
@@ -25,10 +25,10 @@ class Apples(torch.Tensor):
 
 def test_a_tensor_is_widened_where_it_is():
     tensor = torch.rand(3, 2).bfloat16()
-    assert torch.equal(widened(tensor), tensor.double())
-    assert widened(tensor.to("meta")).device.type == "meta"
+    assert torch.equal(as_float64(tensor), tensor.double())
+    assert as_float64(tensor.to("meta")).device.type == "meta"
     wide = tensor.double()
-    assert widened(wide) is wide
+    assert as_float64(wide) is wide
 
 
 @pytest.mark.parametrize("error", [TypeError("MPS has no float64"), RuntimeError("Required aspect fp64")])
@@ -40,7 +40,7 @@ def test_without_float64_it_is_widened_in_main_memory(error, monkeypatch):
     monkeypatch.setattr(torch, "zeros", refuse)
     tensor = torch.rand(3, 2)
     try:
-        assert torch.equal(widened(tensor.as_subclass(Apples)), tensor.double())
+        assert torch.equal(as_float64(tensor.as_subclass(Apples)), tensor.double())
     finally:
         double_precision._has_float64.cache_clear()
 
@@ -55,7 +55,7 @@ def test_all_that_is_summed_in_float64_is_the_same_to_the_bit_without_it(monkeyp
         equations.add([a, b], c)
         moments.add(a, b)
         k_and_b = [t.tolist() for t in moments.solve()]
-        return equations.solve(), k_and_b, relative_distance(*map(widened, (a, b, c))), motion_error(a, b)
+        return equations.solve(), k_and_b, relative_distance(*map(as_float64, (a, b, c))), motion_error(a, b)
 
     expected = summed(torch.Tensor)
     monkeypatch.setattr(double_precision, "_has_float64", lambda device: False)

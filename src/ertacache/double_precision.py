@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def widened(tensor: Tensor) -> Tensor:
+def as_float64(tensor: Tensor) -> Tensor:
     """Convert a tensor to float64, on its device; on the CPU if the device has no float64, as Apple's have not."""
     return tensor.double() if _has_float64(tensor.device) else tensor.cpu().double()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from ertacache.double_precision import widened
+from ertacache.double_precision import as_float64
 from ertacache.errors import MetricError
 
 MAX_PSNR = 100.0
@@ -67,7 +67,7 @@ def motion_error(clip: Tensor, reference: Tensor) -> float:
             stands still.
     """
     frames_of(clip, reference, least=4)
-    changes, wanted = (widened(_floats(frames)).diff(dim=-4) for frames in (clip, reference))
+    changes, wanted = (as_float64(_floats(frames)).diff(dim=-4) for frames in (clip, reference))
     size = float(wanted.norm())
     if not size:
         raise MetricError(

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 
-def at_hand(module: nn.Module, name: str) -> Tensor:
+def tensor_where_kept(module: nn.Module, name: str) -> Tensor:
     """Get a parameter or buffer from where accelerate keeps it; a meta tensor if it is not in memory at all.
 
     Args:

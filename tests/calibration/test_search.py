@@ -16,7 +16,7 @@ from ertacache.calibration.recording_store import RecordingStore
 from ertacache.calibration.search import Search, beginnings, clearly_better, turns
 from ertacache.errors import BudgetError
 from ertacache.method.named_methods import Method
-from ertacache.method.schedule import bends, bent, evenly_spaced, moves, uniform
+from ertacache.method.schedule import all_denser_at_ends, denser_at_ends, evenly_spaced, moves, uniform
 from ertacache.method.surrogate import ORDER, Surrogate, climb
 
 ALIGNED = Method.named("aligned")
@@ -92,9 +92,9 @@ def test_a_dense_beginning_is_tried_where_prompts_turn_and_taken_if_it_is_better
 
 
 def test_a_forced_step_takes_the_place_of_the_nearest_computed_one_in_a_bend():
-    found = [i for i in range(30) if i not in bent(30, 10, (10, 11, 12, 13))]
+    found = [i for i in range(30) if i not in denser_at_ends(30, 10, (10, 11, 12, 13))]
     assert found == [0, 3, 10, 11, 12, 13, 19, 23, 26, 29]  # in place of 6, 10, 13 and 16 of the even spacing
-    assert bent(30, 10, ()) == evenly_spaced(30, 10, ())
+    assert denser_at_ends(30, 10, ()) == evenly_spaced(30, 10, ())
 
 
 @pytest.mark.parametrize("num_steps", [3, 4, 5, 8])
@@ -102,7 +102,7 @@ def test_every_bend_has_the_steps_asked_for(num_steps):
     for forced in ((), (num_steps - 1,), (1,), (num_steps // 2, num_steps // 2 + 1)):
         inside = tuple(sorted({step for step in forced if 0 < step < num_steps}))
         for computed in range(len({0, num_steps - 1, *inside}), num_steps):
-            for cached in bends(num_steps, computed, inside):
+            for cached in all_denser_at_ends(num_steps, computed, inside):
                 assert len(cached) == num_steps - computed
                 assert not {0, *inside} & {*cached}
 

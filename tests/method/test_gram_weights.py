@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ertacache.method.error_growth import Feedback, missed, missed_by_plain
-from ertacache.method.gram_weights import Outputs, corrected
-from ertacache.method.grid_mapping import bend, coarser, placed, reading
+from ertacache.method.error_growth import Feedback, predicted_error_of_plain_steps, predicted_errors
+from ertacache.method.gram_weights import Outputs, with_loop_corrections
+from ertacache.method.grid_mapping import coarser, curve_difference, interpolation_matrix, place_schedule
 from ertacache.method.prediction import Prediction
 from ertacache.method.schedule import uniform
 
@@ -53,7 +53,7 @@ def polynomial(levels: tuple[float, ...], degree: int, seed: int = 0) -> np.ndar
 @given(schedules())
 def test_on_the_same_grid_the_computed_steps_stay_where_they_are(schedule):
     levels, cached = schedule
-    assert placed(cached, levels, levels, len(levels) - 1 - len(cached)) == cached
+    assert place_schedule(cached, levels, levels, len(levels) - 1 - len(cached)) == cached
 
 
 @PROPERTY
@@ -62,7 +62,7 @@ def test_cached_steps_are_valid_and_as_many_as_asked_on_any_falling_grid(schedul
     levels, cached = schedule
     steps = len(others) - 1
     computed = data.draw(st.integers(1, steps))
-    found = placed(cached, levels, others, computed)
+    found = place_schedule(cached, levels, others, computed)
     assert list(found) == sorted(set(found))
     assert all(0 < i < steps for i in found)
     assert len(found) == steps - computed
@@ -71,9 +71,9 @@ def test_cached_steps_are_valid_and_as_many_as_asked_on_any_falling_grid(schedul
 def test_computed_steps_go_where_their_noise_level_is_and_not_their_index():
     levels = shifted(30)
     dense_at_the_end = tuple(i for i in range(30) if i not in {0, 10, 18, 24, 28, 29})
-    finer = placed(dense_at_the_end, levels, shifted(60), 12)
+    finer = place_schedule(dense_at_the_end, levels, shifted(60), 12)
     assert set(range(60)) - set(finer) >= {0, 20, 36, 48, 56, 58}
-    other_shift = placed(dense_at_the_end, levels, shifted(30, shift=1.0), 6)
+    other_shift = place_schedule(dense_at_the_end, levels, shifted(30, shift=1.0), 6)
     for i, j in zip((0, 10, 18, 24), (i for i in range(30) if i not in other_shift), strict=False):
         assert levels[i] == pytest.approx(shifted(30, shift=1.0)[j], abs=0.5 / 30 + 1e-9)
 
@@ -81,15 +81,15 @@ def test_computed_steps_go_where_their_noise_level_is_and_not_their_index():
 @PROPERTY
 @given(grids())
 def test_a_grid_is_its_own_curve_and_so_is_every_other_step_of_it(levels):
-    assert bend(levels, levels) == pytest.approx(0, abs=1e-9)
+    assert curve_difference(levels, levels) == pytest.approx(0, abs=1e-9)
     finer = np.interp(np.arange(2 * len(levels) - 1) / 2, np.arange(len(levels)), levels)
-    assert bend(levels, finer) == pytest.approx(0, abs=1e-6)
-    assert bend(finer, levels) == pytest.approx(0, abs=1e-6)
+    assert curve_difference(levels, finer) == pytest.approx(0, abs=1e-6)
+    assert curve_difference(finer, levels) == pytest.approx(0, abs=1e-6)
 
 
 def test_another_shift_is_another_curve():
-    assert bend(shifted(30), shifted(20)) < 0.1
-    assert bend(shifted(30), shifted(30, shift=2.0)) > 2
+    assert curve_difference(shifted(30), shifted(20)) < 0.1
+    assert curve_difference(shifted(30), shifted(30, shift=2.0)) > 2
 
 
 @PROPERTY
@@ -97,10 +97,10 @@ def test_another_shift_is_another_curve():
 def test_reading_is_exact_for_cubics_and_picks_what_is_known(levels, others):
     inside = [min(max(level, levels[-2]), levels[0]) for level in others]
     cubic = np.polynomial.Polynomial([0.3, -1.0, 0.5, 0.2])
-    read = reading(levels[:-1], inside)
+    read = interpolation_matrix(levels[:-1], inside)
     assert read.sum(axis=1) == pytest.approx(np.ones(len(inside)))
     assert read @ cubic(np.asarray(levels[:-1])) == pytest.approx(cubic(np.asarray(inside)), abs=1e-6, rel=1e-6)
-    assert np.array_equal(reading(levels[:-1], levels[:-1]), np.eye(len(levels) - 1))
+    assert np.array_equal(interpolation_matrix(levels[:-1], levels[:-1]), np.eye(len(levels) - 1))
 
 
 def test_outputs_on_their_own_grid_are_their_own():
@@ -184,7 +184,7 @@ def test_on_the_calibrated_grid_the_fitted_weights_come_back(schedule):
         i: Prediction.by_weights(s.history, np.array(s.weights) + noise.normal(size=len(s.weights)))
         for i, s in solved.items()
     }
-    back = corrected(solved, levels, fitted, solved, levels)
+    back = with_loop_corrections(solved, levels, fitted, solved, levels)
     for i, wanted in fitted.items():
         assert back[i].weights == pytest.approx(wanted.weights, rel=1e-6, abs=1e-6)
 
@@ -199,7 +199,7 @@ def test_a_change_is_interpolated_between_steps_that_lie_as_far_into_a_gap():
         for i, s in solved.items()
     }
     moved = tuple(level - 0.5 for level in levels)
-    there = corrected(solved, moved, fitted, solved, levels)
+    there = with_loop_corrections(solved, moved, fitted, solved, levels)
     for i in (4, 7):  # between others of their kind, where the change is a line
         assert np.subtract(there[i].weights, solved[i].weights) == pytest.approx(2 * moved[i], rel=1e-6)
     for i in (3, 6):
@@ -229,7 +229,7 @@ def test_what_a_policy_misses_is_where_its_steps_lead_when_outputs_answer(schedu
     rows, contrasts = generator.normal(size=(2, len(levels) - 1, 6))
     outputs, feedback = Outputs(levels, rows, contrasts), Feedback(size, share)
     weights = outputs.solved(cached, 2, euler(levels))
-    found = missed(outputs, cached, weights, euler(levels), feedback)
+    found = predicted_errors(outputs, cached, weights, euler(levels), feedback)
     assert found[-1] == pytest.approx(stepped(rows, contrasts, levels, cached, weights, feedback), rel=1e-6, abs=1e-9)
     assert found[: min(cached, default=len(found))] == pytest.approx(0)
 
@@ -237,8 +237,10 @@ def test_what_a_policy_misses_is_where_its_steps_lead_when_outputs_answer(schedu
 def test_with_nothing_cached_nothing_is_missed_and_plain_steps_along_all_levels_miss_nothing():
     rows, levels = polynomial(shifted(12), degree=5), shifted(12)
     outputs, feedback = Outputs(levels, rows), Feedback(0.4, 1.0)
-    assert missed(outputs, (), {}, euler(levels), feedback) == pytest.approx(0)
-    assert missed_by_plain(outputs, levels, euler(levels), euler(levels), feedback) == pytest.approx(0, abs=1e-12)
+    assert predicted_errors(outputs, (), {}, euler(levels), feedback) == pytest.approx(0)
+    assert predicted_error_of_plain_steps(outputs, levels, euler(levels), euler(levels), feedback) == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("size", [0.0, 0.3])
@@ -249,9 +251,9 @@ def test_what_plain_steps_miss_is_where_they_lead_when_outputs_answer(size):
     latent, answers = np.zeros(6), feedback.answers(fewer)
     for k, length in enumerate(np.diff(fewer)):  # every other level, where the full run is known
         latent = latent + length * (rows[2 * k] + answers[k] * (latent - path[2 * k]))
-    missed = np.linalg.norm(latent - path[-1]) / np.linalg.norm(path[-1])
-    found = missed_by_plain(Outputs(levels, rows), fewer, euler(fewer), euler(levels), feedback)
-    assert found == pytest.approx(missed)
+    predicted_errors = np.linalg.norm(latent - path[-1]) / np.linalg.norm(path[-1])
+    found = predicted_error_of_plain_steps(Outputs(levels, rows), fewer, euler(fewer), euler(levels), feedback)
+    assert found == pytest.approx(predicted_errors)
 
 
 @pytest.mark.parametrize("steps", [5, 12, 20])

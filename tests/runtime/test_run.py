@@ -183,7 +183,7 @@ def test_level_output_is_refused_where_v_and_x_differ_in_shape(make_toy, make_po
     pipe = make_toy(lambda sample, timestep: torch.cat([sample, sample], dim=1), scheduler=HalfScheduler())
     with (
         ertacache.accelerated(pipe, make_policy(8, (2, 3), Method(level="output"))),
-        pytest.raises(PipelineError, match=r"differ in shape .*latents \(1, 4, 2\), model output \(1, 8, 2\).*'velocity'"),
+        pytest.raises(PipelineError, match=r"differ in shape .*latents \(1, 4, 2\), model output \(1, 8, 2\)"),
     ):
         pipe(torch.ones(1, 4, 2))
     with ertacache.accelerated(pipe, make_policy(8, (2, 3))) as run:

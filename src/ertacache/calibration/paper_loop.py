@@ -18,7 +18,7 @@ from ertacache.calibration.deviations import Deviations
 from ertacache.calibration.lockstep import Lockstep, PromptAtStep
 from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.recorder import check_finite
-from ertacache.double_precision import widened
+from ertacache.double_precision import as_float64
 from ertacache.method.rectification import Granularity, Moments, rectified
 from ertacache.method.residual import Level, from_cache, to_cache
 from ertacache.method.threshold import relative_distance
@@ -173,7 +173,7 @@ class _PaperLoop:
         for prompt in prompts:
             full = self._loops.recordings[prompt.prompt].entry(index, self._level)
             cached, fresh = self._residuals[prompt.prompt], self._residual(prompt)
-            parts = relative_distance(widened(cached), widened(fresh), widened(full))
+            parts = relative_distance(as_float64(cached), as_float64(fresh), as_float64(full))
             error, size = error + parts[0], size + parts[1]
         self._distances[index] = error / size if size else 0.0
         return self._distances[index]

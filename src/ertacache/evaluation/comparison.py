@@ -21,7 +21,7 @@ from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.driver import Driver
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.run import Run
-from ertacache.runtime.schedulers import lay
+from ertacache.runtime.schedulers import set_noise_levels
 from ertacache.watching.draft import Draft
 from ertacache.watching.guard_report import Mode
 from ertacache.watching.watched import WatchedReport
@@ -263,5 +263,5 @@ class _OwnGrid(Driver):
         self.noise_levels = noise_levels
 
     def open_segment(self, scheduler: Any) -> tuple[float, ...]:
-        lay(scheduler, self.noise_levels)
+        set_noise_levels(scheduler, self.noise_levels)
         return self.noise_levels

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ertacache.double_precision import widened
+from ertacache.double_precision import as_float64
 
 MAX_ORDER = 3
 RIDGE = 1e-6
@@ -83,8 +83,8 @@ class NormalEquations:
             features: ``size`` tensors of one shape, floating.
             target: a tensor of that shape.
         """
-        flat = torch.stack([widened(f).flatten() for f in features])
-        goal = widened(target).flatten()
+        flat = torch.stack([as_float64(f).flatten() for f in features])
+        goal = as_float64(target).flatten()
         square = float(goal @ goal)
         if square > 0:
             self.gram += (flat @ flat.T).cpu() / square

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ertacache.method.gram_weights import Outputs
-from ertacache.method.grid_mapping import reading
+from ertacache.method.grid_mapping import interpolation_matrix
 from ertacache.method.prediction import Prediction, reuse
 
 Array = NDArray[np.float64]
@@ -64,12 +64,12 @@ class Feedback:
             outputs: the model's, on the calibrated grid of T steps.
             cached: the cached steps there.
             fitted: the predictions that closed loops fitted, by step.
-            response: of the sampler on that grid, (T, T), float64; see `ertacache.method.gram_weights.landing`.
+            response: of the sampler on that grid, (T, T), float64; see `ertacache.method.gram_weights.solve_weights`.
             guidance: the scale g of the contrast; 1 without guidance.
         """
         size = ANSWER * min(guidance, STRONGEST)
         either = cls(size, 1 / guidance), cls(size, -1 / guidance)
-        return min(either, key=lambda self: float(_lengths(missed(outputs, cached, fitted, response, self))))
+        return min(either, key=lambda self: float(_lengths(predicted_errors(outputs, cached, fitted, response, self))))
 
     def answers(self, levels: Sequence[float]) -> Array:
         """Compute the factors ``size / (s (1 - s))`` by which outputs react to errors.
@@ -84,7 +84,7 @@ class Feedback:
         return self.size / np.maximum(at * (1 - at), LEAST)
 
 
-def missed(
+def predicted_errors(
     outputs: Outputs,
     cached: Collection[int],
     predictions: Mapping[int, Prediction],
@@ -97,7 +97,7 @@ def missed(
         outputs: the full run's, on the grid of the run, of T steps.
         cached: the cached steps.
         predictions: by step, what replaces (or corrects) its output; steps without one reuse the newest output.
-        response: of the sampler, (T, T), float64; see `ertacache.method.gram_weights.landing`.
+        response: of the sampler, (T, T), float64; see `ertacache.method.gram_weights.solve_weights`.
         feedback: how outputs react to errors.
 
     Returns:
@@ -123,7 +123,7 @@ def missed(
     return _lengths(error) / _lengths(response[-1] @ rows)
 
 
-def missed_by_plain(
+def predicted_error_of_plain_steps(
     outputs: Outputs, levels: Sequence[float], response: Array, response_here: Array, feedback: Feedback
 ) -> float:
     """Predict how far plain (uncached) steps on a coarser grid miss the full run's last latent.
@@ -131,15 +131,16 @@ def missed_by_plain(
     Args:
         outputs: the full run's, on its own grid of T steps.
         levels: the T' + 1 noise levels of the coarser grid, with the same ends.
-        response: of the sampler on the coarser grid, (T', T'), float64; see `ertacache.method.gram_weights.landing`.
+        response: of the sampler on the coarser grid, (T', T'), float64; see
+            `ertacache.method.gram_weights.solve_weights`.
         response_here: of the sampler on the full grid, (T, T), float64.
         feedback: how outputs react to errors.
 
     Returns:
-        In the units of `missed`: 1 is the distance from the first latent to the last one.
+        In the units of `predicted_errors`: 1 is the distance from the first latent to the last one.
     """
     path = np.concatenate([np.zeros_like(outputs.rows[:1]), response_here @ outputs.rows])
-    goals = reading(outputs.levels, levels) @ path
+    goals = interpolation_matrix(outputs.levels, levels) @ path
     reactions, rows = feedback.answers(levels), outputs.at(levels).rows
     for i in range(1, len(rows)):
         rows[i] += reactions[i] * (response[i - 1] @ rows - goals[i])

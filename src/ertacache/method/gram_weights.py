@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ertacache.method.aligned_weights import ridge_solve
-from ertacache.method.grid_mapping import reading
+from ertacache.method.grid_mapping import interpolation_matrix
 from ertacache.method.prediction import Prediction
 
 Array = NDArray[np.float64]
@@ -49,7 +49,7 @@ class Outputs:
 
     def at(self, others: Sequence[float]) -> Outputs:
         """Interpolate the outputs on a grid of T' + 1 other noise levels."""
-        matrix = reading(self.levels[:-1], others[:-1])
+        matrix = interpolation_matrix(self.levels[:-1], others[:-1])
         return Outputs(tuple(others), matrix @ self.rows, None if self.contrasts is None else matrix @ self.contrasts)
 
     def solved(self, cached: Collection[int], order: int, response: Array) -> dict[int, Prediction]:
@@ -58,9 +58,9 @@ class Outputs:
         Args:
             cached: the cached steps.
             order: the highest difference that is used, 1 to 3.
-            response: of the sampler, (T, T), float64; see `landing`.
+            response: of the sampler, (T, T), float64; see `solve_weights`.
         """
-        solutions, _ = landing(self.rows, self.contrasts, cached, order, response)
+        solutions, _ = solve_weights(self.rows, self.contrasts, cached, order, response)
         return {step: Prediction.by_weights(history, w.tolist()) for step, (history, w) in solutions.items()}
 
 
@@ -68,7 +68,7 @@ Weights = tuple[tuple[int, ...], Array]
 """The computed steps that a prediction uses, newest first, and one weight for each feature."""
 
 
-def landing(
+def solve_weights(
     rows: Array,
     contrasts: Array | None,
     cached: Collection[int],
@@ -119,7 +119,7 @@ def _terms(history: Array) -> Array:
     return np.concatenate([history[:-1] - history[1:], history[:1]])
 
 
-def corrected(
+def with_loop_corrections(
     solved: Mapping[int, Prediction],
     levels: Sequence[float],
     fitted: Mapping[int, Prediction],

@@ -16,7 +16,7 @@ NEIGHBOURS = 4
 """How many levels a value is interpolated from; 4 makes it cubic."""
 
 
-def bend(levels: Sequence[float], others: Sequence[float]) -> float:
+def curve_difference(levels: Sequence[float], others: Sequence[float]) -> float:
     """Measure how far two grids are from being the same curve cut into different numbers of steps.
 
     Args:
@@ -31,7 +31,9 @@ def bend(levels: Sequence[float], others: Sequence[float]) -> float:
     return float(np.abs(places - np.arange(targets + 1) * steps / targets).max())
 
 
-def placed(cached: Collection[int], levels: Sequence[float], others: Sequence[float], computed: int) -> tuple[int, ...]:
+def place_schedule(
+    cached: Collection[int], levels: Sequence[float], others: Sequence[float], computed: int
+) -> tuple[int, ...]:
     """Place a schedule on another grid: the computed steps stay as dense over the noise levels as they were.
 
     Args:
@@ -68,7 +70,7 @@ def coarser(levels: Sequence[float], steps: int) -> tuple[float, ...]:
     return tuple(np.interp(np.arange(steps + 1) * last / steps, np.arange(last + 1), levels).tolist())
 
 
-def reading(levels: Sequence[float], others: Sequence[float]) -> Array:
+def interpolation_matrix(levels: Sequence[float], others: Sequence[float]) -> Array:
     """Build the interpolation matrix from values at some levels to values at others, cubic in the four nearest.
 
     Args:

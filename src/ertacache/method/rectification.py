@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ertacache.double_precision import widened
+from ertacache.double_precision import as_float64
 
 Granularity = Literal["step", "channel", "element"]
 GRANULARITIES: tuple[Granularity, ...] = ("step", "channel", "element")
@@ -46,8 +46,8 @@ class Moments:
             predicted: the predictions ``v~``, (batch, ...), floating.
             actual: the true outputs ``v``, of the same shape.
         """
-        v = widened(predicted)
-        eps = v - widened(actual)
+        v = as_float64(predicted)
+        eps = v - as_float64(actual)
         dims = self._reduced(v.ndim)
         total = 1
         for dim in dims:

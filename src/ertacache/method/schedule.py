@@ -1,7 +1,8 @@
 """Schedules: which steps are computed and which are cached.
 
 In: the number of steps and how many may be computed. Out: the cached steps, spaced evenly (`evenly_spaced`), denser at
-an end (`bent`), or with one step moved (`moves`). Forced steps, at which the denoiser's calls change, are never cached.
+an end (`denser_at_ends`), or with one step moved (`moves`). Forced steps, at which the denoiser's calls change, are
+never cached.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first
     return _with_forced(num_steps, skipped, forced)
 
 
-def bent(
+def denser_at_ends(
     num_steps: int, computed: int, forced: Sequence[int], *, start: float = 1.0, finish: float = 1.0, end: int = 0
 ) -> Schedule:
     """Space the computed steps evenly along a curve that makes them denser, or sparser, at the ends of the run.
@@ -130,11 +131,11 @@ def _with_forced(num_steps: int, cached: Iterable[int], forced: Sequence[int]) -
     return tuple(sorted(skipped))
 
 
-def bends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]:
-    """Make the schedules of `bent` for all pairs of `EXPONENTS`, with 0, 1 or 2 steps cached at the end."""
+def all_denser_at_ends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]:
+    """Make the schedules of `denser_at_ends` for all pairs of `EXPONENTS`, with 0, 1 or 2 steps cached at the end."""
     ends = [end for end in (0, 1, 2) if computed < num_steps - end]
     return {
-        bent(num_steps, computed, forced, start=start, finish=finish, end=end)
+        denser_at_ends(num_steps, computed, forced, start=start, finish=finish, end=end)
         for start in EXPONENTS
         for finish in EXPONENTS
         for end in ends
@@ -142,7 +143,7 @@ def bends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]
 
 
 EXPONENTS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)
-"""The exponents that `bends` tries for each half of the run."""
+"""The exponents that `all_denser_at_ends` tries for each half of the run."""
 
 
 def moves(cached: Schedule, num_steps: int, forced: Sequence[int], reach: int = 2) -> Iterator[Schedule]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ertacache.method.gram_weights import landing
+from ertacache.method.gram_weights import solve_weights
 from ertacache.method.schedule import Schedule, moves
 
 Array = NDArray[np.float64]
@@ -43,7 +43,7 @@ class Surrogate:
         Args:
             cached: the cached steps.
         """
-        _, wrong = landing(self._rows, None, cached, ORDER, self._response, self.forced)
+        _, wrong = solve_weights(self._rows, None, cached, ORDER, self._response, self.forced)
         return float(np.linalg.norm(self._response[-1] @ wrong))
 
 

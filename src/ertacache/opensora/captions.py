@@ -9,7 +9,7 @@ import torch
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
 from torch import Tensor
 
-from ertacache.offloaded_weights import at_hand
+from ertacache.offloaded_weights import tensor_where_kept
 from ertacache.opensora.errors import OpenSoraError
 
 
@@ -95,7 +95,9 @@ class CaptionEncoder:
         batch, length, _ = states.shape
         if prompt is not None:
             return self.encode_text([prompt] * batch if isinstance(prompt, str) else prompt, **text)
-        null = at_hand(self.transformer, "null_caption")  # sequential offloading loads it for ``forward`` only
+        null = tensor_where_kept(
+            self.transformer, "null_caption"
+        )  # sequential offloading loads it for ``forward`` only
         if length > len(null):
             raise OpenSoraError(
                 "the null caption of this transformer is shorter than the prompts",

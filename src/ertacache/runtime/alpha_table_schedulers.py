@@ -108,7 +108,7 @@ def refusal(scheduler: Any) -> str | None:
     """Say why this scheduler's configuration is not supported, or None if it is."""
     kind = scheduler.config.prediction_type
     if kind not in ("v_prediction", "epsilon"):
-        return f"prediction_type={kind!r}, for which there is no noise level to predict over"
+        return f"prediction_type={kind!r} is not supported (only 'epsilon' and 'v_prediction' are)"
     if patched_on(scheduler, "set_timesteps") is not None:
         return "its set_timesteps() is patched on the object, and the grid is set again on a copy without the patch"
     return None

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ertacache.method.error_growth import Feedback, missed, missed_by_plain
-from ertacache.method.gram_weights import Outputs, corrected
-from ertacache.method.grid_mapping import bend, coarser, placed
+from ertacache.method.error_growth import Feedback, predicted_error_of_plain_steps, predicted_errors
+from ertacache.method.gram_weights import Outputs, with_loop_corrections
+from ertacache.method.grid_mapping import coarser, curve_difference, place_schedule
 from ertacache.method.named_methods import Method
 from ertacache.policy import Origin, Policy
 from ertacache.runtime.guidance_transfer import scale_of
 from ertacache.runtime.scheduler_step import StepCall, landed
-from ertacache.runtime.schedulers import lay
+from ertacache.runtime.schedulers import set_noise_levels
 from ertacache.runtime.unwrap import own_class
 
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
@@ -101,29 +101,35 @@ def refusal(policy: Policy, levels: Sequence[float], cause: str = "the scheduler
     steps = len(levels) - 1
     if not _is_measured(policy.method):
         return (
-            "that was measured for searched schedules of level 'velocity' alone, and this policy has schedule "
-            f"{policy.method.schedule!r}, level {policy.method.level!r}"
+            "only policies of method 'aligned' can be used at other numbers of steps or noise levels; this one is of "
+            f"method {policy.method.name!r}"
         )
     if policy.gram is None or policy.origin is None:
         return (
-            "the policy has no Gram matrix of its outputs; only some policies of method 'aligned' have one, and none "
-            "that was transferred to other guidance"
+            "this policy lacks the data for a transfer (it was made by image-to-image calls, by calls whose denoiser "
+            "calls change on the way, or by hand, or it was transferred before)"
         )
     if policy.calibration.taylor_kept:
-        return "its fitted weights were worse than Taylor's in calibration"
+        return (
+            "calibration kept plain extrapolation for this policy (see policy.calibration.notes), and such policies "
+            "are not transferred"
+        )
     if not of_measured_kind(policy.origin):
-        return f"a transfer with {policy.origin.scheduler_class} was not measured for such noise levels"
+        return f"transfers with {policy.origin.scheduler_class} on such noise levels were not tested"
     calibrated, (fewest, most) = policy.num_inference_steps, NEAR_STEPS
     if not fewest * calibrated <= steps <= most * calibrated or steps < 3:
-        return f"it holds from {fewest:g} to {most:g} times the calibrated number of steps"
+        return f"this works from {fewest:g} to {most:g} times the calibrated number of steps, and from 3 steps on"
     if any(a <= b for grid in (policy.origin.noise_levels, levels) for a, b in pairwise(grid)):
-        return "its noise levels do not fall from step to step"
+        return "the noise levels (sigmas) of this call or of calibration do not decrease from step to step"
     known = policy.origin.noise_levels[:-1]
     if levels[0] > known[0] + (known[0] - known[1]) or levels[-2] < known[-1] - (known[-2] - known[-1]):
-        return f"its noise levels lie outside of the calibrated ones, {known[0]:.4g} to {known[-1]:.4g}"
-    bent = bend(policy.origin.noise_levels, levels)
+        return f"the call's noise levels lie outside of the calibrated ones, {known[0]:.4g} to {known[-1]:.4g}"
+    bent = curve_difference(policy.origin.noise_levels, levels)
     if bent > MOST_BENT:
-        return f"its noise levels follow another curve ({cause}), by up to {bent:.2g} calibrated steps"
+        return (
+            f"the scheduler's noise levels differ from the calibrated curve by up to {bent:.2g} step widths "
+            f"({MOST_BENT:g} is allowed); possible cause: {cause}"
+        )
     return None
 
 
@@ -148,7 +154,7 @@ def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
     steps = len(levels) - 1
     # The noise levels set here are replaced in the next line; mu only has to be there.
     twin.set_timesteps(steps, **({"mu": 1.0} if twin.config.get("use_dynamic_shifting") else {}))
-    lay(twin, levels)
+    set_noise_levels(twin, levels)
     latent, rows = torch.zeros(1, steps, dtype=torch.float64), []
     step_call = StepCall.of(twin)
     for timestep, unit in zip(twin.timesteps, torch.eye(steps, dtype=torch.float64), strict=True):
@@ -172,12 +178,12 @@ def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Transfer
     there, here = origin.noise_levels, tuple(levels)
     steps = len(here) - 1
     computed = max(2, steps * len(policy.computed_steps) // policy.num_inference_steps)
-    cached = placed(policy.cached_steps, there, here, computed)
+    cached = place_schedule(policy.cached_steps, there, here, computed)
     order = max((len(p.history) for p in policy.predictions.values()), default=1) - 1
     calibrated = Outputs.of(policy.gram.numpy(), there)
     outputs, response_there, response_here = calibrated.at(here), response(scheduler, there), response(scheduler, here)
     fitted = policy.predictions
-    weights = corrected(
+    weights = with_loop_corrections(
         outputs.solved(cached, order, response_here),
         here,
         fitted,
@@ -188,6 +194,7 @@ def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Transfer
     guidance = max(1.0, origin.guidance[scale]) if scale else 1.0
     feedback = Feedback.seen_in(calibrated, policy.cached_steps, fitted, response_there, guidance)
     plain = coarser(here, computed)
+    response_plain = response(scheduler, plain)
     return Transfer(
         replace(
             policy,
@@ -199,7 +206,7 @@ def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Transfer
             envelope=None,  # drifts and Gram matrix belong to the calibrated grid
             gram=None,
         ),
-        missed=float(missed(outputs, cached, weights, response_here, feedback)[-1]),
-        missed_by_plain=missed_by_plain(outputs, plain, response(scheduler, plain), response_here, feedback),
-        missed_there=float(missed(calibrated, policy.cached_steps, fitted, response_there, feedback)[-1]),
+        missed=float(predicted_errors(outputs, cached, weights, response_here, feedback)[-1]),
+        missed_by_plain=predicted_error_of_plain_steps(outputs, plain, response_plain, response_here, feedback),
+        missed_there=float(predicted_errors(calibrated, policy.cached_steps, fitted, response_there, feedback)[-1]),
     )

@@ -37,22 +37,64 @@ def mismatch(
         guidance: the guidance arguments of the call that differ; None for one that is missing.
         call: the setting of the call, if known.
     """
-    calibrated = policy.origin.guidance if policy.origin else {}
-    known = {name: value for name, value in calibrated.items() if name in _ADVISED} | dict(guidance or {})
-    settings = {name: f"{value:g}" for name, value in sorted(known.items()) if value is not None}
-    if call and call.takes is not None:
-        settings = {name: value for name, value in settings.items() if name in call.takes}
+    guidance = guidance or {}
+    is_argument = (field in guidance or field == "num_inference_steps") and "." not in field
+    is_argument = is_argument and not (call and call.takes is not None and field not in call.takes)
     resized = call and call.resized(policy)
-    if call and resized:
-        settings |= {name: str(value) for name, value in (call.sizes or {}).items()}
-    setting = f"the calibrated setting ({resized[0]})" if resized else "the calibrated setting"
     return PolicyMismatchError(
         f"the policy does not fit: {field} was {expected} when it was calibrated, and is {actual} now"
         + (f"; it cannot be transferred: {reason}" if reason else ""),
-        given=actual,
-        cure=f"Use {setting}, or calibrate a policy for this one: "
-        + calibrate_commands(steps or policy.num_inference_steps, policy.step_ratio, settings),
+        given=f"{field}={actual}" if is_argument else actual,
+        cure=f"{_as_calibrated(f'{field}={expected}' if is_argument else '', resized[0] if resized else '')}, or "
+        f"calibrate a policy for this one: {_commands_for(policy, steps, guidance, call)}",
     )
+
+
+def other_weights(policy: Policy, what: str, *, given: str, cure: str, call: CallSetting) -> PolicyMismatchError:
+    """Make the error for a pipeline with other weights.
+
+    Args:
+        policy: the policy.
+        what: how the weights differ.
+        given: the model that has them.
+        cure: how to get the calibrated ones back.
+        call: the setting of the call.
+    """
+    commands = _commands_for(policy, None, {}, call)
+    return PolicyMismatchError(
+        f"the policy does not fit: {what}", given=given, cure=f"{cure}, or calibrate a policy for these: {commands}"
+    )
+
+
+def _as_calibrated(argument: str, sizes: str) -> str:
+    """Write how to make the call as in calibration.
+
+    Args:
+        argument: the argument that differs with its calibrated value, or an empty string.
+        sizes: what `CallSetting.resized` returns first, or an empty string.
+    """
+    own = sizes.removeprefix("the pipeline's own ")
+    absent = argument.removesuffix("=None")
+    passed = [argument] * (absent == argument) + [sizes] * (own == sizes)
+    left_out = [absent] * (absent != argument) + [own] * (own != sizes)
+    ways = [f"pass {', '.join(filter(None, passed))} to the call"] * any(passed)
+    ways += [f"leave {' and '.join(left_out)} out of the call"] * bool(left_out)
+    text = " and ".join(ways) or "use the calibrated setting"
+    return text[0].upper() + text[1:]
+
+
+def _commands_for(
+    policy: Policy, steps: int | None, guidance: Mapping[str, float | None], call: CallSetting | None
+) -> str:
+    """Write how to calibrate a policy for the call at hand; for the arguments, see `mismatch`."""
+    calibrated = policy.origin.guidance if policy.origin else {}
+    known = {name: value for name, value in calibrated.items() if name in _ADVISED} | dict(guidance)
+    settings = {name: f"{value:g}" for name, value in sorted(known.items()) if value is not None}
+    if call and call.takes is not None:
+        settings = {name: value for name, value in settings.items() if name in call.takes}
+    if call and call.resized(policy):
+        settings |= {name: str(value) for name, value in (call.sizes or {}).items()}
+    return calibrate_commands(steps or policy.num_inference_steps, policy.step_ratio, settings)
 
 
 def calibrate_commands(steps: int, step_ratio: float, settings: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ertacache.offloaded_weights import OnDisk, at_hand, on_disk
+from ertacache.offloaded_weights import OnDisk, on_disk, tensor_where_kept
 from ertacache.policy import Weights
 
 Array = NDArray[Any]
@@ -99,7 +99,7 @@ def difference(expected: Weights, actual: Weights, model: nn.Module | None = Non
         which is empty if both are stored alike and all samples were compared.
     """
     if not expected.layout:
-        return False, "the policy has no samples of them"
+        return False, "the policy holds no samples of them"
     if expected.layout != actual.layout:
         return True, ""
     if expected.storage == actual.storage:
@@ -155,7 +155,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
         for name, tensor in (*module._parameters.items(), *_buffers(module)):
             if tensor is not None and id(tensor) not in seen:
                 seen.add(id(tensor))
-                yield prefix + name, kept[id(tensor)] if id(tensor) in kept else at_hand(module, name)
+                yield prefix + name, kept[id(tensor)] if id(tensor) in kept else tensor_where_kept(module, name)
 
 
 def _buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

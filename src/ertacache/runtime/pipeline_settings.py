@@ -114,14 +114,14 @@ def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def alike(one: Any, other: Any) -> bool:
+def equal_json(one: Any, other: Any) -> bool:
     """Whether two values of JSON data are equal, numbers up to rounding."""
     if isinstance(one, Real) and isinstance(other, Real):
         return one == other or abs(float(one) - float(other)) <= 1e-6 * max(abs(float(one)), abs(float(other)))
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(alike, one, other))
+        return len(one) == len(other) and all(map(equal_json, one, other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(equal_json(one[key], other[key]) for key in one)
     return bool(one == other)
 
 
@@ -265,7 +265,7 @@ def _difference(
     """
     for name in sorted(expected.keys() | actual.keys()):
         was, now = (side[name] if name in side else default(name) for side in (expected, actual))
-        if was is not _MISSING and now is not _MISSING and not alike(was, now):
+        if was is not _MISSING and now is not _MISSING and not equal_json(was, now):
             return name, was, now
     return None
 

@@ -13,10 +13,10 @@ from ertacache.runtime import parameter_samples
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import loop_modules
 from ertacache.runtime.identity import identify
-from ertacache.runtime.mismatch import calibrate_commands, mismatch
+from ertacache.runtime.mismatch import calibrate_commands, mismatch, other_weights
 from ertacache.runtime.pipeline_settings import (
-    alike,
     configuration_difference,
+    equal_json,
     refuse_other_caches,
     setting_difference,
     settings_of,
@@ -90,19 +90,27 @@ def _check_denoiser(
     _agree(policy, f"adapters of {name}", list(expected.adapters), list(actual.adapters), call)
     other, doubt = parameter_samples.difference(expected.weights, actual.weights, model)
     if other:
-        raise mismatch(
+        raise other_weights(
             policy,
-            f"weights of {name}",
-            "those of another checkpoint, or of this one before a LoRA was fused",
-            "this pipeline's",
+            f"the weights of {name} are not those that it was calibrated on; this is another checkpoint, or a LoRA was "
+            "fused or unfused since",
+            given=f"pipe.{name}",
+            cure="Load those weights (pipe.unfuse_lora() undoes pipe.fuse_lora())",
             call=call,
         )
     if expected.adapters:
         others, _ = parameter_samples.difference(expected.adapter_weights, actual.adapter_weights)
         if others:
-            field = f"weights of the adapters of {name}"
-            raise mismatch(policy, field, "those of other adapters of the same names", "these", call=call)
-    return [f"the weights of {name} are not known to be the same: {doubt}"] if doubt else []
+            raise other_weights(
+                policy,
+                f"the adapters (LoRA) of {name} have the same names as in calibration, but other weights",
+                given=", ".join(actual.adapters),
+                cure="Load the original ones",
+                call=call,
+            )
+    if not doubt:
+        return []
+    return [f"the weights of {name} could not be fully compared: {doubt}. Make sure that this is the same checkpoint"]
 
 
 def check_guidance(policy: Policy, call: CallSetting, reasons: Mapping[str, str]) -> None:
@@ -117,7 +125,7 @@ def check_guidance(policy: Policy, call: CallSetting, reasons: Mapping[str, str]
         return
     for name in sorted({*policy.origin.guidance, *call.guidance}):
         expected, now = policy.origin.guidance.get(name), call.guidance.get(name)
-        if not alike(expected, now):
+        if not equal_json(expected, now):
             found = policy, name, repr(expected), repr(now)
             raise mismatch(*found, reason=reasons.get(name, ""), guidance={name: now}, call=call)
 

@@ -148,8 +148,8 @@ class PolicyDriver(Driver):
             return fitted
         if predictor == "aligned":
             self.report.note(
-                f"step {step}: the computed steps before it, or the guidance, differ from calibration, so Taylor "
-                "weights were used"
+                f"step {step} was extrapolated with generic weights (Taylor's) in place of fitted ones, because the "
+                "computed steps before it, or the guidance, differ from calibration; expect lower quality"
             )
         return taylor(self.levels, step, self.history.steps)
 
@@ -160,7 +160,10 @@ class PolicyDriver(Driver):
         alike = self.skipped == [i for i in self.policy.cached_steps if i < step]
         correction = self._fitted(step) if alike else None
         if correction is None:
-            self.report.note("computed steps were not corrected if this run had not cached the same steps before them")
+            self.report.note(
+                "fitted corrections of computed steps were left out, because this run did not cache the same steps as "
+                "calibration (another strength, say), or its guidance differs; expect lower quality"
+            )
         return correction
 
     def _fitted(self, step: int) -> Prediction | None:

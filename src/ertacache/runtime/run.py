@@ -103,7 +103,8 @@ class Run:
             raise RunError(
                 "the denoiser ran, but the scheduler's step() was never called",
                 given=type(self._seam.scheduler).__name__,
-                cure="This pipeline samples without its scheduler, or in a pipeline within it: accelerate that one.",
+                cure="Accelerate the inner pipeline instead (such as pipe.decoder_pipe); if there is none, this pipeline "
+                "cannot be cached.",
             )
 
     def _leave(self) -> None:
@@ -179,10 +180,11 @@ class Run:
             return output
         if key not in self._calls:
             raise RunError(
-                f"step {self._next_step} is cached, but its call {self._calls.made} differs from the last computed "
-                "step's",
-                given=f"shapes {key[2]}",
-                cure="Calibrate with the guidance settings of this call, so that this step is computed.",
+                f"at cached step {self._next_step} the pipeline calls the denoiser more often, or with other shapes, "
+                "than at the last computed step",
+                given=f"denoiser call {self._calls.made} of the step",
+                cure="Turn off what changes the calls midway (skip-layer guidance, guidance intervals), or calibrate "
+                "with the arguments of this call.",
             )
         return self._calls.repeated(key, module, call, args, kwargs, self._block_factors)
 
@@ -196,7 +198,9 @@ class Run:
             return
         if wanted:
             self.report.note(
-                f"step {self._next_step} was computed: its denoiser call differs from the last computed step's"
+                f"step {self._next_step} was computed although the policy caches it: its denoiser call differs from "
+                "the last computed step's (another expert, guidance switched off, other shapes); this costs time, not "
+                "quality"
             )
         self._calls.begin_computed()
 
@@ -270,23 +274,25 @@ class Run:
             raise self._step_call.misread(scheduler, arguments)
         if not sample.is_floating_point():
             raise RunError(
-                "this model samples tokens: between two of them there is nothing to predict",
+                "this model samples tokens, which are whole numbers and cannot be extrapolated",
                 given=f"a sample of {sample.dtype}",
-                cure="It cannot be cached; disable acceleration.",
+                cure="It cannot be cached: call ertacache.disable(pipe).",
             )
         index = index_of(scheduler, timestep, self._next_step)
         if self._next_step is not None and index < self._next_step:
             raise RunError(
-                f"step {index} is made again after step {self._next_step - 1}",
-                given=f"timestep {timestep}",
-                cure="The pipeline denoises several latents a step or goes back to noisier ones; disable acceleration.",
+                f"the pipeline repeats step {index} (tiled or panorama views, or resampling), and such sampling "
+                "cannot be cached",
+                given=f"step {index} after step {self._next_step - 1}",
+                cure="Call ertacache.disable(pipe).",
             )
         if self._calls.cached and (index != self._next_step or self._calls.made != len(self._calls)):
             raise RunError(
-                f"step {self._next_step} was cached, but the pipeline made step {index} with {self._calls.made} "
-                f"denoiser calls, and the last computed step had {len(self._calls)}",
-                given=f"timestep {timestep}",
-                cure="Calibrate with the guidance settings of this call, so that this step is computed.",
+                f"at cached step {self._next_step} the pipeline went to another step, or made fewer denoiser calls "
+                "than at the last computed one",
+                given=f"step {index} with {self._calls.made} denoiser calls in place of {len(self._calls)}",
+                cure="Calibrate with exactly this call's arguments; if it still happens, this pipeline cannot be "
+                "cached: call ertacache.disable(pipe).",
             )
         return index
 
@@ -299,12 +305,12 @@ class Run:
                     given=type(module).__name__,
                     cure="Replace it before or after a call.",
                 )
-        since = " since the last step" if len(self._calls) else ""
+        since = "since the last step" if len(self._calls) else "before it"
         return RunError(
-            f"the scheduler steps, but no call of the denoiser was seen{since}",
-            given=f"{len(self._modules)} denoisers watched",
+            f"scheduler.step() was called, but no call of the denoiser was seen {since}",
+            given=f"watched: {', '.join(f'pipe.{name}' for name in denoisers_of(self.pipe))}",
             cure="The pipeline calls its denoiser's forward() directly, or steps several latents after one call, "
-            "and cannot be cached; disable acceleration.",
+            "and cannot be cached: call ertacache.disable(pipe).",
         )
 
 

@@ -176,7 +176,7 @@ def _kind(value: Any) -> str:
 
 def _unlike_a_step(given: str) -> PipelineError:
     return PipelineError(
-        "this scheduler cannot be served: its step() does not take a model output, a timestep and a sample",
+        "this scheduler is not supported: its step() does not take a model output, a timestep and a sample",
         given=given,
         cure="Make it take these three, in this order or by the names model_output, timestep and sample.",
     )

@@ -103,7 +103,7 @@ def _plain_levels(scheduler: Any) -> list[float]:
     if len(steps) != num_steps:
         raise _not_served(
             scheduler,
-            "it does not evaluate the denoiser once a step",
+            "it calls the denoiser several times in some steps, as PNDM does",
             f"{type(scheduler).__name__}, {len(steps)} timesteps for {num_steps} steps",
         )
     if len(getattr(scheduler, "sigmas", ())) == len(steps) + 1:
@@ -120,7 +120,7 @@ def _flow_euler_refusal(scheduler: Any) -> str | None:
 
 def _diffusion_refusal(scheduler: Any) -> str | None:
     if getattr(scheduler, "solver_p", None) is not None:
-        return "solver_p hands the step to a second scheduler"
+        return "solver_p=... hands the step to a second scheduler"
     return None
 
 
@@ -131,9 +131,9 @@ def _general_refusal(scheduler: Any) -> str | None:
     if not isinstance(scheduler.config, Mapping):
         return "its config is no mapping"
     if getattr(scheduler, "order", 1) != 1:
-        return f"it evaluates the denoiser {scheduler.order} times a step"
+        return f"it calls the denoiser {scheduler.order} times a step, as Heun's method does"
     if scheduler.config.get("thresholding"):
-        return "thresholding=True makes the step no affine function of the model output"
+        return "thresholding=True changes the predicted picture non-linearly, and weights cannot be fitted through that"
     return None
 
 
@@ -225,10 +225,11 @@ def _not_served(scheduler: Any, reason: str, given: str) -> PipelineError:
     others = [name for name in SAMPLERS if not (of_betas and ("Flow" in name or "CogVideoX" in name))]
     if not of_betas:
         others = others[:1]
+    change = "Change this setting, or use" if "=" in reason else "Use"  # reasons name a setting as name=value
     return PipelineError(
-        f"this scheduler cannot be served: {reason}",
+        f"this scheduler is not supported: {reason}",
         given=given,
-        cure="Change this setting, or use another scheduler if the pipeline takes one: "
+        cure=f"{change} another scheduler if the pipeline takes one: "
         f"{', '.join(others)}, e.g. pipe.scheduler = {others[0]}.from_config(pipe.scheduler.config).",
     )
 
@@ -247,11 +248,11 @@ def retime(scheduler: Any, grid: Sequence[float]) -> list[float]:
         PipelineError: if this scheduler cannot be given other noise levels.
     """
     levels = [float(level) for level in warp(sampler_of(scheduler).noise_levels(scheduler), grid)]
-    lay(scheduler, levels)
+    set_noise_levels(scheduler, levels)
     return levels
 
 
-def lay(scheduler: Any, levels: Sequence[float]) -> None:
+def set_noise_levels(scheduler: Any, levels: Sequence[float]) -> None:
     """Replace the noise levels that ``set_timesteps`` has just set.
 
     Args:

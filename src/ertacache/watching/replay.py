@@ -68,7 +68,7 @@ class ReplayableCall:
         return latents.finished(guard, run.report)
 
 
-def drafted(draft: Draft, call: ReplayableCall, pipe: Any, run: FinishedRun) -> DraftReport:
+def compare_with_draft(draft: Draft, call: ReplayableCall, pipe: Any, run: FinishedRun) -> DraftReport:
     """Make a call again with the draft's policy, and compare the two runs.
 
     Args:

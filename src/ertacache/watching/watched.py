@@ -16,7 +16,7 @@ from ertacache.watching.draft_report import DraftReport
 from ertacache.watching.finished_run import LatentObserver, drift_watch
 from ertacache.watching.guard import Guard, check_guard
 from ertacache.watching.guard_report import GuardReport, Mode
-from ertacache.watching.replay import ReplayableCall, drafted
+from ertacache.watching.replay import ReplayableCall, compare_with_draft
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class _WatchedCall(CallWatch):
         if not (self._call and self._draft and run):
             return
         try:
-            self.report.draft = drafted(self._draft, self._call, self._pipe, run)
+            self.report.draft = compare_with_draft(self._draft, self._call, self._pipe, run)
         except Exception as error:  # such as out of memory, or a setting that the draft's policy is not for
             # The call itself succeeded, so its result is returned; the log has the traceback.
             self.report.note(f"no draft was made: {type(error).__name__}: {error}")
