@@ -1,19 +1,19 @@
-"""From a pipeline, prompts and a budget to a policy, or to a profile that answers to any budget.
+"""Calibration: make a policy from a pipeline, prompts and a budget, or a profile with policies for any budget.
 
-The public functions are in `calibrate`, `make_profile` (its `profile`) and `draft`; below them, in the order of a
-calibration:
+The public functions are `ertacache.calibration.calibrate.calibrate`, `ertacache.calibration.make_profile.profile` and
+`ertacache.calibration.make_draft.draft`. The other modules, in the order of a calibration:
 
-- What is given, checked: `options`, `prompts`, `budget`.
-- Full runs: `full_runs` opens a session; `recorder` makes each run and `recording` holds it, kept by `recording_store`
-  as `recording_file` writes it, under the name that `checkpoint` gives; `gram` and `residual_distances` are what is
-  computed from recordings alone.
-- Closed loops: `lockstep` brings all prompts to each step, every one in a `prompt_thread`; `closed_loop` skips the
-  cached steps and fits what takes their place (`step_fit`), `closed_loops` runs such loops and counts their cost,
-  `paper_loop` computes every step for the paper's fits. A loop gives a `fit`, from `deviations` of its latents, and a
-  `trace` from which another loop can begin.
-- From a budget to a policy: `solve` hands on to `by_steps` (with `search`), `by_threshold`, `by_seconds` (with
-  `timing`) or `by_quality` (with `quality`); `make_policy` says which loop's weights and errors a policy gets.
-- `profile` holds the policies of a profile; `progress` is what is shown meanwhile.
+- Checks of what users give: `options`, `prompts`, `budget`.
+- Full runs: `full_runs` opens a session. `recorder` makes each run, `recording` holds it, `recording_store` keeps it
+  (in files by `recording_file`, under the name from `checkpoint_key`). `gram` and `residual_distances` are computed
+  from recordings alone.
+- Closed loops: `lockstep` brings all prompts to the same step, each in a `prompt_thread`. `closed_loop` skips the
+  cached steps and fits the predictions that replace them (`step_fit`). `loop_runner` runs such loops and counts their
+  denoiser calls. `paper_loop` computes every step, to fit the paper's method. `loop_result` is the result of a loop,
+  with errors from `deviations`; `loop_outputs` keeps its outputs, with which another loop can begin.
+- From a budget to a policy: `policy_for_budget` calls `by_steps` (with `search`), `by_threshold`, `by_seconds` (with
+  `timing`) or `by_quality` (with `quality`). `make_policy` chooses which loop provides a policy's weights and errors.
+- `profile` holds the policies of a profile; `progress` shows how far a calibration is.
 """
 
 from ertacache.calibration.calibrate import calibrate

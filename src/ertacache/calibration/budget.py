@@ -1,4 +1,4 @@
-"""The budget of a calibration: exactly one of six ways to say what is wanted, which come to four kinds."""
+"""The budget of a calibration: users give exactly one of six arguments, which make four kinds of budget."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ertacache.value_checks import as_error, number, whole
 Measure = Literal["psnr", "ssim"]
 """A field of `ertacache.calibration.quality.Quality`."""
 QUALITIES: dict[str, Measure] = {"min_psnr": "psnr", "min_ssim": "ssim"}
-"""Budgets of quality, and what each is about."""
+"""The budgets of quality, each with the measure that it bounds."""
 CEILINGS = {"min_psnr": 100.0, "min_ssim": 1.0}
 """The quality of the full run itself: PSNR in dB, as `ertacache.metrics` caps it, and SSIM."""
 
 FULL_RUNS = 5.0
-"""What calibration for a budget of steps may cost, in full runs' denoiser calls per prompt, unless the user says so."""
+"""The default cost limit of calibration for a budget of steps, in full runs' denoiser calls per prompt."""
 QUALITY_RUNS = 8.0
-"""For a budget of quality, which has to find the number of steps too."""
+"""The default cost limit for a budget of quality, which has to find the number of steps too."""
 MOST_FULL_RUNS = 1e6
-"""More than that is no limit."""
+"""The highest cost limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """What all kinds of budget have.
+    """The fields of all kinds of budget.
 
     Args:
         asked: the budget as the user wrote it, such as ``speedup=2.0``.
-        full_runs: no trial of the search begins that could take calibration's denoiser calls above so many full runs'.
+        full_runs: the cost limit, in full runs per prompt; the search begins no trial that could exceed it.
     """
 
     asked: str
@@ -66,8 +66,8 @@ class QualityBudget(_Asked):
     """At least this quality in the mean over prompts.
 
     Args:
-        measure: of what.
-        least: PSNR in dB, or SSIM up to 1.
+        measure: PSNR or SSIM.
+        least: the bound: PSNR in dB, or SSIM up to 1.
     """
 
     measure: Measure
@@ -79,10 +79,13 @@ Budget = StepsBudget | ThresholdBudget | SecondsBudget | QualityBudget
 
 
 def only_budget(given: Mapping[str, float | None]) -> tuple[str, float]:
-    """The only budget among these, by name.
+    """Return the name and the value of the only budget among these.
+
+    Args:
+        given: the budgets by name; None where one was not given.
 
     Raises:
-        BudgetError: if there is none, more than one, or one that is no number.
+        BudgetError: if there is no budget, more than one, or one that is not a number.
     """
     wanted = {name: value for name, value in given.items() if value is not None}
     if len(wanted) != 1:
@@ -98,17 +101,17 @@ def only_budget(given: Mapping[str, float | None]) -> tuple[str, float]:
 def parse_budget(
     num_steps: int, method: Method, given: Mapping[str, float | None], full_runs: float | None = None
 ) -> Budget:
-    """Exactly one budget, of those that `ertacache.calibrate` takes, and what meeting it may cost.
+    """Check the budget that a user gave, and make it with its cost limit.
 
     Args:
-        num_steps: how many steps are made.
-        method: the method it is for.
+        num_steps: how many steps a call makes.
+        method: the method that the budget is for.
         given: the budgets by the names of `ertacache.calibrate`; None where one was not given.
-        full_runs: as of `ertacache.calibrate`.
+        full_runs: the cost limit, as `ertacache.calibrate` takes it; None for the default.
 
     Raises:
-        BudgetError: if there is none, more than one, or one that is no number, cannot be met, or does not suit the
-            method.
+        BudgetError: if there is no budget, more than one, or one that is not a number, cannot be met, or does not suit
+            the method.
     """
     budget = _parsed(num_steps, method, given)
     return budget if full_runs is None else replace(budget, full_runs=_allowed(full_runs, method))
@@ -134,7 +137,7 @@ def _parsed(num_steps: int, method: Method, given: Mapping[str, float | None]) -
 
 
 def check_prompts(budget: Budget, num_prompts: int) -> None:
-    """Raise `BudgetError` where a budget of quality has too few prompts to hold any out."""
+    """Raise `BudgetError` if the budget is one of quality and there are too few prompts to hold any out."""
     if isinstance(budget, QualityBudget) and not holds_out(num_prompts):
         raise BudgetError(
             "a budget of quality is judged on prompts that the fit did not use, and there are too few",
@@ -166,10 +169,10 @@ def _check_quality(name: str, value: float, asked: str, method: Method) -> None:
 
 
 def _allowed(full_runs: float, method: Method) -> float:
-    """What calibration may cost, in full runs' denoiser calls per prompt.
+    """Check the user's cost limit, and raise it to what the method needs at least.
 
     Raises:
-        BudgetError: if it is not more than the one full run that every calibration makes.
+        BudgetError: if it is not above the one full run that every calibration makes.
     """
     try:
         full_runs = number("full_runs", full_runs, above=1, at_most=MOST_FULL_RUNS)

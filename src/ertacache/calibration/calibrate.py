@@ -102,7 +102,7 @@ def calibrate(
 
 
 def _workload(num_inference_steps: int, method: Method, budget: Budget) -> Workload:
-    """What calibration will do besides the full runs; a search keeps two traces at a time."""
+    """Make the workload of a calibration; a search keeps the traces of two loops at a time."""
     hidden = method.level == "hidden"
     computed = budget.computed if isinstance(budget, StepsBudget) else num_inference_steps
     traced = 2 * computed if method.schedule == "search" and not hidden else 0

@@ -19,14 +19,14 @@ from ertacache.runtime.repeatable_call import Call
 def key_of(
     pipe: Any, circumstances: Circumstances, calls: Sequence[Call], num_inference_steps: int, *, hidden: bool = False
 ) -> str:
-    """A name for a calibration's full runs: the same models, settings, calls and ways to compute give the same name.
+    """Compute a name for a calibration's full runs: equal for equal models, settings, calls and numerical environments.
 
-    Where weights cannot be read, it is unknown whether they are the same, and the name is new each time.
+    If weights cannot be read, they may have changed, so the name is a new one each time.
 
     Args:
         pipe: the pipeline.
-        circumstances: of the calls.
-        calls: one for each prompt.
+        circumstances: the circumstances of the calls.
+        calls: one call for each prompt.
         num_inference_steps: T.
         hidden: whether the blocks' residuals are recorded too.
 
@@ -39,7 +39,7 @@ def key_of(
 
 
 def _plain(value: Any) -> Any:
-    """Something whose ``repr`` tells two call arguments apart."""
+    """Turn a call argument into plain values, whose ``repr`` differs for different arguments."""
     if isinstance(value, (str, int, float, complex, bytes, type(None), torch.dtype, torch.device)):
         return value
     if isinstance(value, Mapping):

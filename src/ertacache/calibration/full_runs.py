@@ -34,7 +34,7 @@ from ertacache.runtime.schedulers import sampler_of
 
 @dataclass(frozen=True)
 class Workload:
-    """What a calibration will do besides the full runs; needed for its announcement, and for what is recorded.
+    """The work of a calibration besides the full runs; determines its announcement, and what is recorded.
 
     Args:
         full_runs: the most denoiser calls of the whole calibration, in full runs per prompt.

@@ -1,8 +1,8 @@
 """Run all prompts side by side through the unchanged pipeline, so that a step can be solved for all of them.
 
 Each prompt has a thread and a twin of the pipeline with its own scheduler. Exactly one thread runs at a time;
-each stops at every step boundary until all have come there. What happens then is up to the loop over the
-`Lockstep`: it sees every prompt's sample and model output, and says with which output each goes on.
+each stops at every step boundary until all have come there. Then the loop over the `Lockstep` sees every prompt's
+latent and model output, and may replace the output with which a prompt continues.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class PromptAtStep:
     """One prompt at a step boundary.
 
     Args:
-        prompt: its number.
-        index: the step's, counted from the first step that the calls make.
+        prompt: the number of the prompt.
+        index: the index of the step, counted from the first step that the calls make.
         step: the arguments of ``scheduler.step``, and how they came about.
-        reply: the model output that the prompt goes on with, (batch, ...); set it to change that.
-        random: the global random state that its call goes on with.
+        reply: the model output with which the prompt continues, (batch, ...); set it to replace the output.
+        random: the global random state with which its call continues.
     """
 
     prompt: int
@@ -45,13 +45,14 @@ class PromptAtStep:
 class Lockstep:
     """Iterate over the steps of all prompts: each item is the list of all prompts at one step.
 
-    A context manager: on exit, calls that have not returned are ended, and what they leave on the pipeline is put back.
+    A context manager: on exit, calls that have not returned are ended, and the pipeline is restored.
 
     Args:
         pipe: the pipeline; left as it was found.
-        calls: one for each prompt.
-        is_cached: the steps at which the denoiser is skipped.
-        prepare: called with the scheduler when ``set_timesteps`` has returned; the noise levels if it retimes it.
+        calls: one call for each prompt.
+        is_cached: returns whether the denoiser is skipped at a step.
+        prepare: called with the scheduler when ``set_timesteps`` has returned; returns the new noise levels if it
+            retimes the scheduler, else None.
         first_step: the step of the grid that the calls make first; ``is_cached``, ``block_factors`` and the items
             count from there.
         residuals_kept, block_factors: see `ertacache.runtime.driver.Driver`.
@@ -59,7 +60,7 @@ class Lockstep:
 
     Attributes:
         outputs: for each prompt, the latent after the last step made.
-        denoiser_calls: over all prompts.
+        denoiser_calls: the number of denoiser calls so far, over all prompts.
     """
 
     def __init__(
@@ -103,14 +104,14 @@ class Lockstep:
 
     @property
     def results(self) -> list[Any]:
-        """For each prompt, what its call returned; None before it has."""
+        """For each prompt, what its call returned; None before it has returned."""
         return [thread.result for thread in self._threads]
 
     def replace_newest_residuals(self, residuals: Sequence[Sequence[Tensor]]) -> None:
-        """At level ``hidden``, put others in place of the blocks' residuals of the newest computed step.
+        """Replace the blocks' residuals of the newest computed step (level ``hidden``).
 
         Args:
-            residuals: one row a prompt, one tensor a denoiser call of the step.
+            residuals: one row for each prompt, with one tensor for each denoiser call of the step.
         """
         for thread, row in zip(self._threads, residuals, strict=True):
             thread.replace_newest_residuals(row)

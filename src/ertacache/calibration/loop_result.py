@@ -67,7 +67,7 @@ class Fit:
 
     @property
     def envelope(self) -> Envelope | None:
-        """How far the prompts drifted, for a guard; None with fewer than `MIN_PROMPTS` prompts."""
+        """The envelope of the prompts' drifts, for a guard; None with fewer than `MIN_PROMPTS` prompts."""
         if len(self.prompt_scores) < MIN_PROMPTS or not self.drifts:
             return None
         flat = {step: [value for own in rows for value in own] for step, rows in self.drifts.items()}

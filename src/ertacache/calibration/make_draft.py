@@ -99,7 +99,7 @@ def draft(
 
 
 def _check_pair(policy: Policy, by: Policy | None) -> None:
-    """Raise `GuardError` where one of the two cannot check the other."""
+    """Raise `GuardError` if one of the two policies cannot check the other."""
     if not policy.cached_steps:
         raise GuardError(
             "there is nothing to check, since this policy caches nothing",
@@ -135,7 +135,7 @@ def _check_count(count: int) -> None:
 def _log_errors(
     pipe: Any, calls: Sequence[Call], policy: Policy, by: Policy, shown: CalibrationProgress
 ) -> list[float]:
-    """The logarithm of each sample's estimated error; calls whose policies are transferred say nothing."""
+    """Compute the logarithm of each sample's estimated error; calls whose policy is transferred are left out."""
     logs: list[float] = []
     for call in calls:
         again = ReplayableCall(pipe, (), call.arguments(), call.random)
@@ -152,7 +152,7 @@ def _log_errors(
 
 
 def _check_logs(logs: Sequence[float], policy: Policy, by: Policy) -> None:
-    """Raise `CalibrationError` where too few samples could be compared, or one is no number."""
+    """Raise `CalibrationError` if too few samples could be compared, or an error is not finite."""
     if len(logs) < MIN_PROMPTS:
         raise CalibrationError(
             "too few of these calls go as those did that the policies were calibrated on",

@@ -24,9 +24,9 @@ from ertacache.policy import Policy
 from ertacache.value_checks import as_error, each, number
 
 FULL_RUNS = 10
-"""A profile costs at most so many full runs' denoiser calls per prompt."""
+"""The cost limit of a profile, in full runs' denoiser calls per prompt."""
 RATIOS = (1.2, 1.5, 2.0, 2.5, 3.0, 3.75, 4.25, 5.0)
-"""The step ratios of its policies."""
+"""The default step ratios of a profile's policies."""
 
 
 def profile(
@@ -104,10 +104,10 @@ def profile(
 
 
 def _counts(ratios: Sequence[float], setting: Setting) -> list[int]:
-    """The numbers of computed steps that ratios mean, falling.
+    """Turn step ratios into numbers of computed steps, the largest first.
 
     Raises:
-        BudgetError: if one is all steps, or fewer than must be computed.
+        BudgetError: if a ratio means all steps, or fewer than must be computed.
     """
     least = setting.fewest_computed
     counts = sorted({int(setting.num_steps / ratio + 1e-9) for ratio in ratios}, reverse=True)
@@ -123,12 +123,12 @@ def _no_such_ratios(ratios: Sequence[float], num_steps: int, cure: str) -> Budge
 
 
 def _policy(session: Session, counts: Sequence[int]) -> Policy:
-    """The policy with the first of these numbers of computed steps, made now or kept by an interrupted profile.
+    """Make the policy with the first of these numbers of computed steps, or load it from an interrupted profile.
 
     Args:
         session: the recorded full runs.
-        counts: the numbers of the policies that are still to be made, falling; each gets a share of the denoiser calls
-            that are left in proportion to its number.
+        counts: the computed steps of all policies that are still to be made, the largest first. Each policy gets a
+            share of the denoiser calls that are left, in proportion to its number of computed steps.
     """
     loops, method, computed = session.loops, Method.named("aligned"), counts[0]
     path = session.folder and session.folder / f"profile-{'-'.join(map(str, counts))}.safetensors"
@@ -150,15 +150,15 @@ def _policy(session: Session, counts: Sequence[int]) -> Policy:
 
 
 def kept_policy(path: Path, computed: int, warn: Callable[[str], None]) -> Policy | None:
-    """The policy that an interrupted profile kept.
+    """Load a policy that an interrupted profile kept.
 
     Args:
-        path: of its file.
-        computed: how many steps it must compute.
+        path: the policy's file.
+        computed: how many steps the policy must compute.
         warn: called with the reason why the file cannot be used.
 
     Returns:
-        None if it is damaged, or is none of a profile.
+        The policy; None if the file is damaged, or its policy is not from such a profile.
     """
     try:
         kept = Policy.load(path)

@@ -1,4 +1,4 @@
-"""What `calibrate`, `profile` and `draft` take alike, checked before the first denoiser call."""
+"""The options that `calibrate`, `profile` and `draft` share, checked before the first denoiser call."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ertacache.output_paths import checked_folder
 from ertacache.runtime.unwrap import own_class
 
 MEMORY_LIMIT = 2 << 30
-"""In bytes: above it, recordings go to files."""
+"""The default size of all recordings, in bytes, above which they go to temporary files: 2 GiB."""
 
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """How a calibration runs, whatever its budget; see `ertacache.calibrate`.
+    """The options of a calibration, whatever its budget; see `ertacache.calibrate`.
 
     Args:
         num_inference_steps: T.
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
         progress: show a progress bar.
         checkpoint: a folder in which full runs are kept; None to keep nothing.
-        memory_limit: bytes; larger recordings go to files.
-        call_arguments: go to every pipeline call, the number of steps apart.
+        memory_limit: the size of all recordings, in bytes, above which they go to files.
+        call_arguments: the arguments of every pipeline call, without the number of steps.
     """
 
     num_inference_steps: int
@@ -49,12 +49,12 @@ class CalibrationOptions:
         checkpoint: str | os.PathLike[str] | None,
         memory_limit: Any,
     ) -> CalibrationOptions:
-        """The options as users give them, in Python's own types.
+        """Check the options that a user gave, and convert them to Python's own types.
 
         Raises:
-            ArgumentError: if one has another type, or a value that it cannot have.
-            OutputError: if nothing can be written to the checkpoint.
-            PipelineError: if ``pipe`` is no pipeline, or its call takes no such arguments.
+            ArgumentError: if an option has the wrong type, or a value that is not allowed.
+            OutputError: if the checkpoint folder cannot be written to.
+            PipelineError: if ``pipe`` is not a pipeline, or its call takes no such arguments.
         """
         value_checks.pipeline(pipe)
         value_checks.call_arguments(own_class(pipe), call_arguments)
@@ -70,19 +70,19 @@ class CalibrationOptions:
 
     @property
     def all_call_arguments(self) -> dict[str, Any]:
-        """The arguments of every pipeline call, the number of steps among them."""
+        """The arguments of every pipeline call, including the number of steps."""
         return {**self.call_arguments, "num_inference_steps": self.num_inference_steps}
 
     def keywords(self) -> dict[str, Any]:
-        """All of it as `ertacache.calibrate` takes it."""
+        """Return all options as keyword arguments of `ertacache.calibrate`."""
         kept = ("seed", "progress", "checkpoint", "memory_limit")
         return {**self.all_call_arguments, **{name: getattr(self, name) for name in kept}}
 
 
 def checked_steps(num_inference_steps: Any) -> int:
-    """A number of steps.
+    """Check the number of inference steps.
 
     Raises:
-        ArgumentError: if it is none.
+        ArgumentError: if it is not a whole number, or out of range.
     """
     return value_checks.whole("num_inference_steps", num_inference_steps, at_least=1, at_most=MOST_STEPS)

@@ -1,7 +1,8 @@
-"""The closed loop on which the paper's method is fitted: it computes every step, and goes on with cached residuals.
+"""The closed loop on which the paper's method is fitted: it computes every step, but continues with cached residuals.
 
-Since every step is computed, Eq. (12) is known on the cached trajectory, and so are the errors that Eqs. (13) to (21)
-are fitted to. The loop decides step by step what is cached (Algorithm 2), or follows a schedule.
+Since every step is computed, the distances of Eq. (12) are known on the cached trajectory, and so are the errors to
+which Eqs. (13) to (21) are fitted. The loop decides at each step whether to cache it (Algorithm 2), or follows a
+schedule.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from ertacache.runtime.schedulers import retime
 
 @dataclass(frozen=True)
 class Observation:
-    """What a loop of the paper's method saw.
+    """The result of the paper's closed loop.
 
     Args:
         cached_steps: the schedule.
         distances: Eq. (12) at every step but the first and the last, on the cached trajectory.
         corrections: ``phi_i`` of Eq. (13) for every cached step.
-        rectification: K and B for every cached step, if they were asked for.
-        error: of the final latent, relative to the full run's.
-        refused: steps that were to be cached, but at which the denoiser's calls change.
+        rectification: K and B for every cached step; None if they were not fitted.
+        error: the error of the final latent, relative to the full run's.
+        refused: the steps that were to be cached, but are computed since the denoiser's calls change there.
     """
 
     cached_steps: tuple[int, ...]
@@ -50,8 +51,8 @@ class Observation:
 
 
 Decide = Callable[[int, float], bool]
-"""``decide(step, distance)``: whether to cache a step whose distance by Eq. (12) is this; infinite where the denoiser's
-calls change."""
+"""``decide(step, distance)`` returns whether to cache a step, given its distance by Eq. (12), which is infinite if the
+denoiser's calls change at this step."""
 
 
 def observe(
@@ -63,16 +64,16 @@ def observe(
     axis: int = 1,
     grid: Sequence[float] | None = None,
 ) -> Observation:
-    """Compute every step, and go on with the reused residual where ``decide`` caches it.
+    """Compute every step, but continue with the reused residual at steps that ``decide`` caches.
 
-    With ``decide`` comparing the distance to a threshold this is Algorithm 2.
+    If ``decide`` compares the distance with a threshold, this is Algorithm 2.
 
     Args:
-        loops: the prompts, and what their loops cost.
-        decide: what is cached.
-        level: of the residuals.
-        granularity: of K and B, which are then solved at each cached step from all prompts; the corrected output is
-            what the prompts go on with. None to fit none.
+        loops: the prompts, and the count of denoiser calls.
+        decide: decides which steps are cached.
+        level: the level of the residuals.
+        granularity: the granularity of K and B. They are solved at each cached step from all prompts, which continue
+            with the corrected output. None to fit no error model.
         axis: the channel axis of the model output, counted with the batch axis at 0.
         grid: T + 1 points from 0 to 1 (Eq. 14), or None for the scheduler's own grid.
     """
@@ -82,9 +83,9 @@ def observe(
 class _PaperLoop:
     """The state of one such loop; see `observe`.
 
-    At level ``hidden`` a second set of runs, the followers, makes the same steps with the blocks left out, since only
-    the pipeline itself can turn what the denoiser's head returns into a model output. At steps that are not cached they
-    are given the blocks' residuals of the first set, so they compute next to nothing.
+    At level ``hidden`` there is a second set of runs, the followers. They make the same steps without the blocks, since
+    only the pipeline itself can turn the output of the denoiser's head into a model output. At steps that are not
+    cached, the followers use the blocks' residuals of the first set, so they compute hardly anything.
     """
 
     def __init__(
@@ -106,11 +107,11 @@ class _PaperLoop:
         self._distances: dict[int, float] = {}
         self._corrections: dict[int, float] = {}
         self._error_models: list[tuple[Tensor, Tensor]] = []
-        # Steps at which the followers leave the blocks out; they stand still while one is added, and come to it next.
+        # Steps at which the followers leave the blocks out. A step is added while they wait at the step before it.
         self._without_blocks: set[int] = set()
 
     def run(self) -> Observation:
-        """Make all steps."""
+        """Run the loop over all steps."""
         hidden = self._level == "hidden"
         with (
             self._lockstep(lambda step: False) as full,
@@ -150,12 +151,12 @@ class _PaperLoop:
         )
 
     def _calls_stay(self, prompts: Sequence[PromptAtStep]) -> bool:
-        """Whether the denoiser's calls are those of the step before: no other expert, no guidance that ends."""
+        """Return whether the denoiser's calls are those of the step before: no other expert, no guidance that ends."""
         before, self._pattern = self._pattern, prompts[0].step.pattern
         return before == self._pattern
 
     def _caches(self, prompts: Sequence[PromptAtStep], same_calls: bool) -> bool:
-        """Whether this step is cached: if it is neither the first nor the last, and so decided."""
+        """Decide whether this step is cached, and note it; the first and the last step are not."""
         index = prompts[0].index
         for prompt in prompts:
             check_finite(prompt.step.model_output, prompt.prompt, index)
@@ -167,7 +168,7 @@ class _PaperLoop:
         return same_calls
 
     def _distance(self, prompts: Sequence[PromptAtStep]) -> float:
-        """Eq. (12) at this step, which is noted."""
+        """Compute the distance of Eq. (12) at this step, and note it."""
         index = prompts[0].index
         error = size = 0.0
         for prompt in prompts:
@@ -179,19 +180,19 @@ class _PaperLoop:
         return self._distances[index]
 
     def _residual(self, prompt: PromptAtStep) -> Tensor:
-        """What Eq. (12) compares, float32."""
+        """Compute the residual that Eq. (12) compares, float32."""
         if self._level == "hidden":
             return sketch(prompt.step.residuals)
         return to_cache(prompt.step.sample.float(), prompt.step.model_output.float(), self._level)
 
     def _prepare(self, followers: Lockstep, prompts: Sequence[PromptAtStep], cached: bool) -> None:
-        """Have the followers leave the blocks out of the step that they come to next."""
+        """Make the followers leave the blocks out at the next step they come to."""
         self._without_blocks.add(prompts[0].index)
         if not cached:
             followers.replace_newest_residuals([prompt.step.residuals for prompt in prompts])
 
     def _go_on(self, prompts: Sequence[PromptAtStep], followed: Sequence[PromptAtStep], cached: bool) -> None:
-        """Set what the prompts and their followers go on with, and take in what that shows."""
+        """Set the outputs with which the prompts and their followers continue, and keep what later steps need."""
         fresh = outputs = {prompt.prompt: prompt.step.model_output.float() for prompt in prompts}
         if cached:
             outputs = self._in_place_of(fresh, self._reused(prompts, followed), prompts[0].index)
@@ -202,13 +203,13 @@ class _PaperLoop:
         self._previous = fresh
 
     def _reused(self, prompts: Sequence[PromptAtStep], followed: Sequence[PromptAtStep]) -> dict[int, Tensor]:
-        """By prompt, the output that the cached residual stands for, float32."""
+        """Compute, for each prompt, the output that the cached residual gives, float32."""
         if self._level == "hidden":
             return {prompt.prompt: prompt.step.model_output.float() for prompt in followed}
         return {p.prompt: from_cache(p.step.sample.float(), self._residuals[p.prompt], self._level) for p in prompts}
 
     def _in_place_of(self, fresh: Mapping[int, Tensor], reused: dict[int, Tensor], index: int) -> dict[int, Tensor]:
-        """What the prompts go on with at a cached step; fits Eq. (13), and Eqs. (15) to (21) if asked."""
+        """Return the prompts' outputs at a cached step; fit Eq. (13), and with a granularity Eqs. (15) to (21)."""
         change = sum(float((fresh[k] - self._previous[k]).abs().sum()) for k in fresh)
         error = sum(float((reused[k] - fresh[k]).abs().sum()) for k in fresh)
         self._corrections[index] = correction_coefficient(error, change)
@@ -223,7 +224,7 @@ class _PaperLoop:
         return {k: rectified(v, k_hat, b_hat, self._granularity, self._axis) for k, v in reused.items()}
 
     def _rectification(self) -> Rectification | None:
-        """K and B of all cached steps."""
+        """Collect K and B of all cached steps."""
         if self._granularity is None or not self._error_models:
             return None
         k_all, b_all = (torch.stack([model[n].cpu() for model in self._error_models]) for n in (0, 1))

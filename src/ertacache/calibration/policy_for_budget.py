@@ -1,4 +1,4 @@
-"""From recorded full runs and a budget to a policy: each kind of budget has a part that solves it."""
+"""From recorded full runs and a budget to a policy: each kind of budget has a module that solves it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ertacache.policy import Policy
 
 
 def solve(session: Session, method: Method, budget: Budget) -> Policy:
-    """The policy of a method at a budget, its steps counted from the first one that the calls make.
+    """Make the policy of a method for a budget; its steps count from the first one that the calls make.
 
     Args:
         session: the recorded full runs.
-        method: what to fit.
-        budget: how much may be computed, or what has to be reached.
+        method: the method to fit.
+        budget: the budget to meet.
 
     Raises:
-        BudgetError: if it cannot be met.
+        BudgetError: if the budget cannot be met.
         MethodError: if the method needs calls that begin with the first step.
         PipelineError: if the method does not suit the pipeline.
     """
@@ -38,7 +38,7 @@ def solve(session: Session, method: Method, budget: Budget) -> Policy:
 
 
 def _check_method(method: Method, setting: Setting) -> None:
-    """Raise `MethodError` or `PipelineError` where a method cannot be fitted in this setting."""
+    """Raise `MethodError` or `PipelineError` if a method cannot be fitted in this setting."""
     if method.timestep_adjustment and setting.first_step:
         raise MethodError(
             "timestep adjustment needs a call that begins with the first step",

@@ -1,4 +1,4 @@
-"""What calibration shows while it works."""
+"""Show the progress of a calibration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from ertacache.untrusted_text import visible
 
 
 class CalibrationProgress:
-    """A bar over denoiser calls, and lines above it; silent if not wanted."""
+    """A progress bar over denoiser calls, with lines of text above it.
+
+    Args:
+        show: whether to show anything at all.
+    """
 
     def __init__(self, show: bool) -> None:
         self._bar = Progress(
@@ -38,18 +42,18 @@ class CalibrationProgress:
         self._bar.stop()
 
     def expect(self, denoiser_calls: int) -> None:
-        """At most so many calls will be made."""
+        """Set the total: at most so many calls will be made."""
         self._bar.update(self._task, total=denoiser_calls)
 
     def advance(self, denoiser_calls: int) -> None:
-        """So many calls were made."""
+        """Advance the bar by so many calls."""
         self._bar.advance(self._task, denoiser_calls)
 
     def phase(self, name: str) -> None:
-        """What is being done now."""
+        """Show what is being done now."""
         self._bar.update(self._task, description=name)
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if not self._bar.disable:
             self._bar.console.print(Text(visible(line)))

@@ -22,16 +22,16 @@ class PromptThread(Driver):
     """One prompt's thread, which runs only between `resume` and the next step boundary. Also its run's driver.
 
     Args:
-        number: of the prompt.
-        pipe: the pipeline, of which the thread gets a twin.
-        call: the prompt's.
+        number: the number of the prompt.
+        pipe: the pipeline; the thread runs a twin of it.
+        call: the call of the prompt.
         is_cached, prepare, residuals_kept, block_factors: see `ertacache.calibration.lockstep.Lockstep`; steps count
             from the first one of the grid.
 
     Attributes:
         output: the latent after the last step made.
-        result: what the call returned; None before it has.
-        random: the global random state that the call goes on with.
+        result: what the call returned; None before it has returned.
+        random: the global random state with which the call continues.
         runs: whether the thread is running now.
     """
 
@@ -64,17 +64,17 @@ class PromptThread(Driver):
 
     @property
     def denoiser_calls(self) -> int:
-        """Of this prompt so far."""
+        """The number of denoiser calls of this prompt so far."""
         return self._run.report.denoiser_calls
 
     def resume(self, reply: Tensor | None) -> Step | None:
         """Let the thread run to its next step boundary.
 
         Args:
-            reply: the model output that the call goes on with; None at first.
+            reply: the model output with which the call continues; None the first time.
 
         Returns:
-            The step there; None when the call has returned.
+            The step at that boundary; None if the call has returned.
         """
         self._step, self._reply = None, reply
         with self.random.lent():
@@ -98,16 +98,16 @@ class PromptThread(Driver):
             history.entries[0] = residual
 
     def unload(self) -> None:
-        """Let a pipeline with model offloading move all its models away, as it does itself when a call ends.
+        """Move all models of a pipeline with model offloading off the device, as the pipeline does when a call ends.
 
-        A call begins with the text encoders, and expects none of the later models beside them; the other prompts
-        stand in the middle of theirs.
+        A call begins with the text encoders and expects no later model on the device. But other prompts are in the
+        middle of their calls, with the denoiser there.
         """
         if hasattr(self._twin, "maybe_free_model_hooks"):
             self._twin.maybe_free_model_hooks()
 
     def abandon(self) -> None:
-        """End the thread, in the middle of its call if need be: at whichever seam it comes to next."""
+        """End the thread; if it is in the middle of its call, at the next seam it comes to."""
         if self._thread.is_alive():
             self._run.ended = self._run.ended or Stop()
             self._go.release()
@@ -154,9 +154,9 @@ class PromptThread(Driver):
 
 
 def _thread_settings() -> list[AbstractContextManager[Any]]:
-    """What torch keeps for each thread, as it is in this one: gradients, autocast, default device, CUDA stream.
+    """Copy the settings that torch keeps for each thread: gradients, autocast, default device, CUDA stream.
 
-    Full runs are recorded in the caller's thread and closed loops run in others, and both are to compute alike.
+    Full runs are recorded in the caller's thread and closed loops run in other threads; both must compute alike.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kinds = ["cpu", *([accelerator.type] if accelerator else [])]

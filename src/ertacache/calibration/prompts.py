@@ -1,4 +1,4 @@
-"""The calls that calibration makes: one for each prompt, and the same again however often it is made."""
+"""Turn prompts into the calls that calibration makes: one for each, which can be repeated exactly."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ertacache.value_checks import abbreviated, call_arguments, each, number
 
 
 def prompts_of(given: Any) -> list[str | Mapping[str, Any]]:
-    """The prompts that a user gave, as a list: whatever can be gone through is taken, an array or a generator too.
+    """Check the prompts that a user gave, and return them as a list; any iterable is taken, an array or generator too.
 
     Raises:
-        CalibrationError: if there are none, or one is neither text nor a mapping, or is an empty text.
+        CalibrationError: if there is no prompt, or one is neither a text nor a mapping, or is an empty text.
     """
     texts = isinstance(given, (str, bytes, Mapping)) or hasattr(given, "columns")  # a table gives its columns' names
     try:
@@ -51,17 +51,18 @@ def prompts_of(given: Any) -> list[str | Mapping[str, Any]]:
 def calls_for(
     pipe: Any, prompts: Iterable[str | Mapping[str, Any]], common: Mapping[str, Any], seed: int
 ) -> list[Call]:
-    """One call for each prompt.
+    """Make one call for each prompt.
 
     Args:
         pipe: the pipeline.
         prompts: texts, or dicts of call arguments.
-        common: the arguments of every call; a prompt's own come before them.
-        seed: prompt k gets a generator seeded ``seed + k``, unless it brings one of its own.
+        common: the arguments of every call; a prompt's own arguments take precedence.
+        seed: prompt k gets a generator seeded ``seed + k``, unless it has one of its own.
 
     Raises:
-        ArgumentError: if one has sigmas or timesteps that are not a list of numbers.
-        CalibrationError: as of `prompts_of`; if one is a text where the pipeline takes none, or brings its own steps.
+        ArgumentError: if a prompt has sigmas or timesteps that are not a list of numbers.
+        CalibrationError: if `prompts_of` raises it, a prompt is a text but the pipeline takes none, or a prompt has its
+            own number of steps.
         PipelineError: if the pipeline's call takes no argument of such a name.
     """
     takes = inspect.signature(own_class(pipe).__call__).parameters
@@ -86,14 +87,14 @@ def calls_for(
         if "generator" in takes and arguments.get("generator") is None:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
         latents = "output_type" in takes and "output_type" not in arguments and gives_latents(own_class(pipe))
-        # Calibration looks at latents; decoding would be waste where nobody asks for pictures.
+        # Calibration compares latents, so nothing is decoded unless pictures are to be judged.
         random = RandomState.of(seed, k)
         calls.append(Call(arguments, random, {"output_type": "latent"} if latents else None))
     return calls
 
 
 def _check_grid(arguments: Mapping[str, Any], prompt: int) -> None:
-    """Raise `CalibrationError` where a grid of the caller's own has another number of steps."""
+    """Raise `CalibrationError` if the caller's own sigmas or timesteps are for another number of steps."""
     steps = arguments.get("num_inference_steps")
     for name in ("sigmas", "timesteps"):
         if steps is None or arguments.get(name) is None:

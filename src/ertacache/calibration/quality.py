@@ -1,7 +1,7 @@
-"""How good pictures are, from the calibration prompts alone: each against its full run, by weights fitted without it.
+"""Judge the quality of the calibration prompts' pictures against their full runs, each held out from its weights.
 
-A closed loop gives every prompt weights that were fitted on the others, so that its pictures are those of prompts that
-calibration did not see. What holds for the mean over prompts like these is bounded from below by Student's t.
+In a closed loop, every prompt uses weights fitted on the other prompts, so its pictures are like those of prompts that
+calibration has not seen. Student's t gives a lower bound of the mean quality over prompts like these.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ertacache.errors import BudgetError, PipelineError
 from ertacache.student_t import student_t
 
 CONFIDENCE = 0.95
-"""One-sided, of `lower_bound`."""
+"""The one-sided confidence of `lower_bound`."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Against the full runs, one number a prompt.
+    """The quality of pictures against the full runs', one number for each prompt.
 
     Args:
-        psnr: in dB.
-        ssim: at most 1.
+        psnr: PSNR in dB.
+        ssim: SSIM, at most 1.
     """
 
     psnr: tuple[float, ...]
@@ -57,16 +57,16 @@ class Judge:
         self._references = [pictures_of(result) for result in references]
 
     def __call__(self, results: Sequence[Any]) -> Quality:
-        """Judge what the calls of all prompts returned."""
+        """Measure the quality of what the calls of all prompts returned."""
         pairs = [(pictures_of(a), b) for a, b in zip(results, self._references, strict=True)]
         return Quality(*(tuple(metric(*pair) for pair in pairs) for metric in self._metrics))
 
 
 def pictures_of(result: Any) -> Tensor:
-    """The pictures or clips that a pipeline call returned, float32 on the CPU, (batch, ..., channels, height, width).
+    """Get the pictures or clips that a call returned, float32 on the CPU, (batch, ..., channels, height, width).
 
     Raises:
-        PipelineError: if it returned none.
+        PipelineError: if it returned no tensor of pictures.
     """
     found = getattr(result, "images", getattr(result, "frames", None))
     if not isinstance(found, Tensor):
@@ -79,10 +79,10 @@ def pictures_of(result: Any) -> Tensor:
 
 
 def lower_bound(values: Sequence[float], confidence: float = CONFIDENCE) -> float:
-    """What the mean over prompts like these exceeds with this confidence, by Student's t.
+    """Bound the mean over prompts like these from below, by Student's t.
 
     Args:
-        values: one number a prompt, two or more.
-        confidence: one-sided, over 0.5.
+        values: one number for each prompt, two or more.
+        confidence: the one-sided confidence, over 0.5.
     """
     return fmean(values) - student_t(len(values) - 1, confidence) * stdev(values) / sqrt(len(values))

@@ -1,4 +1,4 @@
-"""A full run with everything kept: the driver that records it, and what it refuses to record."""
+"""Record a full run with all its latents and outputs, and refuse runs that nothing can be fitted to."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def record(
 
     Args:
         pipe: the pipeline; left as it was found.
-        call: the prompt's.
-        prompt: its number, for error messages.
+        call: the call of the prompt.
+        prompt: the number of the prompt, for error messages.
         num_inference_steps: T.
         on_first: called with the first step, once the denoiser has returned.
         on_step: called after each step with the number of its denoiser calls.
@@ -106,14 +106,14 @@ class Recorder(Driver):
         self.tensors[f"x{index - self.first_step + 1}"] = sample.detach().cpu().clone()
 
     def gram(self) -> Tensor:
-        """See `Recording.gram`; with the contrasts' rows where every step has one."""
+        """Compute `Recording.gram`; the contrasts are further rows if every step has one."""
         steps = len(self.patterns)
         outputs = [self.tensors[f"v{i}"] for i in range(steps)]
         contrasts = [between for between in self.contrasts if between is not None]
         return gram_of_rows([*outputs, *(contrasts if len(contrasts) == steps else [])])
 
     def setting(self) -> Setting:
-        """What the run showed of the setting."""
+        """Make the setting of the run."""
         patterns = self.patterns
         return Setting(
             grid=self.noise_levels,
@@ -160,7 +160,7 @@ class Recorder(Driver):
 
 
 def check_sampler(step: Step) -> None:
-    """Raise `CalibrationError` where nothing can be fitted to a step of this sampler."""
+    """Raise `CalibrationError` if nothing can be fitted to a step of this sampler."""
     scheduler, arguments = step.scheduler, step.arguments
     name = type(scheduler).__name__
     timestep = arguments["timestep"]
@@ -187,7 +187,7 @@ def check_sampler(step: Step) -> None:
 
 
 def check_finite(output: Tensor, prompt: int, step: int) -> None:
-    """Raise `CalibrationError` where a model output is not finite: nothing can be fitted to it."""
+    """Raise `CalibrationError` if a model output is not finite: nothing can be fitted to it."""
     if not bool(torch.isfinite(output).all()):
         raise CalibrationError(
             "the denoiser returned NaN or infinity during calibration",

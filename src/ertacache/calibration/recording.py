@@ -1,4 +1,4 @@
-"""One prompt's full run, recorded: what every policy is fitted to and judged by."""
+"""The recording of one prompt's full run: every policy is fitted to it and judged by it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ertacache.value_checks import each, flag, normalized, number, whole
 
 @dataclass(frozen=True)
 class Setting:
-    """What a full run shows besides its tensors, the same for all prompts of a calibration.
+    """The setting of a full run, which all prompts of a calibration share.
 
     Steps count from the first one made, which for image-to-image lies within the grid.
 
@@ -28,9 +28,9 @@ class Setting:
         first_step: the step of the grid at which the call begins.
         forced: steps whose denoiser calls differ from the step before, so that they must be computed.
         calls_per_step: denoiser calls in the first step.
-        latent_shape: shape of one sample, without the batch axis.
+        latent_shape: the shape of one sample, without the batch axis.
         slopes: ``b_i`` for every step: how far the sampler moves the latent for a unit of model output.
-        same_shape: whether sample and model output agree in shape.
+        same_shape: whether sample and model output have the same shape.
         changes: the steps of the grid before which a callback changed more than the latent.
     """
 
@@ -54,17 +54,17 @@ class Setting:
 
     @property
     def noise_levels(self) -> tuple[float, ...]:
-        """Of the steps that are made, and the terminal one."""
+        """The noise levels of the steps that are made, and the terminal one."""
         return self.grid[self.first_step :]
 
     @property
     def num_steps(self) -> int:
-        """How many steps are made: T, or less for image-to-image."""
+        """The number of steps that are made: T, or fewer for image-to-image."""
         return len(self.noise_levels) - 1
 
     @property
     def fewest_computed(self) -> int:
-        """How many of them are computed by every policy."""
+        """The fewest steps that a policy can compute."""
         return fewest_computed(self.num_steps, self.forced)
 
 
@@ -72,8 +72,8 @@ class Recording:
     """The tensors of one prompt's full run: ``v_i`` and ``x_i`` for every step, and the final latent.
 
     Args:
-        tensors: by name, on the CPU; None where they are in a file.
-        path: of that file, from which each tensor is read when it is asked for.
+        tensors: the tensors by name, on the CPU; None if they are in a file.
+        path: the path of that file, from which each tensor is read when it is asked for.
     """
 
     def __init__(self, tensors: dict[str, Tensor] | None, path: Path | None = None) -> None:
@@ -87,25 +87,25 @@ class Recording:
         return tensor
 
     def model_output(self, step: int) -> Tensor:
-        """``v_i``, (batch, ...), in the pipeline's dtype."""
+        """Return ``v_i``, (batch, ...), in the pipeline's dtype."""
         return self._get(f"v{step}")
 
     def residual(self, step: int) -> Tensor:
-        """A sketch of the blocks' residuals, (elements,), float32, if the run recorded them."""
+        """Return the sketch of the blocks' residuals, (elements,), float32, if the run recorded them."""
         return self._get(f"r{step}")
 
     def sample(self, step: int) -> Tensor:
-        """``x_i``, (batch, ...); ``sample(T)`` is the final latent."""
+        """Return ``x_i``, (batch, ...); ``sample(T)`` is the final latent."""
         return self._get(f"x{step}")
 
     def entry(self, step: int, level: Level) -> Tensor:
-        """The residual that Eq. (12) compares, of one level; float32."""
+        """Return the residual that Eq. (12) compares at this level, float32."""
         if level == "hidden":
             return self.residual(step)
         return to_cache(self.sample(step).float(), self.model_output(step).float(), level)
 
     def gram(self) -> NDArray[np.float64]:
-        """``<v_i, v_j>`` for all pairs of steps, (T, T), float64.
+        """Return ``<v_i, v_j>`` for all pairs of steps, (T, T), float64.
 
         With guidance branches, their contrasts are further rows: (2T, 2T).
         """
@@ -114,5 +114,5 @@ class Recording:
 
 
 def senseless(problem: str) -> CalibrationError:
-    """The error of a recording whose parts do not fit together."""
+    """Make the error for a recording whose parts do not fit together."""
     return CalibrationError("a recording makes no sense", given=problem, cure="Make it again.")

@@ -1,4 +1,4 @@
-"""Recordings as files: written whole or not at all, looked at once, and made anew where they are damaged."""
+"""Recordings as files: written whole or not at all, checked when first read, made anew if damaged."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ertacache.files import entries, opening, save
 
 
 def write(tensors: dict[str, Tensor], setting: Setting, path: Path) -> None:
-    """Keep a recording as a file, whole or not at all."""
+    """Write a recording to a file, whole or not at all."""
     save(path, "recording", asdict(setting), tensors)
     _intact[path] = _state_of(path)
 
 
 def read(path: Path, warn: Callable[[str], None] = lambda line: None) -> tuple[Recording, Setting] | None:
-    """A recording that an earlier, interrupted calibration kept; None if there is none that can be used.
+    """Read a recording that an earlier calibration kept; None if there is no file, or it cannot be used.
 
-    All of it is looked at, once in a process.
+    All its tensors are checked, once in a process.
 
     Args:
-        path: of the file.
-        warn: called with the reason why a file cannot be used.
+        path: the path of the file.
+        warn: called with the reason why the file cannot be used.
     """
     if not path.is_file():
         return None
@@ -43,7 +43,7 @@ def read(path: Path, warn: Callable[[str], None] = lambda line: None) -> tuple[R
 
 
 def _check(setting: Setting, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise `CalibrationError` where the tensors of a file are not those of a full run in this setting."""
+    """Raise `CalibrationError` if the tensors of a file are not those of a full run in this setting."""
     steps = setting.num_steps
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in tensors:
@@ -69,4 +69,4 @@ def _state_of(path: Path) -> tuple[int, ...]:
 
 
 _intact: dict[Path, tuple[int, ...]] = {}
-"""The files that this process has written or looked at, as they were then."""
+"""The files that this process has written or checked, with their state at that time."""

@@ -1,4 +1,4 @@
-"""Where full runs are kept: in memory, in files when they are large, and for good when a folder is given."""
+"""Keep full runs: in memory, in temporary files if they are large, or in a checkpoint folder if one is given."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class RecordingStore:
     """Keeps the full runs of one calibration.
 
     Args:
-        folder: keep them there, so that an interrupted calibration can go on; None to keep them only as long as
-            the calibration lasts.
+        folder: the checkpoint folder, which lets an interrupted calibration continue; None to keep recordings only as
+            long as the calibration lasts.
         key: the calibration's name within the folder.
-        memory_limit: bytes; above it in all, recordings go to files even without a folder.
+        memory_limit: the size of all recordings, in bytes, above which they go to files even without a folder.
 
     Attributes:
         in_files: whether all recordings together are above the limit.
@@ -35,7 +35,7 @@ class RecordingStore:
         """Choose a place for recordings of so many bytes in all, and set ``in_files``.
 
         Returns:
-            The place, for people.
+            The place as text, for a message.
         """
         self.in_files = num_bytes > self._memory_limit
         if self._folder is None and self.in_files:
@@ -45,16 +45,16 @@ class RecordingStore:
         return f"{where} (memory_limit={readable(self._memory_limit)})"
 
     def find(self, prompt: int, warn: Callable[[str], None] = lambda line: None) -> tuple[Recording, Setting] | None:
-        """The full run of a prompt, if an earlier calibration kept it.
+        """Load the full run of a prompt; None if no earlier calibration kept it.
 
         Args:
-            prompt: its number.
+            prompt: the number of the prompt.
             warn: called with the reason why a file cannot be used.
         """
         return read(self._path(prompt), warn) if self._folder else None
 
     def keep(self, prompt: int, tensors: dict[str, Tensor], setting: Setting) -> Recording:
-        """Keep a full run."""
+        """Keep the full run of a prompt."""
         if self._folder is None:
             return Recording(tensors)
         write(tensors, setting, self._path(prompt))
@@ -65,13 +65,13 @@ class RecordingStore:
         return self._folder / f"full-run-{prompt:03d}.safetensors"
 
     def close(self) -> None:
-        """Drop what was kept for this calibration only."""
+        """Delete temporary files."""
         if self._temporary is not None:
             self._temporary.cleanup()
 
 
 def readable(num_bytes: float) -> str:
-    """A number of bytes as a person reads it.
+    """Write a number of bytes in a unit that people can read.
 
     >>> readable(3_500_000)
     '3 MB'

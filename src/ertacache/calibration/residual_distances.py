@@ -10,14 +10,14 @@ from ertacache.method.threshold import Distance, relative_distance
 
 
 def residual_distances(recordings: Sequence[Recording], level: Level) -> Distance:
-    """The distance of Eq. (12) between any two recorded steps, summed over prompts.
+    """Make a function for the distance of Eq. (12) between any two recorded steps, summed over prompts.
 
     Args:
-        recordings: one for each prompt.
-        level: of the residuals.
+        recordings: one recording for each prompt.
+        level: the level of the residuals.
 
     Returns:
-        ``distance(last, step)``; computed when it is first asked for, then kept.
+        ``distance(last, step)``, which computes each distance once.
     """
     known: dict[tuple[int, int], float] = {}
 

@@ -53,7 +53,7 @@ def score(envelope: Envelope, drifts: Mapping[int, float]) -> float:
 
 
 def is_outside(envelope: Envelope, drifts: Mapping[int, float]) -> bool:
-    """Whether a sample's `score` is over the limit; False if no step was reached.
+    """Return whether a sample's `score` is over the limit; False if no step was reached.
 
     Args:
         envelope: calibration's.

@@ -57,7 +57,7 @@ class Guard(Observer):
             self.report.keep(step.index, relative_drift(step.entry, step.before[1]))
 
     def asks_to_compute(self, step: int) -> bool:
-        """Whether to compute this step, which the policy caches.
+        """Return whether to compute this step, which the policy caches.
 
         In mode ``"compute"``, once a sample has left the envelope, all later steps are computed: the weights were
         fitted on other trajectories than its.

@@ -45,7 +45,7 @@ class GuardReport:
 
     @property
     def complete(self) -> bool:
-        """Whether all steps of the envelope were compared."""
+        """True if all steps of the envelope were compared."""
         return self.envelope.reached(self._late) == len(self.envelope.steps)
 
     @property
@@ -65,7 +65,7 @@ class GuardReport:
         return tuple(score > self.limit for score in self.scores)
 
     def left_before_the_last(self) -> bool:
-        """Whether a sample is outside, without the newest drift, which the device may still be computing."""
+        """Return whether a sample is outside, ignoring the newest drift, which the device may still be computing."""
         return any(is_outside(self.envelope, drifts) for drifts in self._drifts(list(self._late)[:-1]))
 
     def _drifts(self, steps: Sequence[int]) -> tuple[dict[int, float], ...]:

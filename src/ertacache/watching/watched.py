@@ -1,4 +1,4 @@
-"""An acceleration whose calls are watched by a guard, a draft, or both; what `ertacache.enable` returns."""
+"""An acceleration whose calls may be watched by a guard and a draft; `ertacache.enable` returns one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class WatchedAcceleration(Acceleration):
 
     @property
     def report(self) -> WatchedReport:
-        """What this thread's last call did; see `ertacache.acceleration.Acceleration.report`."""
+        """The report of this thread's last call; see `ertacache.acceleration.Acceleration.report`."""
         return cast(WatchedReport, super().report)
 
     def watch(self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any], resolved: Resolved) -> CallWatch:
