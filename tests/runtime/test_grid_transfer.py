@@ -120,7 +120,7 @@ def test_on_another_grid_the_step_ratio_is_kept_and_the_report_says_so(steps, co
 
 def test_another_shift_is_refused_unless_it_moves_no_level_by_half_a_step(calibrated, flux, flux_call):
     flux.scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
-    with ertacache.accelerated(flux, calibrated), pytest.raises(PolicyMismatchError, match="differ from the calibrated curve"):
+    with ertacache.accelerated(flux, calibrated), pytest.raises(PolicyMismatchError, match="the calibrated curve"):
         flux(**flux_call(steps=STEPS, guided=True))
     flux.scheduler = FlowMatchEulerDiscreteScheduler(shift=2.9)
     with ertacache.accelerated(flux, calibrated) as run:
@@ -143,12 +143,12 @@ def test_too_far_is_refused_with_the_reason_and_the_command(steps, calibrated, f
 def test_a_scheduler_that_was_not_measured_is_refused(calibrated, flux, flux_call):
     levels = levels_of(flux, flux_call, 16)
     other = dataclasses.replace(calibrated, origin=dataclasses.replace(calibrated.origin, scheduler_class="Other"))
-    with pytest.raises(PolicyMismatchError, match="a transfer with Other was not measured"):
+    with pytest.raises(PolicyMismatchError, match="transfers with Other on such noise levels were not tested"):
         Resolved(other).on_grid(flux.scheduler, levels)
     diffusion = dataclasses.replace(
         calibrated.origin, noise_levels=tuple(14 * s for s in calibrated.origin.noise_levels)
     )
-    with pytest.raises(PolicyMismatchError, match="was not measured for such noise levels"):
+    with pytest.raises(PolicyMismatchError, match="on such noise levels were not tested"):
         Resolved(dataclasses.replace(calibrated, origin=diffusion)).on_grid(flux.scheduler, levels)
 
 
@@ -189,7 +189,7 @@ def test_only_what_was_measured_is_transferred(schedule, level, calibrated, flux
     if measured:
         assert Resolved(policy).on_grid(flux.scheduler, levels).policy.num_inference_steps == 16
     else:
-        with pytest.raises(PolicyMismatchError, match="measured for searched schedules of level 'velocity' alone"):
+        with pytest.raises(PolicyMismatchError, match="only policies of method 'aligned'"):
             Resolved(policy).on_grid(flux.scheduler, levels)
 
 
@@ -202,7 +202,7 @@ def test_evenly_spaced_steps_are_calibrated_without_what_a_transfer_needs(flux, 
     assert policy.gram is None
     with (
         ertacache.accelerated(flux, policy),
-        pytest.raises(PolicyMismatchError, match="only policies of method 'aligned' can be used"),
+        pytest.raises(PolicyMismatchError, match="only policies of method 'aligned'"),
     ):
         flux(**flux_call(steps=10))
 
@@ -493,9 +493,9 @@ def test_another_curve_is_blamed_on_the_size_where_that_differs(calibrated, flux
     flux.scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     flux.scheduler.set_timesteps(sigmas=[1 - i / 16 for i in range(16)], mu=2.0)
     levels = [float(sigma) for sigma in flux.scheduler.sigmas]
-    with pytest.raises(PolicyMismatchError, match=r"calibrated curve .* cause: the size, which was .* and is height=32"):
+    with pytest.raises(PolicyMismatchError, match=r"possible cause: the size, which was .* and is height=32"):
         Resolved(calibrated, setting=given).on_grid(flux.scheduler, levels)
-    with pytest.raises(PolicyMismatchError, match=r"calibrated curve .* cause: the scheduler's shift, which follows"):
+    with pytest.raises(PolicyMismatchError, match=r"possible cause: the scheduler's shift, which follows"):
         Resolved(calibrated, setting=CallSetting(None, calibrated.origin.sizes)).on_grid(flux.scheduler, levels)
 
 

@@ -52,7 +52,7 @@ def refusal(pipe, policy, arguments=None):
     ("options", "named"),
     [
         ({"num_single_layers": 2}, "configuration of transformer, num_single_layers was 1"),
-        ({"seed": 1}, "weights of transformer was"),
+        ({"seed": 1}, "the weights of transformer are not those that"),
     ],
 )
 def test_another_model_is_refused_at_once(policy, options, named, make_flux, request):
@@ -114,7 +114,7 @@ def test_which_adapters_take_part_and_how_much_is_what_counts(flux, flux_call, m
         for name, parameter in flux.transformer.named_parameters():
             if "lora_A.a" in name:
                 parameter.neg_()
-    assert "weights of the adapters of transformer" in refusal(flux, policy)  # another one of the same name
+    assert "have the same names as in calibration, but other weights" in refusal(flux, policy)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])

@@ -86,5 +86,5 @@ def check_attention(modules: Sequence[nn.Module]) -> None:
                 raise RunError(
                     "the pipeline reads what its denoiser's attention leaves behind, and a cached step leaves nothing",
                     given=f"attention by {type(processor).__name__}",
-                    cure="It cannot be cached; disable acceleration.",
+                    cure="It cannot be cached: call ertacache.disable(pipe).",
                 )

@@ -101,8 +101,8 @@ def refusal(policy: Policy, levels: Sequence[float], cause: str = "the scheduler
     steps = len(levels) - 1
     if not _is_measured(policy.method):
         return (
-            "only policies of method 'aligned' can be used at other numbers of steps or noise levels; this one is of "
-            f"method {policy.method.name!r}"
+            "only policies of method 'aligned' (schedule 'search', level 'velocity') can be used at other numbers of "
+            f"steps or noise levels; this one is of method {policy.method.name!r}"
         )
     if policy.gram is None or policy.origin is None:
         return (

@@ -103,8 +103,8 @@ class Run:
             raise RunError(
                 "the denoiser ran, but the scheduler's step() was never called",
                 given=type(self._seam.scheduler).__name__,
-                cure="Accelerate the inner pipeline instead (such as pipe.decoder_pipe); if there is none, this pipeline "
-                "cannot be cached.",
+                cure="Accelerate the inner pipeline instead (such as pipe.decoder_pipe); if there is none, this "
+                "pipeline cannot be cached.",
             )
 
     def _leave(self) -> None:
