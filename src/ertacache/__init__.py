@@ -1,4 +1,19 @@
-"""ERTACache: make a diffusion pipeline two to three times faster, and see what it costs."""
+"""ERTACache: make a diffusion pipeline two to three times faster, and see what it costs.
+
+Calibrate a policy once on a few prompts and save it; then let calls of the pipeline follow it:
+
+>>> policy = ertacache.calibrate(pipe, prompts, num_inference_steps=30, speedup=2)  # doctest: +SKIP
+>>> policy.save("policy.safetensors")  # doctest: +SKIP
+
+>>> policy = ertacache.Policy.load("policy.safetensors")  # doctest: +SKIP
+>>> with ertacache.accelerated(pipe, policy) as run:  # doctest: +SKIP
+...     image = pipe("a red star", num_inference_steps=30).images[0]
+>>> print(run.report)  # doctest: +SKIP
+
+`profile` makes policies for many budgets at once. `enable` and `disable` switch a policy on and off without a ``with``
+block. `draft` makes a check that flags pictures which may have turned out bad. `transferred` adapts a policy to other
+guidance. All errors are in `ertacache.errors` and derive from `ERTACacheError`.
+"""
 
 import sys
 from importlib import import_module

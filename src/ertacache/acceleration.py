@@ -44,8 +44,11 @@ class CallWatch:
 class Acceleration:
     """A policy that is switched on for a pipeline.
 
+    `ertacache.enable` and `ertacache.accelerated` make it, with the guard and the draft of
+    `ertacache.watching.watched.WatchedAcceleration`. Users read its `report`; `watch` and `call` are internal.
+
     Args:
-        policy: the policy that calls follow.
+        policy: the policy that calls follow; also an attribute.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -55,9 +58,10 @@ class Acceleration:
 
     @property
     def report(self) -> Report:
-        """What this thread's last call did; if it made none, the last call of any thread. Empty before the first call.
+        """The report of this thread's last call; if it made none, of the last call of any thread.
 
-        So threads that use copies of one enabled pipeline read the reports of their own calls.
+        It has ``computed_steps``, ``cached_steps``, ``denoiser_calls`` and ``notes``, and prints as a summary. Before
+        the first call it is empty. Threads that use copies of one enabled pipeline read the reports of their own calls.
         """
         report: Report = getattr(self._of_thread, "report", self._last)
         return report
@@ -173,6 +177,8 @@ def _made(make: Callable[..., Any], arguments: _Arguments) -> Any:
 
 def disable(pipe: Any) -> None:
     """Make the pipeline as it was before `ertacache.enable`; a no-op if it is not accelerated.
+
+    The acceleration that `enable` returned keeps the report of the last call.
 
     Args:
         pipe: a diffusers pipeline.

@@ -6,6 +6,12 @@ from __future__ import annotations
 class ERTACacheError(Exception):
     """The base of all errors of this library; the message reads ``what (given: given). cure``.
 
+    Its subclasses are in `ertacache.errors`: ArgumentError, BudgetError, CalibrationError, GuardError, MethodError,
+    MetricError, OutputError, PipelineError, PolicyFileError, PolicyMismatchError, RunError and SharingError. A file
+    that does not exist raises Python's own FileNotFoundError, which is none of them.
+
+    The three arguments are also attributes of the error.
+
     Args:
         what: what failed, in a few words.
         given: what was given, as the user wrote it.

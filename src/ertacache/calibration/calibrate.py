@@ -1,4 +1,4 @@
-"""`calibrate`: record the full runs, choose the schedule, fit what stands in for the denoiser, say what it cost."""
+"""`calibrate`: record the full runs, choose the schedule, fit the predictions of cached steps, report the cost."""
 
 from __future__ import annotations
 
@@ -37,38 +37,60 @@ def calibrate(
 ) -> Policy:
     """Make a policy for a pipeline from a few prompts, for exactly one budget.
 
+    >>> policy = calibrate(pipe, prompts, num_inference_steps=30, speedup=2, guidance_scale=4.0)  # doctest: +SKIP
+
     Args:
         pipe: a diffusers pipeline; left as it was found.
-        prompts: texts, or dicts of call arguments (``prompt_embeds``, ``latents``, ``image``, ...).
-        num_inference_steps: T, three or more; the policy holds for this number of steps.
-        speedup: budget: the least step ratio.
-        num_computed_steps: budget: the most steps that may be computed.
-        threshold: budget: the lambda of Algorithm 2, for methods with ``schedule="offline"``.
-        seconds: budget: the most that one whole call may take, on this machine, in these settings, warmed up.
-        min_psnr: budget: what the PSNR against the full run, in dB, must reach in the mean over prompts like these,
-            with 95 % confidence, judged on prompts that the fit did not use; met with as few computed steps as do.
-        min_ssim: budget: the same of SSIM.
-        method: a name of `ertacache.method.named_methods.NAMED_METHODS`, or a `Method`.
-        full_runs: what calibration may cost, in full runs' denoiser calls per prompt: by default 5, or 8 for a budget
-            of quality. With more of them the schedule is searched longer. An interrupt (Ctrl-C) ends the search with
-            the best schedule so far. Methods that do not search take what they need, at most 3.
-        seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
-        progress: show a progress bar and what calibration costs.
-        checkpoint: a folder in which full runs are kept, so that an interrupted calibration goes on from there,
-            and another budget or method starts from there. No function may be among the call arguments then.
-        memory_limit: bytes; above it, recordings go to files.
-        **call_arguments: go to every pipeline call.
+        prompts: texts, or dicts of call arguments (``prompt_embeds``, ``latents``, ``image``, ...). They share size,
+            guidance and number of steps. One prompt gives a policy; a guard needs four, a budget of quality twelve.
+        num_inference_steps: T, 3 or more; the policy is for this number of steps.
+        speedup: budget: the least step ratio (all steps over computed ones), 1 to T/2. It is not a ratio of times.
+        num_computed_steps: budget: the most steps that may be computed, 2 to T.
+        threshold: budget: the lambda of Algorithm 2, over 0, usually 0.02 to 0.6; for methods with
+            ``schedule="offline"``.
+        seconds: budget: the most seconds that one whole call may take, on this machine, in these settings, warmed up.
+        min_psnr: budget: the least mean PSNR against the full run, in dB, over 0 and under 100.
+        min_ssim: budget: the least mean SSIM against the full run, over 0 and under 1.
+        method: ``"aligned"``, ``"taylor"``, ``"reuse"``, ``"uniform"``, ``"offline"``, ``"offline+time"``,
+            ``"paper"``, or a `Method`.
+        full_runs: the cost limit of calibration, in full runs' denoiser calls per prompt, over 1. By default 5, or 8
+            for a budget of quality; with more, the schedule is searched longer. Methods that do not search take what
+            they need, at most 3.
+        seed: prompt k gets a generator seeded ``seed + k``, unless its dict has one; -2^63 to 2^63 - 1.
+        progress: show a progress bar, and the cost of calibration.
+        checkpoint: a folder in which full runs are kept, but not the search. A later calibration on the same prompts
+            and settings, also with another budget or method, then makes none again. The call arguments must not
+            contain functions.
+        memory_limit: bytes, 2 GiB by default; if all recordings together are larger, they go to temporary files.
+        **call_arguments: passed to every pipeline call (guidance, size, ...). They must be those of the calls to come:
+            calls in another setting are refused, unless the policy can be transferred to it.
 
     Returns:
-        The policy, with what calibration cost and measured in ``policy.calibration``.
+        The policy, with the cost and the measurements of calibration in ``policy.calibration``.
 
     Raises:
-        ArgumentError: if an argument has another type, or a value that it cannot have.
-        BudgetError: on no budget, several, or one that cannot be met.
-        CalibrationError: without prompts, or when the denoiser returns NaN.
-        MethodError: on an unknown method.
-        OutputError: if nothing can be written to the checkpoint.
+        ArgumentError: if an argument has the wrong type, or a value that is not allowed.
+        BudgetError: if there is no budget, more than one, or one that cannot be met.
+        CalibrationError: if there are no prompts, or the denoiser returns NaN.
+        MethodError: if there is no such method.
+        OutputError: if the checkpoint folder cannot be written to.
         PipelineError: if the pipeline or its scheduler cannot be served, or its call takes no such argument.
+
+    Notes:
+        *Quality* is reached by the mean over prompts like these with 95 % confidence, judged on prompts that the fit
+        did not use, with as few computed steps as possible. That needs ``pip install 'ertacache[cli]'``, and a pipeline
+        that returns pictures or clips.
+
+        *Seconds:* the first prompt's call is timed, decoding included. The plan stays 3 % under the budget. If the
+        policy takes longer than the budget, it is made again with fewer steps.
+
+        *Ctrl-C* during the schedule search ends it with the best schedule so far, once there is one, and a note in the
+        policy says so. At any other time it ends calibration without a policy (KeyboardInterrupt).
+
+        *Fields of* ``policy.calibration``: ``budget``, ``num_prompts``, ``denoiser_calls``, ``full_runs``, ``error``
+        and ``notes`` are always there. ``psnr`` and ``ssim`` are measured for a budget of quality, ``seconds`` for one
+        of seconds. ``step_errors`` are not measured for ``offline``, ``offline+time`` and ``paper``. ``threshold`` is
+        there if Algorithm 2 chose the schedule. ``taylor_kept`` says whether Taylor's weights replace fitted ones.
     """
     num_inference_steps = checked_steps(num_inference_steps)
     chosen = method if isinstance(method, Method) else Method.named(method)
@@ -113,8 +135,8 @@ def _say_what_was_made(policy: Policy, progress: CalibrationProgress) -> None:
     record = policy.calibration
     progress.say(
         f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed "
-        f"(step ratio {policy.step_ratio:.2f}), error of the final latent {record.error:.4f}; "
-        f"{record.denoiser_calls} denoiser calls, {record.full_runs:.2f} full runs per prompt"
+        f"(step ratio {policy.step_ratio:.2f}), relative error of the final latent {record.error:.2%} (0 is the full "
+        f"run); {record.denoiser_calls} denoiser calls, {record.full_runs:.2f} full runs per prompt"
     )
     for note in record.notes:
         progress.say(f"note: {note}")

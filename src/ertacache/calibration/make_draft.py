@@ -1,4 +1,4 @@
-"""`draft`: make a second opinion on a policy's generations, and find what it usually says on calibration's prompts."""
+"""`draft`: make a check of a policy's generations by second runs, and measure its usual results on some prompts."""
 
 from __future__ import annotations
 
@@ -37,30 +37,44 @@ def draft(
     memory_limit: float = MEMORY_LIMIT,
     **call_arguments: Any,
 ) -> Draft:
-    """Make what `ertacache.accelerated` takes as ``draft=``: it then tells whose pictures to look at.
+    """Make a check of a policy's generations: a second run of each call that flags pictures which may be bad.
+
+    >>> check = draft(pipe, policy, prompts, checkpoint="runs")  # doctest: +SKIP
+    >>> with accelerated(pipe, policy, draft=check) as run:  # doctest: +SKIP
+    ...     image = pipe("a red star", num_inference_steps=30).images[0]
+    >>> run.report.draft.left, run.report.draft.scores, run.report.draft.errors  # doctest: +SKIP
 
     Args:
         pipe: the pipeline that the policy is for; left as it was found.
-        policy: whose runs are to be checked.
-        prompts: those that it was calibrated on, or others like those to come; texts or dicts of call arguments.
-        by: a policy for the draft, of other computed steps, such as another one of the same profile; by default one of
-            step ratio 5 is calibrated now, on these prompts.
-        seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
+        policy: the policy whose runs are to be checked.
+        prompts: the prompts of its calibration, or others like those to come; texts or dicts of call arguments. Four
+            or more; 16 are usual.
+        by: the policy of the second runs: for the same number of steps, with other computed steps, such as another one
+            of the same profile. By default one of step ratio 5 is calibrated now, on these prompts.
+        seed: prompt k gets a generator seeded ``seed + k``, unless its dict has one.
         progress: show a progress bar.
-        checkpoint: as of `ertacache.calibrate`; with that of the policy's calibration, its full runs are used again.
-        memory_limit: as of `ertacache.calibrate`.
-        **call_arguments: go to every pipeline call; ``num_inference_steps`` is the policy's.
+        checkpoint: as for `ertacache.calibrate`; with the folder of the policy's calibration, its full runs are reused.
+        memory_limit: as for `ertacache.calibrate`.
+        **call_arguments: passed to every pipeline call, those of the policy's calibration; ``num_inference_steps`` is
+            the policy's.
 
     Returns:
-        The draft.
+        The draft, for ``draft=`` of `ertacache.enable` and `ertacache.accelerated`. Each call's ``report.draft`` then
+        has, for each sample, ``left``: whether it seems farther from the full run than these prompts do; ``scores``:
+        how far, in standard deviations; and ``errors``: its estimated distance to the full run.
 
     Raises:
-        ArgumentError: if an argument has another type, or a value that it cannot have.
-        CalibrationError: with fewer than four prompts, or of which fewer could be compared, or if a run ends with NaN.
-        GuardError: if the policy caches nothing, or ``by`` computes the same steps or is for other ones.
-        OutputError: if nothing can be written to the checkpoint.
-        PipelineError: if ``pipe`` is no pipeline, or its call takes no such argument.
-        PolicyMismatchError: if a policy is none, or was made for another model or setting.
+        ArgumentError: if an argument has the wrong type, or a value that is not allowed.
+        CalibrationError: if there are fewer than four prompts, or fewer than four samples whose calls follow both
+            policies as calibrated; or if a run ends with NaN.
+        GuardError: if the policy caches nothing, or ``by`` computes the same steps or is for another number of steps.
+        OutputError: if the checkpoint folder cannot be written to.
+        PipelineError: if ``pipe`` is not a pipeline, or its call takes no such argument.
+        PolicyMismatchError: if a policy is not one, or was made for another model or setting.
+
+    Notes:
+        Making a draft costs the calibration of its policy (unless ``by`` is given), and one run of each policy for each
+        prompt. Using it costs the computed steps of the draft's policy in every call.
     """
     listed = prompts_of(prompts)
     for p in (policy, *([] if by is None else [by])):
@@ -107,26 +121,32 @@ def _check_pair(policy: Policy, by: Policy | None) -> None:
             cure="Take another policy.",
         )
     if by is None:
+        if len(policy.computed_steps) <= 2:
+            raise GuardError(
+                "no draft can compute fewer steps than this policy",
+                given=f"{len(policy.computed_steps)} computed steps",
+                cure="Pass by= with a policy of more steps.",
+            )
         return
     if by.computed_steps == policy.computed_steps:
         raise GuardError(
-            "a draft computes other steps than what it is of",
+            "`by` must be another policy than `policy`: both compute the same steps",
             given=f"steps {', '.join(map(str, by.computed_steps))} in both",
-            cure="Take another policy, or leave `by` out.",
+            cure="Pass another one, or leave `by` out.",
         )
     grids = [(p.num_inference_steps, p.first_step) for p in (policy, by)]
     if grids[0] != grids[1]:
         raise GuardError(
-            "a draft is of the same steps as what it is of",
+            "`by` must be for the same num_inference_steps (and strength) as `policy`",
             given="; ".join(f"{steps} steps from step {first} on" for steps, first in grids),
-            cure="Take a policy for the same number of steps, or leave `by` out.",
+            cure="Pass a policy for these, or leave `by` out.",
         )
 
 
 def _check_count(count: int) -> None:
     if count < MIN_PROMPTS:
         raise CalibrationError(
-            "with so few prompts there is no telling what a draft usually tells",
+            f"a draft needs at least {MIN_PROMPTS} prompts",
             given=f"{count} prompts",
             cure=f"Give {MIN_PROMPTS} prompts or more; 16 are usual.",
         )
@@ -155,15 +175,16 @@ def _check_logs(logs: Sequence[float], policy: Policy, by: Policy) -> None:
     """Raise `CalibrationError` if too few samples could be compared, or an error is not finite."""
     if len(logs) < MIN_PROMPTS:
         raise CalibrationError(
-            "too few of these calls go as those did that the policies were calibrated on",
-            given=f"{len(logs)} samples that could be compared, policies {policy.fingerprint} and {by.fingerprint}",
-            cure="Give the arguments of their calibration.",
+            "too few samples could be compared: the calls' number of steps, size or noise levels differ from "
+            "calibration",
+            given=f"{len(logs)} samples, policies {policy.fingerprint} and {by.fingerprint}",
+            cure="Pass the same call arguments as to calibrate().",
         )
     if not all(map(math.isfinite, logs)):
         raise CalibrationError(
-            "a run or its draft ends with NaN",
-            given=f"policy {policy.fingerprint}",
-            cure="See whether the pipeline itself gives numbers on these prompts, in this precision.",
+            "the pipeline returned NaN with one of the two policies",
+            given=f"policies {policy.fingerprint} and {by.fingerprint}",
+            cure="Check the dtype (float16?) and the prompts without ertacache.",
         )
 
 

@@ -1,4 +1,4 @@
-"""`profile`: calibrate a pipeline once for many step ratios, and measure the quality and the time of each policy."""
+"""`profile`: calibrate a pipeline once for several step ratios; measure the quality and the time of each policy."""
 
 from __future__ import annotations
 
@@ -41,34 +41,49 @@ def profile(
     memory_limit: float = MEMORY_LIMIT,
     **call_arguments: Any,
 ) -> Profile:
-    """Make policies from mild to strong in one go, and measure what each costs and saves.
+    """Calibrate policies for several step ratios at once, and measure the quality and the time of each.
 
-    It takes at most `FULL_RUNS` full runs' denoiser calls per prompt: the full runs once, and for each policy the
-    closed loops of a small search. Quality is judged on pictures, each prompt's by weights fitted on the others.
+    >>> policies = profile(pipe, prompts, num_inference_steps=30, checkpoint="runs")  # doctest: +SKIP
+    >>> policy = policies.policy(min_psnr=40)  # doctest: +SKIP
 
     Args:
         pipe: a diffusers pipeline; left as it was found.
         prompts: as `ertacache.calibrate` takes them, twelve or more; the more, the narrower the intervals.
-        num_inference_steps: T, three or more.
-        ratios: the step ratios wanted; where two mean the same number of steps, there is one policy.
-        seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
+        num_inference_steps: T, 3 or more.
+        ratios: the step ratios, each over 1 and at most T/2. If two mean the same number of computed steps, there is
+            one policy for both. The default is 1.2, 1.5, 2, 2.5, 3, 3.75, 4.25 and 5.
+        seed: prompt k gets a generator seeded ``seed + k``, unless its dict has one.
         progress: show a progress bar.
-        checkpoint: a folder in which full runs and finished policies are kept, so that an interrupted profile goes on.
-        memory_limit: bytes; above it, recordings go to files.
-        **call_arguments: go to every pipeline call.
+        checkpoint: a folder in which full runs and finished policies are kept, so that an interrupted profile can be
+            continued.
+        memory_limit: as for `ertacache.calibrate`.
+        **call_arguments: passed to every pipeline call; they must be those of the calls to come.
 
     Returns:
-        The policies, one for each number of computed steps, to choose from by any budget.
+        The profile: one policy for each number of computed steps, the largest number first, to choose from by any
+        budget.
 
     Raises:
-        ArgumentError: if an argument has another type, or a value that it cannot have.
-        BudgetError: if there is no ratio, or one that no policy can have.
-        CalibrationError: with too few prompts, or when the denoiser returns NaN.
-        OutputError: if nothing can be written to the checkpoint.
-        PipelineError: if the pipeline cannot be served, its call takes no such argument, or it gives no pictures to
+        ArgumentError: if an argument has the wrong type, or a value that is not allowed.
+        BudgetError: if there is no ratio, one that no policy can have, or the metrics are not installed.
+        CalibrationError: if there are fewer than twelve prompts, or the denoiser returns NaN.
+        OutputError: if the checkpoint folder cannot be written to.
+        PipelineError: if the pipeline cannot be served, its call takes no such argument, or it returns no pictures to
             judge.
+
+    Notes:
+        The method is ``aligned``. Quality is measured on pictures, each prompt held out from the weights that it uses;
+        that needs ``pip install 'ertacache[cli]'``. A profile costs at most ten full runs' denoiser calls per prompt:
+        the full runs once, and a small search for each policy. Ctrl-C ends it without a profile (KeyboardInterrupt);
+        with ``checkpoint``, the next call continues after the last finished policy.
     """
     num_inference_steps = checked_steps(num_inference_steps)
+    if num_inference_steps < 3:
+        raise BudgetError(
+            "so few steps leave nothing to cache",
+            given=f"num_inference_steps={num_inference_steps}",
+            cure="Use 3 or more.",
+        )
     ratios = as_error(each(number), BudgetError)("ratios", ratios)
     listed = prompts_of(prompts)
     if not holds_out(len(listed)):
@@ -113,13 +128,15 @@ def _counts(ratios: Sequence[float], setting: Setting) -> list[int]:
     counts = sorted({int(setting.num_steps / ratio + 1e-9) for ratio in ratios}, reverse=True)
     if not least <= counts[-1] or counts[0] >= setting.num_steps:
         cure = f"Ask for ratios over 1 and up to {setting.num_steps / least:g}."
+        if least >= setting.num_steps:
+            cure = "These calls leave no step to cache: use more steps, or a higher strength."
         raise _no_such_ratios(ratios, setting.num_steps, cure)
     return counts
 
 
 def _no_such_ratios(ratios: Sequence[float], num_steps: int, cure: str) -> BudgetError:
     given = f"{', '.join(f'{ratio:g}' for ratio in ratios) or 'none'} at {num_steps} steps"
-    return BudgetError("these ratios cannot be had", given=given, cure=cure)
+    return BudgetError("no policy can have these ratios of all steps to computed ones", given=given, cure=cure)
 
 
 def _policy(session: Session, counts: Sequence[int]) -> Policy:

@@ -17,14 +17,16 @@ from ertacache.value_checks import anything, each, instance, normalized
 
 @dataclass(frozen=True)
 class Profile:
-    """Policies of one pipeline in one setting, the one with the most computed steps first.
+    """Policies of one pipeline in one setting, to choose from by any budget; `ertacache.profile` makes it.
 
-    Each says in ``policy.calibration`` what it measured: PSNR and SSIM of every prompt by weights that were fitted
-    without it, and the seconds of a call on the machine of the profile.
+    Args:
+        policies: the policies, the one with the most computed steps first. Each has in ``policy.calibration`` the
+            ``psnr`` (in dB) and the ``ssim`` of every prompt, by weights that were fitted without it, and the
+            ``seconds`` of one whole call on the profile's machine, estimated from the timing of two calls.
 
     Raises:
-        CalibrationError: if there is none, their numbers of computed steps do not fall, or one says nothing of its
-            quality or time.
+        CalibrationError: if there is no policy, their numbers of computed steps do not fall, or one has no quality or
+            time.
     """
 
     policies: tuple[Policy, ...]
@@ -42,7 +44,7 @@ class Profile:
                 raise _wrong(f"the policy of {count} steps does not say what quality it has, or what time it takes")
 
     def frontier(self) -> list[Policy]:
-        """The policies that no other one beats: each has a higher mean PSNR than all that compute fewer steps."""
+        """Return the policies that are worth their cost: each has a higher mean PSNR than all with fewer steps."""
         kept: list[Policy] = []
         for policy in reversed(self.policies):
             if not kept or fmean(policy.calibration.psnr) > fmean(kept[-1].calibration.psnr):
@@ -58,13 +60,21 @@ class Profile:
         min_psnr: float | None = None,
         min_ssim: float | None = None,
     ) -> Policy:
-        """The policy that meets exactly one budget, without a denoiser call; see `ertacache.calibrate`.
+        """Choose the policy for exactly one budget, without a denoiser call.
 
-        For a budget of cost it is the one of the highest PSNR that meets it, for one of quality the one with the fewest
-        computed steps whose quality is this in the mean, with 95 % confidence.
+        For a budget of cost, it is the policy with the highest mean PSNR that meets it. For a budget of quality, it is
+        the one with the fewest computed steps whose mean quality reaches it with 95 % confidence. The ``budget`` of
+        its ``calibration`` is then, for example, ``min_psnr=40 of a profile``.
+
+        Args:
+            speedup: the least step ratio.
+            num_computed_steps: the most computed steps.
+            seconds: the most seconds of one whole call; the policy's ``seconds`` must be 3 % less.
+            min_psnr: the least mean PSNR against the full run, in dB.
+            min_ssim: the least mean SSIM against the full run.
 
         Raises:
-            BudgetError: on no budget, several, or one that none of these policies meets.
+            BudgetError: if there is no budget, more than one, or one that none of these policies meets.
         """
         name, value = only_budget(
             {
@@ -98,21 +108,27 @@ class Profile:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all.
 
+        Args:
+            path: the file to write; missing folders are made.
+
         Raises:
-            ArgumentError: if ``path`` is none.
-            OutputError: if it cannot be written.
+            ArgumentError: if ``path`` is not a path.
+            OutputError: if the file cannot be written.
         """
         tensors = {f"{k}.{name}": t for k, p in enumerate(self.policies) for name, t in p.tensors().items()}
         save(path, "profile", {"policies": [policy.metadata() for policy in self.policies]}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Profile:
-        """Read what `save` wrote.
+        """Read a profile file.
+
+        Args:
+            path: a file that `save` wrote.
 
         Raises:
-            ArgumentError: if ``path`` is none.
+            ArgumentError: if ``path`` is not a path.
             FileNotFoundError: if there is no such file.
-            PolicyFileError: if it is damaged, was not written by this library, or has another schema.
+            PolicyFileError: if the file is damaged, was not written by this library, or has another schema.
         """
         with reading(path, "profile") as (content, named):
             plain = each(anything)("policies", entries(cls, content, "the profile")["policies"])

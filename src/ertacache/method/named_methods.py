@@ -20,6 +20,9 @@ PREDICTORS: tuple[Predictor, ...] = ("reuse", "taylor", "aligned")
 class Method:
     """How to choose the cached steps, and what replaces the denoiser's output there.
 
+    `Method.named` has the documented methods: ``aligned`` (the default of `ertacache.calibrate`), ``taylor``,
+    ``reuse``, ``uniform``, ``offline``, ``offline+time`` and ``paper``.
+
     Args:
         schedule: ``uniform`` (evenly spaced), ``offline`` (the paper's, by
             `ertacache.method.threshold.threshold`), or ``search`` (the schedule with the smallest closed-loop error
@@ -31,10 +34,18 @@ class Method:
             order over noise levels) or ``aligned`` (fitted weights, see `ertacache.method.aligned_weights`).
         order: the highest difference that ``aligned`` uses, 1 to 3; with fewer than four prompts 2 at most.
         timestep_adjustment: whether cached steps are shortened, see `ertacache.method.timesteps`.
-        rectification: granularity of the paper's error model, see `ertacache.method.rectification`; None to use none.
+        rectification: the granularity of the paper's error model at a cached step: ``step`` (one line in all),
+            ``channel`` (one for each channel) or ``element`` (one for each element, which ties the policy to one latent
+            shape); None to use none. See `ertacache.method.rectification`.
 
     Raises:
-        MethodError: on an unknown name, or on parts that do not go together.
+        MethodError: on an unknown name, or on parts that do not go together: ``search`` without ``aligned``; or
+            timestep adjustment or rectification with another predictor than ``reuse``.
+
+    Notes:
+        All methods take the budgets ``speedup``, ``num_computed_steps`` and ``seconds``. ``threshold`` needs
+        ``schedule="offline"``. ``min_psnr`` and ``min_ssim`` need another schedule than that, and neither timestep
+        adjustment nor rectification.
 
     >>> Method.named("paper").schedule
     'offline'
@@ -81,7 +92,7 @@ class Method:
         """Look up a documented method.
 
         Args:
-            name: one of `NAMED_METHODS`.
+            name: ``aligned``, ``taylor``, ``reuse``, ``uniform``, ``offline``, ``offline+time`` or ``paper``.
 
         Raises:
             MethodError: if there is no such name.

@@ -56,13 +56,26 @@ _NOTHING = CalibrationRecord(budget="none")
 class Policy:
     """Which steps to skip, and what replaces the denoiser's output there.
 
+    `ertacache.calibrate` makes policies. They can also be written by hand; the methods ``reuse`` and ``taylor`` need no
+    more than this:
+
+    >>> from ertacache import Method, Policy
+    >>> policy = Policy(num_inference_steps=8, cached_steps=(2, 4, 5), method=Method.named("taylor"))
+    >>> policy.computed_steps
+    (0, 1, 3, 6, 7)
+    >>> policy.step_ratio
+    1.6
+
+    `save` and `load` keep a policy in a file. ``push_to_hub`` uploads it to the Hugging Face Hub, and
+    ``from_pretrained`` loads it from there, from a folder or from a file (`ertacache.sharing`).
+
     Args:
         num_inference_steps: T, 1 to 10,000.
         cached_steps: S, rising, within 1 .. T-1; all methods but `aligned` compute the last step too.
         method: the method that made the policy.
         predictions: by step: for a cached step, its prediction; for a computed step, its correction.
-        origin: the pipeline and settings of the calibration; None for a policy written by hand, which no call is
-            compared with.
+        origin: the pipeline and settings of the calibration, which calls are compared with. None for a policy written
+            by hand: calls must then have its number of steps, and nothing else is compared.
         time_grid: T + 1 points rising from 0 to 1 (see `ertacache.method.timesteps`); None for the scheduler's own
             grid.
         rectification: the paper's error model, one entry for each cached step; None without one.
@@ -75,6 +88,11 @@ class Policy:
 
     Raises:
         PolicyFileError: if a value has the wrong type or range, or the values do not fit together.
+
+    Notes:
+        The parts are ``Origin``, ``Rectification``, ``CalibrationRecord`` and ``Envelope`` from `ertacache.policy`, and
+        ``Prediction`` from `ertacache.method.prediction`. A cached step of ``aligned`` without a prediction is
+        extrapolated with Taylor's weights, and the report notes it.
     """
 
     num_inference_steps: int

@@ -23,6 +23,9 @@ from ertacache.value_checks import instance, normalized, number, text
 class Draft:
     """The policy of the second run, and the distribution of calibration's estimated errors.
 
+    `ertacache.draft` makes it, and ``draft=`` of `ertacache.enable` and `ertacache.accelerated` takes it, with the
+    policy that it was made for and no other.
+
     Args:
         policy: the policy of the second run.
         of: the fingerprint of the policy whose runs are checked.

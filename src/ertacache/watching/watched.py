@@ -38,7 +38,7 @@ class WatchedReport(Report):
 
 
 class WatchedAcceleration(Acceleration):
-    """A policy that is switched on for a pipeline, with guard and draft; what `ertacache.accelerated` gives.
+    """A policy that is switched on for a pipeline, with guard and draft; `ertacache.accelerated` returns one.
 
     Args:
         policy: the policy that calls follow.
