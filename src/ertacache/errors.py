@@ -7,8 +7,8 @@ class ERTACacheError(Exception):
     """The base of all errors of this library; the message reads ``what (given: given). cure``.
 
     Its subclasses are in `ertacache.errors`: ArgumentError, BudgetError, CalibrationError, GuardError, MethodError,
-    MetricError, OutputError, PipelineError, PolicyFileError, PolicyMismatchError, RunError and SharingError. A file
-    that does not exist raises Python's own FileNotFoundError, which is none of them.
+    MetricError, OutputError, PipelineError, PolicyFileError, PolicyMismatchError, RunError and SharingError. Loading a
+    file that does not exist raises Python's own FileNotFoundError, which is not among them.
 
     The three arguments are also attributes of the error.
 

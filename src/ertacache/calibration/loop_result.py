@@ -13,7 +13,7 @@ from ertacache.watching.drift_score import MIN_PROMPTS, envelope_of
 
 
 class FittedOn(Enum):
-    """The prompts that the weights are fitted on which a prompt of a closed loop uses."""
+    """The prompts that take part in fitting the weights that one prompt of a closed loop uses."""
 
     ALL_PROMPTS = auto()
     """All prompts of the loop, as for the policy's weights."""

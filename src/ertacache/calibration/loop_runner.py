@@ -56,7 +56,7 @@ class ClosedLoops:
         return self.cost_of(self.setting.num_steps)
 
     def cost_of(self, computed: int) -> int:
-        """The denoiser calls of one loop over all prompts that computes so many steps."""
+        """Return the denoiser calls of one loop over all prompts that computes so many steps."""
         return computed * self.setting.calls_per_step * len(self.calls)
 
     def judge_pictures(self) -> None:

@@ -23,7 +23,7 @@ class CalibrationOptions:
 
     Args:
         num_inference_steps: T.
-        seed: prompt k gets a generator seeded ``seed + k``, unless its dict brings one.
+        seed: prompt k gets a generator seeded ``seed + k``, unless its dict has one.
         progress: show a progress bar.
         checkpoint: a folder in which full runs are kept; None to keep nothing.
         memory_limit: the size of all recordings, in bytes, above which they go to files.

@@ -29,7 +29,7 @@ class Draft:
     Args:
         policy: the policy of the second run.
         of: the fingerprint of the policy whose runs are checked.
-        mean: of the logarithm of the estimated errors of calibration's samples; see
+        mean: the mean logarithm of the estimated errors of calibration's samples; see
             `ertacache.watching.draft_report.estimated_errors`.
         deviation: the standard deviation of that logarithm, over 0.
         limit: a sample with a higher score is farther off than calibration's; of samples like calibration's, one in

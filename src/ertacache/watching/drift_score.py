@@ -103,7 +103,10 @@ def envelope_of(drifts: Mapping[int, Sequence[float]], num_steps: int) -> Envelo
 
 
 def limit_for_one_more(count: int) -> float:
-    """The score that one more sample of a normal distribution exceeds once in twenty times, if ``count`` are known."""
+    """Compute the 95 % upper prediction limit for one new sample of a normal distribution, given ``count`` samples.
+
+    It is in standard deviations of these samples above their mean.
+    """
     return student_t(count - 1, WITHIN) * sqrt(1 + 1 / count)
 
 
@@ -113,7 +116,7 @@ def size_of(drifts: Iterable[float]) -> float:
 
 
 def _logs_of_sums(drifts: Array, middle: int) -> Array:
-    """The logarithm of the root of the running sum of squares along the first axis, restarted at index ``middle``."""
+    """Compute the log of the root of the running sum of squares along the first axis, restarted at index ``middle``."""
     finite = _finite(drifts)
     summed = [np.cumsum(half**2, axis=0) for half in (finite[:middle], finite[middle:])]
     logs: Array = 0.5 * np.log(np.concatenate(summed))
@@ -127,7 +130,7 @@ def _finite(drifts: Array) -> Array:
 
 
 def _deviation(variance: Array) -> Array:
-    """Standard deviations from variances by step; half pooled over steps, since few samples say little about one."""
+    """Compute standard deviations from variances by step; half pooled, since few samples say little about one step."""
     half_pooled: Array = np.sqrt(np.maximum((variance + variance.mean()) / 2, _TINY))
     return half_pooled
 
