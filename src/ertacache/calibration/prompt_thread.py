@@ -101,7 +101,7 @@ class PromptThread(Driver):
         """Move all models of a pipeline with model offloading off the device, as the pipeline does when a call ends.
 
         A call begins with the text encoders and expects no later model on the device. But other prompts are in the
-        middle of their calls, with the denoiser there.
+        middle of their calls, and have the denoiser on it.
         """
         if hasattr(self._twin, "maybe_free_model_hooks"):
             self._twin.maybe_free_model_hooks()
