@@ -73,7 +73,7 @@ def test_the_score_is_of_the_distance_to_the_run_of_the_cheaper_policy(flux, flu
         told.limit = limit
         assert told.left == tuple(k in outside for k in (0, 1))
         listed = ", ".join(map(str, outside))
-        said = f"farther off than calibration's: samples {listed} (" if outside else "as near as"
+        said = f"suspicious: sample{'s' * (len(outside) > 1)} {listed} deviate" if outside else "nothing suspicious"
         assert said in str(run.report)
 
 
@@ -137,12 +137,14 @@ def test_a_draft_of_other_runs_and_what_is_none_are_refused(flux, make_policy, p
 
 def test_what_it_cannot_be_made_of_is_said(flux, make_policy, policies):
     policy, _ = policies
-    with pytest.raises(GuardError, match=r"other steps than what it is of.*steps 0, 1, 4, 6, 7 in both"):
+    with pytest.raises(GuardError, match=r"both compute the same steps.*steps 0, 1, 4, 6, 7 in both"):
         ertacache.draft(flux, policy, ["a"] * 4, by=make_policy(STEPS, CACHED))
     with pytest.raises(GuardError, match=r"caches nothing.*8 of 8 steps"):
         ertacache.draft(flux, make_policy(STEPS, ()), ["a"] * 4)
-    with pytest.raises(CalibrationError, match="3 prompts"):
+    with pytest.raises(CalibrationError, match="at least 4 prompts .*3 prompts"):
         ertacache.draft(flux, policy, ["a"] * 3)
+    with pytest.raises(GuardError, match=r"no draft can compute fewer .*2 computed steps.*Pass by="):
+        ertacache.draft(flux, make_policy(STEPS, (1, 2, 3, 5, 6, 7)), ["a"] * 4)
     with pytest.raises(GuardError, match=r"8 steps from step 0 on; 7 steps from step 0 on"):
         ertacache.draft(flux, policy, ["a"] * 4, by=make_policy(7, (1, 2, 3, 4, 5)))
 
@@ -184,7 +186,7 @@ def test_a_broken_second_run_leaves_the_pipeline_as_it_was_and_loses_no_picture(
 def test_the_same_is_near_and_what_is_no_number_is_not(distance, left):
     told = DraftReport(torch.tensor([distance]), None, mean=0.0, deviation=1.0, limit=1.8, denoiser_calls=1)
     assert told.left == (left,)
-    assert ("farther off" in str(told)) == left
+    assert ("suspicious: it deviates" in str(told)) == left
 
 
 def test_an_error_is_the_distance_in_proportion_to_the_drifts(flux, flux_call, watched):
@@ -216,7 +218,7 @@ def test_no_error_is_told_of_runs_that_are_not_as_calibrations(flux, flux_call, 
         with ertacache.accelerated(pipe, p, guard=mode, draft=replace(draft, of=p.fingerprint)) as run:
             pipe(**call)
         assert run.report.draft.scores == run.report.draft.left == ()
-        assert "not all steps could be compared" in str(run.report)
+        assert "draft: no verdict" in str(run.report)
 
 
 def test_where_the_drafts_policy_does_not_take_the_call_there_is_a_note(

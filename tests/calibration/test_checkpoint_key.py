@@ -165,6 +165,6 @@ def test_traces_above_the_limit_go_to_files_and_change_nothing(embedded, setting
     small = ertacache.calibrate(embedded.pipe, prompts, speedup=2, memory_limit=1000, **{**settings, "progress": True})
     needs = capsys.readouterr().err.replace("\n", " ")
     large = ertacache.calibrate(embedded.pipe, prompts, speedup=2, **settings)
-    assert "of recordings in" in needs
+    assert "for recordings in" in needs
     assert small.calibration.denoiser_calls == large.calibration.denoiser_calls
     assert small.predictions == large.predictions

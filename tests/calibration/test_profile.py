@@ -168,6 +168,8 @@ def test_profiles_need_prompts_ratios_and_an_order(embedded, settings, by_hand):
     for ratios in ((), (1.0,), (0,), (float("nan"),), (2.0, float("inf"))):  # before any full run
         with pytest.raises(BudgetError, match="ratios"):
             make_profile(None, embedded.calibration_prompts[:12], **{**settings, "ratios": ratios})
+    with pytest.raises(BudgetError, match=r"nothing to cache .*Use 3 or more"):
+        make_profile(None, embedded.calibration_prompts[:12], **{**settings, "num_inference_steps": 2})
     with pytest.raises(BudgetError, match="up to 5"):
         make_profile(embedded.pipe, embedded.calibration_prompts[:12], **{**settings, "ratios": (20.0,)})
     for policies in ((), by_hand.policies[::-1]):

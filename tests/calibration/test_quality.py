@@ -86,11 +86,11 @@ def test_a_quality_that_only_the_full_run_has_caches_nothing(embedded, settings,
     [
         ({"min_psnr": 40}, "too few"),
         ({"min_psnr": 40, "speedup": 2}, "exactly one budget"),
-        ({"min_psnr": 100}, "full run alone"),
-        ({"min_ssim": 1}, "full run alone"),
+        ({"min_psnr": 100}, "only the full run"),
+        ({"min_ssim": 1}, "only the full run"),
         ({"min_ssim": -1}, "positive"),
         ({"seconds": 0}, "positive"),
-        ({"min_psnr": 40, "method": "paper"}, "apart from its fit"),
+        ({"min_psnr": 40, "method": "paper"}, "do not work with this method"),
     ],
 )
 def test_an_impossible_quality_is_refused_before_anything_runs(embedded, settings, prompts, changes, message):

@@ -53,7 +53,7 @@ def test_generate_says_what_the_guard_saw(policy_file, tmp_path):
     asked = ["generate", "zoo:flux", "a red star", "--guard", "report", "--out", tmp_path / "star.png", "--policy"]
     done = run(*asked, guarded)
     assert done.exit_code == 0, done.output
-    assert "guard: within calibration's envelope" in done.output
+    assert "guard: nothing suspicious" in done.output
     done = run(*asked, policy_file)  # of two prompts
     assert done.exit_code == 2
     assert "no envelope" in done.output

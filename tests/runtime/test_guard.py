@@ -39,7 +39,7 @@ def test_a_report_changes_nothing(flux, flux_call, make_policy):
             assert torch.equal(flux(**call_of(flux_call)).images, plain)
         assert run.report.guard.left == (limit < 0,)
         assert run.report.guard.computed_steps == []
-        assert f"guard: {'outside of' if limit < 0 else 'within'} calibration's envelope" in str(run.report)
+        assert f"guard: {'suspicious: it deviates' if limit < 0 else 'nothing suspicious'}" in str(run.report)
 
 
 def test_what_is_acted_on_is_one_computed_step_old_and_then_all_is_computed(flux, flux_call, make_policy, counted):
@@ -76,7 +76,7 @@ def test_each_sample_of_a_batch_has_a_score_of_its_own(flux, flux_call, make_pol
     with ertacache.accelerated(flux, policy, guard="report") as run:
         flux(**both)
         assert run.report.guard.left == tuple(score > limit for score in together)
-        assert f": samples {int(together[1] > together[0])} " in str(run.report)
+        assert f": sample {int(together[1] > together[0])} deviates " in str(run.report)
         for k in range(2):
             flux(**{name: v[k : k + 1] if isinstance(v, torch.Tensor) else v for name, v in both.items()})
             assert run.report.guard.scores == pytest.approx(together[k : k + 1], rel=1e-3, abs=1e-3)
@@ -150,7 +150,7 @@ def test_a_drift_over_another_stretch_is_not_compared(make_policy):
         guard.computed(ComputedStep(8, entry, None, entry, (5, newest)))
         # Steps 1 and 2 are missing, and a sum with a gap is not compared, whatever comes then.
         assert (guard.report.scores, guard.report.left, guard.asks_to_compute(6)) == ((), (), False)
-        assert "no step could be compared" in str(guard.report)
+        assert "guard: no verdict" in str(guard.report)
 
 
 def test_where_the_policy_corrects_what_it_cannot_correct_is_not_compared(make_policy):

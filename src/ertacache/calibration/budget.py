@@ -158,13 +158,16 @@ def _check_threshold(asked: str, method: Method) -> None:
 def _check_quality(name: str, value: float, asked: str, method: Method) -> None:
     if method.schedule == "offline" or method.timestep_adjustment or method.rectification:
         raise BudgetError(
-            "a budget of quality needs a method whose prompts can be judged apart from its fit",
+            "min_psnr and min_ssim do not work with this method: its quality cannot be measured on held-out prompts",
             given=f"{asked} with method {method.name!r}",
             cure="Use 'aligned', 'taylor', 'reuse' or 'uniform', or another budget.",
         )
     if value >= CEILINGS[name]:
+        only = "PSNR is capped at 100 dB" if name == "min_psnr" else "an SSIM of 1"
         raise BudgetError(
-            "this quality is that of the full run alone", given=asked, cure=f"Ask for less than {CEILINGS[name]:g}."
+            f"only the full run itself has this quality ({only})",
+            given=asked,
+            cure=f"Ask for less than {CEILINGS[name]:g}.",
         )
 
 
@@ -178,10 +181,11 @@ def _allowed(full_runs: float, method: Method) -> float:
         full_runs = number("full_runs", full_runs, above=1, at_most=MOST_FULL_RUNS)
     except ArgumentError as wrong:
         raise BudgetError(
-            "calibration begins with a full run of every prompt, and ends",
+            f"full_runs must be above 1 and at most {MOST_FULL_RUNS:g}, since calibration needs one full run of each "
+            "prompt",
             given=f"full_runs={wrong.given}",
-            cure=f"Allow more than 1, up to {MOST_FULL_RUNS:g}; {FULL_RUNS:g} is usual, 8 or more search longer, "
-            "and Ctrl-C ends the search.",
+            cure=f"Allow more than 1, up to {MOST_FULL_RUNS:g}; the default is {FULL_RUNS:g} ({QUALITY_RUNS:g} for a "
+            "budget of quality).",
         ) from None
     observed = method.schedule == "offline" or method.timestep_adjustment or method.rectification is not None
     least = 1 + observed + method.timestep_adjustment  # what is fitted on a cached trajectory has a full run for it

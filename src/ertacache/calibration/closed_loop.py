@@ -161,12 +161,13 @@ class ClosedLoop:
         """
         wanted = self._setting.grid
         if not any(len(grid) == len(wanted) and np.allclose(grid, wanted, 1e-5, 1e-6) for grid in self._grids):
-            newest = self._grids[-1] if self._grids else ()
-            laid, kept = ([round(level, 4) for level in levels] for levels in (newest, wanted))
+            newest = self._grids[-1] if self._grids else []
+            pairs = enumerate(zip(newest, wanted, strict=False))
+            far = [f"step {i}: {a:.5g}, was {b:.5g}" for i, (a, b) in pairs if not np.isclose(a, b, 1e-5, 1e-6)]
             raise CalibrationError(
-                "the full runs in the checkpoint are of other noise levels than the scheduler lays now",
-                given=f"{laid}, where they have {kept}",
-                cure="Give another checkpoint folder, or have the scheduler's config tell all its settings.",
+                "the scheduler's noise levels changed since the full runs in the checkpoint were made",
+                given=(far or [f"{len(newest)} noise levels, were {len(wanted)}"])[0],
+                cure="Use a new checkpoint folder. (A scheduler of your own: put every setting into its config.)",
             )
 
     def _take_in(self, prompts: Sequence[PromptAtStep]) -> None:

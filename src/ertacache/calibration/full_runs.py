@@ -119,7 +119,7 @@ def open_session(
         with preserved(pipe), RandomState.current().lent(), CalibrationProgress(options.progress) as progress:
             recordings, setting = record_all(pipe, calls, steps, store, progress, workload)
             loops = ClosedLoops(pipe, calls, recordings, setting, progress.advance, traces_in_files=store.in_files)
-            loops.denoiser_calls = loops.full_run  # those of full runs that were found too
+            loops.denoiser_calls = loops.full_run  # full runs from the checkpoint are counted too
             yield Session(loops, circumstances, progress, folder / key if folder else None)
     finally:
         store.close()
@@ -203,9 +203,9 @@ class _Announcement:
         one = with_contrast * steps  # one prompt at a time
         self.progress.expect(int(full_runs * steps * calls_per_step * prompts))
         self.progress.say(
-            f"calibration needs {readable(live * prompts + one)} beside the pipeline, and keeps "
-            f"{readable(kept * prompts)} of recordings in {self.store.reserve(kept * prompts)}; it makes at most "
-            f"{full_runs:g} full runs' denoiser calls per prompt"
+            f"calibration uses {readable(live * prompts + one)} of memory besides the pipeline, "
+            f"{readable(kept * prompts)} for recordings in {self.store.reserve(kept * prompts)}, and at most "
+            f"{full_runs:g} times the denoiser calls of one full run of each prompt"
         )
 
 

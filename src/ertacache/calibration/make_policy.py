@@ -84,8 +84,9 @@ def better_policy(
     keeps_taylor = of_all.score > by_taylor.score
     if keeps_taylor:
         note = (
-            "Taylor weights were kept: the geometric mean of their errors over prompts is "
-            f"{exp(by_taylor.score):.4g}, of the fitted ones' {exp(of_all.score):.4g}"
+            "plain extrapolation (Taylor's weights) is used, since the fitted weights were worse on these prompts "
+            f"(error {exp(of_all.score):.4g} against {exp(by_taylor.score):.4g}); such a policy is not transferred to "
+            "other settings, and more prompts may help"
         )
         fit, notes = by_taylor, [*notes, note]
     else:

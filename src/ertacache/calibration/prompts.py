@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ertacache.calibration.step_fit import MIN_HELD_OUT
 from ertacache.errors import CalibrationError
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.repeatable_call import Call, gives_latents
@@ -30,7 +31,8 @@ def prompts_of(given: Any) -> list[str | Mapping[str, Any]]:
         raise CalibrationError(
             "calibration needs a list of prompts",
             given=abbreviated(given),
-            cure="Pass a list of texts or of dicts of call arguments; 8 or so are enough.",
+            cure="Pass a list of texts or of dicts of call arguments: 8 or so for a budget of steps or seconds, "
+            f"{MIN_HELD_OUT} or more for a budget of quality or a profile.",
         )
     for k, prompt in enumerate(prompts):
         if not isinstance(prompt, (str, Mapping)):
@@ -82,7 +84,7 @@ def calls_for(
                 given=f"{arguments['num_inference_steps']}, and {common.get('num_inference_steps')} for all",
                 cure="Give calibrate() the number of steps; a policy holds for one.",
             )
-        call_arguments(own_class(pipe), {} if isinstance(prompt, str) else prompt)  # the others are known to be taken
+        call_arguments(own_class(pipe), {} if isinstance(prompt, str) else prompt)  # common arguments were checked
         _check_grid(arguments, k)
         if "generator" in takes and arguments.get("generator") is None:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)

@@ -55,9 +55,9 @@ def record(
     steps, first = len(recorder.patterns), recorder.first_step
     if not steps + first == len(recorder.noise_levels) - 1 == num_inference_steps:
         raise CalibrationError(
-            "the full run did not make every step of its grid to the end",
+            "the call stopped early, or made other steps than num_inference_steps asks for",
             given=f"{steps} steps from step {first} on, of {num_inference_steps}",
-            cure="Calibrate with a call that no callback interrupts and that samples once, to the end.",
+            cure="Calibrate with a call that samples once, to the end: no denoising_end, no interrupting callback.",
         )
     recorder.tensors["gram"] = recorder.gram()
     return recorder.tensors, recorder.setting()
@@ -138,7 +138,8 @@ class Recorder(Driver):
             raise PipelineError(
                 "the latents change their shape on the way, and calibration needs one shape",
                 given=f"{tuple(step.sample.shape)} after {tuple(self.sample_shape)}",
-                cure="Calibrate without what cuts them.",
+                cure="Turn off the option that shortens or crops latents during sampling (such as ChronoEdit's "
+                "enable_temporal_reasoning).",
             )
 
     def _begin(self, step: Step) -> None:
@@ -166,23 +167,27 @@ def check_sampler(step: Step) -> None:
     timestep = arguments["timestep"]
     if (getattr(timestep, "ndim", 0) and timestep.numel() > 1) or arguments.get("per_token_timesteps") is not None:
         raise CalibrationError(
-            "the parts of a sample stand at different noise levels, and calibration needs one for all",
-            given=f"{name}, timesteps of shape {tuple(getattr(timestep, 'shape', ()))}",
-            cure="Use the pipeline without conditioning frames or tokens of their own noise level.",
+            "the pipeline passes a different timestep for each frame or token (image or video conditioning), and "
+            "calibration needs one timestep per step",
+            given=name,
+            cure="Call it without conditioning frames, if it can do that, or make a policy by hand (ertacache.Policy).",
         )
     if step.sample.shape != step.model_output.shape and str(scheduler.config.get("variance_type")).startswith(
         "learned"
     ):
         raise CalibrationError(
-            "the model predicts the sampler's noise as well, and nothing can be fitted to that",
+            "the model also predicts the variance of the scheduler's noise, and calibration cannot fit that",
             given=f"{name}, variance_type={scheduler.config['variance_type']!r}",
-            cure="Use a sampler that adds no noise.",
+            cure="Use a scheduler that adds none: pipe.scheduler = DPMSolverMultistepScheduler.from_config("
+            "pipe.scheduler.config, variance_type=None).",
         )
     if not is_affine(scheduler, arguments):
         raise CalibrationError(
-            "this sampler's step is no affine function of the model output",
+            "the scheduler clips the predicted picture, or changes it non-linearly in another way, and weights cannot "
+            "be fitted through that",
             given=name,
-            cure="Switch off what clips or bends its prediction, or use another sampler.",
+            cure=f"Switch that off: pipe.scheduler = {name}.from_config(pipe.scheduler.config, clip_sample=False), or "
+            "likewise clip_denoised=False or thresholding=False; or use another scheduler.",
         )
 
 

@@ -58,7 +58,10 @@ def check_budget(num_steps: int, computed: int, *, given: str) -> None:
 
 
 def fewest_computed(num_steps: int, forced: Collection[int]) -> int:
-    """Count the steps that must be computed: the first, the last, and those in ``forced``."""
+    """Count the fewest steps that a budget may allow: as many as the first, the last, and those in ``forced``.
+
+    Method `aligned` may cache the last one or two steps; it then computes others.
+    """
     return len({0, num_steps - 1, *forced})
 
 
@@ -67,8 +70,9 @@ def check_forced(num_steps: int, computed: int, forced: Collection[int]) -> None
     floor = fewest_computed(num_steps, forced)
     if floor > computed:
         raise BudgetError(
-            "the budget is too small: steps at which the denoiser's calls change cannot be cached",
-            given=f"{computed} computed steps, but {floor} steps cannot be cached",
+            "the budget is too small: this call changes the expert or guidance on the way, and such steps, like the "
+            "first one, are always computed",
+            given=f"{computed} computed steps",
             cure=f"Allow at least {floor} computed steps.",
         )
 

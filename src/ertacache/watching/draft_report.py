@@ -8,7 +8,7 @@ from math import inf, log
 from torch import Tensor
 
 from ertacache.watching.drift_score import size_of
-from ertacache.watching.guard_report import GuardReport, named_samples
+from ertacache.watching.guard_report import GuardReport, suspicion
 from ertacache.watching.pinned_copy import PinnedCopy
 
 
@@ -16,9 +16,9 @@ class DraftReport:
     """The comparison of a call with its draft; see `ertacache.draft`. Waits for the device only when it is read.
 
     Args:
-        distances: (batch,), floating, on any device: between the final latents of the run and the draft.
+        distances: the distances between the final latents of the run and the draft, (batch,), floating, on any device.
         drifts: the drifts of the run and of the draft, or None if one of the policies has no envelope.
-        mean: of the logarithm of the estimated errors, over calibration's samples.
+        mean: the mean logarithm of the estimated errors of calibration's samples.
         deviation: the standard deviation of that logarithm.
         limit: a sample with a higher score is farther off than calibration's.
         denoiser_calls: how many denoiser calls the draft made.
@@ -63,11 +63,11 @@ class DraftReport:
     def __str__(self) -> str:
         scores, left = self.scores, self.left
         if not scores:
-            return "draft: not all steps could be compared with calibration's"
+            return "draft: no verdict: this run did not follow the calibrated steps (see the notes and the guard)"
         worst = f"score {max(scores):.2f}, limit {self.limit:.2f}; {self.denoiser_calls} more denoiser calls"
         if not any(left):
-            return f"draft: as near as calibration's ({worst})"
-        return f"draft: farther off than calibration's{named_samples(left)} ({worst})"
+            return f"draft: nothing suspicious ({worst})"
+        return f"draft: {suspicion(left)} ({worst}); look at it, or run it without the cache"
 
 
 def estimated_errors(distances: Sequence[float], drifts: tuple[GuardReport, GuardReport] | None) -> tuple[float, ...]:
@@ -79,8 +79,8 @@ def estimated_errors(distances: Sequence[float], drifts: tuple[GuardReport, Guar
     little (docs/research-log.md).
 
     Args:
-        distances: to the draft, one for each sample.
-        drifts: the drifts of the run and of the draft, or None if unknown, and the distances are returned.
+        distances: the distances to the draft, one for each sample.
+        drifts: the drifts of the run and of the draft; None if they are unknown: the distances are then returned.
 
     Returns:
         One for each sample; none if not all steps of calibration's runs were compared.

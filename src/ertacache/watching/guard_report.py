@@ -75,14 +75,16 @@ class GuardReport:
     def __str__(self) -> str:
         scores, left = self.scores, self.left
         if not scores:
-            return "guard: no step could be compared with calibration's"
+            return "guard: no verdict: this run did not follow the calibrated steps (see the notes)"
         worst = f"score {max(scores):.2f}, limit {self.limit:.2f}"
         computed = f"; {len(self.computed_steps)} cached steps were computed instead" if self.computed_steps else ""
         if not any(left):
-            return f"guard: within calibration's envelope ({worst}){computed}"
-        return f"guard: outside of calibration's envelope{named_samples(left)} ({worst}){computed}"
+            return f"guard: nothing suspicious ({worst}){computed}"
+        return f"guard: {suspicion(left)} ({worst}); look at it, or run it without the cache{computed}"
 
 
-def named_samples(left: Sequence[bool]) -> str:
-    """List the samples that are outside, for a message; empty for a batch of one."""
-    return "" if len(left) == 1 else f": samples {', '.join(str(k) for k, out in enumerate(left) if out)}"
+def suspicion(left: Sequence[bool]) -> str:
+    """Name the samples that are outside, for a message; there is at least one."""
+    outside = [str(k) for k, out in enumerate(left) if out]
+    several = f"samples {', '.join(outside)} deviate" if len(outside) > 1 else f"sample {outside[0]} deviates"
+    return f"suspicious: {'it deviates' if len(left) == 1 else several} more than calibration's prompts did"
