@@ -34,7 +34,7 @@ from ertacache.runtime.schedulers import sampler_of
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of a calibration besides the full runs; determines its announcement, and what is recorded.
+    """The work of a calibration besides the full runs. The announcement and the recordings depend on it.
 
     Args:
         full_runs: the most denoiser calls of the whole calibration, in full runs per prompt.

@@ -67,7 +67,8 @@ def draft(
         ArgumentError: if an argument has the wrong type, or a value that is not allowed.
         CalibrationError: if there are fewer than four prompts, or fewer than four samples whose calls follow both
             policies as calibrated; or if a run ends with NaN.
-        GuardError: if the policy caches nothing, or ``by`` computes the same steps or is for another number of steps.
+        GuardError: if the policy caches nothing; if it computes only two steps and ``by`` is not given; or if ``by``
+            computes the same steps or is for another number of steps.
         OutputError: if the checkpoint folder cannot be written to.
         PipelineError: if ``pipe`` is not a pipeline, or its call takes no such argument.
         PolicyMismatchError: if a policy is not one, or was made for another model or setting.
