@@ -75,7 +75,7 @@ one thing is changed on another pipeline of the same build, and the call is repe
 
 - *Refused*: an error gives the reason before the picture is made.
 - *Noted*: the call's report has a note. It says what was noticed, not always what was changed: a callback changed
-  something at a step, the latents have another shape, or weights are not known to be the same.
+  something at a step, the latents have another shape, or weights could not be fully compared.
 - *Right*: no message, and the picture is not worse than the policy's usual ones. Its error against the changed
   pipeline's full run is at most 1.5 times the policy's largest error on its calibration prompts.
 - *Silent*: no message, and the picture is farther off. This fails the contract.

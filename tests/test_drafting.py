@@ -141,7 +141,7 @@ def test_what_it_cannot_be_made_of_is_said(flux, make_policy, policies):
         ertacache.draft(flux, policy, ["a"] * 4, by=make_policy(STEPS, CACHED))
     with pytest.raises(GuardError, match=r"caches nothing.*8 of 8 steps"):
         ertacache.draft(flux, make_policy(STEPS, ()), ["a"] * 4)
-    with pytest.raises(CalibrationError, match="at least 4 prompts .*3 prompts"):
+    with pytest.raises(CalibrationError, match=r"at least 4 prompts .*3 prompts"):
         ertacache.draft(flux, policy, ["a"] * 3)
     with pytest.raises(GuardError, match=r"no draft can compute fewer .*2 computed steps.*Pass by="):
         ertacache.draft(flux, make_policy(STEPS, (1, 2, 3, 5, 6, 7)), ["a"] * 4)

@@ -45,7 +45,8 @@ def test_what_does_not_search_says_what_it_costs_however_little_is_allowed(
     asked = {"speedup": 2, "method": method, "full_runs": 1.5}
     policy = ertacache.calibrate(embedded.pipe, prompts, **{**settings, **asked, "progress": True})
     assert policy.calibration.full_runs == cost
-    assert f"at most {cost:g} full runs' denoiser calls" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"at most {cost:g} times the denoiser calls of one full run of each prompt" in said
 
 
 @pytest.mark.parametrize("method", ["aligned", "paper"])
@@ -320,7 +321,7 @@ def test_taylor_weights_are_compared_with_those_of_all_prompts():
     assert kept.calibration.error == held_out.error
     policy = made_of(held_out, StoredLoops(taylor, fit_of(0.06, factor=2.0)))
     assert (policy.predictions, policy.calibration.error) == (taylor.predictions, taylor.error)
-    assert "0.05, of the fitted ones' 0.06" in policy.calibration.notes[0]
+    assert "(error 0.06 against 0.05)" in policy.calibration.notes[0]
 
 
 class Column:

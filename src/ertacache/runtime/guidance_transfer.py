@@ -34,6 +34,16 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
     also changes with guidance, which the weights do not follow. So calls do this automatically for near scales only;
     calibrating at the other guidance loses nothing. docs/transfer.md has the measured loss.
 
+    In these cases the weights stay as they are, and only the recorded guidance changes, so that calls are accepted:
+
+    - any other argument than the guidance scale, such as ``controlnet_conditioning_scale``;
+    - a policy without contrast factors, such as one by `taylor`, or one calibrated without a second guidance branch;
+    - different new scales for the two experts of Wan 2.2.
+
+    With a scale of 1 or less, most pipelines make no second branch. If that was a denoiser call of its own, the call is
+    refused. If it was a part of the batch, Taylor's weights take the place of fitted ones that have contrast factors;
+    the call's report notes that.
+
     Args:
         policy: a policy with an origin.
         **guidance: guidance arguments of the later calls, e.g. ``true_cfg_scale=7.0``; those not given stay.
