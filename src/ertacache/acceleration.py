@@ -14,9 +14,9 @@ from ertacache.errors import ERTACacheError, PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.observer import Observer
-from ertacache.runtime.policy_checks import check_pipeline
 from ertacache.runtime.policy_driver import PolicyDriver
-from ertacache.runtime.policy_for_call import Resolved, resolve
+from ertacache.runtime.policy_for_call import Resolved
+from ertacache.runtime.policy_source import GivenPolicy, PolicySource
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.report import Report
 from ertacache.runtime.run import Run
@@ -48,11 +48,11 @@ class Acceleration:
     `ertacache.watching.watched.WatchedAcceleration`. Users read its `report`; `watch` and `call` are internal.
 
     Args:
-        policy: the policy that calls follow; also an attribute.
+        source: gives each call its policy; a policy gives itself.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, source: Policy | PolicySource) -> None:
+        self.source: PolicySource = GivenPolicy(source) if isinstance(source, Policy) else source
         self._last = Report()
         self._of_thread = threading.local()
 
@@ -65,6 +65,11 @@ class Acceleration:
         """
         report: Report = getattr(self._of_thread, "report", self._last)
         return report
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy that was given; None if each call makes its own."""
+        return self.source.policy if isinstance(self.source, GivenPolicy) else None
 
     @property
     def computed_steps(self) -> tuple[int, ...]:
@@ -104,13 +109,15 @@ class Acceleration:
             RunError: if the pipeline does what no cache can follow.
         """
         call_arguments(own_class(pipe), kwargs)
-        resolved = resolve(self.policy, pipe, args, kwargs)
+        resolved = self.source.resolve(pipe, args, kwargs)
         watch = self.watch(pipe, args, kwargs, resolved)
         self._last = self._of_thread.report = watch.report
-        run = Run(pipe, PolicyDriver(resolved, watch.report, watch.observers), watch.report)
+        driver = PolicyDriver(resolved, watch.report, watch.observers)
+        run = Run(pipe, driver, watch.report)
         with run, preserved(pipe, after=ERTACacheError):  # a pipeline that is stopped midway does not clean up itself
             result = run.call(*args, **kwargs)
         watch.ended()
+        driver.resolved.succeeded(watch.report)
         return result
 
 
@@ -129,7 +136,7 @@ def switch_on(pipe: Any, acceleration: Acceleration) -> None:
     _check_plain(pipe)
     denoisers_of(pipe)
     sampler_of(getattr(pipe, "scheduler", None))
-    check_pipeline(acceleration.policy, pipe)
+    acceleration.source.check(pipe)
     with _switching:
         _check_plain(pipe)  # another thread may have enabled it meanwhile
         pipe.__class__ = _accelerated_class(type(pipe), acceleration)

@@ -34,6 +34,7 @@ KINDS = {
     "profile": "ertacache.profile(), or `ertacache calibrate MODEL --prompts FILE --steps T --frontier FOLDER`",
     "draft": "ertacache.draft(), or `ertacache draft MODEL POLICY --prompts FILE`",
     "recording": "ertacache.calibrate(checkpoint=FOLDER)",
+    "learnt": "ertacache.accelerated(pipe, speedup=2.0, learn=FOLDER), which learns it anew",
 }
 """The kinds of files, and how each is made."""
 _HEADER = ("kind", "schema", "library", "checksum")

@@ -80,7 +80,7 @@ class Session:
         )
         record = policy.calibration
         noted = replace(record, notes=(*record.notes, *self.circumstances.doubts))
-        whole = replace(shifted(policy, setting.first_step), origin=origin, calibration=noted)
+        whole = replace(policy.shifted(setting.first_step), origin=origin, calibration=noted)
         if not carries(whole) or setting.forced:
             return whole
         return replace(whole, gram=torch.from_numpy(gram_of(self.loops.recordings)))
@@ -214,27 +214,4 @@ def _not_one_setting(prompt: int, its: object, first: object) -> PipelineError:
         "the prompts do not share one setting",
         given=f"prompt {prompt} has {its}, the first one {first}",
         cure="Calibrate with one resolution, one noise schedule and one guidance setting; make a policy for each.",
-    )
-
-
-def shifted(policy: Policy, first_step: int) -> Policy:
-    """Renumber the steps of a policy as steps of the whole grid.
-
-    Args:
-        policy: its steps count from the first one that the calls make.
-        first_step: the position of that step in the grid.
-    """
-    if not first_step:
-        return policy
-    predictions = {
-        step + first_step: replace(p, history=tuple(i + first_step for i in p.history))
-        for step, p in policy.predictions.items()
-    }
-    return replace(
-        policy,
-        num_inference_steps=policy.num_inference_steps + first_step,
-        first_step=first_step,
-        cached_steps=tuple(step + first_step for step in policy.cached_steps),
-        predictions=predictions,
-        envelope=policy.envelope and policy.envelope.shifted(first_step),
     )

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ertacache.calibration.recording import Recording
 
@@ -24,16 +22,3 @@ def gram_of(recordings: Sequence[Recording], num_steps: int | None = None) -> ND
     """
     total: NDArray[np.float64] = np.sum([recording.gram()[:num_steps, :num_steps] for recording in recordings], axis=0)
     return total
-
-
-def gram_of_rows(rows: Sequence[Tensor]) -> Tensor:
-    """Compute the dot products of all pairs of tensors of one size, (rows, rows), float64."""
-    flat = [row.flatten() for row in rows]
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for start in range(0, len(flat[0]), _PART):
-        wide = torch.stack([row[start : start + _PART].double() for row in flat])
-        total += wide @ wide.T
-    return total
-
-
-_PART = 1 << 16  # elements of a tensor that are widened at a time

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ertacache.calibration.gram import gram_of_rows
 from ertacache.calibration.recording import Setting
 from ertacache.errors import CalibrationError, PipelineError
+from ertacache.method.dot_products import gram_of_rows
 from ertacache.runtime.block_stack import sketch
 from ertacache.runtime.driver import Driver, Step
 from ertacache.runtime.guidance_contrast import contrast

@@ -75,6 +75,7 @@ def solve_weights(
     order: int,
     response: Array,
     forced: Collection[int] = (),
+    answers: Array | None = None,
 ) -> tuple[dict[int, Weights], Array]:
     """Solve the weights of every step from the first cached one on, each so that the next latent is the full run's.
 
@@ -89,22 +90,26 @@ def solve_weights(
             float64, lower triangular. For Euler steps each column holds one step's length; a multistep solver uses an
             output more than once.
         forced: computed steps at which the denoiser's calls change, so that the history is emptied.
+        answers: how strongly the output of each step answers the error of the latent that it starts from, (T,),
+            float64; see `ertacache.method.error_growth.Feedback`. None leaves that out.
 
     Returns:
         The weights by step, and the error of the output that each step used, (T, size), float64.
     """
     skipped = frozenset(cached)
     first = min(skipped, default=len(rows))
-    wrong = np.zeros_like(rows)
+    wrong, seen = np.zeros_like(rows), rows if answers is None else rows.copy()
     history: list[int] = []
     solutions: dict[int, Weights] = {}
     for i in range(len(rows)):
         if i not in skipped:
             history = [i, *([] if i in forced else history)][: order + 1]
-        wrong[i] = rows[history[0]] - rows[i]
+            if answers is not None and i > first:
+                seen[i] += answers[i] * (response[i - 1] @ wrong)
+        wrong[i] = seen[history[0]] - rows[i]
         if i < first:
             continue
-        terms = _terms(rows[history])
+        terms = _terms(seen[history])
         if contrasts is not None:
             terms = np.concatenate([terms, _terms(contrasts[history])])
         moved, error = response[i, i] * terms, response[i] @ wrong

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -51,7 +50,7 @@ class Method:
     'offline'
     """
 
-    schedule: Literal["uniform", "offline", "search"] = "uniform"
+    schedule: Literal["uniform", "offline", "search", "prior", "learnt"] = "uniform"
     level: Level = "velocity"
     predictor: Predictor = "reuse"
     order: int = 3
@@ -60,7 +59,7 @@ class Method:
 
     def __post_init__(self) -> None:
         allowed: dict[str, tuple[object, ...]] = {
-            "schedule": ("uniform", "offline", "search"),
+            "schedule": ("uniform", "offline", "search", "prior", "learnt"),
             "level": LEVELS,
             "predictor": PREDICTORS,
             "order": tuple(range(1, MAX_ORDER + 1)),
@@ -80,9 +79,9 @@ class Method:
                 given=f"predictor={self.predictor!r}",
                 cure="Leave both out, or use predictor='reuse'.",
             )
-        if self.schedule == "search" and self.predictor != "aligned":
+        if self.schedule in ("search", "prior", "learnt") and self.predictor != "aligned":
             raise MethodError(
-                "schedule='search' works with predictor 'aligned' only",
+                f"schedule={self.schedule!r} works with predictor 'aligned' only",
                 given=f"predictor={self.predictor!r}",
                 cure="Use schedule='uniform' or 'offline', or predictor='aligned'.",
             )
@@ -106,7 +105,7 @@ class Method:
     @property
     def name(self) -> str:
         """The documented name; for any other combination, its parts."""
-        for name, method in NAMED_METHODS.items():
+        for name, method in (NAMED_METHODS | UNCALIBRATED_METHODS).items():
             if method == self:
                 return name
         return ", ".join(f"{key}={value}" for key, value in asdict(self).items())
@@ -123,7 +122,7 @@ class Method:
         return fitted or self.schedule != "uniform" or self.predictor == "aligned"
 
 
-NAMED_METHODS: Mapping[str, Method] = {
+NAMED_METHODS: dict[str, Method] = {
     "uniform": Method(level="output"),
     "offline": Method(schedule="offline", level="output"),
     "offline+time": Method(schedule="offline", level="output", timestep_adjustment=True),
@@ -133,3 +132,9 @@ NAMED_METHODS: Mapping[str, Method] = {
     "aligned": Method(schedule="search", predictor="aligned"),
 }
 """The names that ``calibrate(method=...)`` takes."""
+INSTANT = Method(schedule="prior", predictor="aligned", order=2)
+"""Schedule and weights by the prior of `ertacache.method.prior`, for a model that nothing was recorded of."""
+LEARNT = Method(schedule="learnt", predictor="aligned", order=2)
+"""Schedule and weights from the outputs of full generations that users asked for, without a closed loop."""
+UNCALIBRATED_METHODS = {"instant": INSTANT, "learnt": LEARNT}
+"""The names of methods whose policies `ertacache.accelerated` makes by itself."""

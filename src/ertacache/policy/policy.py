@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, pairwise
 from typing import Any, ClassVar
@@ -203,6 +203,27 @@ class Policy:
         for _, tensor in sorted(self.tensors().items()):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def shifted(self, first_step: int) -> Policy:
+        """The same policy, its steps renumbered as steps of a whole grid of which calls make the last part.
+
+        Args:
+            first_step: the position in the grid of the step that is step 0 here.
+        """
+        if not first_step:
+            return self
+        predictions = {
+            step + first_step: replace(p, history=tuple(i + first_step for i in p.history))
+            for step, p in self.predictions.items()
+        }
+        return replace(
+            self,
+            num_inference_steps=self.num_inference_steps + first_step,
+            first_step=first_step,
+            cached_steps=tuple(step + first_step for step in self.cached_steps),
+            predictions=predictions,
+            envelope=self.envelope and self.envelope.shifted(first_step),
+        )
 
     push_to_hub: ClassVar[Callable[..., str]]
     """`ertacache.sharing.push` as a method; `ertacache.sharing` puts it here."""

@@ -58,8 +58,10 @@ class PolicyDriver(Driver):
         self.newest = {step: max(i for i in range(step) if i not in self.cached) for step in self.cached}
         fitted = max((len(p.history) for p in policy.predictions.values()), default=1)
         self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # Taylor may need 2
+        self.watching = (*self.observers, *resolved.observers)
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
-        for observer in self.observers:
+        self.contrasted = self.contrasted or any(observer.wants_contrasts for observer in self.watching)
+        for observer in self.watching:
             observer.begin(resolved.as_calibrated)
 
     def open_segment(self, scheduler: Any) -> list[float] | None:
@@ -81,7 +83,7 @@ class PolicyDriver(Driver):
     def is_cached(self, step: int) -> bool:
         """Whether to skip this step: the policy caches it, the history is not empty, and no observer objects."""
         wanted = step in self.cached and bool(self.history.steps)
-        return wanted and not any([observer.asks_to_compute(step) for observer in self.observers])
+        return wanted and not any([observer.asks_to_compute(step) for observer in self.watching])
 
     def model_output(self, step: Step) -> Tensor:
         """Correct the output of a computed step if the policy does so; predict the output of a cached step.
@@ -101,11 +103,12 @@ class PolicyDriver(Driver):
         truth = output.detach().float()
         entry = to_cache(step.sample.float(), truth, method.level)
         before = next(zip(self.history.steps, self.history.entries, strict=True), None)
-        self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
+        between = contrast(step) if self.contrasted else None
+        self.history.push(step.index, entry, between)
         correction = self._correction(step.index)
         corrected = None if correction is None else predicted(correction, self.history, method, step.sample, output)
-        for observer in self.observers:
-            observer.computed(ComputedStep(step.index, truth, corrected, entry, before))
+        for observer in self.watching:
+            observer.computed(ComputedStep(step.index, truth, corrected, entry, before, between, output.dtype))
         return output if corrected is None else corrected.to(output.dtype)
 
     def _predicted(self, step: Step) -> Tensor:
@@ -124,7 +127,7 @@ class PolicyDriver(Driver):
 
     def stepped(self, index: int, sample: Tensor) -> None:
         """Notify the observers of the next latent."""
-        for observer in self.observers:
+        for observer in self.watching:
             observer.stepped(index, sample)
 
     def block_factors(self, step: int) -> tuple[float, ...]:
@@ -132,11 +135,14 @@ class PolicyDriver(Driver):
         return (1.0,) if self.policy.method.predictor == "aligned" else self.prediction(step).factors
 
     def _check_first(self, step: Step) -> None:
+        shapes = step.sample.shape, step.model_output.shape
+        resolved = self.resolved.at_first_step(step.index, step.denoiser_calls, *shapes)
+        if resolved.policy is not self.policy:
+            self._follow(resolved)
+        for note in resolved.notes:
+            self.report.note(note)
         if step.index in self.cached:
             self.report.note(f"step {step.index} was computed: it is the first step of this call")
-        shapes = step.sample.shape, step.model_output.shape
-        for note in self.resolved.at_first_step(step.denoiser_calls, *shapes).notes:
-            self.report.note(note)
 
     def prediction(self, step: int) -> Prediction:
         """Get the prediction of a cached step: the policy's, or Taylor's if this run has another history."""

@@ -10,16 +10,17 @@ reason. A transfer is solved once for each setting, and kept for as long as the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ertacache.errors import PipelineError
+from ertacache.errors import PipelineError, RunError
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.grid_transfer import carries, of_measured_kind, on_grid, refusal
 from ertacache.runtime.guidance_transfer import NEAR_SCALES, guidance_note, scale_of, transferred
 from ertacache.runtime.mismatch import cause_of_levels, mismatch
+from ertacache.runtime.observer import Observer
 from ertacache.runtime.policy_checks import (
     check_calls_per_step,
     check_guidance,
@@ -27,6 +28,7 @@ from ertacache.runtime.policy_checks import (
     check_pipeline,
     grid_difference,
 )
+from ertacache.runtime.report import Report
 from ertacache.runtime.transfer_memo import PolicyMemo
 from ertacache.runtime.unwrap import own_class, patched_on
 
@@ -40,12 +42,16 @@ class Resolved:
         as_calibrated: whether guidance and noise levels are the calibrated ones; False if the policy was transferred.
         notes: notes for the call's report.
         setting: the setting of the call, if known.
+        observers: watch the run, beside those of the caller.
+        succeeded: called with the report when the call has returned without an error.
     """
 
     policy: Policy
     as_calibrated: bool = True
     notes: tuple[str, ...] = ()
     setting: CallSetting | None = None
+    observers: tuple[Observer, ...] = ()
+    succeeded: Callable[[Report], None] = lambda report: None
 
     def on_grid(self, scheduler: Any, levels: Sequence[float]) -> Resolved:
         """Compare the policy with the grid of the call, and transfer it if needed.
@@ -72,10 +78,11 @@ class Resolved:
         )
         return replace(self, policy=moved, as_calibrated=False, notes=(*self.notes, note))
 
-    def at_first_step(self, denoiser_calls: int, latent: Sequence[int], output: Sequence[int]) -> Resolved:
+    def at_first_step(self, index: int, denoiser_calls: int, latent: Sequence[int], output: Sequence[int]) -> Resolved:
         """Compare the policy with what the first step of the call shows.
 
         Args:
+            index: of the step, in the scheduler's grid.
             denoiser_calls: how many of them make up a step.
             latent: the shape of the latent, with the batch axis.
             output: the shape of the model output that the scheduler is given.
@@ -193,3 +200,34 @@ def _transferred_to(policy: Policy, scheduler: Any, levels: Sequence[float], cau
 
 MEMO = PolicyMemo()
 """The transfers made so far, by policy and setting."""
+
+
+@dataclass(frozen=True)
+class Undecided(Resolved):
+    """A call whose policy is made when its first step is known.
+
+    Args:
+        decide: ``decide(scheduler, levels, first)`` makes it, from the call's scheduler before it steps, the T + 1
+            noise levels of its grid, and the index of the step that the call begins with.
+        scheduler: that of the call, once it has set its timesteps.
+        levels: the noise levels that it has set.
+    """
+
+    decide: Callable[[Any, tuple[float, ...], int], Resolved] | None = None
+    scheduler: Any = None
+    levels: tuple[float, ...] = ()
+
+    def on_grid(self, scheduler: Any, levels: Sequence[float]) -> Resolved:
+        """Take in the grid."""
+        return replace(self, scheduler=scheduler, levels=tuple(levels))
+
+    def at_first_step(self, index: int, denoiser_calls: int, latent: Sequence[int], output: Sequence[int]) -> Resolved:
+        """Decide."""
+        assert self.decide is not None
+        if not self.levels:
+            raise RunError(
+                "the call steps on noise levels that were set before it began",
+                given=own_class(self.scheduler).__name__,
+                cure="Have the pipeline call its scheduler's set_timesteps(), or calibrate a policy.",
+            )
+        return self.decide(self.scheduler, self.levels, index)

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import atan
+from math import atan, atan2, pi
 from typing import Any
 
 import numpy as np
@@ -270,3 +270,22 @@ def set_noise_levels(scheduler: Any, levels: Sequence[float]) -> None:
             cure="Use a method without timestep adjustment, such as 'aligned'.",
         )
     retimed(scheduler, levels)
+
+
+def angles_of(scheduler: Any, levels: Sequence[float]) -> list[float]:
+    """Noise levels as angles ``phi`` of ``x = cos(phi) x_0 + sin(phi) noise``, alike for all kinds of prediction.
+
+    Args:
+        scheduler: whose levels they are.
+        levels: as `Sampler.noise_levels` returns them.
+
+    Returns:
+        As many, 0 to pi / 2.
+    """
+    kind = scheduler.config.get("prediction_type")
+    flow = kind in (None, "flow_prediction") or scheduler.config.get("use_flow_sigmas")
+    if not flow and kind == "v_prediction":
+        return [min(max(level, 0.0), pi / 2) for level in levels]
+    if not flow or max(levels) > 1 + 1e-3:  # sigma over alpha
+        return [atan(level) for level in levels]
+    return [atan2(max(level, 0.0), max(1 - level, 0.0)) for level in levels]

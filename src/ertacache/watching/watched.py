@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ertacache.acceleration import Acceleration, CallWatch
+from ertacache.errors import GuardError
 from ertacache.policy import Policy
 from ertacache.runtime.policy_for_call import Resolved
+from ertacache.runtime.policy_source import PolicySource
 from ertacache.runtime.report import Report
 from ertacache.watching.draft import Draft, check_draft
 from ertacache.watching.draft_report import DraftReport
@@ -41,7 +43,7 @@ class WatchedAcceleration(Acceleration):
     """A policy that is switched on for a pipeline, with guard and draft; `ertacache.accelerated` returns one.
 
     Args:
-        policy: the policy that calls follow.
+        source: gives each call its policy; a policy gives itself.
         guard: the mode of the guard; None for no guard.
         draft: the draft to compare each call with; None for no draft.
 
@@ -54,11 +56,18 @@ class WatchedAcceleration(Acceleration):
             policy.
     """
 
-    def __init__(self, policy: Policy, guard: Mode | None = None, draft: Draft | None = None) -> None:
-        super().__init__(policy)
+    def __init__(self, source: Policy | PolicySource, guard: Mode | None = None, draft: Draft | None = None) -> None:
+        super().__init__(source)
+        policy = self.policy
+        if policy is None and (guard is not None or draft is not None):
+            raise GuardError(
+                "a guard or a draft compares with calibration's prompts, and there was no calibration",
+                given="guard" if guard is not None else "draft",
+                cure="Leave it out, or calibrate a policy with ertacache.calibrate() and pass that.",
+            )
         self.guard, self.draft = guard, draft
-        self.envelope = check_guard(policy, guard)
-        if draft is not None:
+        self.envelope = check_guard(policy, guard) if policy is not None else None
+        if draft is not None and policy is not None:
             check_draft(draft, policy)
 
     @property
@@ -86,9 +95,9 @@ class _WatchedCall(CallWatch):
     ) -> None:
         policy, self._draft, self._pipe = acceleration.policy, acceleration.draft, pipe
         envelope, mode = acceleration.envelope, acceleration.guard
-        guard = Guard(policy, envelope, mode) if envelope and mode else None
+        guard = Guard(policy, envelope, mode) if policy and envelope and mode else None
         self.report = WatchedReport(guard=guard.report if guard else None)
-        self._drifts = guard or (drift_watch(policy) if self._draft else None)
+        self._drifts = guard or (drift_watch(policy) if policy and self._draft else None)
         self._latents = LatentObserver()
         self.observers = (self._latents, *([self._drifts] if self._drifts else []))
         drafts = self._draft is not None and resolved.as_calibrated

@@ -1,0 +1,156 @@
+"""Learning from ordinary generations: the first of a setting runs in full, later ones follow what it showed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ertacache.learning.full_generation import FullGeneration
+from ertacache.learning.learnt import Learnt, LearntFolder
+from ertacache.learning.solved import learnt_policy
+from ertacache.method.named_methods import LEARNT
+from ertacache.output_paths import checked_folder
+from ertacache.policy import Policy
+from ertacache.runtime import identity
+from ertacache.runtime.call_setting import CallSetting
+from ertacache.runtime.denoisers import loop_modules
+from ertacache.runtime.pipeline_key import digest_of
+from ertacache.runtime.pipeline_settings import configuration_of, refuse_other_caches
+from ertacache.runtime.policy_for_call import Resolved, Undecided
+from ertacache.runtime.report import Report
+from ertacache.runtime.step_budget import StepBudget
+from ertacache.runtime.unwrap import own_class
+from ertacache.value_checks import number, path
+from ertacache.watching.finished_run import LatentObserver
+from ertacache.watching.replay import ReplayableCall
+
+_log = logging.getLogger(__name__)
+MEMORY_LIMIT = 1 << 30
+"""Bytes of outputs that a full generation keeps on its device; more go to a temporary file."""
+
+
+class Learner:
+    """Gives each call the policy that earlier full generations of its setting taught, or has it run in full.
+
+    Args:
+        budget: how many steps are computed once a setting is known.
+        folder: where what is known is kept, one small file a setting; processes may share it.
+        audit: the share of later generations that run in full as well, 0 to 1: they are learnt from, and compared with
+            what the policy would have made.
+        memory_limit: see `MEMORY_LIMIT`.
+
+    Raises:
+        ArgumentError: if one is out of range.
+        OutputError: if nothing can be written to the folder.
+    """
+
+    def __init__(self, budget: StepBudget, folder: Any, audit: float = 0.0, memory_limit: float = MEMORY_LIMIT) -> None:
+        self.budget, self.memory_limit = budget, memory_limit
+        self.folder = LearntFolder(checked_folder(path("learn", folder)) or Path())
+        self.audit = number("audit", audit, at_least=0, at_most=1)
+        self._chance = Random()
+        self._policies: dict[Any, Policy] = {}
+
+    def check(self, pipe: Any) -> None:
+        """See `ertacache.runtime.policy_source.PolicySource`."""
+        refuse_other_caches(pipe, loop_modules(pipe))
+
+    def resolve(self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Resolved:
+        """See `ertacache.runtime.policy_source.PolicySource`."""
+        circumstances = identity.circumstances_of(pipe, args, kwargs)
+        setting = CallSetting.of(pipe, args, kwargs)
+        parts: list[Any] = [own_class(pipe).__name__, sorted(circumstances.denoisers.items()), circumstances.settings]
+        parts += [sorted(circumstances.guidance.items()), own_class(pipe.scheduler).__name__]
+        again = ReplayableCall(pipe, args, kwargs) if self.audit else None
+
+        def decide(scheduler: Any, levels: tuple[float, ...], first: int) -> Resolved:
+            grid = [[f"{level:.5g}" for level in levels], first, configuration_of(scheduler)]
+            call = _Call(self, pipe, digest_of([*parts, *grid]), scheduler, levels, first, again)
+            return replace(call.resolved(), notes=(*circumstances.doubts, *call.notes), setting=setting)
+
+        return Undecided(Policy(1, (), LEARNT), setting=setting, decide=decide)
+
+    def policy(self, key: str, learnt: Learnt, scheduler: Any, levels: Sequence[float], first: int) -> Policy:
+        """The policy by what is known; solved once for each state of it."""
+        computed = self.budget.computed(len(levels) - 1 - first)
+        known = key, learnt.generations, float(learnt.gram.trace()), computed
+        if known not in self._policies:
+            self._policies[known] = learnt_policy(learnt, scheduler, levels, first, computed)
+            while len(self._policies) > _KEPT:
+                del self._policies[next(iter(self._policies))]
+        return self._policies[known]
+
+    def is_audited(self) -> bool:
+        """Whether the coming call is one of the share that runs in full."""
+        return self._chance.random() < self.audit
+
+
+_KEPT = 16
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a setting: it follows the learnt policy, or is learnt from."""
+
+    learner: Learner
+    pipe: Any
+    key: str
+    scheduler: Any
+    levels: tuple[float, ...]
+    first: int
+    again: ReplayableCall | None
+    notes: tuple[str, ...] = ()
+
+    def resolved(self) -> Resolved:
+        """How the call goes on."""
+        learnt = self.learner.folder.find(self.key)
+        steps = len(self.levels) - 1 - self.first
+        policy = None
+        if learnt is not None and len(learnt.gram) in (steps, 2 * steps):
+            policy = self.learner.policy(self.key, learnt, self.scheduler, self.levels, self.first)
+            if not self.learner.is_audited():
+                return Resolved(policy)
+        watch, latents = FullGeneration(steps, self.first, self.learner.memory_limit), LatentObserver()
+
+        def succeeded(report: Report) -> None:
+            try:
+                self._learn(watch, latents, policy, report)
+            finally:
+                watch.forget()
+
+        full = Policy(steps, (), LEARNT).shifted(self.first)
+        return Resolved(full, observers=(watch, latents), succeeded=succeeded)
+
+    def _learn(self, watch: FullGeneration, latents: LatentObserver, policy: Policy | None, report: Report) -> None:
+        if not watch.whole:
+            report.note("nothing was learnt from this generation, since it did not make every step once")
+            return
+        try:
+            more = Learnt(f"{own_class(self.pipe).__name__}, {watch.steps} steps", watch.gram(), samples=watch.samples)
+            audits = self._audit(policy, latents.latest, report) if policy is not None else ()
+            known = self.learner.folder.add(self.key, replace(more, audits=audits))
+        except Exception as error:  # the picture is there, and is not to be lost
+            report.note(f"nothing was learnt from this generation: {type(error).__name__}: {error}")
+            _log.warning("nothing was learnt", exc_info=True)
+            return
+        report.note(
+            f"this generation ran in full and was learnt from, {known.generations} in all for this setting; later ones "
+            f"compute {self.learner.budget.computed(watch.steps)} of {watch.steps} steps"
+        )
+
+    def _audit(self, policy: Policy, latent: Tensor | None, report: Report) -> tuple[float, ...]:
+        """How far the policy in force is from this full generation: it is made again, accelerated."""
+        again = self.again.run(self.pipe, policy) if self.again else None
+        if again is None or latent is None:
+            return ()
+        change = torch.linalg.vector_norm((again.latent.float() - latent.float()).flatten())
+        error = float(change / torch.linalg.vector_norm(latent.float()))
+        report.note(f"audited: the policy in force differs from this full run by {error:.4f} of the final latent")
+        return (error,)

@@ -1,0 +1,145 @@
+"""What is known of one setting: the sums over its full generations, in one small file that processes may share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from ertacache.errors import PolicyFileError
+from ertacache.files import entries, reading, save
+from ertacache.value_checks import each, instance, invalid, normalized, number, text, whole
+
+LOCK_SECONDS = 60.0
+"""How long a process waits for another one that writes."""
+AUDITS = 256
+"""So many of the newest audits are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """What is known of one setting.
+
+    Args:
+        setting: what it is, in words.
+        gram: dot products of outputs, and of contrasts where all generations had them, summed over the samples of full
+            generations: (T, T) or (2T, 2T), float64.
+        generations: how many full generations were learnt from.
+        samples: how many samples they had; a batch counts as several.
+        audits: of audited generations, how far the policy in force was from the full run: the relative error of the
+            final latent, newest last.
+
+    Raises:
+        PolicyFileError: if these do not fit together.
+    """
+
+    setting: str
+    gram: Tensor
+    generations: int = 1
+    samples: int = 1
+    audits: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = partial(whole, at_least=1)
+        normalized(self, invalid("record of a learnt setting"), setting=text, generations=count, samples=count)
+        errors = each(partial(number, at_least=0))
+        normalized(self, invalid("record of a learnt setting"), gram=instance(Tensor, "float64"), audits=errors)
+        if self.gram.dtype != torch.float64 or self.gram.ndim != 2 or self.gram.shape[0] != self.gram.shape[1]:
+            raise invalid("record of a learnt setting")(f"a Gram matrix of shape {tuple(self.gram.shape)}")
+        if not bool(self.gram.isfinite().all()):
+            raise invalid("record of a learnt setting")("a Gram matrix that is not finite")
+
+    def __add__(self, other: Learnt) -> Learnt:
+        """Both together: sums of sums."""
+        size = min(len(self.gram), len(other.gram))  # contrasts count only where all have them
+        return replace(
+            self,
+            gram=self.gram[:size, :size] + other.gram[:size, :size],
+            generations=self.generations + other.generations,
+            samples=self.samples + other.samples,
+            audits=(*self.audits, *other.audits)[-AUDITS:],
+        )
+
+    @property
+    def quality(self) -> str:
+        """What the audits say, in words."""
+        if not self.audits:
+            return "no audit yet"
+        return f"relative error of the final latent {fmean(self.audits):.4f} in the mean of {len(self.audits)} audits"
+
+
+class LearntFolder:
+    """One file for each setting.
+
+    Args:
+        folder: where; made when something is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: str) -> Path:
+        """The file of a setting."""
+        return self.folder / f"learnt-{key}.safetensors"
+
+    def find(self, key: str) -> Learnt | None:
+        """What is known of a setting; None if nothing is, or its file is damaged, which is then made anew."""
+        try:
+            return read(self.path(key))
+        except (FileNotFoundError, PolicyFileError):
+            return None
+
+    def add(self, key: str, more: Learnt) -> Learnt:
+        """Add to what is known, also while other processes do.
+
+        The file is read, added to and replaced whole under a lock, which the system lets go if a process is killed.
+
+        Returns:
+            All that is known now.
+
+        Raises:
+            OutputError: if the folder cannot be written to.
+        """
+        return self._changed(key, lambda known: more if known is None else known + more)
+
+    def audited(self, key: str, error: float) -> Learnt | None:
+        """Add an audit's error, if the setting is known."""
+        known = self.find(key)
+        if known is None:
+            return None
+        return self._changed(key, lambda now: replace(now or known, audits=(*(now or known).audits, error)[-AUDITS:]))
+
+    def _changed(self, key: str, change: Callable[[Learnt | None], Learnt]) -> Learnt:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(os.fspath(self.path(key)) + ".lock", timeout=LOCK_SECONDS):
+            changed = change(self.find(key))
+            write(changed, self.path(key))
+        return changed
+
+
+def write(learnt: Learnt, path: Path) -> None:
+    """Write one safetensors file, whole or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    plain = {name: getattr(learnt, name) for name in ("setting", "generations", "samples", "audits")}
+    save(path, "learnt", plain, {"gram": learnt.gram})
+
+
+def read(path: Path) -> Learnt:
+    """Read what `write` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        PolicyFileError: if it is damaged, was not written by this library, or has another schema.
+    """
+    with reading(path, "learnt") as (content, tensors):
+        return Learnt(**entries(Learnt, content, "the record of a learnt setting", {"gram"}), gram=tensors["gram"])

@@ -1,0 +1,62 @@
+"""How far each model output moves each later latent: measured on the scheduler as a call has set it up."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ertacache.runtime.scheduler_step import StepCall, landed
+from ertacache.runtime.unwrap import own_class, set_class
+
+Array = NDArray[np.float64]
+
+
+def response_of(scheduler: Any, first: int, levels: Sequence[float]) -> Array:
+    """How far a unit of each step's output (column) has moved the latent after each step (row).
+
+    Copies of the scheduler make all its steps, once with outputs of zero and once with the k-th unit vector at step k;
+    whatever noise is added is the same in both and cancels. A scheduler that cannot be tried so is taken to make Euler
+    steps.
+
+    Args:
+        scheduler: its timesteps are set, and it has not stepped yet; left unchanged.
+        first: the step of its grid that it begins with.
+        levels: the T' + 1 noise levels of the steps that it makes, falling.
+
+    Returns:
+        (T', T'), float64, lower triangular.
+    """
+    steps = len(levels) - 1
+    euler = np.tril(np.broadcast_to(np.diff(np.asarray(levels, dtype=np.float64)), (steps, steps)))
+    try:
+        moved = _latents(scheduler, first, torch.eye(steps)) - _latents(scheduler, first, torch.zeros(steps, steps))
+    except Exception:  # whatever a step of somebody's own may raise on such a latent
+        return euler
+    measured = np.tril(moved.numpy())
+    return measured if np.isfinite(measured).all() and np.diagonal(measured).all() else euler
+
+
+def direction_of(response: Array) -> float:
+    """Whether outputs point from the data to the noise, 1, as levels fall along the steps; -1 if the other way."""
+    return -float(np.sign(np.diagonal(response).sum())) or 1.0
+
+
+def _latents(scheduler: Any, first: int, outputs: Tensor) -> Tensor:
+    """Where the scheduler goes from a latent of zeros, (T', T'), float64."""
+    twin = copy.deepcopy(scheduler)
+    set_class(twin, own_class(scheduler))
+    step_call, rows = StepCall.of(twin), []
+    latent = torch.zeros(1, 1, 1, len(outputs))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        for timestep, output in zip(twin.timesteps[first:], outputs, strict=True):
+            arguments = {"model_output": output.reshape(latent.shape), "timestep": timestep, "sample": latent}
+            latent = landed(step_call.call(twin.step, arguments))
+            rows.append(latent.flatten().double())
+    return torch.stack(rows)

@@ -1,0 +1,183 @@
+"""Learning from ordinary generations."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import ertacache
+from ertacache.errors import ArgumentError, OutputError, PolicyFileError
+from ertacache.learning.full_generation import FullGeneration
+from ertacache.learning.learnt import Learnt, LearntFolder, read, write
+from ertacache.learning.output_store import OutputStore
+
+STEPS = 10
+
+
+def generate(pipe, call, folder, count=1, **more):
+    """The pictures, and the report of each call."""
+    found = []
+    with ertacache.accelerated(pipe, num_computed_steps=5, learn=folder, **more) as run:
+        for _ in range(count):
+            images = pipe(**call()).images
+            found.append((images, run.report))
+    return found
+
+
+@pytest.fixture
+def call(flux_call):
+    return lambda **more: flux_call(steps=STEPS, guided=True, **more)
+
+
+def test_the_first_generation_is_the_full_one_and_the_second_is_accelerated(flux, call, counted, tmp_path):
+    plain = flux(**call()).images
+    counter = counted(flux.transformer)
+    (first, told), (second, report) = generate(flux, call, tmp_path, 2)
+    assert torch.equal(first, plain)
+    assert counter.take() == 2 * STEPS + 2 * 5
+    assert "learnt from, 1 in all" in str(told)
+    assert len(report.computed_steps) == 5
+    assert 0 < (second - plain).norm() / plain.norm() < 0.2
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == [next(tmp_path.glob("learnt-*.safetensors")).name]
+
+
+def test_another_process_would_go_on_from_the_folder(flux, make_flux, call, tmp_path):
+    generate(flux, call, tmp_path)
+    ((_, report),) = generate(make_flux(), call, tmp_path)
+    assert len(report.computed_steps) == 5
+
+
+@pytest.mark.parametrize("change", ["guidance", "steps", "weights", "shift"])
+def test_another_setting_is_learnt_apart(flux, make_flux, call, tmp_path, change):
+    generate(flux, call, tmp_path)
+    other, changed = flux, call
+    if change == "guidance":
+        changed = lambda: call(true_cfg_scale=2.5)  # noqa: E731
+    if change == "steps":
+        changed = lambda: {**call(), "num_inference_steps": STEPS + 1}  # noqa: E731
+    if change == "weights":
+        other = make_flux(seed=5)
+    if change == "shift":
+        other = make_flux(shift=2.0)
+    ((_, report),) = generate(other, changed, tmp_path)
+    assert report.cached_steps == []
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_audits_run_in_full_teach_and_say_how_good_the_policy_is(flux, call, tmp_path):
+    plain = flux(**call()).images
+    for images, report in generate(flux, call, tmp_path, 3, audit=1.0)[1:]:
+        assert torch.equal(images, plain)
+        assert "audited: the policy in force differs from this full run by" in str(report)
+    learnt = read(next(tmp_path.glob("*.safetensors")))
+    assert (learnt.generations, len(learnt.audits)) == (3, 2)
+    assert 0 < learnt.audits[0] < 0.2
+    assert "mean of 2 audits" in learnt.quality
+
+
+def test_batches_count_as_several(flux, flux_call, tmp_path):
+    generate(flux, lambda: flux_call(steps=STEPS, guided=True, prompts=3), tmp_path)
+    assert read(next(tmp_path.glob("*.safetensors"))).samples == 3
+
+
+def test_a_call_that_fails_or_stops_early_is_not_learnt_from(flux, call, tmp_path):
+    def stop(pipe, step, timestep, kwargs):
+        pipe._interrupt = step == 4
+        return {}
+
+    def fail(pipe, step, timestep, kwargs):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        generate(flux, lambda: call() | {"callback_on_step_end": fail}, tmp_path)
+    ((_, report),) = generate(flux, lambda: call() | {"callback_on_step_end": stop}, tmp_path)
+    assert "nothing was learnt" in str(report)
+    assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_a_folder_that_cannot_be_written_loses_no_picture(flux, call, tmp_path, monkeypatch):
+    def full(self, key, more):
+        raise OutputError("the disk is full", given="it", cure="Empty it.")
+
+    monkeypatch.setattr(LearntFolder, "add", full)
+    ((images, report),) = generate(flux, call, tmp_path)
+    assert images.isfinite().all()
+    assert "nothing was learnt from this generation: OutputError: the disk is full" in str(report)
+
+
+@pytest.mark.parametrize("audit", [-0.1, 1.5, "often", float("nan")])
+def test_an_audit_is_a_share(flux, tmp_path, audit):
+    with pytest.raises(ArgumentError, match="audit"):
+        ertacache.enable(flux, speedup=2.0, learn=tmp_path, audit=audit)
+
+
+def test_what_does_not_fit_into_memory_goes_to_a_file_and_gives_the_same_sums():
+    rows = torch.randn(6, 500, generator=torch.Generator().manual_seed(0))
+    grams = []
+    for limit in (float("inf"), 3 * 2000, 0):
+        store = OutputStore(limit)
+        for k, row in enumerate(rows):
+            store.keep(f"output {k}", row)
+        kept = store.rows([f"output {k}" for k in range(6)])
+        assert torch.equal(torch.stack(kept), rows)
+        grams.append(torch.stack(kept).double() @ torch.stack(kept).double().T)
+        store.clear()
+    assert torch.equal(grams[0], grams[1])
+    assert torch.equal(grams[0], grams[2])
+    assert not FullGeneration(3, 0, 0).whole
+
+
+def test_a_damaged_record_is_made_anew(tmp_path):
+    folder, learnt = LearntFolder(tmp_path), Learnt("it", torch.eye(4, dtype=torch.float64))
+    write(learnt, folder.path("a"))
+    content = bytearray(folder.path("a").read_bytes())
+    content[-3] ^= 1
+    folder.path("a").write_bytes(bytes(content))
+    with pytest.raises(PolicyFileError):
+        read(folder.path("a"))
+    assert folder.find("a") is None
+    assert folder.add("a", learnt).generations == 1
+    assert torch.equal(read(folder.path("a")).gram, learnt.gram)
+
+
+WORKER = """
+import sys, torch
+from pathlib import Path
+from ertacache.learning.learnt import Learnt, LearntFolder
+folder, number = LearntFolder(Path(sys.argv[1])), int(sys.argv[2])
+print("ready", flush=True)
+for k in range(20):
+    gram = torch.zeros(12, 12, dtype=torch.float64)
+    gram[number, number] = 1.0
+    folder.add("shared", Learnt("shared", gram))
+"""
+
+
+def test_ten_processes_learn_into_one_folder_and_one_of_them_is_killed(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    folder = tmp_path / "learnt"
+    workers = [
+        subprocess.Popen(
+            [sys.executable, script, folder, str(k)], stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        for k in range(10)
+    ]
+    assert workers[0].stdout.readline() == b"ready\n"
+    time.sleep(0.05)
+    workers[0].send_signal(signal.SIGKILL)
+    assert [worker.wait(300) for worker in workers[1:]] == [0] * 9
+    workers[0].wait()
+    known = read(LearntFolder(folder).path("shared"))
+    counts = known.gram.diagonal()[:10].tolist()
+    assert counts[1:] == [20.0] * 9
+    assert 0 <= counts[0] <= 20
+    assert known.generations == sum(counts) == known.samples
+    assert [path.suffix for path in Path(folder).iterdir() if ".partial" in path.name] == []
