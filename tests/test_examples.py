@@ -1,7 +1,10 @@
 """The examples run as they stand."""
 
+import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -34,6 +37,35 @@ def test_example(script, files, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "steps computed" in done.stdout
     assert all((tmp_path / name).stat().st_size > 0 for name in files)
+
+
+def test_the_service_learns_from_its_first_request_audits_and_tells(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "service.py"), "--port", "0", "--audit", "0.5"]
+    service = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        port = int(service.stdout.readline().split()[-1])
+
+        def get(path):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=300) as answer:
+                return answer.headers.get("X-Computed-Steps"), answer.read()
+
+        steps, picture = get("/generate?prompt=a+red+star")
+        assert steps == "30 of 30"
+        assert picture.startswith(b"\x89PNG")
+        seen = []
+        while set(seen) != {"15 of 30", "30 of 30"}:  # half of them are audited
+            seen.append(get(f"/generate?prompt=a+red+star&seed={len(seen)}")[0])
+            assert len(seen) < 40
+        stats = json.loads(get("/stats")[1])
+        assert stats["served"] == {"full": 1 + seen.count("30 of 30"), "accelerated": seen.count("15 of 30")}
+        (setting,) = stats["settings"]
+        assert setting["full generations"] == stats["served"]["full"]
+        assert "relative error of the final latent 0.0" in setting["quality"]
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get("/generate")
+    finally:
+        service.kill()
+        service.wait()
 
 
 @pytest.mark.slow  # all that it calls is in the scripts above, and it takes as long as both of them

@@ -27,6 +27,7 @@ PARTS = [
     "runtime",
     "acceleration",
     "watching",
+    "learning",
     "accelerate",
     "calibration",
     "zoo",

@@ -41,6 +41,17 @@ def generate(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also generate in full, and show both side by side.")
     ] = False,
+    speedup: Annotated[
+        float | None,
+        typer.Option(help="Without a policy: compute at most one step in so many, with no calibration."),
+    ] = None,
+    learn: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --speedup: a folder. The first generation of a setting runs in full and is learnt from; later "
+            "ones are accelerated by what is known."
+        ),
+    ] = None,
     guard: Annotated[
         str | None,
         typer.Option(
@@ -57,9 +68,10 @@ def generate(
     dtype: options.Dtype = "float32",
     seed: options.Seed = 0,
 ) -> None:
-    """Generate one picture, with a policy if one is given."""
+    """Generate one picture: with a policy, with a speedup that needs none, or in full."""
     prompt = typed(prompt)
-    _check_needs(policy, {"compare": compare, "guard": guard, "draft": draft})
+    _check_uncalibrated(policy, speedup, learn)
+    _check_needs(policy, {"compare": compare and speedup is None, "guard": guard, "draft": draft})
     from ertacache.evaluation.comparison import Variant
     from ertacache.presenting.pictures import picture_suffixes
     from ertacache.presenting.plot_style import plot_suffixes
@@ -75,6 +87,9 @@ def generate(
         watched: dict[str, Any] = {"guard": guard, "draft": drafted}
         fast = Variant(loaded.method.name, num_steps, policy=loaded, **watched)
         check_fits(pipe, loaded, **watched)
+    elif speedup is not None:
+        name = "instant" if learn is None else "learnt"
+        fast = Variant(name, num_steps, speedup=speedup, learn=learn)
     call = {**arguments, "prompt": prompt, "seed": seed}
     pictures = _compared(pipe, full, fast, call) if compare else _generated(pipe, fast, call)
     are_clips = pictures[fast.name][0].ndim == 4
@@ -82,6 +97,18 @@ def generate(
         out = out.with_suffix(".mp4" if are_clips else ".png")
     kept_somewhere(out, partial(_write, pictures, prompt, fps=fps, compare=compare))
     say(f"wrote {out}")
+
+
+def _check_uncalibrated(policy: str | None, speedup: float | None, learn: Path | None) -> None:
+    """Refuse a speedup beside a policy or out of range, and a folder without a speedup."""
+    from ertacache.runtime.step_budget import StepBudget
+
+    if speedup is not None and policy is not None:
+        raise ArgumentError("a policy has its speedup already", given="both", cure="Leave --speedup or --policy out.")
+    if learn is not None and speedup is None:
+        raise ArgumentError("--learn needs --speedup", given="none", cure="Pass --speedup 2, say.")
+    if speedup is not None:
+        StepBudget(speedup)
 
 
 def _check_needs(policy: str | None, options_given: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,6 +23,7 @@ from ertacache.runtime.driver import Driver
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.run import Run
 from ertacache.runtime.schedulers import set_noise_levels
+from ertacache.runtime.step_budget import StepBudget
 from ertacache.watching.draft import Draft
 from ertacache.watching.guard_report import Mode
 from ertacache.watching.watched import WatchedReport
@@ -35,6 +37,8 @@ class Variant:
         name: its name in tables.
         num_inference_steps: the pipeline's argument.
         policy: the policy to follow; None for plain steps.
+        speedup: without a policy: follow an instant policy of this budget, or a learnt one; None for plain steps.
+        learn: with a speedup: the folder of what is learnt.
         guard: the mode of the policy's guard; None for no guard.
         draft: a draft to compare the run with, or None. It runs after the timed run.
         noise_levels: a noise schedule of its own, ``num_inference_steps`` + 1 levels; None for the scheduler's.
@@ -45,6 +49,8 @@ class Variant:
     name: str
     num_inference_steps: int
     policy: Policy | None = None
+    speedup: float | None = None
+    learn: Path | None = None
     guard: Mode | None = None
     draft: Draft | None = None
     noise_levels: tuple[float, ...] | None = None
@@ -53,6 +59,8 @@ class Variant:
     @property
     def computed_steps(self) -> int:
         """How many steps run the denoiser."""
+        if self.speedup is not None:
+            return StepBudget(self.speedup).computed(self.num_inference_steps)
         return len(self.policy.computed_steps) if self.policy else self.num_inference_steps
 
 
@@ -151,6 +159,8 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
     clock = _LoopClock(keep_latents)
     if variant.policy is not None:
         context: Any = accelerated(pipe, variant.policy, guard=variant.guard, draft=variant.draft)
+    elif variant.speedup is not None:
+        context = accelerated(pipe, speedup=variant.speedup, learn=variant.learn)
     elif variant.noise_levels is not None:
         context = Run(pipe, _OwnGrid(variant.noise_levels))
     else:

@@ -23,8 +23,8 @@ Array = NDArray[np.float64]
 
 NUGGET = 1e-5
 """How much of its square each output is taken to vary on its own: other prompts' outputs are not quite those."""
-ANSWER = 0.4
-"""How strongly outputs are taken to answer errors of the latent, as `ertacache.method.error_growth.Feedback.size`."""
+ANSWER = 0.2
+"""How strongly outputs are taken to answer errors of the latent, see `ertacache.method.error_growth.Feedback`."""
 
 
 def learnt_policy(learnt: Learnt, scheduler: Any, levels: Sequence[float], first: int, computed: int) -> Policy:

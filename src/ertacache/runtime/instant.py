@@ -25,8 +25,8 @@ from ertacache.runtime.unwrap import own_class
 
 FINISH = 1.5
 """How much denser computed steps are towards the end; see `ertacache.method.schedule.denser_at_ends`."""
-ANSWER = 0.4
-"""How strongly outputs are taken to answer errors of the latent, as `ertacache.method.error_growth.Feedback.size`."""
+ANSWER = 0.2
+"""How strongly outputs are taken to answer errors of the latent, see `ertacache.method.error_growth.Feedback`."""
 NOTE = (
     "not calibrated: schedule and weights are what other models have in common. Pass learn=FOLDER to learn this one "
     "from ordinary generations, or calibrate it with ertacache.calibrate()"
