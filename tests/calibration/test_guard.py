@@ -10,7 +10,6 @@ import torch
 import ertacache
 from benchmarks.guard import noise
 from ertacache import Method, Policy
-from ertacache.calibration.full_runs import shifted
 from ertacache.errors import GuardError, PolicyFileError
 from ertacache.policy.drift_envelope import Envelope
 from ertacache.watching.drift_score import envelope_of, is_outside, score
@@ -80,7 +79,7 @@ def test_too_few_prompts_and_methods_without_a_prediction_have_no_envelope(embed
 
 
 def test_the_envelope_of_image_to_image_counts_from_its_first_step(policy):
-    moved = shifted(dataclasses.replace(policy, origin=None, gram=None), 4)
+    moved = dataclasses.replace(policy, origin=None, gram=None).shifted(4)
     assert moved.envelope.steps == tuple(step + 4 for step in policy.envelope.steps)
     assert {*moved.envelope.steps} <= {*moved.computed_steps}
     assert moved.envelope.middle == policy.envelope.middle + 4
