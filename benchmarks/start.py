@@ -30,6 +30,7 @@ from ertacache.files import kept
 from ertacache.learning import Learner
 from ertacache.method.named_methods import Method
 from ertacache.method.schedule import evenly_spaced
+from ertacache.metrics import MAX_PSNR
 from ertacache.policy import Policy
 from ertacache.runtime.instant import Instant
 from ertacache.runtime.policy_source import PolicySource
@@ -63,8 +64,8 @@ def measured(model: str, num_prompts: int, seed: int, work: Path) -> dict[str, A
         computed = budget.computed(steps)
         shutil.rmtree(folder, ignore_errors=True)
         (first,) = calls_of(embedded.arguments, embedded.calibration_prompts[:1], 0)
-        with following(Learner(budget, folder), pipe):
-            pipe(**started(first))
+        with following(Learner(budget, folder, without=model), pipe):
+            pipe(**started(first), num_inference_steps=steps)
         policy = calibrate(
             pipe,
             embedded.calibration_prompts[:CALIBRATION_PROMPTS],
@@ -84,7 +85,7 @@ def measured(model: str, num_prompts: int, seed: int, work: Path) -> dict[str, A
                 "", steps, Policy(steps, evenly_spaced(steps, computed, ()), Method.named("taylor"))
             ),
             "instant": Variant("", steps, around=by(Instant(budget, without=model))),
-            "learnt, 1 generation": Variant("", steps, around=by(Learner(budget, folder))),
+            "learnt, 1 generation": Variant("", steps, around=by(Learner(budget, folder, without=model))),
             "calibrated, 4 prompts": Variant("", steps, policy),
         }
         variants += [replace(ways[name], name=f"{speedup:g} {name}") for name in NAMES]
@@ -93,6 +94,8 @@ def measured(model: str, num_prompts: int, seed: int, work: Path) -> dict[str, A
     for row in rows:
         ratio, _, name = row.name.partition(" ")
         found[ratio][name] = row.psnr
+        if max(row.psnr) >= MAX_PSNR:
+            raise RuntimeError(f"{model}, {row.name}: a generation ran in full: {row.psnr}")
     return {"model": model, "steps": steps, "psnr": found, "calibration_full_runs": cost, **environment()}
 
 

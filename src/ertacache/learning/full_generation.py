@@ -18,13 +18,10 @@ class FullGeneration(Observer):
         memory_limit: see `OutputStore`.
     """
 
-    wants_contrasts = True
-
     def __init__(self, steps: int, first: int, memory_limit: float) -> None:
         self.steps, self.first = steps, first
         self._store = OutputStore(memory_limit)
         self._seen: list[int] = []
-        self._contrasts = 0
         self.samples = 0
 
     def begin(self, as_calibrated: bool) -> None:
@@ -32,14 +29,11 @@ class FullGeneration(Observer):
         self.forget()
 
     def computed(self, step: ComputedStep) -> None:
-        """Keep the output and the contrast of a step."""
+        """Keep the output of a step."""
         place = len(self._seen)
         self._seen.append(step.index)
         self.samples = len(step.truth)
         self._store.keep(f"output {place}", step.truth.to(step.dtype))
-        if step.contrast is not None:
-            self._store.keep(f"contrast {place}", step.contrast.to(step.dtype))
-            self._contrasts += 1
 
     @property
     def whole(self) -> bool:
@@ -47,13 +41,10 @@ class FullGeneration(Observer):
         return self._seen == list(range(self.first, self.first + self.steps))
 
     def gram(self) -> Tensor:
-        """The dot products of the outputs, (T, T), or with the contrasts behind them, (2T, 2T); float64."""
-        names = [f"output {place}" for place in range(self.steps)]
-        if self._contrasts == self.steps:
-            names += [f"contrast {place}" for place in range(self.steps)]
-        return gram_of_rows(self._store.rows(names))
+        """The dot products of the outputs, (T, T), float64."""
+        return gram_of_rows(self._store.rows([f"output {place}" for place in range(self.steps)]))
 
     def forget(self) -> None:
         """Let go of everything."""
         self._store.clear()
-        self._seen, self._contrasts = [], 0
+        self._seen = []

@@ -21,6 +21,7 @@ from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import loop_modules
+from ertacache.runtime.instant import strength_of
 from ertacache.runtime.pipeline_key import digest_of
 from ertacache.runtime.pipeline_settings import configuration_of, refuse_other_caches
 from ertacache.runtime.policy_for_call import Resolved, Undecided
@@ -45,14 +46,22 @@ class Learner:
         audit: the share of later generations that run in full as well, 0 to 1: they are learnt from, and compared with
             what the policy would have made.
         memory_limit: see `MEMORY_LIMIT`.
+        without: the trained pipeline that is left out of the prior, by name, to judge what is learnt.
 
     Raises:
         ArgumentError: if one is out of range.
         OutputError: if nothing can be written to the folder.
     """
 
-    def __init__(self, budget: StepBudget, folder: Any, audit: float = 0.0, memory_limit: float = MEMORY_LIMIT) -> None:
-        self.budget, self.memory_limit = budget, memory_limit
+    def __init__(
+        self,
+        budget: StepBudget,
+        folder: Any,
+        audit: float = 0.0,
+        memory_limit: float = MEMORY_LIMIT,
+        without: str | None = None,
+    ) -> None:
+        self.budget, self.memory_limit, self.without = budget, memory_limit, without
         self.folder = LearntFolder(checked_folder(path("learn", folder)) or Path())
         self.audit = number("audit", audit, at_least=0, at_most=1)
         self._chance = Random()
@@ -72,17 +81,20 @@ class Learner:
 
         def decide(scheduler: Any, levels: tuple[float, ...], first: int) -> Resolved:
             grid = [[f"{level:.5g}" for level in levels], first, configuration_of(scheduler)]
-            call = _Call(self, pipe, digest_of([*parts, *grid]), scheduler, levels, first, again)
+            key = digest_of([*parts, *grid])
+            call = _Call(self, pipe, key, scheduler, levels, first, strength_of(setting.guidance), again)
             return replace(call.resolved(), notes=(*circumstances.doubts, *call.notes), setting=setting)
 
         return Undecided(Policy(1, (), LEARNT), setting=setting, decide=decide)
 
-    def policy(self, key: str, learnt: Learnt, scheduler: Any, levels: Sequence[float], first: int) -> Policy:
+    def policy(
+        self, key: str, learnt: Learnt, scheduler: Any, levels: Sequence[float], first: int, strength: float
+    ) -> Policy:
         """The policy by what is known; solved once for each state of it."""
         computed = self.budget.computed(len(levels) - 1 - first)
         known = key, learnt.generations, float(learnt.gram.trace()), computed
         if known not in self._policies:
-            self._policies[known] = learnt_policy(learnt, scheduler, levels, first, computed)
+            self._policies[known] = learnt_policy(learnt, scheduler, levels, first, computed, strength, self.without)
             while len(self._policies) > _KEPT:
                 del self._policies[next(iter(self._policies))]
         return self._policies[known]
@@ -105,6 +117,7 @@ class _Call:
     scheduler: Any
     levels: tuple[float, ...]
     first: int
+    strength: float
     again: ReplayableCall | None
     notes: tuple[str, ...] = ()
 
@@ -113,8 +126,8 @@ class _Call:
         learnt = self.learner.folder.find(self.key)
         steps = len(self.levels) - 1 - self.first
         policy = None
-        if learnt is not None and len(learnt.gram) in (steps, 2 * steps):
-            policy = self.learner.policy(self.key, learnt, self.scheduler, self.levels, self.first)
+        if learnt is not None and len(learnt.gram) == steps:
+            policy = self.learner.policy(self.key, learnt, self.scheduler, self.levels, self.first, self.strength)
             if not self.learner.is_audited():
                 return Resolved(policy)
         watch, latents = FullGeneration(steps, self.first, self.learner.memory_limit), LatentObserver()

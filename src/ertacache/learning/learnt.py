@@ -29,8 +29,8 @@ class Learnt:
 
     Args:
         setting: what it is, in words.
-        gram: dot products of outputs, and of contrasts where all generations had them, summed over the samples of full
-            generations: (T, T) or (2T, 2T), float64.
+        gram: dot products of the outputs of all pairs of steps, summed over the samples of full generations: (T, T),
+            float64.
         generations: how many full generations were learnt from.
         samples: how many samples they had; a batch counts as several.
         audits: of audited generations, how far the policy in force was from the full run: the relative error of the
@@ -58,10 +58,9 @@ class Learnt:
 
     def __add__(self, other: Learnt) -> Learnt:
         """Both together: sums of sums."""
-        size = min(len(self.gram), len(other.gram))  # contrasts count only where all have them
         return replace(
             self,
-            gram=self.gram[:size, :size] + other.gram[:size, :size],
+            gram=self.gram + other.gram,
             generations=self.generations + other.generations,
             samples=self.samples + other.samples,
             audits=(*self.audits, *other.audits)[-AUDITS:],

@@ -68,8 +68,7 @@ class Instant:
             first: the step that the call begins with.
             guidance: the guidance arguments of the call.
         """
-        scale = scale_of(guidance)
-        strength = max(1.0, guidance[scale]) if scale else 1.0
+        strength = strength_of(guidance)
         key = own_class(scheduler), repr(sorted(scheduler.config.items())), tuple(levels), first, strength
         if key not in self._made:
             self._made[key] = self._solved(scheduler, levels, first, strength)
@@ -90,6 +89,12 @@ class Instant:
         solved, _ = solve_weights(outputs.rows, None, cached, INSTANT.order, response, answers=answers)
         predictions = {i: Prediction.by_weights(history, w.tolist()) for i, (history, w) in solved.items()}
         return Policy(steps, cached, INSTANT, predictions, calibration=record).shifted(first)
+
+
+def strength_of(guidance: Mapping[str, float]) -> float:
+    """The guidance scale of a call, also where it is an input of a distilled model; 1 for none."""
+    scale = scale_of(guidance)
+    return max(1.0, guidance[scale]) if scale else 1.0
 
 
 _KEPT = 8

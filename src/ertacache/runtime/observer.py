@@ -18,8 +18,6 @@ class ComputedStep:
         corrected: the model output as the policy corrects it, the same shape, float32, or None if it does not.
         entry: the step's cache entry, the same shape, float32.
         before: the previous computed step's index and cache entry, or None if the history is empty.
-        contrast: how the guidance branches differ, the same shape, float32; None if there is one branch, or if neither
-            the policy nor an observer wants it.
         dtype: of the model output as the pipeline gives it.
     """
 
@@ -28,15 +26,11 @@ class ComputedStep:
     corrected: Tensor | None
     entry: Tensor
     before: tuple[int, Tensor] | None
-    contrast: Tensor | None = None
     dtype: torch.dtype = torch.float32
 
 
 class Observer:
     """Watches the steps of a run, and may ask for cached ones to be computed. Does nothing; subclasses override."""
-
-    wants_contrasts: bool = False
-    """Whether computed steps are to come with their guidance contrast."""
 
     def begin(self, as_calibrated: bool) -> None:
         """Called when a trajectory begins.

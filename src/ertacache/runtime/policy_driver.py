@@ -60,7 +60,6 @@ class PolicyDriver(Driver):
         self.history = History(1 if policy.method.predictor == "reuse" else max(fitted, 2))  # Taylor may need 2
         self.watching = (*self.observers, *resolved.observers)
         self.contrasted = any(p.contrast_factors for p in policy.predictions.values())
-        self.contrasted = self.contrasted or any(observer.wants_contrasts for observer in self.watching)
         for observer in self.watching:
             observer.begin(resolved.as_calibrated)
 
@@ -103,12 +102,11 @@ class PolicyDriver(Driver):
         truth = output.detach().float()
         entry = to_cache(step.sample.float(), truth, method.level)
         before = next(zip(self.history.steps, self.history.entries, strict=True), None)
-        between = contrast(step) if self.contrasted else None
-        self.history.push(step.index, entry, between)
+        self.history.push(step.index, entry, contrast(step) if self.contrasted else None)
         correction = self._correction(step.index)
         corrected = None if correction is None else predicted(correction, self.history, method, step.sample, output)
         for observer in self.watching:
-            observer.computed(ComputedStep(step.index, truth, corrected, entry, before, between, output.dtype))
+            observer.computed(ComputedStep(step.index, truth, corrected, entry, before, output.dtype))
         return output if corrected is None else corrected.to(output.dtype)
 
     def _predicted(self, step: Step) -> Tensor:
