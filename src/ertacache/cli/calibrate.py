@@ -46,7 +46,8 @@ def calibrate(
         typer.Option(min=1, help="Use at most this many prompts. Default: 8; for a quality budget or --frontier 16."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A folder to keep full runs in, so that an interrupted calibration resumes.")
+        Path | None,
+        typer.Option(help="A folder to keep full runs in, for another try or budget."),
     ] = None,
     settings: options.Settings = None,
     device: options.Device = "cpu",

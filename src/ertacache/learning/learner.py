@@ -83,7 +83,7 @@ class Learner:
             grid = [[f"{level:.5g}" for level in levels], first, configuration_of(scheduler)]
             key = digest_of([*parts, *grid])
             call = _Call(self, pipe, key, scheduler, levels, first, strength_of(setting.guidance), again)
-            return replace(call.resolved(), notes=(*circumstances.doubts, *call.notes), setting=setting)
+            return replace(call.resolved(), notes=tuple(circumstances.doubts), setting=setting)
 
         return Undecided(Policy(1, (), LEARNT), setting=setting, decide=decide)
 
@@ -119,7 +119,6 @@ class _Call:
     first: int
     strength: float
     again: ReplayableCall | None
-    notes: tuple[str, ...] = ()
 
     def resolved(self) -> Resolved:
         """How the call goes on."""

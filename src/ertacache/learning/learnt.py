@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,14 +46,13 @@ class Learnt:
     audits: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        count = partial(whole, at_least=1)
-        normalized(self, invalid("record of a learnt setting"), setting=text, generations=count, samples=count)
-        errors = each(partial(number, at_least=0))
-        normalized(self, invalid("record of a learnt setting"), gram=instance(Tensor, "float64"), audits=errors)
+        wrong, count = invalid("record of a learnt setting"), partial(whole, at_least=1)
+        normalized(self, wrong, setting=text, generations=count, samples=count)
+        normalized(self, wrong, gram=instance(Tensor, "float64"), audits=each(partial(number, at_least=0)))
         if self.gram.dtype != torch.float64 or self.gram.ndim != 2 or self.gram.shape[0] != self.gram.shape[1]:
-            raise invalid("record of a learnt setting")(f"a Gram matrix of shape {tuple(self.gram.shape)}")
+            raise wrong(f"a Gram matrix of shape {tuple(self.gram.shape)}")
         if not bool(self.gram.isfinite().all()):
-            raise invalid("record of a learnt setting")("a Gram matrix that is not finite")
+            raise wrong("a Gram matrix that is not finite")
 
     def __add__(self, other: Learnt) -> Learnt:
         """Both together: sums of sums."""
@@ -106,19 +104,10 @@ class LearntFolder:
         Raises:
             OutputError: if the folder cannot be written to.
         """
-        return self._changed(key, lambda known: more if known is None else known + more)
-
-    def audited(self, key: str, error: float) -> Learnt | None:
-        """Add an audit's error, if the setting is known."""
-        known = self.find(key)
-        if known is None:
-            return None
-        return self._changed(key, lambda now: replace(now or known, audits=(*(now or known).audits, error)[-AUDITS:]))
-
-    def _changed(self, key: str, change: Callable[[Learnt | None], Learnt]) -> Learnt:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(os.fspath(self.path(key)) + ".lock", timeout=LOCK_SECONDS):
-            changed = change(self.find(key))
+            known = self.find(key)
+            changed = more if known is None else known + more
             write(changed, self.path(key))
         return changed
 

@@ -8,15 +8,11 @@ from typing import Any
 import numpy as np
 
 from ertacache.learning.learnt import Learnt
-from ertacache.method.error_growth import Feedback
-from ertacache.method.gram_weights import Outputs, solve_weights
+from ertacache.method.gram_weights import Outputs
 from ertacache.method.named_methods import LEARNT
-from ertacache.method.prediction import Prediction
 from ertacache.method.prior import NUGGET, prior_outputs
-from ertacache.method.schedule import denser_at_ends
 from ertacache.policy import CalibrationRecord, Policy
-from ertacache.runtime.instant import FINISH
-from ertacache.runtime.sampler_response import direction_of, response_of
+from ertacache.runtime.instant import solved_policy
 from ertacache.runtime.schedulers import angles_of
 
 ANSWER = 0.3
@@ -45,21 +41,13 @@ def learnt_policy(
         strength: the guidance scale.
         without: the trained pipeline that is left out of the prior, by name, to judge this.
     """
-    steps = len(levels) - 1 - first
     record = CalibrationRecord(
         f"num_computed_steps={computed} (learnt)",
         num_prompts=learnt.samples,
         notes=(f"learnt from {learnt.generations} full generations; {learnt.quality}",),
     )
-    if computed == steps:
-        return Policy(steps, (), LEARNT, calibration=record).shifted(first)
     prior = prior_outputs(angles_of(scheduler, levels[first:]), strength, without)
     expected, own = prior.rows @ prior.rows.T, learnt.gram.numpy()
     gram = learnt.samples * own / np.mean(np.diag(own)) + PRIOR_SAMPLES * expected / np.mean(np.diag(expected))
-    outputs = Outputs.of(gram * (1 + NUGGET * np.eye(steps)), prior.levels)
-    response = response_of(scheduler, first, levels[first:])
-    answers = Feedback(ANSWER, 0.0).answers(outputs.levels) * direction_of(response)
-    cached = denser_at_ends(steps, computed, (), finish=FINISH)
-    weights, _ = solve_weights(outputs.rows, None, cached, LEARNT.order, response, answers=answers)
-    predictions = {i: Prediction.by_weights(history, found.tolist()) for i, (history, found) in weights.items()}
-    return Policy(steps, cached, LEARNT, predictions, calibration=record).shifted(first)
+    outputs = Outputs.of(gram * (1 + NUGGET * np.eye(len(gram))), prior.levels)
+    return solved_policy(Policy(1, (), LEARNT, calibration=record), outputs, scheduler, levels, first, computed, ANSWER)

@@ -23,7 +23,7 @@ from ertacache.method.grid_mapping import coarser, curve_difference, place_sched
 from ertacache.method.named_methods import Method
 from ertacache.policy import Origin, Policy
 from ertacache.runtime.guidance_transfer import scale_of
-from ertacache.runtime.scheduler_step import StepCall, landed
+from ertacache.runtime.sampler_response import latents_of
 from ertacache.runtime.schedulers import set_noise_levels
 from ertacache.runtime.unwrap import own_class
 
@@ -155,13 +155,8 @@ def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
     # The noise levels set here are replaced in the next line; mu only has to be there.
     twin.set_timesteps(steps, **({"mu": 1.0} if twin.config.get("use_dynamic_shifting") else {}))
     set_noise_levels(twin, levels)
-    latent, rows = torch.zeros(1, steps, dtype=torch.float64), []
-    step_call = StepCall.of(twin)
-    for timestep, unit in zip(twin.timesteps, torch.eye(steps, dtype=torch.float64), strict=True):
-        arguments = {"model_output": unit[None], "timestep": timestep, "sample": latent}
-        latent = landed(step_call.call(twin.step, arguments))
-        rows.append(latent[0].numpy())
-    return np.array(rows, dtype=np.float64)
+    units, start = torch.eye(steps, dtype=torch.float64), torch.zeros(1, steps, dtype=torch.float64)
+    return np.array(latents_of(twin, twin.timesteps, units, start).numpy(), dtype=np.float64)
 
 
 def on_grid(policy: Policy, scheduler: Any, levels: Sequence[float]) -> Transfer:

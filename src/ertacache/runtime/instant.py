@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ertacache.method.error_growth import Feedback
-from ertacache.method.gram_weights import solve_weights
+from ertacache.method.gram_weights import Outputs, solve_weights
 from ertacache.method.named_methods import INSTANT
 from ertacache.method.prediction import Prediction
 from ertacache.method.prior import prior_outputs
@@ -77,18 +77,41 @@ class Instant:
         return self._made[key]
 
     def _solved(self, scheduler: Any, levels: Sequence[float], first: int, strength: float) -> Policy:
-        steps = len(levels) - 1 - first
-        computed = self.budget.computed(steps)
-        record = CalibrationRecord(f"{self.budget} (instant)", notes=(NOTE,))
-        if computed == steps:
-            return replace(NOTHING_CACHED, num_inference_steps=steps, calibration=record).shifted(first)
+        computed = self.budget.computed(len(levels) - 1 - first)
+        blank = replace(NOTHING_CACHED, calibration=CalibrationRecord(f"{self.budget} (instant)", notes=(NOTE,)))
         outputs = prior_outputs(angles_of(scheduler, levels[first:]), strength, self.without)
-        cached = denser_at_ends(steps, computed, (), finish=FINISH)
-        response = response_of(scheduler, first, levels[first:])
-        answers = Feedback(ANSWER, 0.0).answers(outputs.levels) * direction_of(response)
-        solved, _ = solve_weights(outputs.rows, None, cached, INSTANT.order, response, answers=answers)
-        predictions = {i: Prediction.by_weights(history, w.tolist()) for i, (history, w) in solved.items()}
-        return Policy(steps, cached, INSTANT, predictions, calibration=record).shifted(first)
+        return solved_policy(blank, outputs, scheduler, levels, first, computed, ANSWER)
+
+
+def solved_policy(
+    blank: Policy,
+    outputs: Outputs,
+    scheduler: Any,
+    levels: Sequence[float],
+    first: int,
+    computed: int,
+    answer: float,
+) -> Policy:
+    """The policy by outputs that are expected of a call, on the prior's schedule.
+
+    Args:
+        blank: its method and its record are the policy's.
+        outputs: on the noise levels of the steps that the call makes.
+        scheduler: that of the call, before its first step; left unchanged.
+        levels: the T + 1 noise levels of its grid.
+        first: the step that the call begins with.
+        computed: how many of the steps that the call makes are computed.
+        answer: how strongly outputs answer errors of the latent, see `ertacache.method.error_growth.Feedback`.
+    """
+    steps = len(levels) - 1 - first
+    if computed == steps:
+        return replace(blank, num_inference_steps=steps).shifted(first)
+    response = response_of(scheduler, first, levels[first:])
+    answers = Feedback(answer, 0.0).answers(outputs.levels) * direction_of(response)
+    cached = denser_at_ends(steps, computed, (), finish=FINISH)
+    solved, _ = solve_weights(outputs.rows, None, cached, blank.method.order, response, answers=answers)
+    predictions = {i: Prediction.by_weights(history, w.tolist()) for i, (history, w) in solved.items()}
+    return replace(blank, num_inference_steps=steps, cached_steps=cached, predictions=predictions).shifted(first)
 
 
 def strength_of(guidance: Mapping[str, float]) -> float:

@@ -51,12 +51,26 @@ def _latents(scheduler: Any, first: int, outputs: Tensor) -> Tensor:
     """Where the scheduler goes from a latent of zeros, (T', T'), float64."""
     twin = copy.deepcopy(scheduler)
     set_class(twin, own_class(scheduler))
-    step_call, rows = StepCall.of(twin), []
-    latent = torch.zeros(1, 1, 1, len(outputs))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        for timestep, output in zip(twin.timesteps[first:], outputs, strict=True):
-            arguments = {"model_output": output.reshape(latent.shape), "timestep": timestep, "sample": latent}
-            latent = landed(step_call.call(twin.step, arguments))
-            rows.append(latent.flatten().double())
+        return latents_of(twin, twin.timesteps[first:], outputs, torch.zeros(1, 1, 1, len(outputs))).double()
+
+
+def latents_of(scheduler: Any, timesteps: Tensor, outputs: Tensor, latent: Tensor) -> Tensor:
+    """Where a scheduler goes, step by step, with these outputs.
+
+    Args:
+        scheduler: about to make its first step; it steps.
+        timesteps: (T,).
+        outputs: (T, size), the model output of each step.
+        latent: where it begins, of ``size`` elements, with the batch axis.
+
+    Returns:
+        The latents after each step, (T, size).
+    """
+    step_call, rows = StepCall.of(scheduler), []
+    for timestep, output in zip(timesteps, outputs, strict=True):
+        arguments = {"model_output": output.reshape(latent.shape), "timestep": timestep, "sample": latent}
+        latent = landed(step_call.call(scheduler.step, arguments))
+        rows.append(latent.flatten())
     return torch.stack(rows)
