@@ -33,7 +33,8 @@ from torch import nn
 from benchmarks.keys import environment, key_of
 from benchmarks.markdown import table, write_figures
 from ertacache import Draft, Policy, accelerated, calibrate, draft, zoo
-from ertacache.calibration.full_runs import Workload, open_session
+from ertacache.calibration.announcement import Workload
+from ertacache.calibration.full_runs import open_session
 from ertacache.calibration.options import CalibrationOptions
 from ertacache.evaluation.comparison import Variant, generate, started
 from ertacache.files import kept
@@ -169,9 +170,14 @@ def calibrated(embedded: zoo.Embedded, speedup: float, prompts: Sequence[str], f
     """A policy, and the median PSNR of its calibration's prompts, each by weights that were fitted without it."""
     path = folder / f"{speedup:g}x.safetensors"
     if not path.exists():
-        calibrate(embedded.pipe, prompts, speedup=speedup, checkpoint=folder / "full-runs", **embedded.arguments).save(
-            path
-        )
+        calibrate(
+            embedded.pipe,
+            prompts,
+            speedup=speedup,
+            full_runs=5 * len(prompts),
+            checkpoint=folder / "full-runs",
+            **embedded.arguments,
+        ).save(path)
     policy = Policy.load(path)
 
     def judged() -> list[float]:

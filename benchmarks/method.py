@@ -58,6 +58,7 @@ def policies_for(
                     embedded.calibration_prompts[:num_prompts],
                     speedup=speedup,
                     method=method,
+                    full_runs=5 * num_prompts,
                     checkpoint=folder / "full-runs",
                     **embedded.arguments,
                 ).save(path)

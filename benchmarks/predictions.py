@@ -48,6 +48,7 @@ def policies_of(model: str, arguments: Mapping[str, Any], num_prompts: int, work
                     embedded.calibration_prompts[:num_prompts],
                     speedup=speedup,
                     method=method,
+                    full_runs=5 * num_prompts,
                     checkpoint=work / "full-runs",
                     progress=False,
                     **arguments,

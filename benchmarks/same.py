@@ -37,6 +37,7 @@ def make(folder: Path) -> None:
                 embedded.calibration_prompts[:NUM_PROMPTS],
                 speedup=speedup,
                 method=method,
+                full_runs=5 * NUM_PROMPTS,
                 checkpoint=folder / "full-runs",
                 progress=False,
                 **embedded.arguments,

@@ -122,6 +122,7 @@ def policy_in(model: str, setting: Setting, speedup: float, num_prompts: int, wo
             embedded.pipe,
             embedded.calibration_prompts[:num_prompts],
             speedup=speedup,
+            full_runs=5 * num_prompts,
             checkpoint=work / "full-runs",
             progress=False,
             **arguments,

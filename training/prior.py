@@ -19,7 +19,8 @@ import typer
 from numpy.typing import NDArray
 
 from ertacache import zoo
-from ertacache.calibration.full_runs import Workload, open_session
+from ertacache.calibration.announcement import Workload
+from ertacache.calibration.full_runs import open_session
 from ertacache.calibration.gram import gram_of
 from ertacache.calibration.options import CalibrationOptions
 from ertacache.method.grid_mapping import interpolation_matrix

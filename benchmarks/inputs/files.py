@@ -68,7 +68,7 @@ class Subjects:
             num_inference_steps=STEPS,
             num_computed_steps=computed,
             method=method,
-            **{"full_runs": 2.5, "progress": False, **options},
+            **{"full_runs": 10, "progress": False, **options},
         )
 
     def tried(self, kind: str, path: Path) -> str | None:

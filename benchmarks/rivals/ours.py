@@ -26,6 +26,7 @@ def _attach(method: str) -> Callable[[Subject, Knobs, Any], AbstractContextManag
                 subject.pipe,
                 subject.calibration_prompts[:CALIBRATION_PROMPTS],
                 method=method,
+                full_runs=5 * CALIBRATION_PROMPTS,
                 checkpoint=subject.work / "full-runs",
                 progress=False,
                 **knobs,

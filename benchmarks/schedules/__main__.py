@@ -25,8 +25,9 @@ from benchmarks.keys import environment, key_of, source_digest
 from benchmarks.markdown import table, with_interval, write_figures
 from benchmarks.schedules.baselines import Schedule, algorithm_2, annealed
 from ertacache import Policy, calibrate, zoo
+from ertacache.calibration.announcement import Workload
 from ertacache.calibration.budget import StepsBudget
-from ertacache.calibration.full_runs import Session, Workload, open_session
+from ertacache.calibration.full_runs import Session, open_session
 from ertacache.calibration.gram import gram_of
 from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.make_policy import policy_of
@@ -59,7 +60,9 @@ def schedules(session: Session, computed: int, ours: Policy) -> dict[str, Callab
         return shortest_path(costs, computed, setting.forced, minimax=minimax)
 
     def annealing() -> Schedule:
-        alone = ClosedLoops(loops.pipe, loops.calls[:1], loops.recordings[:1], setting, lambda number: None)
+        alone = ClosedLoops(
+            loops.pipe, loops.calls[:1], loops.recordings[:1], setting, loops.expected, lambda number: None
+        )
         return annealed(alone, computed, ours.calibration.denoiser_calls - session.loops.full_run)
 
     return {

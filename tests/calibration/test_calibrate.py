@@ -39,14 +39,14 @@ def test_every_named_method_meets_its_budget_and_its_cost(embedded, settings, pr
 
 
 @pytest.mark.parametrize(("method", "cost"), [("offline", 2), ("paper", 3), ("uniform", 1.5)])
-def test_what_does_not_search_says_what_it_costs_however_little_is_allowed(
+def test_what_does_not_search_says_what_it_costs(
     embedded, settings, prompts, capsys, method, cost
 ):
-    asked = {"speedup": 2, "method": method, "full_runs": 1.5}
+    asked = {"speedup": 2, "method": method}
     policy = ertacache.calibrate(embedded.pipe, prompts, **{**settings, **asked, "progress": True})
     assert policy.calibration.full_runs == cost
     said = " ".join(capsys.readouterr().err.split())
-    assert f"at most {cost:g} times the denoiser calls of one full run of each prompt" in said
+    assert f"at most {2 * cost:g} full runs in all, on 2 prompts: a full run takes" in said
 
 
 @pytest.mark.parametrize("method", ["aligned", "paper"])
@@ -79,7 +79,7 @@ def test_aligned_is_nearer_to_the_full_run_than_reuse_and_taylor_on_held_out_pro
     full = [generate(embedded, prompt=prompt, **steps) for prompt in held_out]
     for method in ("reuse", "taylor", "aligned"):
         policy = ertacache.calibrate(
-            embedded.pipe, prompts, speedup=2, method=method, full_runs=3, checkpoint=tmp_path, **{**settings, **steps}
+            embedded.pipe, prompts, speedup=2, method=method, full_runs=24, checkpoint=tmp_path, **{**settings, **steps}
         )
         fast = [generate(embedded, policy, prompt=prompt, **steps) for prompt in held_out]
         errors[method] = sum(math.log(float((a - b).norm() / b.norm())) for a, b in zip(fast, full, strict=True))

@@ -396,7 +396,7 @@ def heeded():
 
 
 BUDGETS = {
-    "search": (2, {"speedup": 2, "full_runs": 3.5}),
+    "search": (2, {"speedup": 2, "full_runs": 7}),
     "seconds": (3, {"seconds": 1e-9}),
     "quality": (12, {"min_psnr": 60.0, "method": "taylor"}),
 }

@@ -8,10 +8,11 @@ import torch
 
 import ertacache
 from ertacache.calibration import by_quality, by_seconds
-from ertacache.calibration.budget import QUALITY_RUNS
+from ertacache.calibration.announcement import Workload
 from ertacache.calibration.by_quality import fewest
-from ertacache.calibration.full_runs import Workload, open_session
+from ertacache.calibration.full_runs import open_session
 from ertacache.calibration.options import CalibrationOptions
+from ertacache.calibration.plan import QUALITY_RUNS
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.quality import Judge, lower_bound, pictures_of
 from ertacache.calibration.timing import REPEATS, Costs, timed
@@ -76,7 +77,7 @@ def test_what_was_judged_are_the_pictures_that_the_prompts_get(embedded, of_qual
 def test_a_quality_that_only_the_full_run_has_caches_nothing(embedded, settings, monkeypatch):
     monkeypatch.setattr(by_quality, "fewest", lambda low, high, enough: high)
     prompts = embedded.calibration_prompts[:12]
-    policy = ertacache.calibrate(embedded.pipe, prompts, min_ssim=0.9999, full_runs=1.01, **settings)
+    policy = ertacache.calibrate(embedded.pipe, prompts, min_ssim=0.9999, full_runs=12, **settings)
     assert policy.cached_steps == ()
     assert "only the full run" in policy.calibration.notes[0]
 

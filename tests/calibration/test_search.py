@@ -1,12 +1,14 @@
 """The schedule search: its moves, its surrogate, and what a loop may take over from an earlier one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import ertacache
+from ertacache.calibration.expected_outputs import ExpectedOutputs
 from ertacache.calibration.full_runs import record_all
-from ertacache.calibration.gram import gram_of
 from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.loop_runner import ClosedLoops
@@ -15,8 +17,9 @@ from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recording_store import RecordingStore
 from ertacache.calibration.search import Search, beginnings, clearly_better, turns
 from ertacache.errors import BudgetError
+from ertacache.method.gram_weights import Outputs
 from ertacache.method.named_methods import Method
-from ertacache.method.schedule import all_denser_at_ends, denser_at_ends, evenly_spaced, moves, uniform
+from ertacache.method.schedule import all_denser_at_ends, denser_at_ends, evenly_spaced, moves, safe_bends, uniform
 from ertacache.method.surrogate import ORDER, Surrogate, climb
 
 ALIGNED = Method.named("aligned")
@@ -28,7 +31,8 @@ def loops(embedded):
     calls = calls_for(embedded.pipe, embedded.calibration_prompts[:2], arguments, seed=0)
     with CalibrationProgress(False) as progress:
         recordings, setting = record_all(embedded.pipe, calls, 10, RecordingStore(None, "", 1 << 30), progress)
-    return ClosedLoops(embedded.pipe, calls, recordings, setting, lambda calls: None)
+    expected = ExpectedOutputs.of(recordings, setting, 4.0)
+    return ClosedLoops(embedded.pipe, calls, recordings, setting, expected, lambda calls: None)
 
 
 @pytest.fixture
@@ -79,7 +83,7 @@ def test_a_dense_beginning_is_tried_where_prompts_turn_and_taken_if_it_is_better
     monkeypatch.setattr("ertacache.calibration.search.turns", lambda fit: turning)
     monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best, wanted: better)
     limit = loops.denoiser_calls + 100
-    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, limit)
+    search = Search(loops, loops.expected.surrogate(), ALIGNED, limit)
     best = search.run(computed)
     first, dense = attempted[0], evenly_spaced(10, computed, (), first=int(0.35 * computed), last=2)
     assert first == next(beginnings(10, computed, (), search.surrogate))
@@ -109,15 +113,18 @@ def test_every_bend_has_the_steps_asked_for(num_steps):
 
 @pytest.mark.parametrize(("computed", "forced"), [(6, ()), (6, (4, 5)), (3, ()), (2, ()), (3, (5,))])
 def test_beginnings_have_the_steps_asked_for_and_evenly_spaced_ones_among_them(loops, computed, forced):
-    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes, forced)
+    surrogate = replace(loops.expected, forced=forced).surrogate()
     found = list(beginnings(10, computed, forced, surrogate))
     even = evenly_spaced(10, computed, forced)
-    assert even == (found[0] if computed < 3 else found[-1])
+    assert even == found[-1]
+    assert found[0] in safe_bends(10, computed, forced)
     for cached in found:
         assert len(cached) == 10 - computed
         assert not {0, *forced} & set(cached)
+    assert surrogate.error(found[0]) <= surrogate.error(even)
+    assert surrogate.error(found[1]) <= surrogate.error(found[0])
     if computed > 2:
-        assert surrogate.error(found[1]) <= surrogate.error(found[0]) <= surrogate.error(even)
+        assert surrogate.error(found[2]) <= surrogate.error(found[1])
 
 
 def test_prompts_turn_where_some_errors_are_far_above_the_usual():
@@ -134,7 +141,9 @@ def test_the_surrogate_is_exact_where_the_denoiser_does_not_depend_on_the_latent
     rng = np.random.default_rng(0)
     outputs = rng.normal(size=(8, 50))
     slopes = -rng.uniform(0.05, 0.2, 8)
-    surrogate = Surrogate(outputs @ outputs.T, slopes)
+    levels = tuple(np.linspace(1, 0, 9).tolist())
+    response = np.tril(np.broadcast_to(slopes, (8, 8)))
+    surrogate = Surrogate(Outputs.of(outputs @ outputs.T, levels), response)
     cached = (2, 3, 5)
     error, history = np.zeros(50), []
     for i in range(8):
@@ -199,7 +208,7 @@ def test_a_schedule_is_better_only_if_its_gain_exceeds_the_standard_error_over_p
 
 def test_the_search_stays_within_its_limit_and_gains_on_evenly_spaced_steps(loops):
     start = loops.predict(evenly_spaced(10, 4, ()), ALIGNED)
-    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes)
+    surrogate = loops.expected.surrogate()
     limit = loops.denoiser_calls + 100
     search = Search(loops, surrogate, ALIGNED, limit)
     best = search.run(4)
@@ -220,7 +229,7 @@ def test_single_moves_must_gain_two_standard_errors_and_beginnings_of_more_steps
 
     monkeypatch.setattr("ertacache.calibration.search.clearly_better", compare)
     limit = loops.denoiser_calls + 200
-    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, limit)
+    search = Search(loops, loops.expected.surrogate(), ALIGNED, limit)
     search.run(computed)
     assert {cached for cached, _ in compared} == {*attempted[1:]}
     begun = set(beginnings(10, computed, (), search.surrogate))
@@ -230,7 +239,7 @@ def test_single_moves_must_gain_two_standard_errors_and_beginnings_of_more_steps
 
 
 def test_an_interrupted_search_keeps_the_best_so_far(loops, monkeypatch):
-    search = Search(loops, Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes), ALIGNED, 10**6)
+    search = Search(loops, loops.expected.surrogate(), ALIGNED, 10**6)
     finished = []
 
     def interrupted(cached, method, **more):
@@ -250,16 +259,16 @@ def test_an_interrupted_search_keeps_the_best_so_far(loops, monkeypatch):
 
 def test_a_longer_search_tries_more_and_is_within_what_was_allowed(embedded, settings):
     prompts, asked = embedded.calibration_prompts[:2], {**settings, "num_computed_steps": 4}
-    short, long = (ertacache.calibrate(embedded.pipe, prompts, full_runs=runs, **asked) for runs in (2.5, 6))
-    assert short.calibration.full_runs <= 2.5 < long.calibration.full_runs <= 6
+    short, long = (ertacache.calibrate(embedded.pipe, prompts, full_runs=runs, **asked) for runs in (5, 12))
+    assert short.calibration.total_full_runs <= 5 < long.calibration.total_full_runs <= 12
     assert long.calibration.error <= short.calibration.error
-    for runs in (1, float("inf"), float("nan")):
-        with pytest.raises(BudgetError, match="Allow more than 1"):
+    for runs in (0.5, float("inf"), float("nan")):
+        with pytest.raises(BudgetError, match="Allow 1 "):
             ertacache.calibrate(embedded.pipe, prompts, full_runs=runs, **asked)
 
 
 def test_the_fit_of_a_loop_that_took_steps_over_is_that_of_a_loop_of_its_own(loops):
-    surrogate = Surrogate(gram_of(loops.recordings, 10), loops.setting.slopes)
+    surrogate = loops.expected.surrogate()
     search = Search(loops, surrogate, ALIGNED, loops.denoiser_calls + 200)
     best = search.run(4)
     again = loops.predict(best.cached_steps, search.method)
@@ -282,8 +291,8 @@ def test_the_fitted_weights_land_nearer_than_others_at_the_first_fitted_step(loo
 def test_computed_steps_are_corrected_after_the_first_cached_one_and_not_before(loops):
     fit = loops.predict((3, 4, 6), ALIGNED)
     assert set(fit.predictions) == {3, 4, 5, 6, 7, 8, 9}
-    assert fit.predictions[5].history == (5, 2, 1)
-    assert fit.predictions[7].history == (7, 5, 2)
+    assert fit.predictions[5].history == (5, 2, 1, 0)
+    assert fit.predictions[7].history == (7, 5, 2, 1)
     assert fit.step_errors[5] < fit.step_errors[4]  # it takes back some of what the cached steps had missed
 
 

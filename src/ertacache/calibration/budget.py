@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from ertacache.calibration.step_fit import MIN_HELD_OUT, holds_out
-from ertacache.errors import ArgumentError, BudgetError
+from ertacache.errors import BudgetError
 from ertacache.method.named_methods import Method
 from ertacache.method.schedule import check_budget, computed_steps_for
 from ertacache.value_checks import as_error, number, whole
@@ -19,13 +19,6 @@ QUALITIES: dict[str, Measure] = {"min_psnr": "psnr", "min_ssim": "ssim"}
 CEILINGS = {"min_psnr": 100.0, "min_ssim": 1.0}
 """The quality of the full run itself: PSNR in dB, as `ertacache.metrics` caps it, and SSIM."""
 
-FULL_RUNS = 5.0
-"""The default cost limit of calibration for a budget of steps, in full runs' denoiser calls per prompt."""
-QUALITY_RUNS = 8.0
-"""The default cost limit for a budget of quality, which has to find the number of steps too."""
-MOST_FULL_RUNS = 1e6
-"""The highest cost limit."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
@@ -33,11 +26,12 @@ class _Asked:
 
     Args:
         asked: the budget as the user wrote it, such as ``speedup=2.0``.
-        full_runs: the cost limit, in full runs per prompt; the search begins no trial that could exceed it.
+        full_runs: the cost limit, in full runs per prompt; the search begins no trial that could exceed it, and with 1
+            there is no closed loop at all.
     """
 
     asked: str
-    full_runs: float = FULL_RUNS
+    full_runs: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +66,6 @@ class QualityBudget(_Asked):
 
     measure: Measure
     least: float
-    full_runs: float = QUALITY_RUNS
 
 
 Budget = StepsBudget | ThresholdBudget | SecondsBudget | QualityBudget
@@ -98,26 +91,18 @@ def only_budget(given: Mapping[str, float | None]) -> tuple[str, float]:
     return name, as_error(whole if name == "num_computed_steps" else number, BudgetError)(name, value)
 
 
-def parse_budget(
-    num_steps: int, method: Method, given: Mapping[str, float | None], full_runs: float | None = None
-) -> Budget:
-    """Check the budget that a user gave, and make it with its cost limit.
+def parse_budget(num_steps: int, method: Method, given: Mapping[str, float | None]) -> Budget:
+    """Check the budget that a user gave, and make it; its cost limit is yet to be set.
 
     Args:
         num_steps: how many steps a call makes.
         method: the method that the budget is for.
         given: the budgets by the names of `ertacache.calibrate`; None where one was not given.
-        full_runs: the cost limit, as `ertacache.calibrate` takes it; None for the default.
 
     Raises:
         BudgetError: if there is no budget, more than one, or one that is not a number, cannot be met, or does not suit
             the method.
     """
-    budget = _parsed(num_steps, method, given)
-    return budget if full_runs is None else replace(budget, full_runs=_allowed(full_runs, method))
-
-
-def _parsed(num_steps: int, method: Method, given: Mapping[str, float | None]) -> Budget:
     name, value = only_budget(given)
     asked = f"{name}={value}"
     if name == "speedup":
@@ -169,24 +154,3 @@ def _check_quality(name: str, value: float, asked: str, method: Method) -> None:
             given=asked,
             cure=f"Ask for less than {CEILINGS[name]:g}.",
         )
-
-
-def _allowed(full_runs: float, method: Method) -> float:
-    """Check the user's cost limit, and raise it to what the method needs at least.
-
-    Raises:
-        BudgetError: if it is not above the one full run that every calibration makes.
-    """
-    try:
-        full_runs = number("full_runs", full_runs, above=1, at_most=MOST_FULL_RUNS)
-    except ArgumentError as wrong:
-        raise BudgetError(
-            f"full_runs must be above 1 and at most {MOST_FULL_RUNS:g}, since calibration needs one full run of each "
-            "prompt",
-            given=f"full_runs={wrong.given}",
-            cure=f"Allow more than 1, up to {MOST_FULL_RUNS:g}; the default is {FULL_RUNS:g} ({QUALITY_RUNS:g} for a "
-            "budget of quality).",
-        ) from None
-    observed = method.schedule == "offline" or method.timestep_adjustment or method.rectification is not None
-    least = 1 + observed + method.timestep_adjustment  # what is fitted on a cached trajectory has a full run for it
-    return max(full_runs, least)

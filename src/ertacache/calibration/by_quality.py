@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import fmean
 
 from ertacache.calibration.budget import QualityBudget
-from ertacache.calibration.by_steps import search_schedule, surrogate_of
+from ertacache.calibration.by_steps import search_schedule
 from ertacache.calibration.full_runs import Session
 from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.make_policy import nothing_cached, policy_of
@@ -52,7 +52,7 @@ class _Trials:
     def __init__(self, session: Session, method: Method, budget: QualityBudget) -> None:
         self._session, self._loops, self._method, self._budget = session, session.loops, method, budget
         self._limit = budget.full_runs * session.loops.full_run
-        self._surrogate = surrogate_of(session.loops) if method.schedule == "search" else None
+        self._surrogate = session.loops.expected.surrogate() if method.schedule == "search" else None
         self.fits: dict[int, Fit] = {}
         self.notes: list[str] = []
 

@@ -7,15 +7,13 @@ from typing import NamedTuple
 from ertacache.calibration.budget import StepsBudget
 from ertacache.calibration.by_threshold import fitted_on_cached_trajectory
 from ertacache.calibration.full_runs import Session
-from ertacache.calibration.gram import gram_of
 from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.loop_runner import ClosedLoops
-from ertacache.calibration.make_policy import better_policy, nothing_cached
+from ertacache.calibration.make_policy import better_policy, nothing_cached, record_of
 from ertacache.calibration.residual_distances import residual_distances
 from ertacache.calibration.search import Search
 from ertacache.method.named_methods import Method
-from ertacache.method.schedule import Schedule, check_forced, evenly_spaced
-from ertacache.method.surrogate import Surrogate
+from ertacache.method.schedule import Schedule, check_forced, evenly_spaced, safe_bends
 from ertacache.method.threshold import threshold_for_budget
 from ertacache.policy import Policy
 
@@ -31,13 +29,34 @@ def within_steps(session: Session, method: Method, budget: StepsBudget) -> Polic
     check_forced(setting.num_steps, budget.computed, setting.forced)
     if budget.computed == setting.num_steps:
         return nothing_cached(loops, method, budget, "all steps are computed, so nothing is cached")
+    if method.schedule == "search" and budget.full_runs <= 1:
+        return _from_recordings(loops, method, budget)
     if method.schedule == "search":
-        best = search_schedule(loops, method, budget.computed, budget.full_runs * loops.full_run)
-        return better_policy(loops, method, budget, best.fit, notes=best.notes)
+        best = search_schedule(loops, method, budget.computed, _limit(loops, budget))
+        return better_policy(loops, method, budget, best.fit, limit=_limit(loops, budget), notes=best.notes)
     threshold, cached = _planned(loops, method, budget.computed)
     if method.schedule == "offline" or method.timestep_adjustment or method.rectification is not None:
         return fitted_on_cached_trajectory(loops, method, budget, threshold=threshold, planned=cached)
     return better_policy(loops, method, budget, loops.predict(cached, method))
+
+
+def _limit(loops: ClosedLoops, budget: StepsBudget) -> float:
+    return budget.full_runs * loops.full_run
+
+
+def _from_recordings(loops: ClosedLoops, method: Method, budget: StepsBudget) -> Policy:
+    """Make the policy that the full runs alone teach, without a closed loop."""
+    setting, expected = loops.setting, loops.expected
+    bends = safe_bends(setting.num_steps, budget.computed, setting.forced)
+    cached = min(bends, key=expected.surrogate().error)
+    note = "made from recordings alone, without a closed loop, so its error was not measured"
+    return Policy(
+        num_inference_steps=setting.num_steps,
+        cached_steps=cached,
+        method=method,
+        predictions=expected.solved(cached, method.order),
+        calibration=record_of(loops, budget, None, (), notes=[note]),
+    )
 
 
 class FoundSchedule(NamedTuple):
@@ -71,15 +90,9 @@ def search_schedule(loops: ClosedLoops, method: Method, computed: int, limit: fl
             weights, and the one that fits the policy's weights.
     """
     reserve = (1 + loops.holds_out) * loops.cost_of(computed)
-    search = Search(loops, surrogate_of(loops), method, int(limit - reserve))
+    search = Search(loops, loops.expected.surrogate(), method, int(limit - reserve))
     fit = search.run(computed)
     return FoundSchedule(fit, len(search.tried), search.stopped)
-
-
-def surrogate_of(loops: ClosedLoops) -> Surrogate:
-    """Make the surrogate, which estimates the errors of schedules without denoiser calls."""
-    setting = loops.setting
-    return Surrogate(gram_of(loops.recordings, setting.num_steps), setting.slopes, setting.forced)
 
 
 def _planned(loops: ClosedLoops, method: Method, computed: int) -> tuple[float | None, Schedule]:

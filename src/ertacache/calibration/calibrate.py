@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ertacache.calibration.announcement import Workload
 from ertacache.calibration.budget import Budget, StepsBudget, check_prompts, parse_budget
-from ertacache.calibration.full_runs import Workload, open_session
+from ertacache.calibration.full_runs import open_session
 from ertacache.calibration.options import MEMORY_LIMIT, CalibrationOptions, checked_steps
+from ertacache.calibration.plan import Plan
 from ertacache.calibration.policy_for_budget import solve
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import prompts_of
@@ -42,7 +44,8 @@ def calibrate(
     Args:
         pipe: a diffusers pipeline; left as it was found.
         prompts: texts, or dicts of call arguments (``prompt_embeds``, ``latents``, ``image``, ...). They share size,
-            guidance and number of steps. One prompt gives a policy; a guard needs four, a budget of quality twelve.
+            guidance and number of steps. As many are used, from the first one on, as ``full_runs`` pays for; by
+            default that is six at 2x. One prompt gives a policy; a guard needs four, a budget of quality twelve.
         num_inference_steps: T, 3 or more; the policy is for this number of steps.
         speedup: budget: the least step ratio (all steps over computed ones), 1 to T/2. It is not a ratio of times.
         num_computed_steps: budget: the most steps that may be computed, 2 to T.
@@ -53,9 +56,10 @@ def calibrate(
         min_ssim: budget: the least mean SSIM against the full run, over 0 and under 1.
         method: ``"aligned"``, ``"taylor"``, ``"reuse"``, ``"uniform"``, ``"offline"``, ``"offline+time"``,
             ``"paper"``, or a `Method`.
-        full_runs: the cost limit of calibration, in full runs' denoiser calls per prompt, over 1. By default 5, or 8
-            for a budget of quality; with more, the schedule is searched longer. Methods that do not search take what
-            they need, at most 3.
+        full_runs: the cost limit of the whole calibration, in full runs' denoiser calls, 1 or more. By default 10, or
+            8 for each prompt for a budget of quality. With 1, a policy is made from the recording of one full run
+            alone, and its error is not measured; with more, more prompts are used, and then the schedule is searched
+            longer. docs/cost.md has what each number brings. Methods that do not search use all prompts by default.
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict has one; -2^63 to 2^63 - 1.
         progress: show a progress bar, and the cost of calibration.
         checkpoint: a folder in which full runs are kept, but not the search. A later calibration on the same prompts
@@ -102,7 +106,7 @@ def calibrate(
         "min_psnr": min_psnr,
         "min_ssim": min_ssim,
     }
-    budget = parse_budget(num_inference_steps, chosen, given, full_runs)
+    budget = parse_budget(num_inference_steps, chosen, given)
     options = CalibrationOptions.checked(
         pipe,
         num_inference_steps,
@@ -114,29 +118,38 @@ def calibrate(
     )
     listed = prompts_of(prompts)
     check_prompts(budget, len(listed))
-    with open_session(pipe, listed, options, _workload(num_inference_steps, chosen, budget)) as session:
+    plan = Plan.of(budget, chosen, len(listed), num_inference_steps, full_runs)
+    left = len(listed) - plan.num_prompts
+    workload = _workload(num_inference_steps, chosen, plan.limiting(budget), left)
+    with open_session(pipe, listed[: plan.num_prompts], options, workload) as session:
         made = session.loops.setting.num_steps
         if made != num_inference_steps:  # image-to-image makes fewer
-            budget = parse_budget(made, chosen, given, full_runs)
-        policy = session.with_origin(solve(session, chosen, budget))
+            budget = parse_budget(made, chosen, given)
+        policy = session.with_origin(solve(session, chosen, plan.limiting(budget)))
         _say_what_was_made(policy, session.progress)
         return policy
 
 
-def _workload(num_inference_steps: int, method: Method, budget: Budget) -> Workload:
+def _workload(num_inference_steps: int, method: Method, budget: Budget, prompts_left: int) -> Workload:
     """Make the workload of a calibration; a search keeps the traces of two loops at a time."""
-    hidden = method.level == "hidden"
+    hidden, searches = method.level == "hidden", method.schedule == "search"
     computed = budget.computed if isinstance(budget, StepsBudget) else num_inference_steps
-    traced = 2 * computed if method.schedule == "search" and not hidden else 0
-    return Workload(budget.full_runs, traced, hidden)
+    return Workload(
+        budget.full_runs,
+        traced_steps=2 * computed if searches and not hidden else 0,
+        hidden=hidden,
+        step_ratio=num_inference_steps / computed if searches and isinstance(budget, StepsBudget) else None,
+        prompts_left=prompts_left,
+    )
 
 
 def _say_what_was_made(policy: Policy, progress: CalibrationProgress) -> None:
     record = policy.calibration
+    error = "not measured" if record.error is None else f"{record.error:.2%} (0 is the full run)"
     progress.say(
         f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed "
-        f"(step ratio {policy.step_ratio:.2f}), relative error of the final latent {record.error:.2%} (0 is the full "
-        f"run); {record.denoiser_calls} denoiser calls, {record.full_runs:.2f} full runs per prompt"
+        f"(step ratio {policy.step_ratio:.2f}), relative error of the final latent {error}; {record.denoiser_calls} "
+        f"denoiser calls, {record.total_full_runs:.1f} full runs in all"
     )
     for note in record.notes:
         progress.say(f"note: {note}")

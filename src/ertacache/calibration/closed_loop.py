@@ -33,9 +33,6 @@ from ertacache.runtime.scheduler_step import output_coefficient, plain_step
 from ertacache.runtime.schedulers import sampler_of
 from ertacache.watching.drift_score import relative_drift
 
-MANY_PROMPTS = 4
-"""With fewer prompts the third difference is left out, since its weight would mostly fit what is peculiar to them."""
-
 GiveUp = Callable[[int, float], bool]
 """``give_up(step, score)`` returns whether to end a loop early, given the score of its latents after this step."""
 
@@ -219,7 +216,7 @@ class ClosedLoop:
             return StepFit(reuse(steps))
         if self.plan.predictor == "taylor":
             return StepFit(taylor(self._setting.noise_levels, prompts[0].index, steps))
-        order = self.plan.method.order if len(prompts) >= MANY_PROMPTS else min(self.plan.method.order, 2)
+        order = self.plan.method.order
         return fit_step(self._equations(prompts, order), steps[: order + 1], leave_one_out=self._leave_one_out)
 
     def _equations(self, prompts: Sequence[PromptAtStep], order: int) -> list[NormalEquations]:

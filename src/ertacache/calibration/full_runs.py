@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from ertacache.calibration.announcement import RECORDINGS, Announcement, Workload
 from ertacache.calibration.checkpoint_key import key_of
+from ertacache.calibration.expected_outputs import ExpectedOutputs
 from ertacache.calibration.gram import gram_of
 from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.options import CalibrationOptions
@@ -19,32 +20,18 @@ from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recorder import record
 from ertacache.calibration.recording import Recording, Setting
-from ertacache.calibration.recording_store import RecordingStore, readable
+from ertacache.calibration.recording_store import RecordingStore
+from ertacache.clock import now
 from ertacache.errors import PipelineError
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.call_setting import guidance_of
-from ertacache.runtime.driver import Step
 from ertacache.runtime.grid_transfer import carries
+from ertacache.runtime.guidance_transfer import strength_of
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.repeatable_call import Call
 from ertacache.runtime.schedulers import sampler_of
-
-
-@dataclass(frozen=True)
-class Workload:
-    """The work of a calibration besides the full runs. The announcement and the recordings depend on it.
-
-    Args:
-        full_runs: the most denoiser calls of the whole calibration, in full runs per prompt.
-        traced_steps: how many computed steps of closed loops are kept at a time.
-        hidden: whether the blocks' residuals are recorded too.
-    """
-
-    full_runs: float = 1
-    traced_steps: int = 0
-    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +105,10 @@ def open_session(
     try:
         with preserved(pipe), RandomState.current().lent(), CalibrationProgress(options.progress) as progress:
             recordings, setting = record_all(pipe, calls, steps, store, progress, workload)
-            loops = ClosedLoops(pipe, calls, recordings, setting, progress.advance, traces_in_files=store.in_files)
+            expected = ExpectedOutputs.of(recordings, setting, strength_of(guidance[0]), workload.without)
+            loops = ClosedLoops(
+                pipe, calls, recordings, setting, expected, progress.advance, traces_in_files=store.in_files
+            )
             loops.denoiser_calls = loops.full_run  # full runs from the checkpoint are counted too
             yield Session(loops, circumstances, progress, folder / key if folder else None)
     finally:
@@ -131,7 +121,7 @@ def record_all(
     num_steps: int,
     store: RecordingStore,
     progress: CalibrationProgress,
-    workload: Workload = Workload(),
+    workload: Workload = RECORDINGS,
 ) -> tuple[list[Recording], Setting]:
     """Record every prompt's full run, or load it from the store.
 
@@ -150,7 +140,7 @@ def record_all(
         CalibrationError: if a full run cannot be used.
         PipelineError: if the prompts do not share one setting.
     """
-    announce = _Announcement(num_steps, len(calls), workload, store, progress)
+    announce = Announcement(num_steps, len(calls), workload, progress, store.reserve)
     recordings: list[Recording] = []
     settings: list[Setting] = []
     found = 0
@@ -159,7 +149,10 @@ def record_all(
         kept = store.find(k, progress.say)
         if kept is None:
             first = (lambda step: None) if recordings else announce.first_step
+            began = now()
             tensors, here = record(pipe, call, k, num_steps, first, progress.advance, hidden=workload.hidden)
+            if not recordings:
+                announce.first_run(now() - began)
             kept = store.keep(k, tensors, here), here
         else:
             if not recordings:
@@ -174,39 +167,6 @@ def record_all(
     if found:
         progress.say(f"{found} of {len(calls)} full runs were found in the checkpoint")
     return recordings, settings[0]
-
-
-@dataclass(frozen=True)
-class _Announcement:
-    """Announces once, before the work, how much memory and how many denoiser calls calibration takes."""
-
-    num_steps: int
-    num_prompts: int
-    workload: Workload
-    store: RecordingStore
-    progress: CalibrationProgress
-
-    def first_step(self, step: Step) -> None:
-        """Announce it at the first step of the first full run."""
-        self._say(step.sample, step.model_output, step.denoiser_calls, step.residuals)
-
-    def found(self, recording: Recording, setting: Setting) -> None:
-        """Announce it if the first full run is in the checkpoint."""
-        self._say(recording.sample(0), recording.model_output(0), setting.calls_per_step, ())
-
-    def _say(self, sample: Tensor, output: Tensor, calls_per_step: int, residuals: Sequence[Tensor]) -> None:
-        steps, prompts, full_runs = self.num_steps, self.num_prompts, self.workload.full_runs
-        with_contrast = output.nbytes + 4 * output.numel()  # a model output, and the branches' contrast in float32
-        kept = sample.nbytes * (steps + 1) + output.nbytes * steps + self.workload.traced_steps * with_contrast
-        live = 18 * sample.numel() * 4
-        live += 2 * sum(residual.nbytes for residual in residuals)  # of level hidden
-        one = with_contrast * steps  # one prompt at a time
-        self.progress.expect(int(full_runs * steps * calls_per_step * prompts))
-        self.progress.say(
-            f"calibration uses {readable(live * prompts + one)} of memory besides the pipeline, "
-            f"{readable(kept * prompts)} for recordings in {self.store.reserve(kept * prompts)}, and at most "
-            f"{full_runs:g} times the denoiser calls of one full run of each prompt"
-        )
 
 
 def _not_one_setting(prompt: int, its: object, first: object) -> PipelineError:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ertacache.calibration.closed_loop import ClosedLoop, GiveUp, LoopPlan
+from ertacache.calibration.expected_outputs import ExpectedOutputs
 from ertacache.calibration.lockstep import Lockstep
 from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit, FittedOn, Weights
@@ -25,6 +26,7 @@ class ClosedLoops:
         calls: one call for each prompt.
         recordings: the full run of each prompt.
         setting: the setting of the full runs.
+        expected: what the surrogate expects of the outputs.
         on_denoiser_call: called with the number of denoiser calls just made, for progress bars.
         traces_in_files: whether traces are kept in files, and not in memory.
 
@@ -40,11 +42,13 @@ class ClosedLoops:
         calls: Sequence[Call],
         recordings: Sequence[Recording],
         setting: Setting,
+        expected: ExpectedOutputs,
         on_denoiser_call: Callable[[int], None],
         *,
         traces_in_files: bool = False,
     ) -> None:
         self.pipe, self.calls, self.recordings, self.setting = pipe, calls, recordings, setting
+        self.expected = expected
         self.on_denoiser_call, self.traces_in_files = on_denoiser_call, traces_in_files
         self.holds_out = holds_out(len(calls))
         self.denoiser_calls = 0

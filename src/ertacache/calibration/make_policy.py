@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import exp
+from math import exp, inf
 from typing import Any
 
 from ertacache.calibration.budget import Budget
@@ -69,6 +69,7 @@ def better_policy(
     fit: Fit,
     *,
     threshold: float | None = None,
+    limit: float = inf,
     notes: Sequence[str] = (),
 ) -> Policy:
     """As `policy_of`, but with weights fitted on all prompts, or Taylor's weights if these end nearer to the full runs.
@@ -76,11 +77,16 @@ def better_policy(
     The two are compared by the mean logarithm of the final errors, as in the search, so that one prompt with a large
     error does not outvote the rest. The fitted weights are compared by the loop in which all prompts use them, not by
     that of held-out prompts, whose errors add up from step to step: judged by that on 12 prompts, Taylor's weights
-    seemed better by up to 4 dB where they were 5 dB worse on new prompts (docs/research-log.md).
+    seemed better by up to 4 dB where they were 5 dB worse on new prompts (docs/research-log.md). Where the loop with
+    Taylor's weights would take ``loops.denoiser_calls`` above ``limit``, it is left out.
     """
     if method.predictor != "aligned":
         return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
-    of_all, by_taylor = fit_of_all(loops, method, fit), loops.predict(fit.cached_steps, method, predictor="taylor")
+    of_all = fit_of_all(loops, method, fit)
+    if loops.denoiser_calls + loops.cost_of(loops.setting.num_steps - len(fit.cached_steps)) > limit:
+        fit = replace(fit, predictions=of_all.predictions)
+        return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
+    by_taylor = loops.predict(fit.cached_steps, method, predictor="taylor")
     keeps_taylor = of_all.score > by_taylor.score
     if keeps_taylor:
         note = (
@@ -127,7 +133,7 @@ def nothing_cached(loops: ClosedLoops, method: Method, budget: Budget, note: str
 def record_of(
     loops: ClosedLoops,
     budget: Budget,
-    error: float,
+    error: float | None,
     step_errors: Sequence[float],
     *,
     threshold: float | None = None,
@@ -138,7 +144,7 @@ def record_of(
     Args:
         loops: the loops of the calibration.
         budget: the budget that was asked for.
-        error: the error of the final latent, relative to the full run's.
+        error: the error of the final latent, relative to the full run's; None if it was not measured.
         step_errors: the same after each step, or empty.
         threshold: the lambda of Eq. (12), if Algorithm 2 chose the schedule.
         notes: what the user should know.

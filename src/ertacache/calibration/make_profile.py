@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ertacache.calibration.announcement import Workload
 from ertacache.calibration.budget import StepsBudget
 from ertacache.calibration.by_steps import search_schedule
-from ertacache.calibration.full_runs import Session, Workload, open_session
+from ertacache.calibration.full_runs import Session, open_session
 from ertacache.calibration.make_policy import policy_of, with_weights_of_all
 from ertacache.calibration.options import MEMORY_LIMIT, CalibrationOptions, checked_steps
 from ertacache.calibration.profile import Profile

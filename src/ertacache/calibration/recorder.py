@@ -16,8 +16,9 @@ from ertacache.runtime.driver import Driver, Step
 from ertacache.runtime.guidance_contrast import contrast
 from ertacache.runtime.repeatable_call import Call, twin_of
 from ertacache.runtime.run import Run
+from ertacache.runtime.sampler_response import response_of
 from ertacache.runtime.scheduler_step import is_affine, output_coefficient
-from ertacache.runtime.schedulers import sampler_of
+from ertacache.runtime.schedulers import angles_of, sampler_of
 
 
 def record(
@@ -80,6 +81,7 @@ class Recorder(Driver):
         self.patterns: list[tuple[Any, ...]] = []
         self.noise_levels: tuple[float, ...] = ()
         self.slopes: list[float] = []
+        self.angles: tuple[float, ...] = ()
         self.sample_shape = self.output_shape = torch.Size()
         self.first_step = 0
         self.changes: list[int] = []
@@ -122,6 +124,7 @@ class Recorder(Driver):
             calls_per_step=len(patterns[0]),
             latent_shape=tuple(self.sample_shape[1:]),
             slopes=tuple(self.slopes),
+            angles=self.angles,
             same_shape=self.sample_shape == self.output_shape,
             changes=tuple(self.changes),
         )
@@ -147,6 +150,9 @@ class Recorder(Driver):
         self.first_step = step.index
         check_sampler(step)
         self._on_first(step)
+        left = self.noise_levels[self.first_step :]
+        self.angles = tuple(angles_of(step.scheduler, left))
+        self.tensors["response"] = torch.from_numpy(response_of(step.scheduler, self.first_step, left))
         self.tensors["x0"] = step.sample.detach().cpu().clone()
 
     def _keep(self, step: Step) -> None:

@@ -30,6 +30,8 @@ class Setting:
         calls_per_step: denoiser calls in the first step.
         latent_shape: the shape of one sample, without the batch axis.
         slopes: ``b_i`` for every step: how far the sampler moves the latent for a unit of model output.
+        angles: the noise levels of the steps that are made, and the terminal one, as
+            `ertacache.runtime.schedulers.angles_of` gives them.
         same_shape: whether sample and model output have the same shape.
         changes: the steps of the grid before which a callback changed more than the latent.
     """
@@ -40,17 +42,27 @@ class Setting:
     calls_per_step: int
     latent_shape: tuple[int, ...]
     slopes: tuple[float, ...]
+    angles: tuple[float, ...]
     same_shape: bool
     changes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         step, size = partial(whole, at_least=0), partial(whole, at_least=1)
         normalized(self, senseless, grid=each(number), first_step=step, forced=each(size), calls_per_step=size)
-        normalized(self, senseless, latent_shape=each(size), slopes=each(number), same_shape=flag, changes=each(step))
+        normalized(
+            self,
+            senseless,
+            latent_shape=each(size),
+            slopes=each(number),
+            angles=each(number),
+            same_shape=flag,
+            changes=each(step),
+        )
         steps, forced = self.num_steps, list(self.forced)
-        if steps < 1 or len(self.slopes) != steps or forced != sorted(set(forced)) or max(forced, default=0) >= steps:
+        lengths = len(self.slopes), len(self.angles) - 1
+        if steps < 1 or lengths != (steps, steps) or forced != sorted(set(forced)) or max(forced, default=0) >= steps:
             levels = f"{len(self.grid)} noise levels from step {self.first_step} on"
-            raise senseless(f"{levels}, {len(self.slopes)} slopes, steps {forced} forced")
+            raise senseless(f"{levels}, {len(self.slopes)} slopes, {len(self.angles)} angles, steps {forced} forced")
 
     @property
     def noise_levels(self) -> tuple[float, ...]:
@@ -111,6 +123,11 @@ class Recording:
         """
         gram: NDArray[np.float64] = self._get("gram").numpy()
         return gram
+
+    def response(self) -> NDArray[np.float64]:
+        """Return the response of the sampler, (T, T), float64, see `ertacache.runtime.sampler_response.response_of`."""
+        response: NDArray[np.float64] = self._get("response").numpy()
+        return response
 
 
 def senseless(problem: str) -> CalibrationError:

@@ -58,6 +58,8 @@ def _check(setting: Setting, tensors: Iterable[tuple[str, Tensor]]) -> None:
         raise senseless(f"latents of {setting.latent_shape} in {samples}, outputs in {outputs}")
     if shapes.pop("gram", None) not in ((steps,) * 2, (2 * steps,) * 2):
         raise senseless(f"{steps} steps and another Gram matrix")
+    if shapes.pop("response", None) != (steps,) * 2:
+        raise senseless(f"{steps} steps and another response of the sampler")
     residuals = {f"r{i}" for i in range(steps)}
     if shapes.keys() not in (set(), residuals):
         raise senseless(f"tensors {', '.join(sorted(shapes))}")

@@ -14,7 +14,7 @@ from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.method.named_methods import Method
-from ertacache.method.schedule import Schedule, all_denser_at_ends, evenly_spaced, moves
+from ertacache.method.schedule import Schedule, all_denser_at_ends, evenly_spaced, moves, safe_bends
 from ertacache.method.shortest_path import edges, shortest_path
 from ertacache.method.surrogate import Surrogate, climb
 
@@ -22,10 +22,9 @@ from ertacache.method.surrogate import Surrogate, climb
 def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: Surrogate) -> Iterator[Schedule]:
     """Yield the schedules that closed loops try first, in order (measured in docs/research-log.md).
 
-    They are: the schedule of `all_denser_at_ends` with the smallest surrogate error; the one that steepest descent of
-    this error reaches from there; the shortest paths over pairwise errors; and evenly spaced steps. If three steps of
-    four are cached, what the surrogate leaves out matters most, so evenly spaced steps come first and the descent is
-    left out.
+    They are: the schedules of `safe_bends` and of `all_denser_at_ends` with the smallest surrogate error; the one that
+    steepest descent of this error reaches from there; the shortest paths over pairwise errors; and evenly spaced steps.
+    If three steps of four are cached, what the surrogate leaves out matters most, so the descent is left out.
 
     Args:
         num_steps: T.
@@ -33,19 +32,16 @@ def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: 
         forced: the steps that must be computed.
         surrogate: estimates the errors of schedules without denoiser calls.
     """
-    even, few = evenly_spaced(num_steps, computed, forced), _few(num_steps, computed)
-    if few:
-        yield even
-    bent_best = min(
-        all_denser_at_ends(num_steps, computed, forced), key=lambda cached: (surrogate.error(cached), cached)
-    )
+    yield min(safe_bends(num_steps, computed, forced), key=surrogate.error)
+    bent_best = min(sorted(all_denser_at_ends(num_steps, computed, forced)), key=surrogate.error)
     yield bent_best
-    if not few:
+    if not _few(num_steps, computed):
         yield climb(bent_best, forced, num_steps, surrogate.error)
-    costs = edges(surrogate.gram, surrogate.slopes.tolist())
+    rows = surrogate.outputs.rows
+    costs = edges(rows @ rows.T, np.diagonal(surrogate.response).tolist())
     for minimax in (False, True):
         yield shortest_path(costs, computed, forced, minimax=minimax)
-    yield even
+    yield evenly_spaced(num_steps, computed, forced)
 
 
 def _few(num_steps: int, computed: int) -> bool:
@@ -144,16 +140,21 @@ class Search:
         steps, forced = self.loops.setting.num_steps, self.loops.setting.forced
         if computed > max(steps / 2, 4) and turns(self.fits[-1]):  # of fewer, none can be spared for the beginning
             self._attempt_if_affordable(evenly_spaced(steps, computed, forced, first=int(0.35 * computed), last=2))
-        for cached in begin:
+        while not self._spent() and (cached := next(begin, None)) is not None:
             self._attempt_if_affordable(cached)
         self.wanted = 2.0
-        self._attempt_if_affordable(climb(self.fits[-1].cached_steps, forced, steps, self.surrogate.error))
-        while True:
+        if not self._spent():
+            self._attempt_if_affordable(climb(self.fits[-1].cached_steps, forced, steps, self.surrogate.error))
+        while not self._spent():
             best = self.fits[-1]
             left = [move for move in moves(best.cached_steps, steps, forced) if move not in self.tried]
             left.sort(key=self.surrogate.error)
             if not any(self._attempt_if_affordable(move) for move in left):
                 return
+
+    def _spent(self) -> bool:
+        """Return whether no loop is affordable, however few steps it computes."""
+        return self.loops.denoiser_calls + self.loops.cost_of(1) > self.limit
 
     def _affordable(self, cached: Schedule, earlier: Trace | None) -> bool:
         computed = self.loops.setting.num_steps - len(cached)

@@ -39,7 +39,9 @@ def calibrate(
     method: options.Method = "aligned",
     full_runs: Annotated[
         float | None,
-        typer.Option(help="Cost limit of calibration, in full runs per prompt. Default: 5; for a quality budget 8."),
+        typer.Option(
+            help="Cost limit of the whole calibration, in full runs. Default: 10; for a quality budget 8 per prompt."
+        ),
     ] = None,
     limit: Annotated[
         int | None,

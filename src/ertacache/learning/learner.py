@@ -21,7 +21,7 @@ from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import loop_modules
-from ertacache.runtime.instant import strength_of
+from ertacache.runtime.guidance_transfer import strength_of
 from ertacache.runtime.pipeline_key import digest_of
 from ertacache.runtime.pipeline_settings import configuration_of, refuse_other_caches
 from ertacache.runtime.policy_for_call import Resolved, Undecided

@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ertacache.learning.learnt import Learnt
-from ertacache.method.gram_weights import Outputs
 from ertacache.method.named_methods import LEARNT
-from ertacache.method.prior import NUGGET, prior_outputs
+from ertacache.method.prior import outputs_with_prior
 from ertacache.policy import CalibrationRecord, Policy
 from ertacache.runtime.instant import solved_policy
 from ertacache.runtime.schedulers import angles_of
-
-ANSWER = 0.3
-"""How strongly outputs are taken to answer errors of the latent, see `ertacache.method.error_growth.Feedback`."""
-PRIOR_SAMPLES = 1.0
-"""As how many samples of this model the prior counts; the more full generations, the less it says."""
 
 
 def learnt_policy(
@@ -46,8 +38,6 @@ def learnt_policy(
         num_prompts=learnt.samples,
         notes=(f"learnt from {learnt.generations} full generations; {learnt.quality}",),
     )
-    prior = prior_outputs(angles_of(scheduler, levels[first:]), strength, without)
-    expected, own = prior.rows @ prior.rows.T, learnt.gram.numpy()
-    gram = learnt.samples * own / np.mean(np.diag(own)) + PRIOR_SAMPLES * expected / np.mean(np.diag(expected))
-    outputs = Outputs.of(gram * (1 + NUGGET * np.eye(len(gram))), prior.levels)
-    return solved_policy(Policy(1, (), LEARNT, calibration=record), outputs, scheduler, levels, first, computed, ANSWER)
+    angles = angles_of(scheduler, levels[first:])
+    outputs = outputs_with_prior(learnt.gram.numpy(), learnt.samples, angles, strength, without)
+    return solved_policy(Policy(1, (), LEARNT, calibration=record), outputs, scheduler, levels, first, computed)

@@ -64,7 +64,7 @@ class Feedback:
             outputs: the model's, on the calibrated grid of T steps.
             cached: the cached steps there.
             fitted: the predictions that closed loops fitted, by step.
-            response: of the sampler on that grid, (T, T), float64; see `ertacache.method.gram_weights.solve_weights`.
+            response: of the sampler on that grid, (T, T), float64; see `ertacache.method.simulated_loop.simulated`.
             guidance: the scale g of the contrast; 1 without guidance.
         """
         size = ANSWER * min(guidance, STRONGEST)
@@ -97,7 +97,7 @@ def predicted_errors(
         outputs: the full run's, on the grid of the run, of T steps.
         cached: the cached steps.
         predictions: by step, what replaces (or corrects) its output; steps without one reuse the newest output.
-        response: of the sampler, (T, T), float64; see `ertacache.method.gram_weights.solve_weights`.
+        response: of the sampler, (T, T), float64; see `ertacache.method.simulated_loop.simulated`.
         feedback: how outputs react to errors.
 
     Returns:
@@ -132,7 +132,7 @@ def predicted_error_of_plain_steps(
         outputs: the full run's, on its own grid of T steps.
         levels: the T' + 1 noise levels of the coarser grid, with the same ends.
         response: of the sampler on the coarser grid, (T', T'), float64; see
-            `ertacache.method.gram_weights.solve_weights`.
+            `ertacache.method.simulated_loop.simulated`.
         response_here: of the sampler on the full grid, (T, T), float64.
         feedback: how outputs react to errors.
 

@@ -11,12 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ertacache.method.aligned_weights import ridge_solve
 from ertacache.method.grid_mapping import interpolation_matrix
 from ertacache.method.prediction import Prediction
+from ertacache.method.simulated_loop import Simulated, simulated
 
 Array = NDArray[np.float64]
 
@@ -52,76 +51,28 @@ class Outputs:
         matrix = interpolation_matrix(self.levels[:-1], others[:-1])
         return Outputs(tuple(others), matrix @ self.rows, None if self.contrasts is None else matrix @ self.contrasts)
 
-    def solved(self, cached: Collection[int], order: int, response: Array) -> dict[int, Prediction]:
-        """Solve the predictions of every step from the first cached one on.
+    def simulated(
+        self,
+        cached: Collection[int],
+        order: int,
+        response: Array,
+        answers: Sequence[Array] = (),
+        forced: Collection[int] = (),
+    ) -> Simulated:
+        """Run loops on these outputs; see `ertacache.method.simulated_loop.simulated` for the arguments."""
+        return simulated(self.rows, self.contrasts, cached, order, response, answers, forced)
 
-        Args:
-            cached: the cached steps.
-            order: the highest difference that is used, 1 to 3.
-            response: of the sampler, (T, T), float64; see `solve_weights`.
-        """
-        solutions, _ = solve_weights(self.rows, self.contrasts, cached, order, response)
-        return {step: Prediction.by_weights(history, w.tolist()) for step, (history, w) in solutions.items()}
-
-
-Weights = tuple[tuple[int, ...], Array]
-"""The computed steps that a prediction uses, newest first, and one weight for each feature."""
-
-
-def solve_weights(
-    rows: Array,
-    contrasts: Array | None,
-    cached: Collection[int],
-    order: int,
-    response: Array,
-    forced: Collection[int] = (),
-    answers: Array | None = None,
-) -> tuple[dict[int, Weights], Array]:
-    """Solve the weights of every step from the first cached one on, each so that the next latent is the full run's.
-
-    The steps are solved in order, since each one also makes up for the errors that earlier ones left.
-
-    Args:
-        rows: the outputs, (T, size), float64; see `Outputs`.
-        contrasts: the contrasts, (T, size), float64, or None.
-        cached: the cached steps.
-        order: the highest difference that is used, 1 to 3.
-        response: how far a unit of each step's output (column) has moved the latent after each step (row), (T, T),
-            float64, lower triangular. For Euler steps each column holds one step's length; a multistep solver uses an
-            output more than once.
-        forced: computed steps at which the denoiser's calls change, so that the history is emptied.
-        answers: how strongly the output of each step answers the error of the latent that it starts from, (T,),
-            float64; see `ertacache.method.error_growth.Feedback`. None leaves that out.
-
-    Returns:
-        The weights by step, and the error of the output that each step used, (T, size), float64.
-    """
-    skipped = frozenset(cached)
-    first = min(skipped, default=len(rows))
-    wrong, seen = np.zeros_like(rows), rows if answers is None else rows.copy()
-    history: list[int] = []
-    solutions: dict[int, Weights] = {}
-    for i in range(len(rows)):
-        if i not in skipped:
-            history = [i, *([] if i in forced else history)][: order + 1]
-            if answers is not None and i > first:
-                seen[i] += answers[i] * (response[i - 1] @ wrong)
-        wrong[i] = seen[history[0]] - rows[i]
-        if i < first:
-            continue
-        terms = _terms(seen[history])
-        if contrasts is not None:
-            terms = np.concatenate([terms, _terms(contrasts[history])])
-        moved, error = response[i, i] * terms, response[i] @ wrong
-        weights = -ridge_solve(torch.from_numpy(moved @ moved.T), torch.from_numpy(moved @ error)).numpy()
-        wrong[i] += weights @ terms
-        solutions[i] = tuple(history), weights
-    return solutions, wrong
-
-
-def _terms(history: Array) -> Array:
-    """`ertacache.method.aligned_weights.features` for rows: the differences, newest first, then the newest row."""
-    return np.concatenate([history[:-1] - history[1:], history[:1]])
+    def solved(
+        self,
+        cached: Collection[int],
+        order: int,
+        response: Array,
+        answers: Sequence[Array] = (),
+        forced: Collection[int] = (),
+    ) -> dict[int, Prediction]:
+        """Solve the predictions of every step from the first cached one on; see `simulated` for the arguments."""
+        solutions, _ = self.simulated(cached, order, response, answers, forced)
+        return {step: Prediction.by_weights(history, weights) for step, (history, weights) in solutions.items()}
 
 
 def with_loop_corrections(

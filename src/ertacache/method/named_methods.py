@@ -31,7 +31,7 @@ class Method:
             cached steps too). See `ertacache.method.residual`.
         predictor: how a cached step's output is predicted: ``reuse`` (the last computed one), ``taylor`` (first
             order over noise levels) or ``aligned`` (fitted weights, see `ertacache.method.aligned_weights`).
-        order: the highest difference that ``aligned`` uses, 1 to 3; with fewer than four prompts 2 at most.
+        order: the highest difference that ``aligned`` uses, 1 to 3.
         timestep_adjustment: whether cached steps are shortened, see `ertacache.method.timesteps`.
         rectification: the granularity of the paper's error model at a cached step: ``step`` (one line in all),
             ``channel`` (one for each channel) or ``element`` (one for each element, which ties the policy to one latent
@@ -132,9 +132,9 @@ NAMED_METHODS: dict[str, Method] = {
     "aligned": Method(schedule="search", predictor="aligned"),
 }
 """The names that ``calibrate(method=...)`` takes."""
-INSTANT = Method(schedule="prior", predictor="aligned", order=2)
+INSTANT = Method(schedule="prior", predictor="aligned")
 """Schedule and weights by the prior of `ertacache.method.prior`, for a model that nothing was recorded of."""
-LEARNT = Method(schedule="learnt", predictor="aligned", order=2)
+LEARNT = Method(schedule="learnt", predictor="aligned")
 """Schedule and weights from the outputs of full generations that users asked for, without a closed loop."""
 UNCALIBRATED_METHODS = {"instant": INSTANT, "learnt": LEARNT}
 """The names of methods whose policies `ertacache.accelerated` makes by itself."""

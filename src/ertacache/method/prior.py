@@ -26,6 +26,8 @@ ANGLES: tuple[float, ...] = (*np.linspace(np.pi / 2, 1.45, 6)[:-1].tolist(), *np
 """Of the K noise levels that it is known at: ``phi`` of ``x = cos(phi) x_0 + sin(phi) noise``, falling."""
 NUGGET = 1e-3
 """How much of its square each output varies on its own, as one model's outputs do beside the mean of others'."""
+PRIOR_SAMPLES = 1.0
+"""As how many samples of a model the prior counts; the more are recorded, the less it says."""
 SCALES = (1.0, 8.0)
 """Between which guidance scales outputs are mixed; beyond them as at the nearest."""
 
@@ -49,6 +51,23 @@ def prior_outputs(angles: Sequence[float], guidance: float, without: str | None 
     gram += NUGGET * np.diag(np.diag(gram))
     sine, cosine = np.sin(angles), np.cos(angles)
     return Outputs.of(gram, (sine / (sine + cosine))[: steps + 1].tolist())
+
+
+def outputs_with_prior(
+    gram: Array, samples: int, angles: Sequence[float], guidance: float, without: str | None = None
+) -> Outputs:
+    """The outputs that are expected of a model that a few samples were recorded of: the prior counts as one more.
+
+    Args:
+        gram: the dot products of its outputs, summed over the samples, (T, T), float64.
+        samples: how many.
+        angles, guidance, without: see `prior_outputs`.
+    """
+    prior = prior_outputs(angles, guidance, without)
+    expected = prior.rows @ prior.rows.T
+    own = gram / (np.mean(np.diag(gram)) or 1.0)
+    both = samples * own + PRIOR_SAMPLES * expected / np.mean(np.diag(expected))
+    return Outputs.of(both + NUGGET * np.diag(np.diag(both)), prior.levels)
 
 
 @cache

@@ -146,6 +146,19 @@ def all_denser_at_ends(num_steps: int, computed: int, forced: Sequence[int]) -> 
     }
 
 
+def safe_bends(num_steps: int, computed: int, forced: Sequence[int]) -> list[Schedule]:
+    """Make the few schedules of `denser_at_ends` that no trained pipeline lost much by, in an order that is fixed.
+
+    They are what a policy chooses among that no denoiser call was made for.
+    """
+    found = {
+        denser_at_ends(num_steps, computed, forced, start=start, finish=finish)
+        for start in (0.8, 1.0, 1.25)
+        for finish in (1.0, 1.25, 1.5, 1.8)
+    }
+    return sorted(found)
+
+
 EXPONENTS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)
 """The exponents that `all_denser_at_ends` tries for each half of the run."""
 

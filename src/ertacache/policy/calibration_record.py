@@ -67,6 +67,11 @@ class CalibrationRecord:
             taylor_kept=flag,
         )
 
+    @property
+    def total_full_runs(self) -> float:
+        """The cost of all prompts together, in units of one full run."""
+        return self.full_runs * self.num_prompts
+
     def unmeasured(self, *notes: str) -> CalibrationRecord:
         """Drop all measurements, for a policy that was derived from the measured one; add these notes."""
         unknown: dict[str, Any] = {"error": None, "step_errors": (), "psnr": (), "ssim": (), "seconds": None}

@@ -112,7 +112,7 @@ def _settings(policy: Policy) -> str:
     if record.num_prompts:
         facts["calibration"] = (
             f"{record.num_prompts} prompts, {record.denoiser_calls} denoiser calls "
-            f"({record.full_runs:.2f} full runs per prompt)"
+            f"({record.total_full_runs:.1f} full runs in all)"
         )
     if record.error is not None:
         facts["relative error of the final latent, calibration prompts"] = f"{record.error:.4g}"

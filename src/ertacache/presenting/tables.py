@@ -106,7 +106,7 @@ def policy_facts(policy: Policy) -> Table:
         f"step ratio {policy.step_ratio:.2f}",
         "budget": record.budget,
         "calibration": f"{record.num_prompts} prompts, {record.denoiser_calls} denoiser calls, "
-        f"{record.full_runs:.2f} full runs per prompt",
+        f"{record.total_full_runs:.1f} full runs in all",
     }
     if record.error is not None:
         facts["error"] = f"{record.error:.4f} of the final latent, on the calibration prompts"

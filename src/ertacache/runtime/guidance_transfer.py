@@ -26,6 +26,12 @@ def scale_of(guidance: Mapping[str, float]) -> str | None:
     return next((name for name in ("true_cfg_scale", "guidance_scale") if guidance.get(name)), None)
 
 
+def strength_of(guidance: Mapping[str, float]) -> float:
+    """The guidance scale of a call, also where it is an input of a distilled model; 1 for none."""
+    scale = scale_of(guidance)
+    return max(1.0, guidance[scale]) if scale else 1.0
+
+
 def transferred(policy: Policy, **guidance: float) -> Policy:
     """Transfer a policy to another guidance scale than it was calibrated at.
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ertacache.method.error_growth import Feedback
-from ertacache.method.gram_weights import Outputs, solve_weights
+from ertacache.method.gram_weights import Outputs
 from ertacache.method.named_methods import INSTANT
-from ertacache.method.prediction import Prediction
 from ertacache.method.prior import prior_outputs
-from ertacache.method.schedule import denser_at_ends
+from ertacache.method.schedule import safe_bends
+from ertacache.method.simulated_loop import answers_at
+from ertacache.method.surrogate import Surrogate
 from ertacache.policy import CalibrationRecord, Policy
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import loop_modules
-from ertacache.runtime.guidance_transfer import scale_of
+from ertacache.runtime.guidance_transfer import strength_of
 from ertacache.runtime.pipeline_settings import refuse_other_caches
 from ertacache.runtime.policy_for_call import Resolved, Undecided
 from ertacache.runtime.sampler_response import direction_of, response_of
@@ -23,10 +23,6 @@ from ertacache.runtime.schedulers import angles_of
 from ertacache.runtime.step_budget import StepBudget
 from ertacache.runtime.unwrap import own_class
 
-FINISH = 1.5
-"""How much denser computed steps are towards the end; see `ertacache.method.schedule.denser_at_ends`."""
-ANSWER = 0.2
-"""How strongly outputs are taken to answer errors of the latent, see `ertacache.method.error_growth.Feedback`."""
 NOTE = (
     "not calibrated: schedule and weights are what other models have in common. Pass learn=FOLDER to learn this one "
     "from ordinary generations, or calibrate it with ertacache.calibrate()"
@@ -80,7 +76,7 @@ class Instant:
         computed = self.budget.computed(len(levels) - 1 - first)
         blank = replace(NOTHING_CACHED, calibration=CalibrationRecord(f"{self.budget} (instant)", notes=(NOTE,)))
         outputs = prior_outputs(angles_of(scheduler, levels[first:]), strength, self.without)
-        return solved_policy(blank, outputs, scheduler, levels, first, computed, ANSWER)
+        return solved_policy(blank, outputs, scheduler, levels, first, computed)
 
 
 def solved_policy(
@@ -90,9 +86,8 @@ def solved_policy(
     levels: Sequence[float],
     first: int,
     computed: int,
-    answer: float,
 ) -> Policy:
-    """The policy by outputs that are expected of a call, on the prior's schedule.
+    """The policy by outputs that are expected of a call: the schedule and weights that end nearest in simulated loops.
 
     Args:
         blank: its method and its record are the policy's.
@@ -101,23 +96,15 @@ def solved_policy(
         levels: the T + 1 noise levels of its grid.
         first: the step that the call begins with.
         computed: how many of the steps that the call makes are computed.
-        answer: how strongly outputs answer errors of the latent, see `ertacache.method.error_growth.Feedback`.
     """
     steps = len(levels) - 1 - first
     if computed == steps:
         return replace(blank, num_inference_steps=steps).shifted(first)
-    response = response_of(scheduler, first, levels[first:])
-    answers = Feedback(answer, 0.0).answers(outputs.levels) * direction_of(response)
-    cached = denser_at_ends(steps, computed, (), finish=FINISH)
-    solved, _ = solve_weights(outputs.rows, None, cached, blank.method.order, response, answers=answers)
-    predictions = {i: Prediction.by_weights(history, w.tolist()) for i, (history, w) in solved.items()}
+    response, order = response_of(scheduler, first, levels[first:]), blank.method.order
+    answers = answers_at(outputs.levels, direction_of(response))
+    cached = min(safe_bends(steps, computed, ()), key=Surrogate(outputs, response, answers).error)
+    predictions = outputs.solved(cached, order, response, answers)
     return replace(blank, num_inference_steps=steps, cached_steps=cached, predictions=predictions).shifted(first)
-
-
-def strength_of(guidance: Mapping[str, float]) -> float:
-    """The guidance scale of a call, also where it is an input of a distilled model; 1 for none."""
-    scale = scale_of(guidance)
-    return max(1.0, guidance[scale]) if scale else 1.0
 
 
 _KEPT = 8

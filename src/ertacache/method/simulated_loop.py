@@ -1,0 +1,116 @@
+"""Closed loops without a denoiser, on outputs of which only the dot products are known.
+
+A closed loop skips the cached steps, predicts them, and ends at some distance from the full run. Predictions are linear
+combinations of outputs, and samplers are linear in them. So all that a loop does to the latent follows from the
+outputs' dot products, but for one thing: how later outputs answer the errors that predictions leave in the latent.
+
+That is taken from measurements (docs/research-log.md). Measured in closed loops of four pipelines, an output is wrong
+by ``c / (s (1 - s))^0.7`` times the latent's error at noise level s, and c depends on the direction of the error: 0.25
+in the mean, with a deviation of 0.6. Errors grow in the directions that answer most. So a loop is simulated for each of
+a few answers, `ANSWERS`, and weights are fitted on all of them: none of them may let errors grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ertacache.method.aligned_weights import ridge_solve
+
+Array = NDArray[np.float64]
+
+ANSWERS = (0.0, 0.3, 1.0)
+"""How strongly outputs answer errors, in units of ``4 (4 s (1 - s))^-0.7``: not at all, as on average, and strongly."""
+POWER = 0.7
+"""How fast answers rise towards both ends of the noise levels."""
+LEAST = 0.01
+"""Floor of ``s (1 - s)``, which is 0 for a first latent of pure noise; that latent has no error yet."""
+
+
+def answers_at(levels: Sequence[float], direction: float = 1.0) -> tuple[Array, ...]:
+    """By how many times the latent's error each step's output is wrong, for each of `ANSWERS`.
+
+    Args:
+        levels: the T + 1 noise levels ``s`` of flow matching, 0 to 1.
+        direction: whether outputs point from the data to the noise, 1, or the other way, -1.
+
+    Returns:
+        As many as there are `ANSWERS`, each (T,), float64.
+    """
+    at = np.asarray(levels[:-1], dtype=np.float64)
+    shape = 4 * direction * (4 * np.maximum(at * (1 - at), LEAST)) ** -POWER
+    return tuple(answer * shape for answer in ANSWERS)
+
+
+class Simulated(NamedTuple):
+    """The result of simulated loops.
+
+    Args:
+        solutions: by step, from the first cached one on: the computed steps that its prediction uses, newest first, and
+            one weight for each feature.
+        errors: how far the last latent is from the full run's, for each answer, float64.
+    """
+
+    solutions: dict[int, tuple[tuple[int, ...], tuple[float, ...]]]
+    errors: Array
+
+
+def simulated(
+    rows: Array,
+    contrasts: Array | None,
+    cached: Collection[int],
+    order: int,
+    response: Array,
+    answers: Sequence[Array] = (),
+    forced: Collection[int] = (),
+) -> Simulated:
+    """Run a loop for each answer, with the weights that take all of them nearest to the full run's next latents.
+
+    The steps are solved in order, since each one also makes up for the errors that earlier ones left. Each loop's
+    distance is taken relative to the one that reuse leaves, as for prompts of a closed loop.
+
+    Args:
+        rows: the outputs of the full run, (T, size), float64; see `ertacache.method.gram_weights.Outputs`.
+        contrasts: the contrasts, (T, size), float64, or None. They are not taken to answer errors.
+        cached: the cached steps.
+        order: the highest difference that is used, 1 to 3.
+        response: how far a unit of each step's output (column) has moved the latent after each step (row), (T, T),
+            float64, lower triangular. For Euler steps each column holds one step's length; a multistep solver uses an
+            output more than once.
+        answers: see `answers_at`; without any, outputs do not answer errors.
+        forced: computed steps at which the denoiser's calls change, so that the history is emptied.
+    """
+    strengths = np.stack(answers) if len(answers) else np.zeros((1, len(rows)))
+    skipped, first = frozenset(cached), min(cached, default=len(rows))
+    seen, wrong = np.repeat(rows[None], len(strengths), axis=0), np.zeros((len(strengths), *rows.shape))
+    history: list[int] = []
+    solutions = {}
+    for step in range(len(rows)):
+        if step not in skipped:
+            history = [step, *([] if step in forced else history)][: order + 1]
+            if step > first:
+                seen[:, step] += strengths[:, step, None] * (response[step - 1] @ wrong)
+        wrong[:, step] = seen[:, history[0]] - rows[step]
+        if step < first:
+            continue
+        terms = _features(seen[:, history])
+        if contrasts is not None:
+            fixed = np.broadcast_to(_features(contrasts[None, history]), terms.shape)
+            terms = np.concatenate([terms, fixed], axis=1)
+        moved, error = response[step, step] * terms, response[step] @ wrong
+        scale = 1 / np.maximum((error * error).sum(-1), np.finfo(float).tiny)
+        gram = np.einsum("l,lfs,lgs->fg", scale, moved, moved, optimize=True)
+        right = -np.einsum("l,lfs,ls->f", scale, moved, error, optimize=True)
+        weights = ridge_solve(torch.from_numpy(gram), torch.from_numpy(right)).numpy()
+        wrong[:, step] += weights @ terms
+        solutions[step] = tuple(history), tuple(weights.tolist())
+    return Simulated(solutions, np.linalg.norm(response[-1] @ wrong, axis=-1))
+
+
+def _features(history: Array) -> Array:
+    """`ertacache.method.aligned_weights.features` for rows, (L, entries, size): the differences, then the newest."""
+    return np.concatenate([history[:, :-1] - history[:, 1:], history[:, :1]], axis=1)
