@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks.keys import environment, key_of, source_digest
 from benchmarks.markdown import table, write_figures
-from benchmarks.rivals.base import Rival
+from benchmarks.rivals.base import Knobs, Rival
 from benchmarks.rivals.cache_dit import DB_CACHE_TAYLOR
 from benchmarks.rivals.curves import by_operations, qualities_at
 from benchmarks.rivals.diffusers_caches import MAG_CACHE, SEA_CACHE, TAYLOR_SEER, TAYLOR_SEER_LITE
@@ -75,6 +75,8 @@ RIVALS: Mapping[Rival, int] = {
 }
 """Each rival with the full runs that it asks for before the first generation."""
 FEWER = FEWER_STEPS.name
+COUNTS = ("num_computed_steps", "num_inference_steps", "k", "count")
+"""What rivals call the number of steps that they compute."""
 SAME = 0.1
 """How many dB fewer steps may differ between the two parts of the measurement."""
 
@@ -154,7 +156,8 @@ def measured_rivals(model: str, prompts: int, seed: int, work: Path) -> dict[str
     code = source_digest(Path(__file__).parent / "rivals")  # of this library only the pipelines and metrics matter
     key = digest_of([embedded.arguments, pipeline_key(embedded.pipe, circumstances), code, seed])
     folder = work / model / f"rivals-{key}"
-    entries = entries_of(subject_of(embedded, model, folder), [FEWER_STEPS, *RIVALS])
+    subject = subject_of(embedded, model, folder)
+    entries = entries_of(subject, [FEWER_STEPS, *RIVALS], choose=partial(near, subject.num_steps))
     adaptive = [place for place, entry in enumerate(entries) if entry.rival.adaptive]
     variants = [entry.variant for entry in entries]
     rows = _measured(embedded, variants, prompts, seed, folder / "measured", adaptive)
@@ -162,6 +165,14 @@ def measured_rivals(model: str, prompts: int, seed: int, work: Path) -> dict[str
     for entry, row in zip(entries, rows, strict=True):
         found.setdefault(entry.rival.name, []).append(asdict(row))
     return found
+
+
+def near(num_steps: int, settings: Sequence[Knobs]) -> list[Knobs]:
+    """Of settings that say how many steps are computed, those that compute as many as ours, and the next two."""
+    wanted = {StepBudget(speedup).computed(num_steps) for speedup in SPEEDUPS}
+    wanted |= {round(num_steps / 4), round(num_steps / 5)}
+    counts = [next((knobs[name] for name in COUNTS if name in knobs), None) for knobs in settings]
+    return [knobs for knobs, count in zip(settings, counts, strict=True) if count is None or count in wanted]
 
 
 def _measured(
@@ -250,7 +261,7 @@ def main(
     models: Annotated[list[str] | None, typer.Argument(help="by default all that are trained")] = None,
     out: Annotated[Path, typer.Option(help="the folder for the figures")] = Path("benchmarks/results"),
     work: Annotated[Path, typer.Option(help="unfinished measurements")] = Path("out/benchmark-cost"),
-    prompts: Annotated[int, typer.Option(help="held-out prompts")] = 8,
+    prompts: Annotated[int, typer.Option(help="held-out prompts")] = 6,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
 ) -> None:
     """Measure, and write the figures."""

@@ -23,7 +23,7 @@ import torch
 
 import ertacache
 from ertacache import zoo
-from ertacache.learning.learnt import read
+from ertacache.learning.learnt import LearntFolder
 
 
 def load():
@@ -55,9 +55,10 @@ class Service(ThreadingHTTPServer):
     def stats(self):
         """What was served, and what is known of each setting."""
         settings = []
-        for path in sorted(self.folder.glob("learnt-*.safetensors")):
-            known = read(path)
-            settings.append({"setting": known.setting, "full generations": known.generations, "quality": known.quality})
+        for known in LearntFolder(self.folder).all().values():
+            computed = sorted(set(known.audited_steps))
+            audits = {f"{steps} steps computed": known.told(steps) for steps in computed} or "none yet"
+            settings.append({"setting": known.setting, "full generations": known.generations, "audits": audits})
         return {"served": dict(self.served), "settings": settings}
 
 

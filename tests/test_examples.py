@@ -60,7 +60,7 @@ def test_the_service_learns_from_its_first_request_audits_and_tells(tmp_path):
         assert stats["served"] == {"full": 1 + seen.count("30 of 30"), "accelerated": seen.count("15 of 30")}
         (setting,) = stats["settings"]
         assert setting["full generations"] == stats["served"]["full"]
-        assert "relative error of the final latent 0.0" in setting["quality"]
+        assert "relative error of the final latent 0.0" in setting["audits"]["15 steps computed"]
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get("/generate")
     finally:

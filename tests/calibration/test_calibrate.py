@@ -39,9 +39,7 @@ def test_every_named_method_meets_its_budget_and_its_cost(embedded, settings, pr
 
 
 @pytest.mark.parametrize(("method", "cost"), [("offline", 2), ("paper", 3), ("uniform", 1.5)])
-def test_what_does_not_search_says_what_it_costs(
-    embedded, settings, prompts, capsys, method, cost
-):
+def test_what_does_not_search_says_what_it_costs(embedded, settings, prompts, capsys, method, cost):
     asked = {"speedup": 2, "method": method}
     policy = ertacache.calibrate(embedded.pipe, prompts, **{**settings, **asked, "progress": True})
     assert policy.calibration.full_runs == cost

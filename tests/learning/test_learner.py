@@ -17,6 +17,7 @@ from ertacache.errors import ArgumentError, OutputError, PolicyFileError
 from ertacache.learning.full_generation import FullGeneration
 from ertacache.learning.learnt import Learnt, LearntFolder, read, write
 from ertacache.learning.output_store import OutputStore
+from tests.cli.running import refused, run
 
 STEPS = 10
 
@@ -79,7 +80,20 @@ def test_audits_run_in_full_teach_and_say_how_good_the_policy_is(flux, call, tmp
     learnt = read(next(tmp_path.glob("*.safetensors")))
     assert (learnt.generations, len(learnt.audits)) == (3, 2)
     assert 0 < learnt.audits[0] < 0.2
-    assert "mean of 2 audits" in learnt.quality
+    assert learnt.audited_steps == (5, 5)
+    assert "mean of 2 audits" in learnt.told(5)
+    assert "no audit yet" in learnt.told(6)
+
+
+def test_every_report_says_what_the_policy_was_learnt_from_and_how_good_it_is(flux, call, tmp_path):
+    _, (_, report) = generate(flux, call, tmp_path, 2)
+    assert "learnt from 1 full generation; no audit yet" in str(report)
+    generate(flux, call, tmp_path, 1, audit=1.0)
+    ((_, report),) = generate(flux, call, tmp_path)
+    assert "learnt from 2 full generations; relative error of the final latent 0." in str(report)
+    shown = run("inspect", tmp_path).stdout
+    assert "FluxPipeline, 10 steps, FlowMatchEulerDiscreteScheduler" in " ".join(shown.split())
+    assert "has no plot" in refused("inspect", tmp_path, "--plot", tmp_path / "plot.png")
 
 
 def test_batches_count_as_several(flux, flux_call, tmp_path):

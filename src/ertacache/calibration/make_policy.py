@@ -83,7 +83,7 @@ def better_policy(
     if method.predictor != "aligned":
         return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
     of_all = fit_of_all(loops, method, fit)
-    if loops.denoiser_calls + loops.cost_of(loops.setting.num_steps - len(fit.cached_steps)) > limit:
+    if limit < inf and loops.denoiser_calls + loops.cost_of(loops.setting.num_steps - len(fit.cached_steps)) > limit:
         fit = replace(fit, predictions=of_all.predictions)
         return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
     by_taylor = loops.predict(fit.cached_steps, method, predictor="taylor")

@@ -11,6 +11,7 @@ import typer
 from ertacache.cli import options
 from ertacache.cli.console import console, say
 from ertacache.cli.policy_arguments import short_name
+from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_output, kept_somewhere
 
 
@@ -19,7 +20,10 @@ def inspect(
     plot: Annotated[Path | None, typer.Option(help="Also plot the schedule and the error per step, as PNG.")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write everything as one HTML page.")] = None,
 ) -> None:
-    """Show what a policy does, step by step."""
+    """Show what a policy does, step by step; or what a folder of learnt settings knows, and how good it is."""
+    if _is_learnt(policy):
+        _show_learnt(policy, plot, report)
+        return
     if plot is not None:
         from ertacache.presenting.plot_style import plot_suffixes
         from ertacache.presenting.policy_plots import policy_plot
@@ -41,3 +45,25 @@ def inspect(
 
         report_policy(loaded, short_name(policy), report)
         say(f"wrote {report}")
+
+
+def _is_learnt(name: str) -> bool:
+    return Path(name).is_dir() and any(Path(name).glob("learnt-*.safetensors"))
+
+
+def _show_learnt(name: str, plot: Path | None, report: Path | None) -> None:
+    if plot or report:
+        raise ArgumentError(
+            "a folder of learnt settings has no plot and no page",
+            given=f"{name}, and --{'plot' if plot else 'report'}",
+            cure="Leave it out; both are for one policy.",
+        )
+    from ertacache.learning.learnt import LearntFolder
+    from ertacache.presenting.tables import learnt_settings
+
+    known = LearntFolder(Path(name)).all()
+    if not known:
+        raise ArgumentError(
+            "nothing in this folder can be read", given=name, cure="Delete it; it is learnt anew from generations."
+        )
+    console.print(learnt_settings(known))

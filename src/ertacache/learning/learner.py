@@ -83,7 +83,8 @@ class Learner:
             grid = [[f"{level:.5g}" for level in levels], first, configuration_of(scheduler)]
             key = digest_of([*parts, *grid])
             call = _Call(self, pipe, key, scheduler, levels, first, strength_of(setting.guidance), again)
-            return replace(call.resolved(), notes=tuple(circumstances.doubts), setting=setting)
+            resolved = call.resolved()
+            return replace(resolved, notes=(*resolved.notes, *circumstances.doubts), setting=setting)
 
         return Undecided(Policy(1, (), LEARNT), setting=setting, decide=decide)
 
@@ -128,7 +129,7 @@ class _Call:
         if learnt is not None and len(learnt.gram) == steps:
             policy = self.learner.policy(self.key, learnt, self.scheduler, self.levels, self.first, self.strength)
             if not self.learner.is_audited():
-                return Resolved(policy)
+                return Resolved(policy, notes=policy.calibration.notes)
         watch, latents = FullGeneration(steps, self.first, self.learner.memory_limit), LatentObserver()
 
         def succeeded(report: Report) -> None:
@@ -145,9 +146,11 @@ class _Call:
             report.note("nothing was learnt from this generation, since it did not make every step once")
             return
         try:
-            more = Learnt(f"{own_class(self.pipe).__name__}, {watch.steps} steps", watch.gram(), samples=watch.samples)
-            audits = self._audit(policy, latents.latest, report) if policy is not None else ()
-            known = self.learner.folder.add(self.key, replace(more, audits=audits))
+            more = Learnt(self._setting(watch.steps), watch.gram(), samples=watch.samples)
+            if policy is not None:
+                audits = self._audit(policy, latents.latest, report)
+                more = replace(more, audits=audits, audited_steps=(len(policy.computed_steps),) * len(audits))
+            known = self.learner.folder.add(self.key, more)
         except Exception as error:  # the picture is there, and is not to be lost
             report.note(f"nothing was learnt from this generation: {type(error).__name__}: {error}")
             _log.warning("nothing was learnt", exc_info=True)
@@ -156,6 +159,10 @@ class _Call:
             f"this generation ran in full and was learnt from, {known.generations} in all for this setting; later ones "
             f"compute {self.learner.budget.computed(watch.steps)} of {watch.steps} steps"
         )
+
+    def _setting(self, steps: int) -> str:
+        scheduler = own_class(self.scheduler).__name__
+        return f"{own_class(self.pipe).__name__}, {steps} steps, {scheduler}, guidance {self.strength:g}"
 
     def _audit(self, policy: Policy, latent: Tensor | None, report: Report) -> tuple[float, ...]:
         """How far the policy in force is from this full generation: it is made again, accelerated."""

@@ -20,6 +20,7 @@ LOCK_SECONDS = 60.0
 """How long a process waits for another one that writes."""
 AUDITS = 256
 """So many of the newest audits are kept."""
+_FILES = "learnt-*.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class Learnt:
         samples: how many samples they had; a batch counts as several.
         audits: of audited generations, how far the policy in force was from the full run: the relative error of the
             final latent, newest last.
+        audited_steps: how many steps that policy computed, for each of these.
 
     Raises:
         PolicyFileError: if these do not fit together.
@@ -44,11 +46,15 @@ class Learnt:
     generations: int = 1
     samples: int = 1
     audits: tuple[float, ...] = ()
+    audited_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         wrong, count = invalid("record of a learnt setting"), partial(whole, at_least=1)
         normalized(self, wrong, setting=text, generations=count, samples=count)
         normalized(self, wrong, gram=instance(Tensor, "float64"), audits=each(partial(number, at_least=0)))
+        normalized(self, wrong, audited_steps=each(count))
+        if len(self.audits) != len(self.audited_steps):
+            raise wrong(f"{len(self.audits)} audits of {len(self.audited_steps)} policies")
         if self.gram.dtype != torch.float64 or self.gram.ndim != 2 or self.gram.shape[0] != self.gram.shape[1]:
             raise wrong(f"a Gram matrix of shape {tuple(self.gram.shape)}")
         if not bool(self.gram.isfinite().all()):
@@ -62,14 +68,24 @@ class Learnt:
             generations=self.generations + other.generations,
             samples=self.samples + other.samples,
             audits=(*self.audits, *other.audits)[-AUDITS:],
+            audited_steps=(*self.audited_steps, *other.audited_steps)[-AUDITS:],
         )
 
-    @property
-    def quality(self) -> str:
-        """What the audits say, in words."""
-        if not self.audits:
-            return "no audit yet"
-        return f"relative error of the final latent {fmean(self.audits):.4f} in the mean of {len(self.audits)} audits"
+    def errors(self, computed: int) -> list[float]:
+        """What the audits of policies with so many computed steps found, newest last."""
+        return [error for error, steps in zip(self.audits, self.audited_steps, strict=True) if steps == computed]
+
+    def told(self, computed: int) -> str:
+        """What is known of a policy with so many computed steps, in words."""
+        known = f"learnt from {self.generations} full generation{'s' * (self.generations != 1)}"
+        errors = self.errors(computed)
+        if not errors:
+            return f"{known}; no audit yet (audit=0.02 has one generation in fifty run in full as well)"
+        worst = f", {max(errors):.4f} at most" if len(errors) > 1 else ""
+        return (
+            f"{known}; relative error of the final latent {fmean(errors):.4f} in the mean of {len(errors)} "
+            f"audit{'s' * (len(errors) != 1)}{worst}"
+        )
 
 
 class LearntFolder:
@@ -84,7 +100,12 @@ class LearntFolder:
 
     def path(self, key: str) -> Path:
         """The file of a setting."""
-        return self.folder / f"learnt-{key}.safetensors"
+        return self.folder / _FILES.replace("*", key)
+
+    def all(self) -> dict[str, Learnt]:
+        """All that can be read, by file name."""
+        found = {path.name: self.find(path.stem.removeprefix("learnt-")) for path in sorted(self.folder.glob(_FILES))}
+        return {name: known for name, known in found.items() if known is not None}
 
     def find(self, key: str) -> Learnt | None:
         """What is known of a setting; None if nothing is, or its file is damaged, which is then made anew."""
@@ -118,7 +139,7 @@ def write(learnt: Learnt, path: Path) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    plain = {name: getattr(learnt, name) for name in ("setting", "generations", "samples", "audits")}
+    plain = {name: getattr(learnt, name) for name in ("setting", "generations", "samples", "audits", "audited_steps")}
     save(path, "learnt", plain, {"gram": learnt.gram})
 
 

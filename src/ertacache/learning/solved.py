@@ -36,7 +36,7 @@ def learnt_policy(
     record = CalibrationRecord(
         f"num_computed_steps={computed} (learnt)",
         num_prompts=learnt.samples,
-        notes=(f"learnt from {learnt.generations} full generations; {learnt.quality}",),
+        notes=(learnt.told(computed),),
     )
     angles = angles_of(scheduler, levels[first:])
     outputs = outputs_with_prior(learnt.gram.numpy(), learnt.samples, angles, strength, without)

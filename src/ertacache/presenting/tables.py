@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a plain install has no metrics, but can still show a policy
     from ertacache.calibration import Profile
     from ertacache.evaluation.comparison import Row
     from ertacache.evaluation.harness import Measured
+    from ertacache.learning.learnt import Learnt
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:
@@ -93,6 +94,24 @@ def frontier_table(profile: Profile) -> Table:
             f"{fmean(record.ssim):.4f}",
             "" if computed in on_frontier else "a stronger one is better",
         )
+    return table
+
+
+def learnt_settings(known: Mapping[str, Learnt]) -> Table:
+    """What a folder knows, a row for each setting and number of computed steps that was audited.
+
+    Args:
+        known: by file name.
+    """
+    table = Table(box=None, pad_edge=False)
+    for name in ("setting", "full generations", "samples", "computed steps", "audits", "error: mean", "most", "file"):
+        table.add_column(name)
+    for file, learnt in known.items():
+        for steps in sorted(set(learnt.audited_steps)) or [0]:
+            errors = learnt.errors(steps)
+            audits = [str(steps), str(len(errors)), f"{fmean(errors):.4f}", f"{max(errors):.4f}"] if errors else []
+            counts = [str(learnt.generations), str(learnt.samples)]
+            table.add_row(learnt.setting, *counts, *(audits or ["-", "0", "-", "-"]), file)
     return table
 
 
