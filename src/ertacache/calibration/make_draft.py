@@ -95,7 +95,7 @@ def draft(
     if by is None:
         few = min(max(made // RATIO, 2), computed - 1)
         by = calibrate(pipe, listed, num_computed_steps=few, **options.keywords())
-        full_runs = by.calibration.full_runs
+        full_runs = by.calibration.total_full_runs / len(listed)
     for p in (policy, by):
         check_pipeline(p, pipe)
     calls = calls_for(pipe, listed, options.all_call_arguments, options.seed)

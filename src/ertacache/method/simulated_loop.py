@@ -5,9 +5,10 @@ combinations of outputs, and samplers are linear in them. So all that a loop doe
 outputs' dot products, but for one thing: how later outputs answer the errors that predictions leave in the latent.
 
 That is taken from measurements (docs/research-log.md). Measured in closed loops of four pipelines, an output is wrong
-by ``c / (s (1 - s))^0.7`` times the latent's error at noise level s, and c depends on the direction of the error: 0.25
-in the mean, with a deviation of 0.6. Errors grow in the directions that answer most. So a loop is simulated for each of
-a few answers, `ANSWERS`, and weights are fitted on all of them: none of them may let errors grow.
+by ``c / (s (1 - s))^0.7`` times the latent's error at noise level s: it pulls the error back. How strongly depends on
+the direction of the error; c is 0.25 in the mean, with a deviation of 0.6. Weights that make up for errors which are
+pulled back anyway overshoot, and over long gaps these errors grow; where nothing is pulled back, the weights must do
+it. So a loop is simulated for each of a few answers, `ANSWERS`, and the weights are fitted on all of them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,80 @@
+"""Loops without a denoiser: exact where outputs answer errors as is assumed, and no worse for any answer."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from ertacache.method.gram_weights import Outputs
+from ertacache.method.prior import prior_outputs
+from ertacache.method.simulated_loop import ANSWERS, answers_at, simulated
+
+T, CACHED = 12, (2, 4, 5, 7, 8, 10)
+LEVELS = tuple(np.linspace(1, 0, T + 1).tolist())
+RESPONSE = np.tril(np.broadcast_to(np.diff(LEVELS), (T, T)))
+
+
+@pytest.fixture
+def rows():
+    """Outputs that change smoothly along the run, (T, 40)."""
+    noise = np.random.default_rng(0).normal(size=(4, 40))
+    return np.vander(LEVELS[:-1], 4) @ noise
+
+
+def in_closed_loop(rows, answer, solutions, order, cached=CACHED, response=RESPONSE):
+    """A run whose denoiser answers every error of the latent by ``answer`` times it: the last latent's error."""
+    error, outputs = np.zeros(rows.shape[1]), {}
+    for i in range(len(rows)):
+        if i not in cached:
+            outputs[i] = rows[i] + answer[i] * error
+        history = sorted(outputs)[::-1][: order + 1]
+        used = outputs[history[0]]
+        if i in solutions:
+            steps, weights = solutions[i]
+            assert list(steps) == history
+            terms = [outputs[a] - outputs[b] for a, b in pairwise(history)] + [used]
+            used = used + np.asarray(weights) @ terms
+        error = error + response[i, i] * (used - rows[i])
+    return np.linalg.norm(error)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_errors_are_those_of_closed_loops_with_such_denoisers(rows, order):
+    answers = answers_at(LEVELS)
+    solutions, errors = simulated(rows, None, CACHED, order, RESPONSE, answers)
+    assert len(errors) == len(ANSWERS)
+    for answer, error in zip(answers, errors, strict=True):
+        assert in_closed_loop(rows, answer, solutions, order) == pytest.approx(error, rel=1e-6)
+
+
+def test_weights_for_several_answers_are_nearer_for_strong_ones_and_not_for_none():
+    angles = np.linspace(1.5, 0.02, 31).tolist()
+    outputs, cached = prior_outputs(angles, 4.0), tuple(range(1, 30, 2))
+    response = np.tril(np.broadcast_to(np.diff(outputs.levels), (30, 30)))
+    answers = answers_at(outputs.levels)
+    _, together = outputs.simulated(cached, 3, response, answers)
+    for place, nearer in ((0, False), (2, True)):  # no answer, and the strongest one
+        solutions, alone = outputs.simulated(cached, 3, response, answers[:1])
+        error = in_closed_loop(outputs.rows, answers[place], solutions, 3, cached, response)
+        assert (together[place] < error) == nearer
+        assert place or error == pytest.approx(alone[0])
+
+
+def test_outputs_are_known_up_to_a_rotation(rows):
+    answers = answers_at(LEVELS)
+    turned = Outputs.of(rows @ rows.T, LEVELS)
+    here, there = simulated(rows, None, CACHED, 2, RESPONSE, answers), turned.simulated(CACHED, 2, RESPONSE, answers)
+    assert there.errors == pytest.approx(here.errors, rel=1e-3)
+    assert turned.solved(CACHED, 2, RESPONSE, answers).keys() == here.solutions.keys() == {*range(2, T)}
+
+
+def test_answers_turn_with_the_direction_of_outputs():
+    for forward, backward in zip(answers_at(LEVELS), answers_at(LEVELS, -1.0), strict=True):
+        assert np.array_equal(forward, -backward)
+        assert np.isfinite(forward).all()
+
+
+def test_after_a_forced_step_earlier_outputs_are_not_used(rows):
+    solutions, _ = simulated(rows, None, CACHED, 3, RESPONSE, answers_at(LEVELS), forced=(6,))
+    assert solutions[6][0] == (6,)
+    assert solutions[11][0] == (11, 9, 6)
