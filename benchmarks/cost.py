@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.keys import environment, key_of, source_digest
@@ -50,6 +51,7 @@ from ertacache.learning import Learner
 from ertacache.method.named_methods import Method
 from ertacache.metrics import MAX_PSNR
 from ertacache.policy import Policy
+from ertacache.presenting.plot_style import COMPUTED, save_figure
 from ertacache.runtime.identity import circumstances_of
 from ertacache.runtime.instant import Instant
 from ertacache.runtime.pipeline_key import digest_of, pipeline_key
@@ -77,6 +79,7 @@ RIVALS: Mapping[Rival, int] = {
 FEWER = FEWER_STEPS.name
 COUNTS = ("num_computed_steps", "num_inference_steps", "k", "count")
 """What rivals call the number of steps that they compute."""
+MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">", "*", "h", "p")
 SAME = 0.1
 """How many dB fewer steps may differ between the two parts of the measurement."""
 
@@ -239,6 +242,31 @@ def rivals_table(results: Sequence[Mapping[str, Any]]) -> str:
     return table(lines)
 
 
+def drawn(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Quality against full runs, a panel for each pipeline at 2x and 3x, rivals as points at their cost."""
+    figure = Figure(figsize=(3.1 * len(results), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(results), squeeze=False, sharex=True)
+    totals = (0, 1, *TOTALS)
+    for column, result in enumerate(results):
+        for row, ratio in enumerate(("2", "3")):
+            axis, psnr = axes[row][column], result["psnr"][ratio]
+            axis.plot(totals, [fmean(psnr[str(total)]) for total in totals], "o-", color=COMPUTED, label="ERTACache")
+            axis.axhline(fmean(psnr[FEWER]), color="black", linestyle=":", label=FEWER)
+            rest = {rival: value for rival in RIVALS if (value := mean(psnr.get(rival.name))) is not None}
+            for number, (rival, value) in enumerate(rest.items()):
+                axis.plot(RIVALS[rival], value, MARKERS[number % len(MARKERS)], alpha=0.8, label=rival.name)
+            axis.set_xscale("symlog", linthresh=1)
+            axis.set_xticks([0, 1, 2, 4, 10, 20, 40, 80], ["0", "1", "2", "4", "10", "20", "40", "80"], fontsize=8)
+            axis.minorticks_off()
+            axis.set_title(f"{result['model']}, {ratio}x", fontsize=10)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("PSNR against the full run, dB", fontsize=9)
+    figure.supxlabel("full runs before the first accelerated generation", fontsize=9)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    save_figure(figure, path, dpi=110)
+
+
 def worth(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """By step ratio and full runs: how many dB the most expensive calibration brings over these, in the mean."""
     most = str(max(TOTALS))
@@ -260,6 +288,7 @@ def worth(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 def main(
     models: Annotated[list[str] | None, typer.Argument(help="by default all that are trained")] = None,
     out: Annotated[Path, typer.Option(help="the folder for the figures")] = Path("benchmarks/results"),
+    picture: Annotated[Path, typer.Option(help="the plot")] = Path("docs/images/cost.png"),
     work: Annotated[Path, typer.Option(help="unfinished measurements")] = Path("out/benchmark-cost"),
     prompts: Annotated[int, typer.Option(help="held-out prompts")] = 6,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
@@ -274,6 +303,7 @@ def main(
     figures = {**environment(), "prompts": prompts, "seed": seed, "results": results, "worth": worth(results)}
     tables = {"cost": ours_table(results), "cost-rivals": rivals_table(results)}
     write_figures(out, "cost", figures, tables, Console())
+    drawn(results, picture)
     print(json.dumps(figures["worth"], indent=1))
 
 

@@ -60,6 +60,18 @@ def test_another_budget_starts_from_the_same_full_runs(embedded, settings, promp
     assert seen.calls == 4 * 2 * 2  # only the closed loop: four computed steps, two branches, two prompts
 
 
+def test_a_larger_limit_makes_the_full_runs_of_further_prompts_only(embedded, settings, tmp_path):
+    prompts = embedded.calibration_prompts[:3]
+    asked = {**settings, "speedup": 2, "checkpoint": tmp_path}
+    assert ertacache.calibrate(embedded.pipe, prompts, full_runs=1, **asked).calibration.num_prompts == 1
+    with Interrupting(embedded.pipe.transformer) as seen:
+        more = ertacache.calibrate(embedded.pipe, prompts, full_runs=3, **asked)
+        assert more.calibration.num_prompts == 2
+        assert seen.calls == (10 + 2 * 5) * 2  # one full run, and a loop of both prompts
+        ertacache.calibrate(embedded.pipe, prompts[::-1], full_runs=1, seed=-2, **asked)  # its first prompt is new
+        assert seen.calls == (10 + 2 * 5 + 10) * 2
+
+
 def test_another_setting_does_not_find_the_full_runs_of_this_one(embedded, settings, prompts, tmp_path):
     ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="taylor", checkpoint=tmp_path, **settings)
     other = {**settings, "true_cfg_scale": 2.0}
@@ -81,7 +93,7 @@ def test_recordings_above_the_limit_go_to_files_and_change_nothing(embedded, set
     small = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="paper", memory_limit=1000, **shown)
     text = capsys.readouterr().err
     assert "ertacache-" in text.replace("\n", "")
-    assert "times the denoiser calls of one full run of each prompt" in " ".join(text.split())
+    assert "at most 6 full runs in all" in " ".join(text.split())
     large = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="paper", **settings)
     assert small.cached_steps == large.cached_steps
     assert torch.equal(small.rectification.k, large.rectification.k)
@@ -163,7 +175,7 @@ def test_other_weights_of_any_part_are_another_calibration(make_flux, settings, 
 
 def test_traces_above_the_limit_go_to_files_and_change_nothing(embedded, settings, prompts, capsys):
     small = ertacache.calibrate(embedded.pipe, prompts, speedup=2, memory_limit=1000, **{**settings, "progress": True})
-    needs = capsys.readouterr().err.replace("\n", " ")
+    needs = " ".join(capsys.readouterr().err.split())
     large = ertacache.calibrate(embedded.pipe, prompts, speedup=2, **settings)
     assert "for recordings in" in needs
     assert small.calibration.denoiser_calls == large.calibration.denoiser_calls

@@ -30,7 +30,7 @@ def loops(embedded):
     arguments = {**embedded.arguments, "num_inference_steps": 10}
     calls = calls_for(embedded.pipe, embedded.calibration_prompts[:2], arguments, seed=0)
     with CalibrationProgress(False) as progress:
-        recordings, setting = record_all(embedded.pipe, calls, 10, RecordingStore(None, "", 1 << 30), progress)
+        recordings, setting = record_all(embedded.pipe, calls, 10, RecordingStore(None, None, 1 << 30), progress)
     expected = ExpectedOutputs.of(recordings, setting, 4.0)
     return ClosedLoops(embedded.pipe, calls, recordings, setting, expected, lambda calls: None)
 

@@ -91,8 +91,11 @@ def test_every_report_says_what_the_policy_was_learnt_from_and_how_good_it_is(fl
     generate(flux, call, tmp_path, 1, audit=1.0)
     ((_, report),) = generate(flux, call, tmp_path)
     assert "learnt from 2 full generations; relative error of the final latent 0." in str(report)
-    shown = run("inspect", tmp_path).stdout
-    assert "FluxPipeline, 10 steps, FlowMatchEulerDiscreteScheduler" in " ".join(shown.split())
+    first, *rest = run("inspect", tmp_path).stdout.splitlines()
+    assert first == "FluxPipeline, 10 steps, FlowMatchEulerDiscreteScheduler, guidance 4"
+    assert rest[0] == "  2 full generations, 2 samples"
+    assert rest[1].startswith("  5 steps computed: relative error of the final latent 0.")
+    assert (tmp_path / rest[2].strip()).is_file()
     assert "has no plot" in refused("inspect", tmp_path, "--plot", tmp_path / "plot.png")
 
 

@@ -1,11 +1,11 @@
-"""The name of a calibration's full runs in a checkpoint folder: equal for equal calls of equal pipelines."""
+"""The names of full runs in a checkpoint folder: equal for equal calls of equal pipelines."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,29 @@ from ertacache.runtime.pipeline_key import digest_of, pipeline_key
 from ertacache.runtime.repeatable_call import Call
 
 
+class CheckpointKey(NamedTuple):
+    """The names of a calibration's full runs: calibrations on other prompts share those of the same calls.
+
+    Args:
+        setting: of the folder: equal for equal models, settings and numerical environments.
+        calls: of each full run in it.
+    """
+
+    setting: str
+    calls: tuple[str, ...]
+
+    @property
+    def all_calls(self) -> str:
+        """A name for what was made of all these full runs."""
+        return digest_of(self.calls)
+
+
 def key_of(
     pipe: Any, circumstances: Circumstances, calls: Sequence[Call], num_inference_steps: int, *, hidden: bool = False
-) -> str:
-    """Compute a name for a calibration's full runs: equal for equal models, settings, calls and numerical environments.
+) -> CheckpointKey:
+    """Compute the names of a calibration's full runs.
 
-    If weights cannot be read, they may have changed, so the name is a new one each time.
+    If weights cannot be read, they may have changed, so the setting's name is a new one each time.
 
     Args:
         pipe: the pipeline.
@@ -33,9 +50,9 @@ def key_of(
     Raises:
         CalibrationError: if an argument of a call is a function, or cannot be told apart from others like it.
     """
-    parts: list[Any] = [num_inference_steps, hidden, pipeline_key(pipe, circumstances)]
-    parts += [(_plain(call.arguments()), _plain(call.random.torch[0])) for call in calls]
-    return digest_of(parts)
+    setting = digest_of([num_inference_steps, hidden, pipeline_key(pipe, circumstances)])
+    runs = (digest_of([_plain(call.arguments()), _plain(call.random.torch[0])]) for call in calls)
+    return CheckpointKey(setting, tuple(runs))
 
 
 def _plain(value: Any) -> Any:

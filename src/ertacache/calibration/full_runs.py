@@ -42,7 +42,7 @@ class Session:
         loops: runs closed loops over the prompts; its count of denoiser calls includes the full runs.
         circumstances: the circumstances of the calls, read before the first one.
         progress: shows the progress.
-        folder: the checkpoint's folder of this calibration, in which more can be kept; None without a checkpoint.
+        folder: a folder of the checkpoint for what is made of all these full runs; None without a checkpoint.
     """
 
     loops: ClosedLoops
@@ -100,7 +100,7 @@ def open_session(
         if other != guidance[0]:
             raise _not_one_setting(k, other, guidance[0])
     circumstances = identity.circumstances_of(pipe, (), calls[0].arguments())
-    key = key_of(pipe, circumstances, calls, steps, hidden=workload.hidden) if folder else ""
+    key = key_of(pipe, circumstances, calls, steps, hidden=workload.hidden) if folder else None
     store = RecordingStore(folder, key, options.memory_limit)
     try:
         with preserved(pipe), RandomState.current().lent(), CalibrationProgress(options.progress) as progress:
@@ -110,7 +110,8 @@ def open_session(
                 pipe, calls, recordings, setting, expected, progress.advance, traces_in_files=store.in_files
             )
             loops.denoiser_calls = loops.full_run  # full runs from the checkpoint are counted too
-            yield Session(loops, circumstances, progress, folder / key if folder else None)
+            own = folder / key.setting / key.all_calls if folder and key else None
+            yield Session(loops, circumstances, progress, own)
     finally:
         store.close()
 

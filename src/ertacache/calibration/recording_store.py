@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ertacache.calibration.checkpoint_key import CheckpointKey
 from ertacache.calibration.recording import Recording, Setting
 from ertacache.calibration.recording_file import read, write
 
@@ -18,16 +19,17 @@ class RecordingStore:
     Args:
         folder: the checkpoint folder, which lets an interrupted calibration continue; None to keep recordings only as
             long as the calibration lasts.
-        key: the calibration's name within the folder.
+        key: the names of the full runs within the folder; not used without one.
         memory_limit: the size of all recordings, in bytes, above which they go to files even without a folder.
 
     Attributes:
         in_files: whether all recordings together are above the limit.
     """
 
-    def __init__(self, folder: Path | None, key: str, memory_limit: float) -> None:
+    def __init__(self, folder: Path | None, key: CheckpointKey | None, memory_limit: float) -> None:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._folder = folder / key if folder else None
+        self._folder = folder / key.setting if folder and key else None
+        self._names = key.calls if key else ()
         self._memory_limit = memory_limit
         self.in_files = False
 
@@ -62,7 +64,8 @@ class RecordingStore:
 
     def _path(self, prompt: int) -> Path:
         assert self._folder is not None  # both callers have checked
-        return self._folder / f"full-run-{prompt:03d}.safetensors"
+        name = self._names[prompt] if self._names else f"{prompt:03d}"
+        return self._folder / f"full-run-{name}.safetensors"
 
     def close(self) -> None:
         """Delete temporary files."""

@@ -66,4 +66,4 @@ def _show_learnt(name: str, plot: Path | None, report: Path | None) -> None:
         raise ArgumentError(
             "nothing in this folder can be read", given=name, cure="Delete it; it is learnt anew from generations."
         )
-    console.print(learnt_settings(known))
+    say(learnt_settings(known), soft_wrap=True)

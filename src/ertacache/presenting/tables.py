@@ -97,22 +97,24 @@ def frontier_table(profile: Profile) -> Table:
     return table
 
 
-def learnt_settings(known: Mapping[str, Learnt]) -> Table:
-    """What a folder knows, a row for each setting and number of computed steps that was audited.
+def learnt_settings(known: Mapping[str, Learnt]) -> str:
+    """What a folder knows: for each setting, what it was learnt from, and how good its audited policies were.
 
     Args:
         known: by file name.
     """
-    table = Table(box=None, pad_edge=False)
-    for name in ("setting", "full generations", "samples", "computed steps", "audits", "error: mean", "most", "file"):
-        table.add_column(name)
+    lines = []
     for file, learnt in known.items():
-        for steps in sorted(set(learnt.audited_steps)) or [0]:
+        lines.append(visible(learnt.setting))
+        lines.append(f"  {learnt.generations} full generations, {learnt.samples} samples")
+        for steps in sorted(set(learnt.audited_steps)):
             errors = learnt.errors(steps)
-            audits = [str(steps), str(len(errors)), f"{fmean(errors):.4f}", f"{max(errors):.4f}"] if errors else []
-            counts = [str(learnt.generations), str(learnt.samples)]
-            table.add_row(learnt.setting, *counts, *(audits or ["-", "0", "-", "-"]), file)
-    return table
+            lines.append(
+                f"  {steps} steps computed: relative error of the final latent {fmean(errors):.4f} in the mean of "
+                f"{len(errors)} audits, {max(errors):.4f} at most"
+            )
+        lines += [*([] if learnt.audits else ["  no audit yet"]), f"  {visible(file)}"]
+    return "\n".join(lines)
 
 
 def policy_facts(policy: Policy) -> Table:
