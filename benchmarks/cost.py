@@ -10,7 +10,6 @@ compared with the same full run. What was measured is kept.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -285,6 +284,14 @@ def worth(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
+def worth_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each step ratio, a column for each number of full runs."""
+    found = worth(results)
+    totals = list(next(iter(found.values())))
+    rows = [[f"{ratio}x", *(f"{values[total]:.1f}" for total in totals)] for ratio, values in found.items()]
+    return table([["step ratio", *totals], *rows])
+
+
 def main(
     models: Annotated[list[str] | None, typer.Argument(help="by default all that are trained")] = None,
     out: Annotated[Path, typer.Option(help="the folder for the figures")] = Path("benchmarks/results"),
@@ -301,10 +308,9 @@ def main(
         results.append(joined(model, measured_ours(model, prompts, seed, work), rivals))
         print(ours_table(results), flush=True)
     figures = {**environment(), "prompts": prompts, "seed": seed, "results": results, "worth": worth(results)}
-    tables = {"cost": ours_table(results), "cost-rivals": rivals_table(results)}
+    tables = {"cost": ours_table(results), "cost-rivals": rivals_table(results), "cost-worth": worth_table(results)}
     write_figures(out, "cost", figures, tables, Console())
     drawn(results, picture)
-    print(json.dumps(figures["worth"], indent=1))
 
 
 if __name__ == "__main__":
