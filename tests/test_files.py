@@ -26,12 +26,12 @@ from ertacache.policy import CalibrationRecord
 
 MEASURED = CalibrationRecord("", psnr=(40.0, 41.0), ssim=(0.9, 0.91), seconds=1.0)
 POLICY = Policy(5, (1, 3), Method(), calibration=MEASURED, gram=torch.eye(5).double())
-SETTING = Setting((1.0, 0.5, 0.0), 0, (), 2, (3, 4), (-0.5, -0.5), True)
+SETTING = Setting((1.0, 0.5, 0.0), 0, (), 2, (3, 4), (-0.5, -0.5), (1.5, 0.8, 0.0), True)
 
 
 def tensors_of_recording() -> dict[str, torch.Tensor]:
     made = {name: torch.randn(1, 3, 4) for name in ("v0", "v1", "x0", "x1", "x2")}
-    return {**made, "gram": torch.eye(2).double()}
+    return {**made, "gram": torch.eye(2).double(), "response": -0.5 * torch.ones(2, 2).double().tril()}
 
 
 def read_recording(path: Path) -> Any:
@@ -243,7 +243,7 @@ def test_a_recording_is_looked_at_once_in_a_process(tmp_path: Path, monkeypatch:
     looked_at: list[torch.Size] = []
     aminmax = torch.Tensor.aminmax
     monkeypatch.setattr(torch.Tensor, "aminmax", lambda tensor: looked_at.append(tensor.shape) or aminmax(tensor))
-    for path, tensors in ((written, 0), (found, 6), (found, 6)):
+    for path, tensors in ((written, 0), (found, 7), (found, 7)):
         assert recording_file.read(path)[1] == SETTING
         assert len(looked_at) == tensors
 

@@ -58,7 +58,7 @@ class Subjects:
         self.files |= {"profile": folder / "profile", "draft": folder / "draft"}
         profile.save(folder / "profile")
         draft.save(folder / "draft")
-        self.files["recording"] = next(self._checkpoint.rglob("full-run-000.safetensors"))
+        self.files["recording"] = min(self._checkpoint.rglob("full-run-*.safetensors"))
 
     def calibrated(self, method: str, computed: int, **options: Any) -> Policy:
         """A policy for the pipeline with this number of computed steps."""

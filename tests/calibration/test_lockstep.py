@@ -223,11 +223,11 @@ def test_the_policy_is_the_same_from_a_checkpoint_whatever_was_drawn_meanwhile(d
     torch.manual_seed(77)
     found = calibrated(checkpoint=tmp_path)
     assert (found.predictions, found.calibration.error) == (policy.predictions, policy.calibration.error)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.rglob("full-run-*"))) == 3
     own = [{"prompt": text, "generator": torch.Generator()} for text in ("one", "three", "seven")]
     for count, seed in enumerate((0, 1, 1), start=2):
         calibrated(own, checkpoint=tmp_path, seed=seed)
-        assert len(list(tmp_path.iterdir())) == min(count, 3)
+        assert len(list(tmp_path.rglob("full-run-*"))) == 3 * min(count, 3)
 
 
 SAMPLERS = {
