@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ertacache
+from ertacache.calibration import worth
 from ertacache.calibration.announcement import in_words
 from ertacache.calibration.budget import QualityBudget, StepsBudget, ThresholdBudget
 from ertacache.calibration.plan import Plan
-from ertacache.calibration.worth import MOST, WORTH, worth_of_more
 from ertacache.errors import BudgetError
 from ertacache.method.named_methods import Method
 
@@ -105,11 +105,12 @@ def generated(embedded, settings):
     return generate
 
 
-def test_what_more_would_bring_is_said_where_it_is_something():
-    told = worth_of_more(2.0, 1.0)
-    assert f"full_runs={MOST} would bring {WORTH[2.0][1]:.1f} dB more" in told
-    assert worth_of_more(2.0, MOST) == ""
-    assert worth_of_more(2.9, 2.5).startswith(f"full_runs={MOST} would bring {WORTH[3.0][2]:.1f} dB")
+def test_what_more_would_bring_is_said_where_it_is_something(monkeypatch):
+    monkeypatch.setattr(worth, "WORTH", {2.0: {1: 4.8, 4: 0.8, 10: -0.6}, 3.0: {1: 1.3, 2: 0.9}})
+    assert "full_runs=80 would bring 4.8 dB more" in worth.worth_of_more(2.0, 1.0)
+    assert "full_runs=80 would bring 0.8 dB more" in worth.worth_of_more(2.2, 9.9)
+    assert "full_runs=80 would bring 0.9 dB more" in worth.worth_of_more(2.9, 2.5)
+    assert worth.worth_of_more(2.0, 10) == worth.worth_of_more(2.0, 80) == worth.worth_of_more(2.0, 0.5) == ""
 
 
 def test_times_as_people_say_them():
