@@ -61,7 +61,7 @@ def schedules(session: Session, computed: int, ours: Policy) -> dict[str, Callab
 
     def annealing() -> Schedule:
         alone = ClosedLoops(
-            loops.pipe, loops.calls[:1], loops.recordings[:1], setting, loops.expected, lambda number: None
+            loops.pipe, loops.calls[:1], loops.recordings[:1], setting, loops.surrogate, lambda number: None
         )
         return annealed(alone, computed, ours.calibration.denoiser_calls - session.loops.full_run)
 

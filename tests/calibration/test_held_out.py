@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import ertacache
-from ertacache.calibration.expected_outputs import ExpectedOutputs
 from ertacache.calibration.full_runs import record_all
+from ertacache.calibration.gram import surrogate_of
 from ertacache.calibration.loop_result import FittedOn
 from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.progress import CalibrationProgress
@@ -26,8 +26,8 @@ def loops(embedded):
     calls = calls_for(embedded.pipe, embedded.calibration_prompts[:PROMPTS], arguments, seed=0)
     with CalibrationProgress(False) as progress:
         recordings, setting = record_all(embedded.pipe, calls, 10, RecordingStore(None, None, 1 << 30), progress)
-    expected = ExpectedOutputs.of(recordings, setting, 4.0)
-    loops = ClosedLoops(embedded.pipe, calls, recordings, setting, expected, lambda calls: None)
+    surrogate = surrogate_of(recordings, setting, 4.0)
+    loops = ClosedLoops(embedded.pipe, calls, recordings, setting, surrogate, lambda calls: None)
     assert not loops.holds_out
     loops.holds_out = True
     return loops

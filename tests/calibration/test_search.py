@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import ertacache
-from ertacache.calibration.expected_outputs import ExpectedOutputs
 from ertacache.calibration.full_runs import record_all
+from ertacache.calibration.gram import surrogate_of
 from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.loop_runner import ClosedLoops
@@ -31,8 +31,8 @@ def loops(embedded):
     calls = calls_for(embedded.pipe, embedded.calibration_prompts[:2], arguments, seed=0)
     with CalibrationProgress(False) as progress:
         recordings, setting = record_all(embedded.pipe, calls, 10, RecordingStore(None, None, 1 << 30), progress)
-    expected = ExpectedOutputs.of(recordings, setting, 4.0)
-    return ClosedLoops(embedded.pipe, calls, recordings, setting, expected, lambda calls: None)
+    surrogate = surrogate_of(recordings, setting, 4.0)
+    return ClosedLoops(embedded.pipe, calls, recordings, setting, surrogate, lambda calls: None)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_dense_beginning_is_tried_where_prompts_turn_and_taken_if_it_is_better
     monkeypatch.setattr("ertacache.calibration.search.turns", lambda fit: turning)
     monkeypatch.setattr("ertacache.calibration.search.clearly_better", lambda fit, best, wanted: better)
     limit = loops.denoiser_calls + 100
-    search = Search(loops, loops.expected.surrogate(), ALIGNED, limit)
+    search = Search(loops, loops.surrogate, ALIGNED, limit)
     best = search.run(computed)
     first, dense = attempted[0], evenly_spaced(10, computed, (), first=int(0.35 * computed), last=2)
     assert first == next(beginnings(10, computed, (), search.surrogate))
@@ -113,7 +113,7 @@ def test_every_bend_has_the_steps_asked_for(num_steps):
 
 @pytest.mark.parametrize(("computed", "forced"), [(6, ()), (6, (4, 5)), (3, ()), (2, ()), (3, (5,))])
 def test_beginnings_have_the_steps_asked_for_and_evenly_spaced_ones_among_them(loops, computed, forced):
-    surrogate = replace(loops.expected, forced=forced).surrogate()
+    surrogate = replace(loops.surrogate, forced=forced)
     found = list(beginnings(10, computed, forced, surrogate))
     even = evenly_spaced(10, computed, forced)
     assert even == found[-1]
@@ -208,7 +208,7 @@ def test_a_schedule_is_better_only_if_its_gain_exceeds_the_standard_error_over_p
 
 def test_the_search_stays_within_its_limit_and_gains_on_evenly_spaced_steps(loops):
     start = loops.predict(evenly_spaced(10, 4, ()), ALIGNED)
-    surrogate = loops.expected.surrogate()
+    surrogate = loops.surrogate
     limit = loops.denoiser_calls + 100
     search = Search(loops, surrogate, ALIGNED, limit)
     best = search.run(4)
@@ -229,7 +229,7 @@ def test_single_moves_must_gain_two_standard_errors_and_beginnings_of_more_steps
 
     monkeypatch.setattr("ertacache.calibration.search.clearly_better", compare)
     limit = loops.denoiser_calls + 200
-    search = Search(loops, loops.expected.surrogate(), ALIGNED, limit)
+    search = Search(loops, loops.surrogate, ALIGNED, limit)
     search.run(computed)
     assert {cached for cached, _ in compared} == {*attempted[1:]}
     begun = set(beginnings(10, computed, (), search.surrogate))
@@ -239,7 +239,7 @@ def test_single_moves_must_gain_two_standard_errors_and_beginnings_of_more_steps
 
 
 def test_an_interrupted_search_keeps_the_best_so_far(loops, monkeypatch):
-    search = Search(loops, loops.expected.surrogate(), ALIGNED, 10**6)
+    search = Search(loops, loops.surrogate, ALIGNED, 10**6)
     finished = []
 
     def interrupted(cached, method, **more):
@@ -268,7 +268,7 @@ def test_a_longer_search_tries_more_and_is_within_what_was_allowed(embedded, set
 
 
 def test_the_fit_of_a_loop_that_took_steps_over_is_that_of_a_loop_of_its_own(loops):
-    surrogate = loops.expected.surrogate()
+    surrogate = loops.surrogate
     search = Search(loops, surrogate, ALIGNED, loops.denoiser_calls + 200)
     best = search.run(4)
     again = loops.predict(best.cached_steps, search.method)

@@ -8,6 +8,7 @@ import pytest
 from ertacache.method.gram_weights import Outputs
 from ertacache.method.prior import prior_outputs
 from ertacache.method.simulated_loop import ANSWERS, answers_at, simulated
+from ertacache.method.surrogate import Surrogate
 
 T, CACHED = 12, (2, 4, 5, 7, 8, 10)
 LEVELS = tuple(np.linspace(1, 0, T + 1).tolist())
@@ -52,9 +53,9 @@ def test_weights_for_several_answers_are_nearer_for_strong_ones_and_not_for_none
     outputs, cached = prior_outputs(angles, 4.0), tuple(range(1, 30, 2))
     response = np.tril(np.broadcast_to(np.diff(outputs.levels), (30, 30)))
     answers = answers_at(outputs.levels)
-    _, together = outputs.simulated(cached, 3, response, answers)
+    _, together = simulated(outputs.rows, None, cached, 3, response, answers)
     for place, nearer in ((0, False), (2, True)):  # no answer, and the strongest one
-        solutions, alone = outputs.simulated(cached, 3, response, answers[:1])
+        solutions, alone = simulated(outputs.rows, None, cached, 3, response, answers[:1])
         error = in_closed_loop(outputs.rows, answers[place], solutions, 3, cached, response)
         assert (together[place] < error) == nearer
         assert place or error == pytest.approx(alone[0])
@@ -63,9 +64,9 @@ def test_weights_for_several_answers_are_nearer_for_strong_ones_and_not_for_none
 def test_outputs_are_known_up_to_a_rotation(rows):
     answers = answers_at(LEVELS)
     turned = Outputs.of(rows @ rows.T, LEVELS)
-    here, there = simulated(rows, None, CACHED, 2, RESPONSE, answers), turned.simulated(CACHED, 2, RESPONSE, answers)
+    here, there = (simulated(each, None, CACHED, 2, RESPONSE, answers) for each in (rows, turned.rows))
     assert there.errors == pytest.approx(here.errors, rel=1e-3)
-    assert turned.solved(CACHED, 2, RESPONSE, answers).keys() == here.solutions.keys() == {*range(2, T)}
+    assert Surrogate(turned, RESPONSE, answers).solved(CACHED, 2).keys() == here.solutions.keys() == {*range(2, T)}
 
 
 def test_answers_turn_with_the_direction_of_outputs():

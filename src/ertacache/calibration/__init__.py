@@ -6,8 +6,8 @@ The public functions are `ertacache.calibration.calibrate.calibrate`, `ertacache
 - Checks of what users give: `options`, `prompts`, `budget`. `plan` spends the limit on prompts and loops;
   `announcement` says the price first, and by `worth` what more would bring.
 - Full runs: `full_runs` opens a session. `recorder` makes each run, `recording` holds it, `recording_store` keeps it
-  (in files by `recording_file`, under the name from `checkpoint_key`). `gram`, `residual_distances` and
-  `expected_outputs`, which judges schedules and solves weights, are computed from recordings alone.
+  (in files by `recording_file`, under the name from `checkpoint_key`). `gram` (with the surrogate, which judges
+  schedules and solves weights) and `residual_distances` are computed from recordings alone.
 - Closed loops: `lockstep` brings all prompts to the same step, each in a `prompt_thread`. `closed_loop` skips the
   cached steps and fits the predictions that replace them (`step_fit`). `loop_runner` runs such loops and counts their
   denoiser calls. `paper_loop` computes every step, to fit the paper's method. `loop_result` is the result of a loop,

@@ -67,16 +67,20 @@ class Announcement:
         Args:
             seconds: how long it took.
         """
-        runs = self.workload.full_runs * self.num_prompts
-        self._say_cost(f"a full run takes {seconds:.3g} s here, so at most about {in_words(seconds * runs)}")
+        self._say_cost(f"a full run takes {seconds:.3g} s here, so at most about {in_words(seconds * self._in_all)}")
 
     def found(self, recording: Recording, setting: Setting) -> None:
         """Announce both if the first full run is in the checkpoint."""
         self._say_memory(recording.sample(0), recording.model_output(0), setting.calls_per_step, ())
         self._say_cost("the full runs in the checkpoint are not made again")
 
+    @property
+    def _in_all(self) -> float:
+        """The most full runs of all prompts together."""
+        return self.workload.full_runs * self.num_prompts
+
     def _say_cost(self, time: str) -> None:
-        runs, prompts, left = self.workload.full_runs * self.num_prompts, self.num_prompts, self.workload.prompts_left
+        runs, prompts, left = self._in_all, self.num_prompts, self.workload.prompts_left
         used = f"{prompts} of {prompts + left} prompts" if left else f"{prompts} prompt{'s' * (prompts != 1)}"
         cost = f"calibration makes the denoiser calls of at most {runs:.3g} full runs in all, on {used}"
         self.progress.say(f"{cost}: {time}")

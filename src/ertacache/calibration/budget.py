@@ -141,7 +141,7 @@ def _check_threshold(asked: str, method: Method) -> None:
 
 
 def _check_quality(name: str, value: float, asked: str, method: Method) -> None:
-    if method.schedule == "offline" or method.timestep_adjustment or method.rectification:
+    if method.fits_cached_trajectory:
         raise BudgetError(
             "min_psnr and min_ssim do not work with this method: its quality cannot be measured on held-out prompts",
             given=f"{asked} with method {method.name!r}",

@@ -52,7 +52,7 @@ class _Trials:
     def __init__(self, session: Session, method: Method, budget: QualityBudget) -> None:
         self._session, self._loops, self._method, self._budget = session, session.loops, method, budget
         self._limit = budget.full_runs * session.loops.full_run
-        self._surrogate = session.loops.expected.surrogate() if method.schedule == "search" else None
+        self._surrogate = session.loops.surrogate if method.schedule == "search" else None
         self.fits: dict[int, Fit] = {}
         self.notes: list[str] = []
 
@@ -103,7 +103,7 @@ class _Trials:
 
     def _can_search(self, computed: int) -> bool:
         """Return whether enough denoiser calls are left for the first loop of a search, and two to judge its result."""
-        return self._loops.denoiser_calls + self._loops.cost_of(3 * computed) <= self._limit
+        return self._loops.can_afford(3 * computed, self._limit)
 
 
 def fewest(low: int, high: int, enough: Callable[[int], bool]) -> int:

@@ -13,7 +13,7 @@ from ertacache.calibration.make_policy import better_policy, nothing_cached, rec
 from ertacache.calibration.residual_distances import residual_distances
 from ertacache.calibration.search import Search
 from ertacache.method.named_methods import Method
-from ertacache.method.schedule import Schedule, check_forced, evenly_spaced, safe_bends
+from ertacache.method.schedule import Schedule, check_forced, evenly_spaced
 from ertacache.method.threshold import threshold_for_budget
 from ertacache.policy import Policy
 
@@ -35,7 +35,7 @@ def within_steps(session: Session, method: Method, budget: StepsBudget) -> Polic
         best = search_schedule(loops, method, budget.computed, _limit(loops, budget))
         return better_policy(loops, method, budget, best.fit, limit=_limit(loops, budget), notes=best.notes)
     threshold, cached = _planned(loops, method, budget.computed)
-    if method.schedule == "offline" or method.timestep_adjustment or method.rectification is not None:
+    if method.fits_cached_trajectory:
         return fitted_on_cached_trajectory(loops, method, budget, threshold=threshold, planned=cached)
     return better_policy(loops, method, budget, loops.predict(cached, method))
 
@@ -46,15 +46,13 @@ def _limit(loops: ClosedLoops, budget: StepsBudget) -> float:
 
 def _from_recordings(loops: ClosedLoops, method: Method, budget: StepsBudget) -> Policy:
     """Make the policy that the full runs alone teach, without a closed loop."""
-    setting, expected = loops.setting, loops.expected
-    bends = safe_bends(setting.num_steps, budget.computed, setting.forced)
-    cached = min(bends, key=expected.surrogate().error)
+    cached = loops.surrogate.best_bend(budget.computed)
     note = "made from recordings alone, without a closed loop, so its error was not measured"
     return Policy(
-        num_inference_steps=setting.num_steps,
+        num_inference_steps=loops.setting.num_steps,
         cached_steps=cached,
         method=method,
-        predictions=expected.solved(cached, method.order),
+        predictions=loops.surrogate.solved(cached, method.order),
         calibration=record_of(loops, budget, None, (), notes=[note]),
     )
 
@@ -90,7 +88,7 @@ def search_schedule(loops: ClosedLoops, method: Method, computed: int, limit: fl
             weights, and the one that fits the policy's weights.
     """
     reserve = (1 + loops.holds_out) * loops.cost_of(computed)
-    search = Search(loops, loops.expected.surrogate(), method, int(limit - reserve))
+    search = Search(loops, loops.surrogate, method, int(limit - reserve))
     fit = search.run(computed)
     return FoundSchedule(fit, len(search.tried), search.stopped)
 

@@ -12,8 +12,7 @@ import torch
 
 from ertacache.calibration.announcement import RECORDINGS, Announcement, Workload
 from ertacache.calibration.checkpoint_key import key_of
-from ertacache.calibration.expected_outputs import ExpectedOutputs
-from ertacache.calibration.gram import gram_of
+from ertacache.calibration.gram import gram_of, surrogate_of
 from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.options import CalibrationOptions
 from ertacache.calibration.progress import CalibrationProgress
@@ -105,9 +104,9 @@ def open_session(
     try:
         with preserved(pipe), RandomState.current().lent(), CalibrationProgress(options.progress) as progress:
             recordings, setting = record_all(pipe, calls, steps, store, progress, workload)
-            expected = ExpectedOutputs.of(recordings, setting, strength_of(guidance[0]), workload.without)
+            surrogate = surrogate_of(recordings, setting, strength_of(guidance[0]), workload.without)
             loops = ClosedLoops(
-                pipe, calls, recordings, setting, expected, progress.advance, traces_in_files=store.in_files
+                pipe, calls, recordings, setting, surrogate, progress.advance, traces_in_files=store.in_files
             )
             loops.denoiser_calls = loops.full_run  # full runs from the checkpoint are counted too
             own = folder / key.setting / key.all_calls if folder and key else None

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ertacache.calibration.recording import Recording
+from ertacache.calibration.recording import Recording, Setting
+from ertacache.method.prior import outputs_with_prior
+from ertacache.method.surrogate import Surrogate
 
 
 def gram_of(recordings: Sequence[Recording], num_steps: int | None = None) -> NDArray[np.float64]:
@@ -22,3 +24,19 @@ def gram_of(recordings: Sequence[Recording], num_steps: int | None = None) -> ND
     """
     total: NDArray[np.float64] = np.sum([recording.gram()[:num_steps, :num_steps] for recording in recordings], axis=0)
     return total
+
+
+def surrogate_of(
+    recordings: Sequence[Recording], setting: Setting, guidance: float, without: str | None = None
+) -> Surrogate:
+    """Make the surrogate of a calibration, from its full runs and the prior.
+
+    Args:
+        recordings: one for each prompt.
+        setting: the setting of the full runs.
+        guidance: the guidance scale; 1 for none.
+        without: the trained pipeline to leave out of the prior, by name, to judge it.
+    """
+    gram = gram_of(recordings, setting.num_steps)
+    outputs = outputs_with_prior(gram, len(recordings), setting.angles, guidance, without)
+    return Surrogate.answering(outputs, recordings[0].response(), setting.forced)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from ertacache.calibration.closed_loop import ClosedLoop, GiveUp, LoopPlan
-from ertacache.calibration.expected_outputs import ExpectedOutputs
 from ertacache.calibration.lockstep import Lockstep
 from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit, FittedOn, Weights
@@ -15,6 +14,7 @@ from ertacache.calibration.quality import Judge
 from ertacache.calibration.recording import Recording, Setting
 from ertacache.calibration.step_fit import holds_out
 from ertacache.method.named_methods import Method, Predictor
+from ertacache.method.surrogate import Surrogate
 from ertacache.runtime.repeatable_call import Call
 
 
@@ -26,7 +26,7 @@ class ClosedLoops:
         calls: one call for each prompt.
         recordings: the full run of each prompt.
         setting: the setting of the full runs.
-        expected: what the surrogate expects of the outputs.
+        surrogate: estimates the errors of schedules without denoiser calls.
         on_denoiser_call: called with the number of denoiser calls just made, for progress bars.
         traces_in_files: whether traces are kept in files, and not in memory.
 
@@ -42,13 +42,13 @@ class ClosedLoops:
         calls: Sequence[Call],
         recordings: Sequence[Recording],
         setting: Setting,
-        expected: ExpectedOutputs,
+        surrogate: Surrogate,
         on_denoiser_call: Callable[[int], None],
         *,
         traces_in_files: bool = False,
     ) -> None:
         self.pipe, self.calls, self.recordings, self.setting = pipe, calls, recordings, setting
-        self.expected = expected
+        self.surrogate = surrogate
         self.on_denoiser_call, self.traces_in_files = on_denoiser_call, traces_in_files
         self.holds_out = holds_out(len(calls))
         self.denoiser_calls = 0
@@ -62,6 +62,10 @@ class ClosedLoops:
     def cost_of(self, computed: int) -> int:
         """Return the denoiser calls of one loop over all prompts that computes so many steps."""
         return computed * self.setting.calls_per_step * len(self.calls)
+
+    def can_afford(self, computed: int, limit: float) -> bool:
+        """Return whether a loop that computes so many steps keeps ``denoiser_calls`` within a limit."""
+        return self.denoiser_calls + self.cost_of(computed) <= limit
 
     def judge_pictures(self) -> None:
         """From now on, decode the final latents of every loop and compare the pictures with the full runs'.

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import exp, inf
+from math import exp
 from typing import Any
 
 from ertacache.calibration.budget import Budget
@@ -69,7 +69,7 @@ def better_policy(
     fit: Fit,
     *,
     threshold: float | None = None,
-    limit: float = inf,
+    limit: float | None = None,
     notes: Sequence[str] = (),
 ) -> Policy:
     """As `policy_of`, but with weights fitted on all prompts, or Taylor's weights if these end nearer to the full runs.
@@ -82,13 +82,10 @@ def better_policy(
     """
     if method.predictor != "aligned":
         return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
-    of_all = fit_of_all(loops, method, fit)
-    if limit < inf and loops.denoiser_calls + loops.cost_of(loops.setting.num_steps - len(fit.cached_steps)) > limit:
-        fit = replace(fit, predictions=of_all.predictions)
-        return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
-    by_taylor = loops.predict(fit.cached_steps, method, predictor="taylor")
-    keeps_taylor = of_all.score > by_taylor.score
-    if keeps_taylor:
+    of_all, by_taylor = fit_of_all(loops, method, fit), None
+    if limit is None or loops.can_afford(loops.setting.num_steps - len(fit.cached_steps), limit):
+        by_taylor = loops.predict(fit.cached_steps, method, predictor="taylor")
+    if by_taylor is not None and of_all.score > by_taylor.score:
         note = (
             "plain extrapolation (Taylor's weights) is used, since the fitted weights were worse on these prompts "
             f"(error {exp(of_all.score):.4g} against {exp(by_taylor.score):.4g}); such a policy is not transferred to "
@@ -98,7 +95,7 @@ def better_policy(
     else:
         fit = replace(fit, predictions=of_all.predictions)
     policy = policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
-    return replace(policy, calibration=replace(policy.calibration, taylor_kept=keeps_taylor))
+    return replace(policy, calibration=replace(policy.calibration, taylor_kept=fit is by_taylor))
 
 
 def with_weights_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:

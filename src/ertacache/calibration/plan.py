@@ -54,8 +54,7 @@ class Plan:
         if isinstance(budget, QualityBudget):
             return cls(num_prompts, QUALITY_RUNS if total is None else total / max(num_prompts, 1))
         loop = (budget.computed if isinstance(budget, StepsBudget) else USUAL_SHARE * num_steps) / num_steps
-        observed = method.schedule == "offline" or method.timestep_adjustment or method.rectification is not None
-        need = 1.0 + observed + method.timestep_adjustment if observed else 1 + loop
+        need = 2.0 + method.timestep_adjustment if method.fits_cached_trajectory else 1 + loop
         if isinstance(budget, ThresholdBudget) or method.schedule != "search":
             used = num_prompts if total is None else max(1, min(num_prompts, int(total / need)))
             return cls(used, max(need, (total or 0) / max(used, 1)))

@@ -14,7 +14,7 @@ from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.method.named_methods import Method
-from ertacache.method.schedule import Schedule, all_denser_at_ends, evenly_spaced, moves, safe_bends
+from ertacache.method.schedule import Schedule, all_denser_at_ends, evenly_spaced, moves
 from ertacache.method.shortest_path import edges, shortest_path
 from ertacache.method.surrogate import Surrogate, climb
 
@@ -22,7 +22,8 @@ from ertacache.method.surrogate import Surrogate, climb
 def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: Surrogate) -> Iterator[Schedule]:
     """Yield the schedules that closed loops try first, in order (measured in docs/research-log.md).
 
-    They are: the schedules of `safe_bends` and of `all_denser_at_ends` with the smallest surrogate error; the one that
+    They are: the best of a few mild bends (`ertacache.method.surrogate.Surrogate.best_bend`); the schedule of
+    `all_denser_at_ends` with the smallest surrogate error; the one that
     steepest descent of this error reaches from there; the shortest paths over pairwise errors; and evenly spaced steps.
     If three steps of four are cached, what the surrogate leaves out matters most, so the descent is left out.
 
@@ -32,7 +33,7 @@ def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: 
         forced: the steps that must be computed.
         surrogate: estimates the errors of schedules without denoiser calls.
     """
-    yield min(safe_bends(num_steps, computed, forced), key=surrogate.error)
+    yield surrogate.best_bend(computed)
     bent_best = min(sorted(all_denser_at_ends(num_steps, computed, forced)), key=surrogate.error)
     yield bent_best
     if not _few(num_steps, computed):
@@ -154,12 +155,12 @@ class Search:
 
     def _spent(self) -> bool:
         """Return whether no loop is affordable, however few steps it computes."""
-        return self.loops.denoiser_calls + self.loops.cost_of(1) > self.limit
+        return not self.loops.can_afford(1, self.limit)
 
     def _affordable(self, cached: Schedule, earlier: Trace | None) -> bool:
         computed = self.loops.setting.num_steps - len(cached)
         shared = self.loops.replayed(cached, self.method, earlier)
-        return self.loops.denoiser_calls + self.loops.cost_of(computed - len(shared)) <= self.limit
+        return self.loops.can_afford(computed - len(shared), self.limit)
 
     def _attempt_if_affordable(self, cached: Schedule) -> bool:
         if cached in self.tried or not self._affordable(cached, self.trace):

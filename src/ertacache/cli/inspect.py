@@ -48,7 +48,11 @@ def inspect(
 
 
 def _is_learnt(name: str) -> bool:
-    return Path(name).is_dir() and any(Path(name).glob("learnt-*.safetensors"))
+    if not Path(name).is_dir():
+        return False
+    from ertacache.learning.learnt import LearntFolder
+
+    return bool(LearntFolder(Path(name)).files())
 
 
 def _show_learnt(name: str, plot: Path | None, report: Path | None) -> None:

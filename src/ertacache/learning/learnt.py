@@ -75,17 +75,22 @@ class Learnt:
         """What the audits of policies with so many computed steps found, newest last."""
         return [error for error, steps in zip(self.audits, self.audited_steps, strict=True) if steps == computed]
 
+    def audited(self, computed: int) -> str:
+        """What the audits of policies with so many computed steps found, in words; nothing if there was none."""
+        errors = self.errors(computed)
+        if not errors:
+            return ""
+        worst = f", {max(errors):.4f} at most" if len(errors) > 1 else ""
+        return (
+            f"relative error of the final latent {fmean(errors):.4f} in the mean of {len(errors)} "
+            f"audit{'s' * (len(errors) != 1)}{worst}"
+        )
+
     def told(self, computed: int) -> str:
         """What is known of a policy with so many computed steps, in words."""
         known = f"learnt from {self.generations} full generation{'s' * (self.generations != 1)}"
-        errors = self.errors(computed)
-        if not errors:
-            return f"{known}; no audit yet (audit=0.02 has one generation in fifty run in full as well)"
-        worst = f", {max(errors):.4f} at most" if len(errors) > 1 else ""
-        return (
-            f"{known}; relative error of the final latent {fmean(errors):.4f} in the mean of {len(errors)} "
-            f"audit{'s' * (len(errors) != 1)}{worst}"
-        )
+        audits = self.audited(computed) or "no audit yet (audit=0.02 has one generation in fifty run in full as well)"
+        return f"{known}; {audits}"
 
 
 class LearntFolder:
@@ -102,9 +107,13 @@ class LearntFolder:
         """The file of a setting."""
         return self.folder / _FILES.replace("*", key)
 
+    def files(self) -> list[Path]:
+        """The files of all settings."""
+        return sorted(self.folder.glob(_FILES))
+
     def all(self) -> dict[str, Learnt]:
         """All that can be read, by file name."""
-        found = {path.name: self.find(path.stem.removeprefix("learnt-")) for path in sorted(self.folder.glob(_FILES))}
+        found = {path.name: self.find(path.stem.removeprefix("learnt-")) for path in self.files()}
         return {name: known for name, known in found.items() if known is not None}
 
     def find(self, key: str) -> Learnt | None:

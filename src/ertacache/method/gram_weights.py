@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ertacache.method.grid_mapping import interpolation_matrix
 from ertacache.method.prediction import Prediction
-from ertacache.method.simulated_loop import Simulated, simulated
+from ertacache.method.simulated_loop import simulated
 
 Array = NDArray[np.float64]
 
@@ -51,28 +51,15 @@ class Outputs:
         matrix = interpolation_matrix(self.levels[:-1], others[:-1])
         return Outputs(tuple(others), matrix @ self.rows, None if self.contrasts is None else matrix @ self.contrasts)
 
-    def simulated(
-        self,
-        cached: Collection[int],
-        order: int,
-        response: Array,
-        answers: Sequence[Array] = (),
-        forced: Collection[int] = (),
-    ) -> Simulated:
-        """Run loops on these outputs; see `ertacache.method.simulated_loop.simulated` for the arguments."""
-        return simulated(self.rows, self.contrasts, cached, order, response, answers, forced)
+    def solved(self, cached: Collection[int], order: int, response: Array) -> dict[int, Prediction]:
+        """Solve the predictions of every step from the first cached one on, for outputs that do not answer errors.
 
-    def solved(
-        self,
-        cached: Collection[int],
-        order: int,
-        response: Array,
-        answers: Sequence[Array] = (),
-        forced: Collection[int] = (),
-    ) -> dict[int, Prediction]:
-        """Solve the predictions of every step from the first cached one on; see `simulated` for the arguments."""
-        solutions, _ = self.simulated(cached, order, response, answers, forced)
-        return {step: Prediction.by_weights(history, weights) for step, (history, weights) in solutions.items()}
+        Args:
+            cached: the cached steps.
+            order: the highest difference that is used, 1 to 3.
+            response: of the sampler, (T, T), float64; see `ertacache.method.simulated_loop.simulated`.
+        """
+        return simulated(self.rows, self.contrasts, cached, order, response).predictions
 
 
 def with_loop_corrections(

@@ -116,6 +116,11 @@ class Method:
         return 0 if self.level != "hidden" else 2 if self.predictor == "taylor" else 1
 
     @property
+    def fits_cached_trajectory(self) -> bool:
+        """Whether what is fitted needs the true outputs along a cached trajectory, so that every step is computed."""
+        return self.schedule == "offline" or self.timestep_adjustment or self.rectification is not None
+
+    @property
     def depends_on_calibration(self) -> bool:
         """Whether the policy contains anything measured, so that it holds for the calibrated noise levels only."""
         fitted = self.timestep_adjustment or self.rectification is not None

@@ -8,7 +8,7 @@ never cached.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 from ertacache.errors import BudgetError
 
@@ -138,12 +138,7 @@ def _with_forced(num_steps: int, cached: Iterable[int], forced: Sequence[int]) -
 def all_denser_at_ends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]:
     """Make the schedules of `denser_at_ends` for all pairs of `EXPONENTS`, with 0, 1 or 2 steps cached at the end."""
     ends = [end for end in (0, 1, 2) if computed < num_steps - end]
-    return {
-        denser_at_ends(num_steps, computed, forced, start=start, finish=finish, end=end)
-        for start in EXPONENTS
-        for finish in EXPONENTS
-        for end in ends
-    }
+    return _bends(num_steps, computed, forced, product(EXPONENTS, EXPONENTS, ends))
 
 
 def safe_bends(num_steps: int, computed: int, forced: Sequence[int]) -> list[Schedule]:
@@ -151,12 +146,17 @@ def safe_bends(num_steps: int, computed: int, forced: Sequence[int]) -> list[Sch
 
     They are what a policy chooses among that no denoiser call was made for.
     """
-    found = {
-        denser_at_ends(num_steps, computed, forced, start=start, finish=finish)
-        for start in (0.8, 1.0, 1.25)
-        for finish in (1.0, 1.25, 1.5, 1.8)
+    return sorted(_bends(num_steps, computed, forced, product((0.8, 1.0, 1.25), (1.0, 1.25, 1.5, 1.8), (0,))))
+
+
+def _bends(
+    num_steps: int, computed: int, forced: Sequence[int], shapes: Iterable[tuple[float, float, int]]
+) -> set[Schedule]:
+    """The schedules of `denser_at_ends` for these exponents of both halves and steps cached at the end."""
+    return {
+        denser_at_ends(num_steps, computed, forced, start=start, finish=finish, end=end)
+        for start, finish, end in shapes
     }
-    return sorted(found)
 
 
 EXPONENTS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)

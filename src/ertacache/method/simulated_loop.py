@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from ertacache.method.aligned_weights import ridge_solve
+from ertacache.method.prediction import Prediction
 
 Array = NDArray[np.float64]
 
@@ -47,6 +48,11 @@ def answers_at(levels: Sequence[float], direction: float = 1.0) -> tuple[Array, 
     return tuple(answer * shape for answer in ANSWERS)
 
 
+def direction_of(response: Array) -> float:
+    """Whether outputs point from the data to the noise, 1, as levels fall along the steps; -1 if the other way."""
+    return -float(np.sign(np.diagonal(response).sum())) or 1.0
+
+
 class Simulated(NamedTuple):
     """The result of simulated loops.
 
@@ -58,6 +64,11 @@ class Simulated(NamedTuple):
 
     solutions: dict[int, tuple[tuple[int, ...], tuple[float, ...]]]
     errors: Array
+
+    @property
+    def predictions(self) -> dict[int, Prediction]:
+        """The predictions that the loops used, by step."""
+        return {step: Prediction.by_weights(*solution) for step, solution in self.solutions.items()}
 
 
 def simulated(

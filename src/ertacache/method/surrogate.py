@@ -7,13 +7,16 @@ outputs do not answer errors at all may let them grow if they do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ertacache.method.gram_weights import Outputs
-from ertacache.method.schedule import Schedule, moves
+from ertacache.method.prediction import Prediction
+from ertacache.method.schedule import Schedule, moves, safe_bends
+from ertacache.method.simulated_loop import Simulated, answers_at, direction_of, simulated
 
 Array = NDArray[np.float64]
 
@@ -21,8 +24,9 @@ ORDER = 3
 """How many differences the surrogate's predictions use."""
 
 
+@dataclass(frozen=True, eq=False)
 class Surrogate:
-    """Predicts the final error of schedules from recorded outputs.
+    """What is expected of a setting's outputs: predicts the final errors of schedules, and solves their weights.
 
     Args:
         outputs: what is known of the outputs.
@@ -31,15 +35,16 @@ class Surrogate:
         forced: steps at which the denoiser's calls change, so that the history is emptied.
     """
 
-    def __init__(
-        self,
-        outputs: Outputs,
-        response: Array,
-        answers: Sequence[Array] = (),
-        forced: Collection[int] = (),
-    ) -> None:
-        self.outputs, self.response, self.answers, self.forced = outputs, response, answers, forced
-        self._errors: dict[Schedule, float] = {}
+    outputs: Outputs
+    response: Array
+    answers: Sequence[Array] = ()
+    forced: Sequence[int] = ()
+    _errors: dict[Schedule, float] = field(init=False, default_factory=dict, repr=False)
+
+    @classmethod
+    def answering(cls, outputs: Outputs, response: Array, forced: Sequence[int] = ()) -> Surrogate:
+        """Make it for outputs that answer errors as was measured (`ertacache.method.simulated_loop.answers_at`)."""
+        return cls(outputs, response, answers_at(outputs.levels, direction_of(response)), forced)
 
     def error(self, cached: Sequence[int]) -> float:
         """Predict the norm of the final error of a schedule; comparable only between schedules of one setting.
@@ -49,9 +54,29 @@ class Surrogate:
         """
         key = tuple(cached)
         if key not in self._errors:
-            _, errors = self.outputs.simulated(key, ORDER, self.response, self.answers, self.forced)
-            self._errors[key] = float(errors.max())
+            self._errors[key] = float(self._simulated(key, ORDER).errors.max())
         return self._errors[key]
+
+    def solved(self, cached: Sequence[int], order: int) -> dict[int, Prediction]:
+        """Solve the predictions of every step from the first cached one on.
+
+        Args:
+            cached: the cached steps.
+            order: the highest difference that is used, 1 to 3.
+        """
+        return self._simulated(cached, order).predictions
+
+    def best_bend(self, computed: int) -> Schedule:
+        """The schedule of `ertacache.method.schedule.safe_bends` with the smallest error.
+
+        Args:
+            computed: how many steps are computed.
+        """
+        return min(safe_bends(len(self.response), computed, self.forced), key=self.error)
+
+    def _simulated(self, cached: Sequence[int], order: int) -> Simulated:
+        rows, contrasts = self.outputs.rows, self.outputs.contrasts
+        return simulated(rows, contrasts, cached, order, self.response, self.answers, self.forced)
 
 
 def climb(start: Schedule, forced: Sequence[int], num_steps: int, cost: Callable[[Schedule], float]) -> Schedule:

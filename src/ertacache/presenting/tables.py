@@ -107,12 +107,8 @@ def learnt_settings(known: Mapping[str, Learnt]) -> str:
     for file, learnt in known.items():
         lines.append(visible(learnt.setting))
         lines.append(f"  {learnt.generations} full generations, {learnt.samples} samples")
-        for steps in sorted(set(learnt.audited_steps)):
-            errors = learnt.errors(steps)
-            lines.append(
-                f"  {steps} steps computed: relative error of the final latent {fmean(errors):.4f} in the mean of "
-                f"{len(errors)} audits, {max(errors):.4f} at most"
-            )
+        steps = sorted(set(learnt.audited_steps))
+        lines += [f"  {computed} steps computed: {learnt.audited(computed)}" for computed in steps]
         lines += [*([] if learnt.audits else ["  no audit yet"]), f"  {visible(file)}"]
     return "\n".join(lines)
 

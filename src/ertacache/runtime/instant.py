@@ -9,8 +9,6 @@ from typing import Any
 from ertacache.method.gram_weights import Outputs
 from ertacache.method.named_methods import INSTANT
 from ertacache.method.prior import prior_outputs
-from ertacache.method.schedule import safe_bends
-from ertacache.method.simulated_loop import answers_at
 from ertacache.method.surrogate import Surrogate
 from ertacache.policy import CalibrationRecord, Policy
 from ertacache.runtime.call_setting import CallSetting
@@ -18,7 +16,7 @@ from ertacache.runtime.denoisers import loop_modules
 from ertacache.runtime.guidance_transfer import strength_of
 from ertacache.runtime.pipeline_settings import refuse_other_caches
 from ertacache.runtime.policy_for_call import Resolved, Undecided
-from ertacache.runtime.sampler_response import direction_of, response_of
+from ertacache.runtime.sampler_response import response_of
 from ertacache.runtime.schedulers import angles_of
 from ertacache.runtime.step_budget import StepBudget
 from ertacache.runtime.unwrap import own_class
@@ -100,10 +98,9 @@ def solved_policy(
     steps = len(levels) - 1 - first
     if computed == steps:
         return replace(blank, num_inference_steps=steps).shifted(first)
-    response, order = response_of(scheduler, first, levels[first:]), blank.method.order
-    answers = answers_at(outputs.levels, direction_of(response))
-    cached = min(safe_bends(steps, computed, ()), key=Surrogate(outputs, response, answers).error)
-    predictions = outputs.solved(cached, order, response, answers)
+    surrogate = Surrogate.answering(outputs, response_of(scheduler, first, levels[first:]))
+    cached = surrogate.best_bend(computed)
+    predictions = surrogate.solved(cached, blank.method.order)
     return replace(blank, num_inference_steps=steps, cached_steps=cached, predictions=predictions).shifted(first)
 
 

@@ -42,11 +42,6 @@ def response_of(scheduler: Any, first: int, levels: Sequence[float]) -> Array:
     return measured if np.isfinite(measured).all() and np.diagonal(measured).all() else euler
 
 
-def direction_of(response: Array) -> float:
-    """Whether outputs point from the data to the noise, 1, as levels fall along the steps; -1 if the other way."""
-    return -float(np.sign(np.diagonal(response).sum())) or 1.0
-
-
 def _latents(scheduler: Any, first: int, outputs: Tensor) -> Tensor:
     """Where the scheduler goes from a latent of zeros, (T', T'), float64."""
     twin = copy.deepcopy(scheduler)
