@@ -26,7 +26,7 @@ from ertacache.policy import CalibrationRecord
 
 MEASURED = CalibrationRecord("", psnr=(40.0, 41.0), ssim=(0.9, 0.91), seconds=1.0)
 POLICY = Policy(5, (1, 3), Method(), calibration=MEASURED, gram=torch.eye(5).double())
-SETTING = Setting((1.0, 0.5, 0.0), 0, (), 2, (3, 4), (-0.5, -0.5), (1.5, 0.8, 0.0), True)
+SETTING = Setting((1.0, 0.5, 0.0), 0, (), 2, (3, 4), (1.5, 0.8, 0.0), True)
 
 
 def tensors_of_recording() -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -56,7 +57,7 @@ def schedules(session: Session, computed: int, ours: Policy) -> dict[str, Callab
     loops, setting = session.loops, session.loops.setting
 
     def path(minimax: bool) -> Schedule:
-        costs = edges(gram_of(loops.recordings, setting.num_steps), setting.slopes)
+        costs = edges(gram_of(loops.recordings, setting.num_steps), np.diagonal(loops.surrogate.response).tolist())
         return shortest_path(costs, computed, setting.forced, minimax=minimax)
 
     def annealing() -> Schedule:
@@ -111,6 +112,7 @@ def policies_for(
                     embedded.pipe,
                     prompts,
                     num_computed_steps=computed,
+                    full_runs=5 * len(prompts),
                     **options.keywords(),
                 ),
             )

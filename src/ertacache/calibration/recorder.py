@@ -17,7 +17,7 @@ from ertacache.runtime.guidance_contrast import contrast
 from ertacache.runtime.repeatable_call import Call, twin_of
 from ertacache.runtime.run import Run
 from ertacache.runtime.sampler_response import response_of
-from ertacache.runtime.scheduler_step import is_affine, output_coefficient
+from ertacache.runtime.scheduler_step import is_affine
 from ertacache.runtime.schedulers import angles_of, sampler_of
 
 
@@ -80,7 +80,6 @@ class Recorder(Driver):
         self.contrasts: list[Tensor | None] = []
         self.patterns: list[tuple[Any, ...]] = []
         self.noise_levels: tuple[float, ...] = ()
-        self.slopes: list[float] = []
         self.angles: tuple[float, ...] = ()
         self.sample_shape = self.output_shape = torch.Size()
         self.first_step = 0
@@ -123,7 +122,6 @@ class Recorder(Driver):
             forced=tuple(i for i in range(1, len(patterns)) if patterns[i] != patterns[i - 1]),
             calls_per_step=len(patterns[0]),
             latent_shape=tuple(self.sample_shape[1:]),
-            slopes=tuple(self.slopes),
             angles=self.angles,
             same_shape=self.sample_shape == self.output_shape,
             changes=tuple(self.changes),
@@ -163,7 +161,6 @@ class Recorder(Driver):
         if self.residuals_kept:
             self.tensors[f"r{index}"] = sketch(step.residuals)
         self.patterns.append(step.pattern)
-        self.slopes.append(output_coefficient(step.scheduler, step.arguments))
 
 
 def check_sampler(step: Step) -> None:

@@ -29,7 +29,6 @@ class Setting:
         forced: steps whose denoiser calls differ from the step before, so that they must be computed.
         calls_per_step: denoiser calls in the first step.
         latent_shape: the shape of one sample, without the batch axis.
-        slopes: ``b_i`` for every step: how far the sampler moves the latent for a unit of model output.
         angles: the noise levels of the steps that are made, and the terminal one, as
             `ertacache.runtime.schedulers.angles_of` gives them.
         same_shape: whether sample and model output have the same shape.
@@ -41,7 +40,6 @@ class Setting:
     forced: tuple[int, ...]
     calls_per_step: int
     latent_shape: tuple[int, ...]
-    slopes: tuple[float, ...]
     angles: tuple[float, ...]
     same_shape: bool
     changes: tuple[int, ...] = ()
@@ -53,16 +51,19 @@ class Setting:
             self,
             senseless,
             latent_shape=each(size),
-            slopes=each(number),
             angles=each(number),
             same_shape=flag,
             changes=each(step),
         )
         steps, forced = self.num_steps, list(self.forced)
-        lengths = len(self.slopes), len(self.angles) - 1
-        if steps < 1 or lengths != (steps, steps) or forced != sorted(set(forced)) or max(forced, default=0) >= steps:
+        if (
+            steps < 1
+            or len(self.angles) != steps + 1
+            or forced != sorted(set(forced))
+            or max(forced, default=0) >= steps
+        ):
             levels = f"{len(self.grid)} noise levels from step {self.first_step} on"
-            raise senseless(f"{levels}, {len(self.slopes)} slopes, {len(self.angles)} angles, steps {forced} forced")
+            raise senseless(f"{levels}, {len(self.angles)} angles, steps {forced} forced")
 
     @property
     def noise_levels(self) -> tuple[float, ...]:
