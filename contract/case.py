@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,14 @@ class Case:
         call: the arguments of one call; anew each time, since pipelines change what they are given.
         others: calls of another batch size, resolution, or guidance.
         output_type: what can be compared: the latents, where the pipeline gives them out; empty where it is not asked.
+        made: how many steps the scheduler makes of `STEPS`.
     """
 
     build: Callable[[], Any]
     call: Call
     others: tuple[Call, ...] = ()
     output_type: str = "latent"
+    made: int = STEPS
 
 
 class Family:
@@ -58,8 +60,17 @@ class Family:
 
 
 def tensor_of(output: Any) -> Tensor:
-    """The first tensor or array in what a pipeline returned; of a list, all in one."""
-    value = output if isinstance(output, (Tensor, np.ndarray)) else output[0]
+    """The first tensor or array in what a pipeline returned; of a list, all in one; with sound, both in a row."""
+    sound = getattr(output, "audio", None)
+    if isinstance(output, Mapping) and sound is None:  # what a modular pipeline was asked for
+        values = list(output.values())
+    else:
+        values = [output if isinstance(output, (Tensor, np.ndarray)) else output[0], sound]
+    parts = [_joined(value) for value in values if value is not None]
+    return parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
+
+
+def _joined(value: Any) -> Tensor:
     if isinstance(value, (list, tuple)):
         return torch.stack([torch.as_tensor(np.asarray(item)) for item in value])
     return torch.as_tensor(value)

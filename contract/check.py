@@ -119,20 +119,20 @@ def _check_state(family: Family, before: Mapping[str, object], plain: Tensor, ow
     assert not left, f"something was left on the pipeline: {left[:5]}"
 
 
-def policy_of(cached: Sequence[int], method: Method) -> Policy:
+def policy_of(case: Case, cached: Sequence[int], method: Method) -> Policy:
     """A policy made by hand."""
-    return Policy(num_inference_steps=STEPS, cached_steps=tuple(cached), method=method)
+    return Policy(num_inference_steps=case.made, cached_steps=tuple(cached), method=method)
 
 
 def _refused(family: Family, plain: Tensor, method: Method) -> str:
     """The reason if the method is refused, or "" if it is exact with nothing cached and caches its steps only."""
     try:
-        with ertacache.accelerated(family.pipe, policy_of((), method)) as run:
+        with ertacache.accelerated(family.pipe, policy_of(family.case, (), method)) as run:
             out = family.run()
         plain_steps = run.computed_steps
         assert torch.equal(out, plain), f"with nothing cached the output is another one, at level {method.level}"
         assert max(plain_steps) < STEPS, f"more steps than there are: {plain_steps}"
-        with ertacache.accelerated(family.pipe, policy_of(CACHED, method)) as run:
+        with ertacache.accelerated(family.pipe, policy_of(family.case, CACHED, method)) as run:
             out = family.run()
     except ERTACacheError as error:
         return str(error).splitlines()[0]
@@ -201,10 +201,10 @@ def _keeps_count(family: Family, plain: Tensor) -> None:
     """The denoiser runs only at computed steps, call after call."""
     calls: list[int] = []
     with _at_every_call(family, calls.append):
-        with ertacache.accelerated(family.pipe, policy_of((), Method())) as run:
+        with ertacache.accelerated(family.pipe, policy_of(family.case, (), Method())) as run:
             family.run()
         all_calls, all_steps = len(calls), len(run.computed_steps)
-        with ertacache.accelerated(family.pipe, policy_of(CACHED, Method())) as run:
+        with ertacache.accelerated(family.pipe, policy_of(family.case, CACHED, Method())) as run:
             outputs = [family.run(), family.run()]
     made = len(calls) - all_calls
     assert made < 2 * all_calls
@@ -221,7 +221,7 @@ class _InterruptedError(Exception):
 
 def _carries_nothing_over(family: Family, plain: Tensor) -> None:
     """Calls of other shapes and interrupted calls do not affect the next call, nor does it affect them."""
-    policy = policy_of(CACHED, Method())
+    policy = policy_of(family.case, CACHED, Method())
     with ertacache.accelerated(family.pipe, policy):
         wanted = family.run()
     others = []

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from contract.case import Case
-from contract.families import images, paper, unets, videos
+from contract.families import images, modular, paper, unets, videos
 
-CASES: dict[str, Case] = {**paper.CASES, **images.CASES, **videos.CASES, **unets.CASES}
+CASES: dict[str, Case] = {**paper.CASES, **images.CASES, **videos.CASES, **unets.CASES, **modular.CASES}

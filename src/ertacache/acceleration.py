@@ -12,6 +12,7 @@ from typing import Any
 
 from ertacache.errors import ERTACacheError, PipelineError
 from ertacache.policy import Policy
+from ertacache.runtime.call_signature import check_call_arguments
 from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.observer import Observer
 from ertacache.runtime.policy_driver import PolicyDriver
@@ -21,8 +22,6 @@ from ertacache.runtime.preserving import preserved
 from ertacache.runtime.report import Report
 from ertacache.runtime.run import Run
 from ertacache.runtime.schedulers import sampler_of
-from ertacache.runtime.unwrap import own_class
-from ertacache.value_checks import call_arguments
 
 
 class CallWatch:
@@ -108,7 +107,7 @@ class Acceleration:
             PolicyMismatchError: if the policy is for another model or setting and cannot be transferred.
             RunError: if the pipeline does what no cache can follow.
         """
-        call_arguments(own_class(pipe), kwargs)
+        check_call_arguments(pipe, kwargs)
         resolved = self.source.resolve(pipe, args, kwargs)
         watch = self.watch(pipe, args, kwargs, resolved)
         self._last = self._of_thread.report = watch.report

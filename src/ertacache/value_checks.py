@@ -6,12 +6,10 @@ tensors without axes; True and False are not numbers.
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
 import os
 import reprlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -216,21 +214,6 @@ def pipeline(pipe: Any) -> None:
             given=pipe.__name__ if isinstance(pipe, type) else type(pipe).__name__,
             cure="Pass a diffusers pipeline, or an object of your own that samples like one and has a scheduler.",
         )
-
-
-def call_arguments(kind: type, names: Iterable[str]) -> None:
-    """Raise `PipelineError` if calls of this pipeline class take no argument of one of these names."""
-    takes = dict(list(inspect.signature(kind.__call__).parameters.items())[1:])
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
-        return
-    for name in names:
-        if name not in takes:
-            near = difflib.get_close_matches(name, takes, n=3)
-            raise PipelineError(
-                f"a call of this pipeline takes no {name!r}",
-                given=kind.__name__,
-                cure=f"Did you mean {' or '.join(near)}?" if near else f"It takes {', '.join(takes)}.",
-            )
 
 
 def refused(name: str, value: Any, wanted: str) -> ArgumentError:

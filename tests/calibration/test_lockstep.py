@@ -179,9 +179,9 @@ def test_each_prompt_draws_in_its_loops_what_it_drew_in_its_full_run(drawing):
     with Lockstep(drawing, calls, lambda step: False) as lockstep:
         for prompts in lockstep:
             if prompts[0].index:
-                again.append(torch.stack(lockstep.outputs))
+                again.append(torch.stack(lockstep.outputs()))
             torch.randn(3)  # what the loop draws is the loop's own
-        again.append(torch.stack(lockstep.outputs))
+        again.append(torch.stack(lockstep.outputs()))
     assert torch.equal(torch.stack(again, dim=1), torch.stack(full))
     assert len({tuple(latents.flatten().tolist()) for latents in full}) == 3
 
@@ -245,12 +245,12 @@ def test_a_step_that_is_tried_adds_the_noise_that_the_call_is_about_to_add(name,
     tried = []
     with Lockstep(pipe, calls, lambda step: False) as lockstep:
         for prompts in lockstep:
-            assert tried == [] or all(map(torch.equal, lockstep.outputs, tried))
+            assert tried == [] or all(map(torch.equal, lockstep.outputs(), tried))
             tried = []
             for prompt in prompts:
                 with prompt.random.lent():
                     tried.append(plain_step(prompt.step.scheduler, prompt.step.arguments, prompt.reply))
-    assert all(map(torch.equal, lockstep.outputs, tried))
+    assert all(map(torch.equal, lockstep.outputs(), tried))
     assert not torch.equal(*tried)
 
 

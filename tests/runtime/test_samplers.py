@@ -56,7 +56,7 @@ class Spy(Driver):
         self.rows.append((step.index, slope, moved))
         return step.model_output
 
-    def stepped(self, index, sample):
+    def stepped(self, index, sample, stream):
         assert index == self.rows[-1][0]
         torch.testing.assert_close(self.rows[-1][2], sample)
 

@@ -261,7 +261,7 @@ class Warping(Driver):
     def model_output(self, step):
         return step.model_output
 
-    def stepped(self, index, sample):
+    def stepped(self, index, sample, stream):
         pass
 
 

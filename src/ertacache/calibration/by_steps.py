@@ -53,6 +53,7 @@ def _from_recordings(loops: ClosedLoops, method: Method, budget: StepsBudget) ->
         cached_steps=cached,
         method=method,
         predictions=loops.surrogate.solved(cached, method.order),
+        streams=tuple(other.solved(cached, method.order) for other in loops.surrogate.others),
         calibration=record_of(loops, budget, None, (), notes=[note]),
     )
 

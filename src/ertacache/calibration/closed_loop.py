@@ -7,8 +7,8 @@ already contain the errors of earlier steps, so the weights make up for these to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from torch import Tensor
 from ertacache.calibration.deviations import Deviations
 from ertacache.calibration.lockstep import PromptAtStep
 from ertacache.calibration.loop_outputs import ComputedOutput, Trace
-from ertacache.calibration.loop_result import Fit, FittedOn, Weights
-from ertacache.calibration.quality import Quality
+from ertacache.calibration.loop_result import Fit, FittedOn
 from ertacache.calibration.recorder import check_finite
 from ertacache.calibration.recording import Recording, Setting
 from ertacache.calibration.step_fit import StepFit, fit_step
@@ -33,33 +32,34 @@ from ertacache.runtime.scheduler_step import output_coefficient, plain_step
 from ertacache.runtime.schedulers import sampler_of
 from ertacache.watching.drift_score import relative_drift
 
-GiveUp = Callable[[int, float], bool]
-"""``give_up(step, score)`` returns whether to end a loop early, given the score of its latents after this step."""
-
 
 @dataclass(frozen=True)
 class LoopPlan:
-    """The plan of a closed loop.
+    """The plan of a closed loop, as one of the latents that it steps has it.
 
     Args:
         cached_steps: the schedule.
         method: the method; its level and order are used.
         predictor: the method's predictor, or another one in its place.
-        weights: the weights that each prompt uses; those of ``taylor`` and ``reuse`` are the same for all prompts.
+        weights: the weights that each prompt uses: fitted in this loop, or given: by step, one for each prompt. Those
+            of ``taylor`` and ``reuse`` are the same for all prompts.
         earlier: the outputs of an earlier loop of the same method, or None.
         replayed: the computed steps whose outputs are taken from ``earlier`` and not computed again.
         trace: filled with the outputs that this loop computes; None to keep none.
-        give_up: called after every step; the loop ends if it returns True.
     """
 
     cached_steps: frozenset[int]
     method: Method
     predictor: Predictor
-    weights: Weights
+    weights: FittedOn | Mapping[int, Sequence[Prediction]]
     earlier: Trace | None = None
     replayed: frozenset[int] = frozenset()
     trace: Trace | None = None
-    give_up: GiveUp = lambda step, score: False
+
+    def of_stream(self, stream: int, weights: FittedOn | Mapping[int, Sequence[Prediction]]) -> LoopPlan:
+        """The plan of another latent; 0 is this one's."""
+        earlier, trace = (kept and kept.of_stream(stream) for kept in (self.earlier, self.trace))
+        return replace(self, weights=weights, earlier=earlier, trace=trace)
 
     def is_skipped(self, step: int) -> bool:
         """Return whether the denoiser is skipped at this step."""
@@ -75,13 +75,17 @@ class LoopPlan:
 
 
 class ClosedLoop:
-    """The state of one closed loop: what its prompts have cached, and what was fitted and measured so far.
+    """The state of one closed loop for one of the latents that it steps: what its prompts have cached, and what was
+    fitted and measured so far.
 
     Args:
         plan: the plan of the loop.
         recordings: the full run of each prompt.
         setting: the setting of the full runs.
         leave_one_out: whether to fit, for each prompt, weights on the other prompts as well.
+
+    Attributes:
+        deviations: how far the latents are from those of the full runs.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class ClosedLoop:
         self._predictions: dict[int, Prediction] = {}
         self._left_out: dict[int, tuple[Prediction, ...]] = {}
         self._drifts: dict[int, list[Tensor]] = {}
-        self._deviations = Deviations(recordings)
+        self.deviations = Deviations(recordings)
 
     def note_grid(self, scheduler: Any) -> None:
         """Record the noise levels that a prompt's scheduler has set."""
@@ -107,56 +111,52 @@ class ClosedLoop:
             return taylor(self._setting.noise_levels, step, self._histories[0].steps).factors
         return (1.0,)
 
-    def advance(self, prompts: Sequence[PromptAtStep], latents: Sequence[Tensor | None]) -> bool:
-        """Handle a step that all prompts have reached: measure it, and set the model outputs that they continue with.
+    def measure(self, prompts: Sequence[PromptAtStep], latents: Sequence[Tensor | None]) -> None:
+        """Compare the latents with which all prompts have reached a step with those of the full runs.
 
         Args:
             prompts: all prompts, at the same step.
             latents: for each prompt, the latent at the start of the step, (batch, ...); None at step 0.
-
-        Returns:
-            False if the loop is given up.
         """
+        if prompts[0].index == 0:
+            self._check_grid(prompts[0].step.scheduler)
+            self._check_noise(prompts)
+        self.deviations.add(prompts[0].index, latents)
+
+    def advance(self, prompts: Sequence[PromptAtStep]) -> None:
+        """Handle the step that all prompts have reached: set the model outputs that they continue with."""
         index = prompts[0].index
-        if index == 0:
-            self._check_grid()
-        self._deviations.add(index, latents)
-        if index and self.plan.give_up(index - 1, self._deviations.scores[-1]):
-            return False
         if index not in self.plan.cached_steps:
             self._take_in(prompts)
         if self.plan.is_predicted(index):
             self._predict(prompts)
-        return True
 
     def end(self, latents: Sequence[Tensor | None]) -> None:
         """Measure the final latents, after all calls have returned."""
-        self._deviations.add(self._setting.num_steps, latents)
+        self.deviations.add(self._setting.num_steps, latents)
 
-    def fit(self, quality: Quality | None) -> Fit:
-        """Make the result of the loop.
-
-        Args:
-            quality: the quality of its pictures, or None if they were not judged.
-        """
+    def fit(self) -> Fit:
+        """Make the result of the loop."""
+        by_prompt = self.deviations.by_prompt
         return Fit(
             tuple(sorted(self.plan.cached_steps)),
             self._predictions,
-            tuple(self._deviations.relative),
-            tuple(self._deviations.scores),
-            tuple(self._deviations.prompt_scores),
+            tuple(self.deviations.relative),
+            tuple(self.deviations.scores),
+            tuple(by_prompt[-1]) if by_prompt else (),
             {step: tuple(tuple(drift.tolist()) for drift in row) for step, row in self._drifts.items()},
-            quality,
-            self._left_out,
+            left_out=self._left_out,
         )
 
-    def _check_grid(self) -> None:
+    def _check_grid(self, scheduler: Any) -> None:
         """Raise `CalibrationError` unless the scheduler has set the noise levels of the full runs.
 
         They can differ if the full runs come from a checkpoint: its key contains the scheduler's configuration, but a
         user's own scheduler may have settings outside of that.
         """
         wanted = self._setting.grid
+        if not self._grids:  # another latent's scheduler may set its noise levels unseen
+            self.note_grid(scheduler)
         if not any(len(grid) == len(wanted) and np.allclose(grid, wanted, 1e-5, 1e-6) for grid in self._grids):
             newest = self._grids[-1] if self._grids else []
             pairs = enumerate(zip(newest, wanted, strict=False))
@@ -166,6 +166,19 @@ class ClosedLoop:
                 given=(far or [f"{len(newest)} noise levels, were {len(wanted)}"])[0],
                 cure="Use a new checkpoint folder. (A scheduler of your own: put every setting into its config.)",
             )
+
+    def _check_noise(self, prompts: Sequence[PromptAtStep]) -> None:
+        """Raise `CalibrationError` if a call does not begin with the latent with which its full run began."""
+        for prompt in prompts:
+            full, now = self._recordings[prompt.prompt].sample(0).float(), prompt.step.sample.detach().cpu().float()
+            far = float((now - full).norm() / full.norm().clamp(min=1e-12)) if now.shape == full.shape else 1.0
+            if far > _SAME_NOISE:
+                raise CalibrationError(
+                    "two calls with the same arguments begin with different noise, so a run with a cache cannot be "
+                    "compared with the full one",
+                    given=f"prompt {prompt.prompt}: latents of {tuple(now.shape)} that differ by {far:.0%}",
+                    cure="Have the pipeline draw all noise from the generator that it is given, or pass latents.",
+                )
 
     def _take_in(self, prompts: Sequence[PromptAtStep]) -> None:
         """Pass on the outputs of a computed step, and add them to the histories and the trace."""
@@ -238,3 +251,7 @@ class ClosedLoop:
 
     def _note_drift(self, index: int, truth: Tensor, instead: Tensor) -> None:
         self._drifts.setdefault(index, []).append(relative_drift(truth, instead))
+
+
+_SAME_NOISE = 0.05
+"""How far, relatively, latents may be apart that begin with the same noise: encoded pictures may differ a little."""

@@ -19,15 +19,13 @@ class Deviations:
 
     Attributes:
         relative: after each step, ``||x - x_gt|| / ||x_gt||`` over all prompts together.
-        scores: after each step, the natural logarithm of each prompt's relative distance, averaged over prompts.
-        prompt_scores: that logarithm for each prompt, after the last step that was added.
+        by_prompt: after each step, the natural logarithm of each prompt's relative distance.
     """
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
         self._recordings = recordings
         self.relative: list[float] = []
-        self.scores: list[float] = []
-        self.prompt_scores: list[float] = []
+        self.by_prompt: list[list[float]] = []
 
     def add(self, index: int, samples: Sequence[Tensor | None]) -> None:
         """Compare one step; does nothing at step 0, which starts from the same latents.
@@ -44,8 +42,12 @@ class Deviations:
             errors.append(float((sample.detach().cpu().double() - full).square().sum()))
             sizes.append(max(float(full.square().sum()), _TINY))
         self.relative.append((sum(errors) / sum(sizes)) ** 0.5)
-        self.prompt_scores = [0.5 * log(max(e / n, _TINY)) for e, n in zip(errors, sizes, strict=True)]
-        self.scores.append(fmean(self.prompt_scores))
+        self.by_prompt.append([0.5 * log(max(e / n, _TINY)) for e, n in zip(errors, sizes, strict=True)])
+
+    @property
+    def scores(self) -> list[float]:
+        """After each step, the mean of ``by_prompt``."""
+        return [fmean(row) for row in self.by_prompt]
 
 
 _TINY = 1e-24  # keeps the logarithm finite where a latent is exact

@@ -22,7 +22,7 @@ from ertacache.calibration.recording import Recording, Setting
 from ertacache.calibration.recording_store import RecordingStore
 from ertacache.clock import now
 from ertacache.errors import PipelineError
-from ertacache.policy import Policy
+from ertacache.policy import Policy, StreamOrigin
 from ertacache.runtime import identity
 from ertacache.runtime.call_setting import guidance_of
 from ertacache.runtime.grid_transfer import carries
@@ -42,12 +42,14 @@ class Session:
         circumstances: the circumstances of the calls, read before the first one.
         progress: shows the progress.
         folder: a folder of the checkpoint for what is made of all these full runs; None without a checkpoint.
+        asked_steps: the ``num_inference_steps`` of the calls, if the scheduler makes another number of steps of it.
     """
 
     loops: ClosedLoops
     circumstances: identity.Circumstances
     progress: CalibrationProgress
     folder: Path | None
+    asked_steps: int | None
 
     def with_origin(self, policy: Policy) -> Policy:
         """Complete a policy: renumber its steps as steps of the whole grid, and add its origin and Gram matrix.
@@ -63,11 +65,13 @@ class Session:
             calls_per_step=setting.calls_per_step,
             latent_shape=setting.latent_shape,
             changes=setting.changes,
+            streams=[StreamOrigin(s.scheduler_class, s.grid, s.latent_shape) for s in setting.streams],
+            asked_steps=self.asked_steps,
         )
         record = policy.calibration
         noted = replace(record, notes=(*record.notes, *self.circumstances.doubts))
         whole = replace(policy.shifted(setting.first_step), origin=origin, calibration=noted)
-        if not carries(whole) or setting.forced:
+        if not carries(whole) or setting.forced or setting.streams:
             return whole
         return replace(whole, gram=torch.from_numpy(gram_of(self.loops.recordings)))
 
@@ -110,7 +114,8 @@ def open_session(
             )
             loops.denoiser_calls = loops.full_run  # full runs from the checkpoint are counted too
             own = folder / key.setting / key.all_calls if folder and key else None
-            yield Session(loops, circumstances, progress, own)
+            asked = steps if steps != len(setting.grid) - 1 else None
+            yield Session(loops, circumstances, progress, own, asked)
     finally:
         store.close()
 

@@ -37,6 +37,9 @@ def surrogate_of(
         guidance: the guidance scale; 1 for none.
         without: the trained pipeline to leave out of the prior, by name, to judge it.
     """
-    gram = gram_of(recordings, setting.num_steps)
-    outputs = outputs_with_prior(gram, len(recordings), setting.angles, guidance, without)
-    return Surrogate.answering(outputs, recordings[0].response(), setting.forced)
+    streams = []
+    for k in range(setting.num_streams):
+        own, here = [recording.of_stream(k) for recording in recordings], setting.of_stream(k)
+        outputs = outputs_with_prior(gram_of(own, here.num_steps), len(own), here.angles, guidance, without)
+        streams.append(Surrogate.answering(outputs, own[0].response(), here.forced))
+    return Surrogate.joint(streams)

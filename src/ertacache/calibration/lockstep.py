@@ -43,7 +43,7 @@ class PromptAtStep:
 
 
 class Lockstep:
-    """Iterate over the steps of all prompts: each item is the list of all prompts at one step.
+    """Iterate over the steps of all prompts: each item is the list of all prompts at one step of one latent.
 
     A context manager: on exit, calls that have not returned are ended, and the pipeline is restored.
 
@@ -59,7 +59,6 @@ class Lockstep:
         on_denoiser_call: called with the number of denoiser calls that the last step took, for progress bars.
 
     Attributes:
-        outputs: for each prompt, the latent after the last step made.
         denoiser_calls: the number of denoiser calls so far, over all prompts.
     """
 
@@ -92,10 +91,13 @@ class Lockstep:
         self._stack = ExitStack()
         self._pipe = pipe
 
-    @property
-    def outputs(self) -> list[Tensor | None]:
-        """For each prompt, the latent after the last step it made."""
-        return [thread.output for thread in self._threads]
+    def outputs(self, stream: int = 0) -> list[Tensor | None]:
+        """For each prompt, the latent after the last step it made.
+
+        Args:
+            stream: which of the latents that the loop steps.
+        """
+        return [thread.outputs.get(stream) for thread in self._threads]
 
     @property
     def denoiser_calls(self) -> int:
@@ -144,7 +146,7 @@ class Lockstep:
                     prompts.append(PromptAtStep(thread.number, index, step, step.model_output, thread.random))
             if not prompts:
                 return
-            if len(prompts) < len(self._threads) or len({p.index for p in prompts}) > 1:
+            if len(prompts) < len(self._threads) or len({(p.index, p.step.stream) for p in prompts}) > 1:
                 raise CalibrationError(
                     "the prompts do not make the same steps",
                     given=f"prompts {[p.prompt for p in prompts]} are at steps {[p.index for p in prompts]}",

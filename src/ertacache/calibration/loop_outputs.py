@@ -32,7 +32,7 @@ class ComputedOutput(NamedTuple):
 
 
 class Trace:
-    """The outputs of one closed loop's computed steps, in main memory or in temporary files.
+    """The outputs of one closed loop's computed steps, in main memory or in temporary files; of one latent.
 
     Args:
         cached_steps: the loop's schedule.
@@ -41,9 +41,17 @@ class Trace:
 
     def __init__(self, cached_steps: Collection[int], *, in_files: bool = False) -> None:
         self.cached_steps = frozenset(cached_steps)
+        self._in_files = in_files
         self._folder = TemporaryDirectory(prefix="ertacache-") if in_files else None
+        self._beside: dict[int, Trace] = {}
         self._outputs: dict[int, list[ComputedOutput]] = {}
         self._steps: list[int] = []
+
+    def of_stream(self, stream: int) -> Trace:
+        """The outputs of another latent that the loop steps; 0 is this one."""
+        if stream and stream not in self._beside:
+            self._beside[stream] = Trace(self.cached_steps, in_files=self._in_files)
+        return self._beside[stream] if stream else self
 
     def keep(self, step: int, outputs: Sequence[ComputedOutput]) -> None:
         """Keep the outputs of a computed step.

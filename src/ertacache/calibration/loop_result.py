@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from math import exp, log
+from statistics import fmean
 
 from ertacache.calibration.quality import Quality
 from ertacache.method.prediction import Prediction
@@ -21,16 +23,13 @@ class FittedOn(Enum):
     """All other prompts of the loop (leave-one-out). The prompt's errors are then those of a new prompt."""
 
 
-Weights = FittedOn | Mapping[int, Sequence[Prediction]]
-"""The weights that the prompts of a loop use: fitted in the loop itself, or given: by step, one for each prompt."""
-
-
 @dataclass(frozen=True)
 class Fit:
     """The result of one closed loop.
 
     Errors, scores, drifts and quality depend on the `Weights` that the prompts used. ``predictions`` are always fitted
-    on all prompts.
+    on all prompts. If the loop steps several latents, errors and scores are those of the one that suffers most, prompt
+    by prompt.
 
     Args:
         cached_steps: the schedule.
@@ -44,6 +43,7 @@ class Fit:
         quality: PSNR and SSIM of the pictures; None if the loops have no judge.
         left_out: by step, for each prompt the weights that this loop fitted on the other prompts; empty where no prompt
             is held out.
+        others: the same of each further latent that the loop steps.
     """
 
     cached_steps: tuple[int, ...]
@@ -54,6 +54,16 @@ class Fit:
     drifts: Mapping[int, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     quality: Quality | None = None
     left_out: Mapping[int, tuple[Prediction, ...]] = field(default_factory=dict, compare=False, repr=False)
+    others: tuple[Fit, ...] = ()
+
+    def of_stream(self, stream: int) -> Fit:
+        """The fit of one of the latents; 0 is this one."""
+        return self.others[stream - 1] if stream else self
+
+    def with_predictions_of(self, other: Fit) -> Fit:
+        """Replace the weights by those of another loop on the same schedule; keep errors and quality."""
+        others = tuple(a.with_predictions_of(b) for a, b in zip(self.others, other.others, strict=True))
+        return replace(self, predictions=other.predictions, others=others)
 
     @property
     def error(self) -> float:
@@ -72,3 +82,40 @@ class Fit:
             return None
         flat = {step: [value for own in rows for value in own] for step, rows in self.drifts.items()}
         return envelope_of(flat, len(self.step_errors))
+
+
+Weights = FittedOn | Fit
+"""The weights that the prompts of a loop use: fitted in the loop itself, or those that an earlier loop left out."""
+
+
+def joint(fits: Sequence[Fit], by_prompt: Sequence[Sequence[Sequence[float]]], quality: Quality | None) -> Fit:
+    """Join the fits of all latents that a loop steps.
+
+    Args:
+        fits: of each latent.
+        by_prompt: for each latent and step, the logarithm of each prompt's error.
+        quality: the quality of the pictures, or None if they were not judged.
+    """
+    main, *others = fits
+    if not others:
+        return replace(main, quality=quality)
+    worst = [[max(errors) for errors in zip(*rows, strict=True)] for rows in zip(*by_prompt, strict=True)]
+    drifts = {
+        step: tuple(
+            tuple(exp(fmean(log(max(d, _TINY)) for d in parts)) for parts in zip(*rows, strict=True))
+            for rows in zip(*(fit.drifts[step] for fit in fits), strict=True)
+        )
+        for step in main.drifts
+    }
+    return replace(
+        main,
+        step_errors=tuple(max(errors) for errors in zip(*(fit.step_errors for fit in fits), strict=True)),
+        step_scores=tuple(fmean(row) for row in worst),
+        prompt_scores=tuple(worst[-1]) if worst else (),
+        drifts=drifts,
+        quality=quality,
+        others=tuple(others),
+    )
+
+
+_TINY = 1e-12

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
-from ertacache.calibration.closed_loop import ClosedLoop, GiveUp, LoopPlan
+from ertacache.calibration.closed_loop import LoopPlan
+from ertacache.calibration.joint_loop import GiveUp, JointLoop
 from ertacache.calibration.lockstep import Lockstep
 from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit, FittedOn, Weights
@@ -84,7 +84,8 @@ class ClosedLoops:
             try:
                 for prompts in lockstep:
                     for prompt in prompts:
-                        output = self.recordings[prompt.prompt].model_output(prompt.index)
+                        recording = self.recordings[prompt.prompt].of_stream(prompt.step.stream)
+                        output = recording.model_output(prompt.index)
                         prompt.reply = output.to(prompt.reply.device)
                 self.judge = Judge(lockstep.results)
             finally:
@@ -145,7 +146,7 @@ class ClosedLoops:
         fit = self.predict(cached, method, weights=FittedOn.ALL_PROMPTS)
         if method.predictor != "aligned" or not self.holds_out or not worth_it(fit):
             return fit
-        return replace(self.predict(cached, method, weights=fit.left_out), predictions=fit.predictions)
+        return self.predict(cached, method, weights=fit).with_predictions_of(fit)
 
     def attempt(
         self,
@@ -178,10 +179,13 @@ class ClosedLoops:
         fits = predictor == "aligned" and self.holds_out
         weights = weights or (FittedOn.OTHER_PROMPTS if fits else FittedOn.ALL_PROMPTS)
         replayed = self.replayed(cached, method, earlier)
-        plan = LoopPlan(frozenset(cached), method, predictor, weights, earlier, replayed, trace, give_up)
-        return self._run(ClosedLoop(plan, self.recordings, self.setting, leave_one_out=self.holds_out))
+        plan = LoopPlan(frozenset(cached), method, predictor, FittedOn.ALL_PROMPTS, earlier, replayed, trace)
+        held_out = self.holds_out
+        return self._run(
+            JointLoop(plan, weights, self.recordings, self.setting, leave_one_out=held_out, give_up=give_up)
+        )
 
-    def _run(self, loop: ClosedLoop) -> Fit | None:
+    def _run(self, loop: JointLoop) -> Fit | None:
         with Lockstep(
             self.pipe,
             [call.decoded() for call in self.calls] if self.judge else self.calls,

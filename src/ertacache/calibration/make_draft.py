@@ -82,7 +82,7 @@ def draft(
         check_policy(p)
     options = CalibrationOptions.checked(
         pipe,
-        policy.num_inference_steps,
+        policy.asked_steps,
         call_arguments,
         seed=seed,
         progress=progress,

@@ -57,6 +57,7 @@ def policy_of(
         cached_steps=fit.cached_steps,
         method=method,
         predictions=fit.predictions if method.predictor == "aligned" else {},
+        streams=tuple(other.predictions if method.predictor == "aligned" else {} for other in fit.others),
         calibration=record,
         envelope=fit.envelope,
     )
@@ -93,7 +94,7 @@ def better_policy(
         )
         fit, notes = by_taylor, [*notes, note]
     else:
-        fit = replace(fit, predictions=of_all.predictions)
+        fit = fit.with_predictions_of(of_all)
     policy = policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)
     return replace(policy, calibration=replace(policy.calibration, taylor_kept=fit is by_taylor))
 
@@ -104,7 +105,7 @@ def with_weights_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:
     The latents of held-out prompts have more error than those of a policy's runs, and weights that are fitted on them
     are up to half a decibel worse.
     """
-    return replace(fit, predictions=fit_of_all(loops, method, fit).predictions)
+    return fit.with_predictions_of(fit_of_all(loops, method, fit))
 
 
 def fit_of_all(loops: ClosedLoops, method: Method, fit: Fit) -> Fit:

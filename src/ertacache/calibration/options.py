@@ -11,7 +11,7 @@ from typing import Any
 from ertacache import value_checks
 from ertacache.method.schedule import MOST_STEPS
 from ertacache.output_paths import checked_folder
-from ertacache.runtime.unwrap import own_class
+from ertacache.runtime.call_signature import check_call_arguments
 
 MEMORY_LIMIT = 2 << 30
 """The default size of all recordings, in bytes, above which they go to temporary files: 2 GiB."""
@@ -57,7 +57,7 @@ class CalibrationOptions:
             PipelineError: if ``pipe`` is not a pipeline, or its call takes no such arguments.
         """
         value_checks.pipeline(pipe)
-        value_checks.call_arguments(own_class(pipe), call_arguments)
+        check_call_arguments(pipe, call_arguments)
         wanted = checkpoint is not None and not (isinstance(checkpoint, str) and not checkpoint)
         return cls(
             num_inference_steps,

@@ -127,7 +127,7 @@ class _PaperLoop:
             for _ in followed:
                 raise AssertionError("the runs without blocks made another step")
             deviations = Deviations(self._loops.recordings)
-            deviations.add(self._loops.setting.num_steps, full.outputs)
+            deviations.add(self._loops.setting.num_steps, full.outputs())
             self._loops.denoiser_calls += full.denoiser_calls + followers.denoiser_calls
         return Observation(
             tuple(self._cached),

@@ -10,7 +10,7 @@ from ertacache.calibration.by_threshold import under_threshold
 from ertacache.calibration.full_runs import Session
 from ertacache.calibration.recording import Setting
 from ertacache.errors import MethodError, PipelineError
-from ertacache.method.named_methods import Method
+from ertacache.method.named_methods import Method, check_streams_method
 from ertacache.policy import Policy
 
 
@@ -39,6 +39,7 @@ def solve(session: Session, method: Method, budget: Budget) -> Policy:
 
 def _check_method(method: Method, setting: Setting) -> None:
     """Raise `MethodError` or `PipelineError` if a method cannot be fitted in this setting."""
+    check_streams_method(method, setting.num_streams)
     if method.timestep_adjustment and setting.first_step:
         raise MethodError(
             "timestep adjustment needs a call that begins with the first step",

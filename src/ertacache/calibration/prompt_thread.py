@@ -29,7 +29,7 @@ class PromptThread(Driver):
             from the first one of the grid.
 
     Attributes:
-        output: the latent after the last step made.
+        outputs: the latent after the last step made, by stream.
         result: what the call returned; None before it has returned.
         random: the global random state with which the call continues.
         runs: whether the thread is running now.
@@ -47,7 +47,7 @@ class PromptThread(Driver):
     ) -> None:
         self.number, self.residuals_kept = number, residuals_kept
         self._is_cached, self._prepare, self._block_factors = is_cached, prepare, block_factors
-        self.output: Tensor | None = None
+        self.outputs: dict[int, Tensor] = {}
         self.result: Any = None
         self._run = Run(twin_of(pipe), self)
         self._twin, self._call = self._run.pipe, call
@@ -149,8 +149,8 @@ class PromptThread(Driver):
         assert self._reply is not None  # set by `resume`
         return self._reply
 
-    def stepped(self, index: int, sample: Tensor) -> None:
-        self.output = sample
+    def stepped(self, index: int, sample: Tensor, stream: int) -> None:
+        self.outputs[stream] = sample
 
 
 def _thread_settings() -> list[AbstractContextManager[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,10 +9,11 @@ import torch
 
 from ertacache.calibration.step_fit import MIN_HELD_OUT
 from ertacache.errors import CalibrationError
+from ertacache.runtime.call_signature import CallSignature, check_call_arguments
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.repeatable_call import Call, gives_latents
 from ertacache.runtime.unwrap import own_class
-from ertacache.value_checks import abbreviated, call_arguments, each, number
+from ertacache.value_checks import abbreviated, each, number
 
 
 def prompts_of(given: Any) -> list[str | Mapping[str, Any]]:
@@ -67,15 +67,14 @@ def calls_for(
             own number of steps.
         PipelineError: if the pipeline's call takes no argument of such a name.
     """
-    takes = inspect.signature(own_class(pipe).__call__).parameters
-    takes_texts = "prompt" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    takes = CallSignature.of(pipe)
     calls = []
     for k, prompt in enumerate(prompts_of(prompts)):
-        if isinstance(prompt, str) and not takes_texts:
+        if isinstance(prompt, str) and not takes.takes("prompt"):
             raise CalibrationError(
                 f"{own_class(pipe).__name__} takes no prompt, and prompt {k} is a text",
                 given=repr(prompt)[:80],
-                cure=f"Pass dicts of its arguments: {', '.join(name for name in takes if name != 'self')}.",
+                cure=f"Pass dicts of its arguments: {', '.join(takes.defaults)}.",
             )
         arguments = dict(common) | ({"prompt": prompt} if isinstance(prompt, str) else dict(prompt))
         if arguments.get("num_inference_steps") != common.get("num_inference_steps"):
@@ -84,11 +83,11 @@ def calls_for(
                 given=f"{arguments['num_inference_steps']}, and {common.get('num_inference_steps')} for all",
                 cure="Give calibrate() the number of steps; a policy holds for one.",
             )
-        call_arguments(own_class(pipe), {} if isinstance(prompt, str) else prompt)  # common arguments were checked
+        check_call_arguments(pipe, {} if isinstance(prompt, str) else prompt)  # common arguments were checked
         _check_grid(arguments, k)
         if "generator" in takes and arguments.get("generator") is None:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
-        latents = "output_type" in takes and "output_type" not in arguments and gives_latents(own_class(pipe))
+        latents = "output_type" in takes and "output_type" not in arguments and gives_latents(pipe)
         # Calibration compares latents, so nothing is decoded unless pictures are to be judged.
         random = RandomState.of(seed, k)
         calls.append(Call(arguments, random, {"output_type": "latent"} if latents else None))

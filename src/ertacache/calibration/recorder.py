@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ertacache.calibration.recording import Setting
+from ertacache.calibration.recording import Setting, StreamSetting, of_stream
 from ertacache.errors import CalibrationError, PipelineError
 from ertacache.method.dot_products import gram_of_rows
 from ertacache.runtime.block_stack import sketch
@@ -19,6 +19,7 @@ from ertacache.runtime.run import Run
 from ertacache.runtime.sampler_response import response_of
 from ertacache.runtime.scheduler_step import is_affine
 from ertacache.runtime.schedulers import angles_of, sampler_of
+from ertacache.runtime.unwrap import own_class
 
 
 def record(
@@ -54,14 +55,13 @@ def record(
     with call.random.lent(), Run(twin, recorder) as run:
         run.call(**call.arguments())
     steps, first = len(recorder.patterns), recorder.first_step
-    if not steps + first == len(recorder.noise_levels) - 1 == num_inference_steps:
+    if steps + first != len(recorder.noise_levels) - 1:
         raise CalibrationError(
             "the call stopped early, or made other steps than num_inference_steps asks for",
             given=f"{steps} steps from step {first} on, of {num_inference_steps}",
             cure="Calibrate with a call that samples once, to the end: no denoising_end, no interrupting callback.",
         )
-    recorder.tensors["gram"] = recorder.gram()
-    return recorder.tensors, recorder.setting()
+    return recorder.finished()
 
 
 class Recorder(Driver):
@@ -76,12 +76,10 @@ class Recorder(Driver):
     ) -> None:
         self.prompt, self._on_first, self._on_step = prompt, on_first, on_step
         self.residuals_kept = int(hidden)
-        self.tensors: dict[str, Tensor] = {}
-        self.contrasts: list[Tensor | None] = []
+        self.streams: list[_StreamRecord] = []
         self.patterns: list[tuple[Any, ...]] = []
+        self.residuals: dict[str, Tensor] = {}
         self.noise_levels: tuple[float, ...] = ()
-        self.angles: tuple[float, ...] = ()
-        self.sample_shape = self.output_shape = torch.Size()
         self.first_step = 0
         self.changes: list[int] = []
         self.over = False
@@ -97,70 +95,101 @@ class Recorder(Driver):
 
     def model_output(self, step: Step) -> Tensor:
         self._check(step)
-        if not self.patterns:
-            self._begin(step)
-        self._keep(step)
-        self._on_step(step.denoiser_calls)
+        if step.stream == len(self.streams):
+            levels = self.noise_levels if step.stream == 0 else sampler_of(step.scheduler).noise_levels(step.scheduler)
+            self.streams.append(_StreamRecord(step, levels))
+            if step.stream == 0:
+                self.first_step = step.index
+                self._on_first(step)
+        self.streams[step.stream].keep(step, self.prompt)
+        if step.stream == 0:
+            if self.residuals_kept:
+                self.residuals[f"r{len(self.patterns)}"] = sketch(step.residuals)
+            self.patterns.append(step.pattern)
+            self._on_step(step.denoiser_calls)
         return step.model_output
 
-    def stepped(self, index: int, sample: Tensor) -> None:
-        self.tensors[f"x{index - self.first_step + 1}"] = sample.detach().cpu().clone()
+    def stepped(self, index: int, sample: Tensor, stream: int) -> None:
+        self.streams[stream].stepped(index - self.first_step + 1, sample)
 
-    def gram(self) -> Tensor:
-        """Compute `Recording.gram`; the contrasts are further rows if every step has one."""
-        steps = len(self.patterns)
-        outputs = [self.tensors[f"v{i}"] for i in range(steps)]
-        contrasts = [between for between in self.contrasts if between is not None]
-        return gram_of_rows([*outputs, *(contrasts if len(contrasts) == steps else [])])
-
-    def setting(self) -> Setting:
-        """Make the setting of the run."""
-        patterns = self.patterns
-        return Setting(
+    def finished(self) -> tuple[dict[str, Tensor], Setting]:
+        """Return the tensors and the setting of the run."""
+        patterns, main = self.patterns, self.streams[0]
+        setting = Setting(
             grid=self.noise_levels,
             first_step=self.first_step,
             forced=tuple(i for i in range(1, len(patterns)) if patterns[i] != patterns[i - 1]),
             calls_per_step=len(patterns[0]),
-            latent_shape=tuple(self.sample_shape[1:]),
-            angles=self.angles,
-            same_shape=self.sample_shape == self.output_shape,
+            latent_shape=main.setting.latent_shape,
+            angles=main.setting.angles,
+            same_shape=main.setting.same_shape,
             changes=tuple(self.changes),
+            streams=tuple(stream.setting for stream in self.streams[1:]),
         )
+        tensors = dict(self.residuals)
+        for k, stream in enumerate(self.streams):
+            tensors |= {of_stream(name, k): tensor for name, tensor in stream.finished().items()}
+        return tensors, setting
 
     def _check(self, step: Step) -> None:
-        check_finite(step.model_output, self.prompt, step.index)
         if self.over:
             raise PipelineError(
-                "this call samples more than once, and calibration needs one sampling run",
+                "this call samples more than once (segments, chunks or stages of a clip), and calibration needs one "
+                "sampling run",
                 given=f"a second set_timesteps() after {len(self.patterns)} steps",
-                cure="Calibrate the stages one by one.",
+                cure="Calibrate with a call that makes one segment, or the stages one by one; a policy is then "
+                "followed in each.",
             )
-        if self.patterns and step.sample.shape != self.sample_shape:
+
+
+class _StreamRecord:
+    """What is recorded of one of the latents that the loop steps.
+
+    Args:
+        step: its first step.
+        levels: the noise levels of its grid.
+    """
+
+    def __init__(self, step: Step, levels: Sequence[float]) -> None:
+        check_sampler(step)
+        self._sample_shape, self._output_shape = step.sample.shape, step.model_output.shape
+        left = levels[step.index :]
+        self.setting = StreamSetting(
+            scheduler_class=own_class(step.scheduler).__name__,
+            grid=tuple(levels),
+            latent_shape=tuple(self._sample_shape[1:]),
+            angles=tuple(angles_of(step.scheduler, left)),
+            same_shape=self._sample_shape == self._output_shape,
+        )
+        response = torch.from_numpy(response_of(step.scheduler, step.index, left))
+        self._tensors = {"response": response, "x0": step.sample.detach().cpu().clone()}
+        self._outputs: list[Tensor] = []
+        self._contrasts: list[Tensor] = []
+
+    def keep(self, step: Step, prompt: int) -> None:
+        """Keep the output of a step."""
+        check_finite(step.model_output, prompt, step.index)
+        if step.sample.shape != self._sample_shape:
             raise PipelineError(
                 "the latents change their shape on the way, and calibration needs one shape",
-                given=f"{tuple(step.sample.shape)} after {tuple(self.sample_shape)}",
+                given=f"{tuple(step.sample.shape)} after {tuple(self._sample_shape)}",
                 cure="Turn off the option that shortens or crops latents during sampling (such as ChronoEdit's "
                 "enable_temporal_reasoning).",
             )
-
-    def _begin(self, step: Step) -> None:
-        self.sample_shape, self.output_shape = step.sample.shape, step.model_output.shape
-        self.first_step = step.index
-        check_sampler(step)
-        self._on_first(step)
-        left = self.noise_levels[self.first_step :]
-        self.angles = tuple(angles_of(step.scheduler, left))
-        self.tensors["response"] = torch.from_numpy(response_of(step.scheduler, self.first_step, left))
-        self.tensors["x0"] = step.sample.detach().cpu().clone()
-
-    def _keep(self, step: Step) -> None:
-        index = step.index - self.first_step
-        self.tensors[f"v{index}"] = step.model_output.detach().cpu().clone()
+        self._tensors[f"v{len(self._outputs)}"] = output = step.model_output.detach().cpu().clone()
+        self._outputs.append(output)
         between = contrast(step)
-        self.contrasts.append(None if between is None else between.to("cpu", copy=True))
-        if self.residuals_kept:
-            self.tensors[f"r{index}"] = sketch(step.residuals)
-        self.patterns.append(step.pattern)
+        if between is not None:
+            self._contrasts.append(between.to("cpu", copy=True))
+
+    def stepped(self, count: int, sample: Tensor) -> None:
+        """Keep the latent after so many steps."""
+        self._tensors[f"x{count}"] = sample.detach().cpu().clone()
+
+    def finished(self) -> dict[str, Tensor]:
+        """Return the tensors, with `Recording.gram`; the contrasts are further rows if every step has one."""
+        contrasts = self._contrasts if len(self._contrasts) == len(self._outputs) else []
+        return self._tensors | {"gram": gram_of_rows([*self._outputs, *contrasts])}
 
 
 def check_sampler(step: Step) -> None:
@@ -170,8 +199,8 @@ def check_sampler(step: Step) -> None:
     timestep = arguments["timestep"]
     if (getattr(timestep, "ndim", 0) and timestep.numel() > 1) or arguments.get("per_token_timesteps") is not None:
         raise CalibrationError(
-            "the pipeline passes a different timestep for each frame or token (image or video conditioning), and "
-            "calibration needs one timestep per step",
+            "this pipeline denoises each frame or token at a noise level of its own (image or video conditioning), and "
+            "weights cannot be fitted through that",
             given=name,
             cure="Call it without conditioning frames, if it can do that, or make a policy by hand (ertacache.Policy).",
         )

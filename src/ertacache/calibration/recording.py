@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,28 @@ from torch import Tensor
 from ertacache.errors import CalibrationError
 from ertacache.method.residual import Level, to_cache
 from ertacache.method.schedule import fewest_computed
-from ertacache.value_checks import each, flag, normalized, number, whole
+from ertacache.value_checks import each, flag, instance, normalized, number, text, whole
+
+
+@dataclass(frozen=True)
+class StreamSetting:
+    """What is another latent's own in a loop that steps several, such as a clip and its sound.
+
+    Args:
+        scheduler_class: the class name of what steps it.
+        grid, latent_shape, angles, same_shape: as in `Setting`.
+    """
+
+    scheduler_class: str
+    grid: tuple[float, ...]
+    latent_shape: tuple[int, ...]
+    angles: tuple[float, ...]
+    same_shape: bool
+
+    def __post_init__(self) -> None:
+        size = partial(whole, at_least=1)
+        normalized(self, senseless, scheduler_class=text, grid=each(number), latent_shape=each(size))
+        normalized(self, senseless, angles=each(number), same_shape=flag)
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,7 @@ class Setting:
             `ertacache.runtime.schedulers.angles_of` gives them.
         same_shape: whether sample and model output have the same shape.
         changes: the steps of the grid before which a callback changed more than the latent.
+        streams: of the further latents that the loop steps.
     """
 
     grid: tuple[float, ...]
@@ -43,6 +65,7 @@ class Setting:
     angles: tuple[float, ...]
     same_shape: bool
     changes: tuple[int, ...] = ()
+    streams: tuple[StreamSetting, ...] = ()
 
     def __post_init__(self) -> None:
         step, size = partial(whole, at_least=0), partial(whole, at_least=1)
@@ -54,6 +77,7 @@ class Setting:
             angles=each(number),
             same_shape=flag,
             changes=each(step),
+            streams=each(instance(StreamSetting, "the setting of a further latent")),
         )
         steps, forced = self.num_steps, list(self.forced)
         if (
@@ -61,6 +85,7 @@ class Setting:
             or len(self.angles) != steps + 1
             or forced != sorted(set(forced))
             or max(forced, default=0) >= steps
+            or any(len(stream.grid) != len(self.grid) for stream in self.streams)
         ):
             levels = f"{len(self.grid)} noise levels from step {self.first_step} on"
             raise senseless(f"{levels}, {len(self.angles)} angles, steps {forced} forced")
@@ -76,6 +101,29 @@ class Setting:
         return len(self.noise_levels) - 1
 
     @property
+    def num_streams(self) -> int:
+        """How many latents the loop steps."""
+        return 1 + len(self.streams)
+
+    def of_stream(self, stream: int) -> Setting:
+        """The setting as one of the latents has it.
+
+        Args:
+            stream: which of them; 0 is that of ``pipe.scheduler``.
+        """
+        if stream == 0:
+            return replace(self, streams=())
+        own = self.streams[stream - 1]
+        return replace(
+            self,
+            streams=(),
+            grid=own.grid,
+            latent_shape=own.latent_shape,
+            angles=own.angles,
+            same_shape=own.same_shape,
+        )
+
+    @property
     def fewest_computed(self) -> int:
         """The fewest steps that a policy can compute."""
         return fewest_computed(self.num_steps, self.forced)
@@ -87,12 +135,18 @@ class Recording:
     Args:
         tensors: the tensors by name, on the CPU; None if they are in a file.
         path: the path of that file, from which each tensor is read when it is asked for.
+        stream: which of the latents that the loop steps.
     """
 
-    def __init__(self, tensors: dict[str, Tensor] | None, path: Path | None = None) -> None:
-        self._tensors, self._path = tensors, path
+    def __init__(self, tensors: dict[str, Tensor] | None, path: Path | None = None, stream: int = 0) -> None:
+        self._tensors, self._path, self._stream = tensors, path, stream
+
+    def of_stream(self, stream: int) -> Recording:
+        """The same run of another latent."""
+        return Recording(self._tensors, self._path, stream)
 
     def _get(self, name: str) -> Tensor:
+        name = of_stream(name, self._stream)
         if self._tensors is not None:
             return self._tensors[name]
         with safe_open(self._path, "pt") as file:
@@ -129,6 +183,11 @@ class Recording:
         """Return the response of the sampler, (T, T), float64, see `ertacache.runtime.sampler_response.response_of`."""
         response: NDArray[np.float64] = self._get("response").numpy()
         return response
+
+
+def of_stream(name: str, stream: int) -> str:
+    """The name of a tensor for one of the latents that the loop steps."""
+    return f"{name}@{stream}" if stream else name
 
 
 def senseless(problem: str) -> CalibrationError:

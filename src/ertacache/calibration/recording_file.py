@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ertacache.calibration.recording import Recording, Setting, senseless
+from ertacache.calibration.recording import Recording, Setting, StreamSetting, of_stream, senseless
 from ertacache.errors import PolicyFileError
 from ertacache.files import entries, opening, save
 
@@ -32,7 +32,9 @@ def read(path: Path, warn: Callable[[str], None] = lambda line: None) -> tuple[R
         return None
     try:
         with opening(path, "recording") as held:
-            setting = Setting(**entries(Setting, held.content, "the recording"))
+            plain = entries(Setting, held.content, "the recording")
+            streams = [StreamSetting(**entries(StreamSetting, part, "a latent")) for part in plain.get("streams", ())]
+            setting = Setting(**{**plain, "streams": tuple(streams)})
             if _intact.get(path) != _state_of(path):
                 _check(setting, held.tensors())
     except PolicyFileError as error:
@@ -51,18 +53,28 @@ def _check(setting: Setting, tensors: Iterable[tuple[str, Tensor]]) -> None:
         if not tensor.is_floating_point() or not finite:
             raise senseless(f"{name} is not finite")
         shapes[name] = tuple(tensor.shape)
-    samples = {shapes.pop(f"x{i}", ()) for i in range(steps + 1)}
-    outputs = {shapes.pop(f"v{i}", ()) for i in range(steps)}
-    alike = len(samples) == len(outputs) == 1 and (samples == outputs) == setting.same_shape
-    if not alike or () in outputs or {shape[1:] for shape in samples} != {setting.latent_shape}:
-        raise senseless(f"latents of {setting.latent_shape} in {samples}, outputs in {outputs}")
-    if shapes.pop("gram", None) not in ((steps,) * 2, (2 * steps,) * 2):
-        raise senseless(f"{steps} steps and another Gram matrix")
-    if shapes.pop("response", None) != (steps,) * 2:
-        raise senseless(f"{steps} steps and another response of the sampler")
+    for stream in range(setting.num_streams):
+        _check_stream(setting.of_stream(stream), shapes, stream)
     residuals = {f"r{i}" for i in range(steps)}
     if shapes.keys() not in (set(), residuals):
         raise senseless(f"tensors {', '.join(sorted(shapes))}")
+
+
+def _check_stream(setting: Setting, shapes: dict[str, tuple[int, ...]], stream: int) -> None:
+    """Raise `CalibrationError` if a latent's tensors are not those of a full run; take their shapes out."""
+    steps = setting.num_steps
+
+    def pop(name: str) -> tuple[int, ...]:
+        return shapes.pop(of_stream(name, stream), ())
+
+    samples, outputs = {pop(f"x{i}") for i in range(steps + 1)}, {pop(f"v{i}") for i in range(steps)}
+    alike = len(samples) == len(outputs) == 1 and (samples == outputs) == setting.same_shape
+    if not alike or () in outputs or {shape[1:] for shape in samples} != {setting.latent_shape}:
+        raise senseless(f"latents of {setting.latent_shape} in {samples}, outputs in {outputs}")
+    if pop("gram") not in ((steps,) * 2, (2 * steps,) * 2):
+        raise senseless(f"{steps} steps and another Gram matrix")
+    if pop("response") != (steps,) * 2:
+        raise senseless(f"{steps} steps and another response of the sampler")
 
 
 def _state_of(path: Path) -> tuple[int, ...]:

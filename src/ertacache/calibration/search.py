@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ertacache.calibration.closed_loop import GiveUp
+from ertacache.calibration.joint_loop import GiveUp
 from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.loop_runner import ClosedLoops

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from ertacache.errors import ArgumentError, PipelineError
+from ertacache.runtime.call_signature import CallSignature
 from ertacache.untrusted_text import typed
 
 _GIVEN_BY_COMMANDS = ("prompt", "num_inference_steps", "generator", "output_type")
@@ -49,28 +49,14 @@ def check_arguments(pipe: Any, given: Mapping[str, Any]) -> None:
             given=f"--set {reserved[0]}=...",
             cure="Leave it out; the prompt and the seed have their own arguments.",
         )
-    takes = dict(inspect.signature(type(pipe).__call__).parameters)
-    del takes[next(iter(takes))]  # self
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
-        _check_taken(type(pipe).__name__, takes, given)
-    for name, parameter in takes.items():
-        needed = parameter.default is parameter.empty and "VAR" not in parameter.kind.name
-        if needed and name not in given and name not in _GIVEN_BY_COMMANDS:
+    signature = CallSignature.of(pipe)
+    signature.check(given, type(pipe).__name__)
+    for name, default in signature.defaults.items():
+        if default is inspect.Parameter.empty and name not in given and name not in _GIVEN_BY_COMMANDS:
             raise PipelineError(
                 f"the call of this pipeline needs {name!r}",
                 given=type(pipe).__name__,
                 cure=f"Pass --set {name}=VALUE, or call the pipeline from Python if a shell cannot express the value.",
-            )
-
-
-def _check_taken(pipeline: str, takes: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    for name in (*given, *_GIVEN_BY_COMMANDS):
-        if name not in takes:
-            similar = difflib.get_close_matches(name, takes, n=3)
-            raise PipelineError(
-                f"the call of this pipeline takes no {name!r}",
-                given=f"{pipeline}, --set {name}=..." if name in given else pipeline,
-                cure=f"Did you mean {' or '.join(similar)}?" if similar else f"It takes {', '.join(takes)}.",
             )
 
 

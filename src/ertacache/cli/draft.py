@@ -46,7 +46,7 @@ def draft(
 
     loaded = pretrained(policy)
     other = None if by is None else pretrained(by)
-    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.num_inference_steps)
+    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.asked_steps)
     del arguments["num_inference_steps"]
     check_fits(pipe, loaded)
     lines = (lines or (embedded.calibration_prompts if embedded else []))[:limit]

@@ -64,7 +64,7 @@ def evaluate(
     from ertacache.presenting.tables import evaluation_table
 
     loaded = _load(policies)
-    steps = next(iter(loaded.values())).num_inference_steps
+    steps = next(iter(loaded.values())).asked_steps
     pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
     lines = (lines or (embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
     for policy in loaded.values():

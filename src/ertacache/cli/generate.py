@@ -79,7 +79,7 @@ def generate(
     suffixes = plot_suffixes() if compare else picture_suffixes()
     checked_output(out, (*suffixes, ".mp4"), besides=[policy, draft])
     loaded, drafted = _load(policy, guard, draft)
-    steps = steps or (loaded.num_inference_steps if loaded else None)
+    steps = steps or (loaded.asked_steps if loaded else None)
     pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
     num_steps = arguments.pop("num_inference_steps")
     full = fast = Variant("full", num_steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ertacache.clock import now
 from ertacache.errors import PolicyMismatchError
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
+from ertacache.runtime.call_signature import CallSignature
 from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.driver import Driver
 from ertacache.runtime.randomness import RandomState
@@ -256,7 +256,7 @@ class _LoopClock:
                 hook.remove()
 
     def callback_for(self, pipe: Any) -> dict[str, Any]:
-        takes = inspect.signature(type(pipe).__call__).parameters
+        takes = CallSignature.of(pipe)
         return {"callback_on_step_end": self.step_ended} if "callback_on_step_end" in takes else {}
 
     def step_ended(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:

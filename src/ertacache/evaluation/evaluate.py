@@ -28,14 +28,19 @@ def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
     """
     found = []
     for name, policy in policies.items():
-        plain, sub_grid = fewer_steps(len(policy.computed_steps)), fewer_steps_on_subgrid(policy)
+        plain, sub_grid = fewer_steps(_asked_for(policy)), fewer_steps_on_subgrid(policy)
         beside = f" ({plain.num_inference_steps}, as {name})" if len(policies) > 1 else ""
         found += [
-            Variant(name, policy.num_inference_steps, policy=policy),
+            Variant(name, policy.asked_steps, policy=policy),
             Variant(plain.name + beside, plain.num_inference_steps),
             Variant(sub_grid.name + beside, sub_grid.num_inference_steps, noise_levels=sub_grid.noise_levels),
         ]
     return found
+
+
+def _asked_for(policy: Policy) -> int:
+    """The ``num_inference_steps`` with which a scheduler makes as many steps as a policy computes."""
+    return len(policy.computed_steps) + policy.asked_steps - policy.num_inference_steps
 
 
 def evaluate(
@@ -62,7 +67,7 @@ def evaluate(
     Raises:
         PolicyMismatchError: if the policies are for different numbers of steps, or for another pipeline.
     """
-    steps = {policy.num_inference_steps for policy in policies.values()}
+    steps = {policy.asked_steps for policy in policies.values()}
     if len(steps) != 1:
         raise PolicyMismatchError(
             "policies for different numbers of steps cannot be compared with one full run",

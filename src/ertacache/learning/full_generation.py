@@ -21,7 +21,7 @@ class FullGeneration(Observer):
     def __init__(self, steps: int, first: int, memory_limit: float) -> None:
         self.steps, self.first = steps, first
         self._store = OutputStore(memory_limit)
-        self._seen: list[int] = []
+        self._seen: list[list[int]] = []
         self.samples = 0
 
     def begin(self, as_calibrated: bool) -> None:
@@ -30,21 +30,30 @@ class FullGeneration(Observer):
 
     def computed(self, step: ComputedStep) -> None:
         """Keep the output of a step."""
-        place = len(self._seen)
-        self._seen.append(step.index)
-        self.samples = len(step.truth)
-        self._store.keep(f"output {place}", step.truth.to(step.dtype))
+        if step.stream == len(self._seen):
+            self._seen.append([])
+        seen = self._seen[step.stream]
+        self._store.keep(_name(step.stream, len(seen)), step.truth.to(step.dtype))
+        seen.append(step.index)
+        if step.stream == 0:
+            self.samples = len(step.truth)
 
     @property
     def whole(self) -> bool:
         """Whether every step of the grid was made once, in order."""
-        return self._seen == list(range(self.first, self.first + self.steps))
+        wanted = list(range(self.first, self.first + self.steps))
+        return bool(self._seen) and all(seen == wanted for seen in self._seen)
 
-    def gram(self) -> Tensor:
-        """The dot products of the outputs, (T, T), float64."""
-        return gram_of_rows(self._store.rows([f"output {place}" for place in range(self.steps)]))
+    def grams(self) -> list[Tensor]:
+        """The dot products of the outputs, (T, T), float64, for each latent that the loop steps."""
+        streams = range(len(self._seen))
+        return [gram_of_rows(self._store.rows([_name(k, place) for place in range(self.steps)])) for k in streams]
 
     def forget(self) -> None:
         """Let go of everything."""
         self._store.clear()
         self._seen = []
+
+
+def _name(stream: int, place: int) -> str:
+    return f"output {place} of latent {stream}"

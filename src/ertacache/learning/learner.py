@@ -9,13 +9,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ertacache.learning.full_generation import FullGeneration
 from ertacache.learning.learnt import Learnt, LearntFolder
-from ertacache.learning.solved import learnt_policy
+from ertacache.learning.solved import learnt_policy, learnt_stream
 from ertacache.method.named_methods import LEARNT
+from ertacache.method.prediction import Prediction
 from ertacache.output_paths import checked_folder
 from ertacache.policy import Policy
 from ertacache.runtime import identity
@@ -24,12 +22,12 @@ from ertacache.runtime.denoisers import loop_modules
 from ertacache.runtime.guidance_transfer import strength_of
 from ertacache.runtime.pipeline_key import digest_of
 from ertacache.runtime.pipeline_settings import configuration_of, refuse_other_caches
-from ertacache.runtime.policy_for_call import Resolved, Undecided
+from ertacache.runtime.policy_for_call import Resolved, SolveStream, Undecided
 from ertacache.runtime.report import Report
 from ertacache.runtime.step_budget import StepBudget
 from ertacache.runtime.unwrap import own_class
 from ertacache.value_checks import number, path
-from ertacache.watching.finished_run import LatentObserver
+from ertacache.watching.finished_run import FinishedRun, LatentObserver
 from ertacache.watching.replay import ReplayableCall
 
 _log = logging.getLogger(__name__)
@@ -125,30 +123,48 @@ class _Call:
         """How the call goes on."""
         learnt = self.learner.folder.find(self.key)
         steps = len(self.levels) - 1 - self.first
-        policy = None
+        policy, solve_stream = None, None
         if learnt is not None and len(learnt.gram) == steps:
             policy = self.learner.policy(self.key, learnt, self.scheduler, self.levels, self.first, self.strength)
+            solve_stream = self._streams(learnt, policy)
             if not self.learner.is_audited():
-                return Resolved(policy, notes=policy.calibration.notes)
+                return Resolved(policy, notes=policy.calibration.notes, solve_stream=solve_stream)
         watch, latents = FullGeneration(steps, self.first, self.learner.memory_limit), LatentObserver()
 
         def succeeded(report: Report) -> None:
             try:
-                self._learn(watch, latents, policy, report)
+                self._learn(watch, latents, policy, solve_stream, report)
             finally:
                 watch.forget()
 
         full = Policy(steps, (), LEARNT).shifted(self.first)
         return Resolved(full, observers=(watch, latents), succeeded=succeeded)
 
-    def _learn(self, watch: FullGeneration, latents: LatentObserver, policy: Policy | None, report: Report) -> None:
+    def _streams(self, learnt: Learnt, policy: Policy) -> SolveStream:
+        """How the predictions of further latents are made."""
+
+        def solve(number: int, scheduler: Any, levels: Sequence[float], first: int) -> dict[int, Prediction]:
+            without = self.learner.without
+            return learnt_stream(learnt, number, policy, scheduler, levels, first, self.strength, without)
+
+        return solve
+
+    def _learn(
+        self,
+        watch: FullGeneration,
+        latents: LatentObserver,
+        policy: Policy | None,
+        solve_stream: SolveStream | None,
+        report: Report,
+    ) -> None:
         if not watch.whole:
             report.note("nothing was learnt from this generation, since it did not make every step once")
             return
         try:
-            more = Learnt(self._setting(watch.steps), watch.gram(), samples=watch.samples)
+            gram, *streams = watch.grams()
+            more = Learnt(self._setting(watch.steps), gram, samples=watch.samples, streams=tuple(streams))
             if policy is not None:
-                audits = self._audit(policy, latents.latest, report)
+                audits = self._audit(policy, solve_stream, latents.finished(None, report), report)
                 more = replace(more, audits=audits, audited_steps=(len(policy.computed_steps),) * len(audits))
             known = self.learner.folder.add(self.key, more)
         except Exception as error:  # the picture is there, and is not to be lost
@@ -164,12 +180,13 @@ class _Call:
         scheduler = own_class(self.scheduler).__name__
         return f"{own_class(self.pipe).__name__}, {steps} steps, {scheduler}, guidance {self.strength:g}"
 
-    def _audit(self, policy: Policy, latent: Tensor | None, report: Report) -> tuple[float, ...]:
+    def _audit(
+        self, policy: Policy, solve_stream: SolveStream | None, full: FinishedRun | None, report: Report
+    ) -> tuple[float, ...]:
         """How far the policy in force is from this full generation: it is made again, accelerated."""
-        again = self.again.run(self.pipe, policy) if self.again else None
-        if again is None or latent is None:
+        again = self.again.run(self.pipe, policy, solve_stream) if self.again else None
+        if again is None or full is None:
             return ()
-        change = torch.linalg.vector_norm((again.latent.float() - latent.float()).flatten())
-        error = float(change / torch.linalg.vector_norm(latent.float()))
+        error = again.relative_error(full)
         report.note(f"audited: the policy in force differs from this full run by {error:.4f} of the final latent")
         return (error,)

@@ -36,6 +36,7 @@ class Learnt:
         audits: of audited generations, how far the policy in force was from the full run: the relative error of the
             final latent, newest last.
         audited_steps: how many steps that policy computed, for each of these.
+        streams: the ``gram`` of each further latent that the loop steps, such as sound.
 
     Raises:
         PolicyFileError: if these do not fit together.
@@ -47,6 +48,7 @@ class Learnt:
     samples: int = 1
     audits: tuple[float, ...] = ()
     audited_steps: tuple[int, ...] = ()
+    streams: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         wrong, count = invalid("record of a learnt setting"), partial(whole, at_least=1)
@@ -55,16 +57,19 @@ class Learnt:
         normalized(self, wrong, audited_steps=each(count))
         if len(self.audits) != len(self.audited_steps):
             raise wrong(f"{len(self.audits)} audits of {len(self.audited_steps)} policies")
-        if self.gram.dtype != torch.float64 or self.gram.ndim != 2 or self.gram.shape[0] != self.gram.shape[1]:
-            raise wrong(f"a Gram matrix of shape {tuple(self.gram.shape)}")
-        if not bool(self.gram.isfinite().all()):
-            raise wrong("a Gram matrix that is not finite")
+        normalized(self, wrong, streams=each(instance(Tensor, "float64")))
+        for gram in (self.gram, *self.streams):
+            if gram.dtype != torch.float64 or gram.ndim != 2 or gram.shape != self.gram.T.shape:
+                raise wrong(f"a Gram matrix of shape {tuple(gram.shape)}")
+            if not bool(gram.isfinite().all()):
+                raise wrong("a Gram matrix that is not finite")
 
     def __add__(self, other: Learnt) -> Learnt:
         """Both together: sums of sums."""
         return replace(
             self,
             gram=self.gram + other.gram,
+            streams=tuple(one + two for one, two in zip(self.streams, other.streams, strict=False)),
             generations=self.generations + other.generations,
             samples=self.samples + other.samples,
             audits=(*self.audits, *other.audits)[-AUDITS:],
@@ -149,7 +154,11 @@ def write(learnt: Learnt, path: Path) -> None:
         OutputError: if it cannot be written.
     """
     plain = {name: getattr(learnt, name) for name in ("setting", "generations", "samples", "audits", "audited_steps")}
-    save(path, "learnt", plain, {"gram": learnt.gram})
+    save(path, "learnt", plain, {_gram_name(k): gram for k, gram in enumerate((learnt.gram, *learnt.streams))})
+
+
+def _gram_name(stream: int) -> str:
+    return f"gram.{stream}" if stream else "gram"
 
 
 def read(path: Path) -> Learnt:
@@ -160,4 +169,6 @@ def read(path: Path) -> Learnt:
         PolicyFileError: if it is damaged, was not written by this library, or has another schema.
     """
     with reading(path, "learnt") as (content, tensors):
-        return Learnt(**entries(Learnt, content, "the record of a learnt setting", {"gram"}), gram=tensors["gram"])
+        plain = entries(Learnt, content, "the record of a learnt setting", {"gram", "streams"})
+        streams = [tensors[_gram_name(k)] for k in range(1, len(tensors))]
+        return Learnt(**plain, gram=tensors["gram"], streams=tuple(streams))

@@ -7,9 +7,10 @@ from typing import Any
 
 from ertacache.learning.learnt import Learnt
 from ertacache.method.named_methods import LEARNT
-from ertacache.method.prior import outputs_with_prior
+from ertacache.method.prediction import Prediction
+from ertacache.method.prior import outputs_with_prior, prior_outputs
 from ertacache.policy import CalibrationRecord, Policy
-from ertacache.runtime.instant import solved_policy
+from ertacache.runtime.instant import solved_policy, solved_stream
 from ertacache.runtime.schedulers import angles_of
 
 
@@ -39,5 +40,39 @@ def learnt_policy(
         notes=(learnt.told(computed),),
     )
     angles = angles_of(scheduler, levels[first:])
-    outputs = outputs_with_prior(learnt.gram.numpy(), learnt.samples, angles, strength, without)
+    outputs = [
+        outputs_with_prior(gram.numpy(), learnt.samples, angles, strength, without)
+        for gram in (learnt.gram, *learnt.streams)
+    ]
     return solved_policy(Policy(1, (), LEARNT, calibration=record), outputs, scheduler, levels, first, computed)
+
+
+def learnt_stream(
+    learnt: Learnt,
+    number: int,
+    policy: Policy,
+    scheduler: Any,
+    levels: Sequence[float],
+    first: int,
+    strength: float,
+    without: str | None = None,
+) -> dict[int, Prediction]:
+    """The predictions of a further latent that the loop steps, such as sound; by the prior alone if it was not learnt.
+
+    Args:
+        learnt: what is known.
+        number: which of the latents it is, 1 or more.
+        policy: that of the call.
+        scheduler: what steps the latent, before its first step; left unchanged.
+        levels: the T + 1 noise levels of its grid.
+        first: the step that the call begins with.
+        strength: the guidance scale.
+        without: the trained pipeline that is left out of the prior, by name, to judge this.
+    """
+    angles = angles_of(scheduler, levels[first:])
+    if number <= len(learnt.streams):
+        gram = learnt.streams[number - 1].numpy()
+        outputs = outputs_with_prior(gram, learnt.samples, angles, strength, without)
+    else:
+        outputs = prior_outputs(angles, strength, without)
+    return solved_stream(policy, outputs, scheduler, levels, first)

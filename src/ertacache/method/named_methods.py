@@ -143,3 +143,18 @@ LEARNT = Method(schedule="learnt", predictor="aligned")
 """Schedule and weights from the outputs of full generations that users asked for, without a closed loop."""
 UNCALIBRATED_METHODS = {"instant": INSTANT, "learnt": LEARNT}
 """The names of methods whose policies `ertacache.accelerated` makes by itself."""
+
+
+def check_streams_method(method: Method, streams: int) -> None:
+    """Raise `MethodError` if a method cannot predict several latents that one loop steps, such as a clip and its sound.
+
+    Args:
+        method: the method.
+        streams: how many latents the loop steps.
+    """
+    if streams > 1 and (method.level == "hidden" or method.fits_cached_trajectory):
+        raise MethodError(
+            "this pipeline steps several latents in one loop, and this method is for one",
+            given=f"method {method.name!r}, {streams} latents",
+            cure="Use 'aligned', 'taylor', 'reuse' or 'uniform'.",
+        )

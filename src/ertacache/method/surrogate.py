@@ -8,7 +8,7 @@ outputs do not answer errors at all may let them grow if they do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,14 @@ class Surrogate:
         response: of the sampler, (T, T), float64; see `ertacache.method.simulated_loop.simulated`.
         answers: how outputs answer errors of the latent, each (T,), float64; none for not at all.
         forced: steps at which the denoiser's calls change, so that the history is emptied.
+        others: the surrogates of the further latents that the loop steps, such as sound.
     """
 
     outputs: Outputs
     response: Array
     answers: Sequence[Array] = ()
     forced: Sequence[int] = ()
+    others: Sequence[Surrogate] = ()
     _errors: dict[Schedule, float] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
@@ -46,15 +48,24 @@ class Surrogate:
         """Make it for outputs that answer errors as was measured (`ertacache.method.simulated_loop.answers_at`)."""
         return cls(outputs, response, answers_at(outputs.levels, direction_of(response)), forced)
 
+    @classmethod
+    def joint(cls, streams: Sequence[Surrogate]) -> Surrogate:
+        """Join the surrogates of all latents that a loop steps."""
+        return replace(streams[0], others=tuple(streams[1:]))
+
     def error(self, cached: Sequence[int]) -> float:
         """Predict the norm of the final error of a schedule; comparable only between schedules of one setting.
+
+        If the loop steps several latents, it is the error of the one that suffers most, relative to its size.
 
         Args:
             cached: the cached steps.
         """
         key = tuple(cached)
         if key not in self._errors:
-            self._errors[key] = float(self._simulated(key, ORDER).errors.max())
+            own = float(self._simulated(key, ORDER).errors.max())
+            relative = [own / self._size, *(other.error(cached) / other._size for other in self.others)]
+            self._errors[key] = max(relative) if self.others else own
         return self._errors[key]
 
     def solved(self, cached: Sequence[int], order: int) -> dict[int, Prediction]:
@@ -73,6 +84,11 @@ class Surrogate:
             computed: how many steps are computed.
         """
         return min(safe_bends(len(self.response), computed, self.forced), key=self.error)
+
+    @property
+    def _size(self) -> float:
+        """The norm of the way from the first latent to the last, to which errors are compared."""
+        return float(np.linalg.norm(self.response[-1] @ self.outputs.rows))
 
     def _simulated(self, cached: Sequence[int], order: int) -> Simulated:
         rows, contrasts = self.outputs.rows, self.outputs.contrasts

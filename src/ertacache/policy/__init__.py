@@ -2,8 +2,8 @@
 
 from ertacache.policy.calibration_record import CalibrationRecord
 from ertacache.policy.drift_envelope import Envelope
-from ertacache.policy.origin import Denoiser, Origin, Weights
+from ertacache.policy.origin import Denoiser, Origin, StreamOrigin, Weights
 from ertacache.policy.policy import Policy
 from ertacache.policy.rectification import Rectification
 
-__all__ = ["CalibrationRecord", "Denoiser", "Envelope", "Origin", "Policy", "Rectification", "Weights"]
+__all__ = ["CalibrationRecord", "Denoiser", "Envelope", "Origin", "Policy", "Rectification", "StreamOrigin", "Weights"]

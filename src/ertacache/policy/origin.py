@@ -22,6 +22,7 @@ from ertacache.value_checks import (
     mapping,
     normalized,
     number,
+    optional,
     plain_json,
     refused,
     text,
@@ -104,6 +105,27 @@ class Denoiser:
 
 
 @dataclass(frozen=True)
+class StreamOrigin:
+    """A further latent that the calibrated loop stepped, such as sound.
+
+    Args:
+        scheduler_class: the class name of what stepped it.
+        noise_levels: the T + 1 noise levels of its grid.
+        latent_shape: shape of one sample, without the batch axis.
+
+    Raises:
+        PolicyFileError: if a value has the wrong type, or is out of range.
+    """
+
+    scheduler_class: str
+    noise_levels: tuple[float, ...]
+    latent_shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        normalized(self, _wrong, scheduler_class=text, noise_levels=each(number), latent_shape=each(_size))
+
+
+@dataclass(frozen=True)
 class Origin:
     """What a policy was calibrated on; a later call must agree with it.
 
@@ -122,6 +144,8 @@ class Origin:
         sizes: the arguments of the calls that set the size of their outputs, such as ``height``, where given.
         versions: of torch, diffusers and this library.
         changes: the steps before which a callback changed more than the latent during calibration.
+        streams: the further latents that the loop stepped, in the order in which it stepped them.
+        asked_steps: the ``num_inference_steps`` of the calls, if the scheduler made another number of steps of it.
 
     Raises:
         PolicyFileError: if a value has the wrong type, or is out of range.
@@ -138,6 +162,8 @@ class Origin:
     sizes: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     changes: tuple[int, ...] = ()
+    streams: tuple[StreamOrigin, ...] = ()
+    asked_steps: int | None = None
 
     def __post_init__(self) -> None:
         normalized(
@@ -154,6 +180,8 @@ class Origin:
             sizes=mapping(whole),
             versions=mapping(text),
             changes=each(whole),
+            streams=each(instance(StreamOrigin, "a further latent of the loop")),
+            asked_steps=optional(_size),
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -166,6 +194,9 @@ class Origin:
     def metadata(self) -> dict[str, Any]:
         """All but the sampled weights, as JSON data; `parsed` reads it."""
         plain = asdict(self)
+        for name in ("streams", "asked_steps"):  # older versions read files without them
+            if not plain[name]:
+                del plain[name]
         for denoiser in plain["denoisers"].values():
             for kind in _KINDS:
                 for part in _PARTS:
@@ -184,6 +215,8 @@ class Origin:
             name: _denoiser(name, part, tensors)
             for name, part in mapping(anything)("denoisers", plain["denoisers"]).items()
         }
+        streams = each(anything)("streams", plain.get("streams", ()))
+        plain["streams"] = tuple(StreamOrigin(**entries(StreamOrigin, part, "a stream")) for part in streams)
         return cls(**plain)
 
 

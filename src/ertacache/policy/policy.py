@@ -24,29 +24,12 @@ from ertacache.method.schedule import MOST_STEPS
 from ertacache.policy.calibration_record import CalibrationRecord
 from ertacache.policy.drift_envelope import Envelope
 from ertacache.policy.origin import Origin
+from ertacache.policy.predictions import as_json, checked_predictions, inconsistent, parsed_predictions, shifted
 from ertacache.policy.rectification import Rectification
-from ertacache.value_checks import (
-    anything,
-    each,
-    instance,
-    invalid,
-    mapping,
-    normalized,
-    number,
-    optional,
-    refused,
-    whole,
-)
+from ertacache.value_checks import each, instance, invalid, normalized, number, optional, whole
 
 _wrong = invalid("policy")
 _step = partial(whole, at_least=0, at_most=MOST_STEPS)
-
-
-def _predictions(name: str, value: Any) -> dict[int, Prediction]:
-    if not isinstance(value, Mapping):
-        raise refused(name, value, "a dict by step")
-    check = instance(Prediction, "the factors of one step")
-    return {_step(name, step): check(f"{name}[{step}]", prediction) for step, prediction in value.items()}
 
 
 _NOTHING = CalibrationRecord(budget="none")
@@ -85,6 +68,8 @@ class Policy:
         gram: ``<v_i, v_j>`` of the full runs' outputs, summed over prompts, (T, T), float64; or (2T, 2T) with the
             contrasts of the guidance branches as further rows. Transfers to other noise levels need it; None for a
             policy that cannot be transferred.
+        streams: the ``predictions`` of the further latents that the pipeline's loop steps, such as sound, in the order
+            in which it steps them.
 
     Raises:
         PolicyFileError: if a value has the wrong type or range, or the values do not fit together.
@@ -106,6 +91,7 @@ class Policy:
     first_step: int = 0
     envelope: Envelope | None = None
     gram: Tensor | None = None
+    streams: tuple[Mapping[int, Prediction], ...] = ()
 
     def __post_init__(self) -> None:
         normalized(
@@ -114,7 +100,7 @@ class Policy:
             num_inference_steps=partial(whole, at_least=1, at_most=MOST_STEPS),
             cached_steps=each(_step),
             method=instance(Method, "such as Method.named('aligned')"),
-            predictions=_predictions,
+            predictions=checked_predictions,
             origin=optional(instance(Origin, "the pipeline and settings it was calibrated on")),
             time_grid=optional(each(number)),
             rectification=optional(instance(Rectification, "an error model")),
@@ -122,6 +108,7 @@ class Policy:
             first_step=_step,
             envelope=optional(instance(Envelope, "how far calibration's prompts drifted")),
             gram=optional(instance(Tensor, "float64")),
+            streams=each(checked_predictions),
         )
         problem = next(chain(self._in_steps(), self._in_predictions(), self._in_measured()), None)
         if problem:
@@ -145,20 +132,8 @@ class Policy:
 
     def _in_predictions(self) -> Iterator[str]:
         """Yield what is inconsistent in the predictions."""
-        cached = set(self.cached_steps)
-        for i, p in self.predictions.items():
-            if not self.first_step <= i < self.num_inference_steps:
-                yield "there are predictions for steps that the run does not make"
-            if len(p.factors) != len(p.history) or not p.factors:
-                yield "a prediction needs one factor for each step of its history"
-            if len(p.contrast_factors) not in (0, len(p.history)):
-                yield "a prediction needs one contrast factor for each step of its history, or none"
-            if any(not self.first_step <= j <= i or j in cached for j in p.history):
-                yield "a prediction's history has steps that are cached or come later"
-            if any(a <= b for a, b in pairwise(p.history)):
-                yield "a prediction's history must go from the newest step to the oldest"
-            if i not in cached and p.history[0] != i:
-                yield "the history of a computed step's correction must begin with that step"
+        for predictions in (self.predictions, *self.streams):
+            yield from inconsistent(predictions, self.cached_steps, self.first_step, self.num_inference_steps)
 
     def _in_measured(self) -> Iterator[str]:
         """Yield what was fitted or measured and does not fit the schedule."""
@@ -187,6 +162,11 @@ class Policy:
         return tuple(i for i in range(self.first_step, self.num_inference_steps) if i not in cached)
 
     @property
+    def asked_steps(self) -> int:
+        """The ``num_inference_steps`` of its calls: T, but for schedulers that make another number of steps of it."""
+        return (self.origin and self.origin.asked_steps) or self.num_inference_steps
+
+    @property
     def num_made_steps(self) -> int:
         """The number of steps that a call makes, computed or cached: T, or fewer for image-to-image."""
         return self.num_inference_steps - self.first_step
@@ -212,16 +192,13 @@ class Policy:
         """
         if not first_step:
             return self
-        predictions = {
-            step + first_step: replace(p, history=tuple(i + first_step for i in p.history))
-            for step, p in self.predictions.items()
-        }
         return replace(
             self,
             num_inference_steps=self.num_inference_steps + first_step,
             first_step=first_step,
             cached_steps=tuple(step + first_step for step in self.cached_steps),
-            predictions=predictions,
+            predictions=shifted(self.predictions, first_step),
+            streams=tuple(shifted(predictions, first_step) for predictions in self.streams),
             envelope=self.envelope and self.envelope.shifted(first_step),
         )
 
@@ -253,11 +230,12 @@ class Policy:
 
     def metadata(self) -> dict[str, Any]:
         """All but the tensors, as JSON data; `parsed` reads it."""
-        return {
+        streams = {"streams": [as_json(predictions) for predictions in self.streams]}  # older files have none
+        return (streams if self.streams else {}) | {
             "num_inference_steps": self.num_inference_steps,
             "first_step": self.first_step,
             "method": asdict(self.method),
-            "predictions": {step: asdict(prediction) for step, prediction in self.predictions.items()},
+            "predictions": as_json(self.predictions),
             "origin": self.origin and self.origin.metadata(),
             "time_grid": self.time_grid,
             "rectification": self.rectification and self.rectification.metadata(),
@@ -296,10 +274,8 @@ class Policy:
         parts = {
             "cached_steps": steps.tolist(),
             "method": Method(**entries(Method, plain["method"], "method")),
-            "predictions": {
-                _step_of(step): Prediction(**entries(Prediction, part, f"predictions[{step}]"))
-                for step, part in mapping(anything)("predictions", plain.get("predictions", {})).items()
-            },
+            "predictions": parsed_predictions("predictions", plain.get("predictions", {})),
+            "streams": [parsed_predictions("streams", part) for part in plain.get("streams", ())],
             "origin": None if origin is None else Origin.parsed(origin, left),
             "rectification": None if model is None else Rectification.parsed(model, left),
             "calibration": CalibrationRecord(**entries(CalibrationRecord, plain.get("calibration"), "calibration")),
@@ -309,12 +285,6 @@ class Policy:
         if left:
             raise newer(f"tensors {', '.join(sorted(left))}")
         return cls(**{**plain, **parts})
-
-
-def _step_of(written: str) -> int:
-    if str(_step("a step", int(written))) != written:
-        raise _wrong(f"{written!r} is not a step")
-    return int(written)
 
 
 def _is_of_dot_products(gram: Tensor) -> bool:

@@ -122,7 +122,7 @@ def report_evaluation(
         OutputError: if the page cannot be written.
     """
     policies, rows = evaluation.policies, evaluation.rows
-    full = Variant("full", next(iter(policies.values())).num_inference_steps)
+    full = Variant("full", next(iter(policies.values())).asked_steps)
     selection = Selection(
         rows[0].psnr,
         lambda k: {row.name: f"{row.psnr[k]:.1f} dB" for row in rows},

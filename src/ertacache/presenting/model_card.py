@@ -64,7 +64,7 @@ def _usage(policy: Policy, repo_id: str, model: str | None, figures: Figures | N
         if figures is not None:
             imports.insert(0, "import torch")
             opened = f'{opened[:-1]}, dtype=torch.{figures.dtype}).to("{figures.device}")'
-    settings = {"num_inference_steps": policy.num_inference_steps, **_call(policy, figures)}
+    settings = {"num_inference_steps": policy.asked_steps, **_call(policy, figures)}
     lines = [
         *imports,
         "",
@@ -87,7 +87,7 @@ def _call(policy: Policy, figures: Figures | None) -> dict[str, Any]:
 
 def _settings(policy: Policy) -> str:
     record, origin = policy.calibration, policy.origin
-    steps = str(policy.num_inference_steps)
+    steps = str(policy.asked_steps)
     facts = {
         "method": policy.method.name,
         "steps": steps + (f", starting at step {policy.first_step}" if policy.first_step else ""),

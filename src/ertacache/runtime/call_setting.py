@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +9,11 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from diffusers.guiders import BaseGuidance
 from torch import Tensor
 
 from ertacache.policy import Policy
-from ertacache.runtime.unwrap import own_class
+from ertacache.runtime.call_signature import CallSignature, all_arguments
 
 _STRENGTH = re.compile("guidance|guiding|cfg|scale|(?:^|_)eta$|guess_mode|sag_|stg_|sld_")
 """Names of arguments that set how strongly to guide, condition, adapt, or renoise."""
@@ -42,9 +42,8 @@ class CallSetting:
     @classmethod
     def before_any(cls, pipe: Any) -> CallSetting:
         """Read what is known of the pipeline before a call."""
-        parameters = inspect.signature(own_class(pipe).__call__).parameters
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        return cls(None if takes_any else frozenset(parameters))
+        signature = CallSignature.of(pipe)
+        return cls(None if signature.takes_any else frozenset(signature.defaults))
 
     @classmethod
     def of(cls, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CallSetting:
@@ -82,13 +81,7 @@ def guidance_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> di
     Returns:
         The numbers by name.
     """
-    signature = inspect.signature(own_class(pipe).__call__)
-    bound = signature.bind_partial(pipe, *args, **kwargs)
-    bound.apply_defaults()
-    arguments = dict(bound.arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            arguments |= arguments.pop(name, {})
+    arguments = _of_guiders(pipe) | all_arguments(pipe, args, kwargs)
     if "guidance_scale_2" in arguments and arguments["guidance_scale_2"] is None:
         arguments["guidance_scale_2"] = arguments.get("guidance_scale")
     strengths: dict[str, float] = {}
@@ -100,6 +93,15 @@ def guidance_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> di
                 numbers = _numbers(f"{name}.{inner}", part)
                 strengths |= numbers if numbers != {f"{name}.scale": 1.0} else {}  # an adapter's default
     return strengths
+
+
+def _of_guiders(pipe: Any) -> dict[str, Any]:
+    """The scale of a pipeline's guiders, as arguments; modular pipelines keep it there."""
+    found: dict[str, Any] = {}
+    for name, part in getattr(pipe, "__dict__", {}).items():
+        if isinstance(part, BaseGuidance) and "guidance_scale" in part.config:
+            found["guidance_scale" + name.removeprefix("guider")] = part.config["guidance_scale"]
+    return found
 
 
 def is_strength(name: str) -> bool:
@@ -133,7 +135,6 @@ def sizes_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[
     Returns:
         Whole numbers by name.
     """
-    bound = inspect.signature(own_class(pipe).__call__).bind_partial(pipe, *args, **kwargs)
-    bound.apply_defaults()
-    values = {name: bound.arguments.get(name) for name in _SIZES}
+    arguments = all_arguments(pipe, args, kwargs)
+    values = {name: arguments.get(name) for name in _SIZES}
     return {n: int(v) for n, v in values.items() if isinstance(v, (int, float, np.number)) and v == int(v)}

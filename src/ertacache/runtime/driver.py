@@ -26,6 +26,7 @@ class Step:
         scheduler: the scheduler, before the step.
         outputs: the denoiser's outputs at the last computed step, call by call (None for each at level ``hidden``).
         residuals: at level ``hidden``, the blocks' residuals at the last computed step, call by call.
+        stream: which of the latents that the loop steps this is; 0 is that of ``pipe.scheduler``, and comes first.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Step:
     scheduler: Any
     outputs: tuple[Any, ...] = ()
     residuals: tuple[Tensor, ...] = ()
+    stream: int = 0
 
     @property
     def sample(self) -> Tensor:
@@ -85,8 +87,8 @@ class Driver:
     def conditions_changed(self, step: int, what: str) -> None:
         """Called before a step if a callback has changed something other than the latent; ``what`` names it."""
 
-    def stepped(self, index: int, sample: Tensor) -> None:
-        """Called after a step with the next latent, (batch, ...), as the scheduler returned it."""
+    def stepped(self, index: int, sample: Tensor, stream: int) -> None:
+        """Called after a step of a stream with its next latent, (batch, ...), as the scheduler returned it."""
 
 
 class Stop(BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +27,7 @@ def contrast(step: Step) -> Tensor | None:
     batch = len(step.sample)
     branches: list[Tensor] = []
     for output in step.outputs:
-        tensor = _tensor(output)
+        tensor = _tensor(output, step.stream)
         if tensor is None or not tensor.ndim or not len(tensor) or len(tensor) % batch:
             return None
         branches += tensor.chunk(len(tensor) // batch)
@@ -41,10 +42,12 @@ def contrast(step: Step) -> Tensor | None:
     return branches[0][part].float() - branches[-1][part].float()
 
 
-def _tensor(output: Any) -> Tensor | None:
-    """The tensor in what the denoiser returned: the first part of a tuple, or ``output.sample``."""
+def _tensor(output: Any, stream: int) -> Tensor | None:
+    """The tensor of a stream in what the denoiser returned: of a tuple or an output object, the part at its place."""
+    if isinstance(output, Mapping):  # diffusers' output objects are
+        output = tuple(output.values())
     if isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    if not isinstance(output, Tensor):
+        output = output[stream] if stream < len(output) else None
+    if not isinstance(output, Tensor) and not stream:
         output = getattr(output, "sample", None)
     return output if isinstance(output, Tensor) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ertacache.policy import Denoiser, Origin
+from ertacache.policy import Denoiser, Origin, StreamOrigin
 from ertacache.runtime import parameter_samples
 from ertacache.runtime.call_setting import guidance_of, sizes_of
 from ertacache.runtime.denoisers import loop_modules
@@ -91,6 +91,8 @@ def origin_of(
     calls_per_step: int,
     latent_shape: Sequence[int],
     changes: Sequence[int] = (),
+    streams: Sequence[StreamOrigin] = (),
+    asked_steps: int | None = None,
 ) -> Origin:
     """Make the origin of a policy that is calibrated on this pipeline; the other arguments are fields of `Origin`."""
     return Origin(
@@ -105,6 +107,8 @@ def origin_of(
         sizes=dict(circumstances.sizes),
         versions=versions(),
         changes=tuple(changes),
+        streams=tuple(streams),
+        asked_steps=asked_steps,
     )
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from ertacache.method.gram_weights import Outputs
 from ertacache.method.named_methods import INSTANT
+from ertacache.method.prediction import Prediction
 from ertacache.method.prior import prior_outputs
 from ertacache.method.surrogate import Surrogate
 from ertacache.policy import CalibrationRecord, Policy
+from ertacache.policy.predictions import shifted
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import loop_modules
 from ertacache.runtime.guidance_transfer import strength_of
@@ -49,7 +51,13 @@ class Instant:
         setting = CallSetting.of(pipe, args, kwargs)
 
         def decide(scheduler: Any, levels: tuple[float, ...], first: int) -> Resolved:
-            return Resolved(self.policy(scheduler, levels, first, setting.guidance), True, (NOTE,), setting)
+            policy = self.policy(scheduler, levels, first, setting.guidance)
+
+            def solve_stream(number: int, other: Any, levels: Sequence[float], first: int) -> dict[int, Prediction]:
+                outputs = prior_outputs(angles_of(other, levels[first:]), strength_of(setting.guidance), self.without)
+                return solved_stream(policy, outputs, other, levels, first)
+
+            return Resolved(policy, True, (NOTE,), setting, solve_stream=solve_stream)
 
         return Undecided(NOTHING_CACHED, setting=setting, decide=decide)
 
@@ -74,12 +82,30 @@ class Instant:
         computed = self.budget.computed(len(levels) - 1 - first)
         blank = replace(NOTHING_CACHED, calibration=CalibrationRecord(f"{self.budget} (instant)", notes=(NOTE,)))
         outputs = prior_outputs(angles_of(scheduler, levels[first:]), strength, self.without)
-        return solved_policy(blank, outputs, scheduler, levels, first, computed)
+        return solved_policy(blank, [outputs], scheduler, levels, first, computed)
+
+
+def solved_stream(
+    policy: Policy, outputs: Outputs, scheduler: Any, levels: Sequence[float], first: int
+) -> dict[int, Prediction]:
+    """Solve the predictions of a further latent that the loop steps, on the schedule that was chosen.
+
+    Args:
+        policy: the policy of the call.
+        outputs: on the noise levels of the steps that the call makes.
+        scheduler: what steps the latent, before its first step; left unchanged.
+        levels: the T + 1 noise levels of its grid.
+        first: the step that the call begins with.
+    """
+    if not policy.cached_steps:
+        return {}
+    surrogate = Surrogate.answering(outputs, response_of(scheduler, first, levels[first:]))
+    return shifted(surrogate.solved([i - first for i in policy.cached_steps], policy.method.order), first)
 
 
 def solved_policy(
     blank: Policy,
-    outputs: Outputs,
+    outputs: Sequence[Outputs],
     scheduler: Any,
     levels: Sequence[float],
     first: int,
@@ -89,7 +115,8 @@ def solved_policy(
 
     Args:
         blank: its method and its record are the policy's.
-        outputs: on the noise levels of the steps that the call makes.
+        outputs: on the noise levels of the steps that the call makes, of each latent that the loop steps; the schedule
+            is chosen for all of them, the weights are the first one's.
         scheduler: that of the call, before its first step; left unchanged.
         levels: the T + 1 noise levels of its grid.
         first: the step that the call begins with.
@@ -98,7 +125,8 @@ def solved_policy(
     steps = len(levels) - 1 - first
     if computed == steps:
         return replace(blank, num_inference_steps=steps).shifted(first)
-    surrogate = Surrogate.answering(outputs, response_of(scheduler, first, levels[first:]))
+    response = response_of(scheduler, first, levels[first:])
+    surrogate = Surrogate.joint([Surrogate.answering(one, response) for one in outputs])
     cached = surrogate.best_bend(computed)
     predictions = surrogate.solved(cached, blank.method.order)
     return replace(blank, num_inference_steps=steps, cached_steps=cached, predictions=predictions).shifted(first)

@@ -94,7 +94,7 @@ def _commands_for(
         settings = {name: value for name, value in settings.items() if name in call.takes}
     if call and call.resized(policy):
         settings |= {name: str(value) for name, value in (call.sizes or {}).items()}
-    return calibrate_commands(steps or policy.num_inference_steps, policy.step_ratio, settings)
+    return calibrate_commands(steps or policy.asked_steps, policy.step_ratio, settings)
 
 
 def calibrate_commands(steps: int, step_ratio: float, settings: Mapping[str, str]) -> str:

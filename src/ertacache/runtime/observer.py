@@ -19,6 +19,7 @@ class ComputedStep:
         entry: the step's cache entry, the same shape, float32.
         before: the previous computed step's index and cache entry, or None if the history is empty.
         dtype: of the model output as the pipeline gives it.
+        stream: which of the latents that the loop steps this is, from 0.
     """
 
     index: int
@@ -27,6 +28,7 @@ class ComputedStep:
     entry: Tensor
     before: tuple[int, Tensor] | None
     dtype: torch.dtype = torch.float32
+    stream: int = 0
 
 
 class Observer:
@@ -46,5 +48,5 @@ class Observer:
     def computed(self, step: ComputedStep) -> None:
         """Called after a step was computed."""
 
-    def stepped(self, index: int, sample: Tensor) -> None:
-        """Called after the scheduler has made a step, with the next latent, (batch, ...)."""
+    def stepped(self, index: int, sample: Tensor, stream: int = 0) -> None:
+        """Called after a scheduler has made a step, with the stream's next latent, (batch, ...)."""

@@ -75,7 +75,7 @@ def _check_kind(policy: Policy, origin: Origin, pipe: Any, modules: Mapping[str,
             f"{own_class(pipe).__name__} ({now})",
             given=own_class(pipe).__name__,
             cure="Use the policy there, or calibrate one for this pipeline: "
-            f"{calibrate_commands(policy.num_inference_steps, policy.step_ratio, {})}",
+            f"{calibrate_commands(policy.asked_steps, policy.step_ratio, {})}",
         )
 
 
@@ -156,7 +156,9 @@ def grid_difference(
         The name of what differs, its calibrated value and its value now, or None if nothing differs.
     """
     if policy.num_inference_steps != len(levels) - 1:
-        return "num_inference_steps", str(policy.num_inference_steps), str(len(levels) - 1)
+        asked = policy.asked_steps == policy.num_inference_steps
+        field = "num_inference_steps" if asked else "the number of steps that the scheduler makes"
+        return field, str(policy.num_inference_steps), str(len(levels) - 1)
     if policy.origin is None or not policy.method.depends_on_calibration:
         return None
     expected = policy.origin.noise_levels
@@ -179,6 +181,48 @@ def check_latent_shape(policy: Policy, shape: Sequence[int], call: CallSetting |
     if model is not None:
         expected, actual = list(model.k.shape[1:]), list(model.part_of(shape))
         _agree(policy, f"latent shape (error model per {model.granularity})", expected, actual, call)
+
+
+def check_stream(
+    policy: Policy,
+    origin: Origin,
+    number: int,
+    levels: Sequence[float],
+    shape: Sequence[int],
+    call: CallSetting | None = None,
+) -> None:
+    """Raise `PolicyMismatchError` if the policy was made without a further latent of the loop, or for other levels.
+
+    Args:
+        policy: the policy.
+        origin: what it was calibrated on.
+        number: which of the latents it is, 1 or more.
+        levels: the noise levels of its grid.
+        shape: of one sample, without the batch axis.
+        call: the setting of the call, if known.
+    """
+    check_streams(policy, origin, max(number + 1, len(origin.streams) + 1), call)
+    if not policy.method.depends_on_calibration:
+        return
+    expected = origin.streams[number - 1].noise_levels
+    far = len(expected) != len(levels) or any(
+        abs(a - b) > 1e-4 * max(abs(a), 1e-3) for a, b in zip(expected, levels, strict=True)
+    )
+    if far:
+        shown = [", ".join(f"{level:.4g}" for level in values[:3]) + " ..." for values in (expected, levels)]
+        raise mismatch(policy, f"noise levels of latent {number}, of shape {tuple(shape)},", *shown, call=call)
+
+
+def check_streams(policy: Policy, origin: Origin, seen: int, call: CallSetting | None = None) -> None:
+    """Raise `PolicyMismatchError` if the loop steps more or fewer latents than in calibration (with and without sound).
+
+    Args:
+        policy: the policy.
+        origin: what it was calibrated on.
+        seen: how many latents the loop steps.
+        call: the setting of the call, if known.
+    """
+    _agree(policy, "number of latents that the loop steps (with or without sound)", len(origin.streams) + 1, seen, call)
 
 
 def _agree(policy: Policy, field: str, expected: object, actual: object, call: CallSetting | None) -> None:

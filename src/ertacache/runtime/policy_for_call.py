@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ertacache.errors import PipelineError, RunError
+from ertacache.method.named_methods import check_streams_method
+from ertacache.method.prediction import Prediction
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.grid_transfer import carries, of_measured_kind, on_grid, refusal
@@ -26,6 +28,8 @@ from ertacache.runtime.policy_checks import (
     check_guidance,
     check_latent_shape,
     check_pipeline,
+    check_stream,
+    check_streams,
     grid_difference,
 )
 from ertacache.runtime.report import Report
@@ -44,6 +48,8 @@ class Resolved:
         setting: the setting of the call, if known.
         observers: watch the run, beside those of the caller.
         succeeded: called with the report when the call has returned without an error.
+        solve_stream: makes the predictions of a further latent that the loop steps, from its scheduler, noise levels
+            and first step; None if the policy has them.
     """
 
     policy: Policy
@@ -52,6 +58,7 @@ class Resolved:
     setting: CallSetting | None = None
     observers: tuple[Observer, ...] = ()
     succeeded: Callable[[Report], None] = lambda report: None
+    solve_stream: SolveStream | None = None
 
     def on_grid(self, scheduler: Any, levels: Sequence[float]) -> Resolved:
         """Compare the policy with the grid of the call, and transfer it if needed.
@@ -107,6 +114,42 @@ class Resolved:
             f"{shape}; it is followed unchanged; a policy calibrated on this shape may be closer to the full run"
         )
         return replace(self, notes=(*self.notes, note))
+
+    def at_stream(
+        self, number: int, scheduler: Any, levels: Sequence[float], first: int, latent: Sequence[int]
+    ) -> Mapping[int, Prediction]:
+        """Compare the policy with the first step of a further latent that the loop steps, such as sound.
+
+        Args:
+            number: which of the latents it is, 1 or more.
+            scheduler: what steps it.
+            levels: the noise levels of its grid.
+            first: the index of the step.
+            latent: its shape, with the batch axis.
+
+        Returns:
+            Its predictions.
+
+        Raises:
+            PipelineError: if the policy's method is not for several latents.
+            PolicyMismatchError: if the policy was made without it, or for other noise levels.
+        """
+        policy = self.policy
+        check_streams_method(policy.method, number + 1)
+        if self.solve_stream is not None:
+            return self.solve_stream(number, scheduler, levels, first)
+        if policy.origin is not None:
+            check_stream(policy, policy.origin, number, levels, tuple(latent[1:]), self.setting)
+        return policy.streams[number - 1] if number <= len(policy.streams) else {}
+
+    def check_streams(self, seen: int) -> None:
+        """Raise `PolicyMismatchError` if the loop steps fewer latents than the policy was calibrated with."""
+        if self.policy.origin is not None and self.solve_stream is None:
+            check_streams(self.policy, self.policy.origin, seen)
+
+
+SolveStream = Callable[[int, Any, Sequence[float], int], Mapping[int, Prediction]]
+"""``solve(number, scheduler, levels, first)``; see `Resolved`."""
 
 
 def resolve(policy: Policy, pipe: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Resolved:

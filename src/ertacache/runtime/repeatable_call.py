@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import ConfigMixin
+from diffusers import ConfigMixin, ModularPipeline
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -54,10 +54,12 @@ def _copied(value: Any) -> Any:
     return copied_generators(tree_map_only(Tensor, lambda t: t.detach().clone(), value))
 
 
-def gives_latents(kind: type) -> bool:
-    """Whether a pipeline class supports ``output_type="latent"``, judged by its source; many refuse unknown types."""
+def gives_latents(pipe: Any) -> bool:
+    """Whether a pipeline supports ``output_type="latent"``, judged by its source; many refuse unknown types."""
+    if isinstance(pipe, ModularPipeline):
+        return False  # its blocks differ
     try:
-        return re.search(r"""["']latent["']""", inspect.getsource(kind)) is not None
+        return re.search(r"""["']latent["']""", inspect.getsource(own_class(pipe))) is not None
     except (OSError, TypeError):  # a class without source, as from an interactive session
         return False
 
@@ -79,6 +81,17 @@ def twin_of(pipe: Any) -> Any:
         if stateful and not hasattr(type(value), "components"):  # not a pipeline within the pipeline
             setattr(twin, name, copy.deepcopy(value))
     twin.scheduler = copy.deepcopy(pipe.scheduler)
-    if hasattr(twin, "set_progress_bar_config"):
+    if isinstance(twin, ModularPipeline):
+        twin._blocks = copy.deepcopy(pipe._blocks)
+        _silence(twin._blocks)
+    elif hasattr(twin, "set_progress_bar_config"):
         twin.set_progress_bar_config(disable=True)
     return twin
+
+
+def _silence(blocks: Any) -> None:
+    """Switch the progress bars of modular blocks off."""
+    if hasattr(blocks, "set_progress_bar_config"):
+        blocks.set_progress_bar_config(disable=True)
+    for inner in getattr(blocks, "sub_blocks", {}).values():
+        _silence(inner)

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from ertacache.errors import ERTACacheError, PipelineError, RunError
@@ -24,9 +23,10 @@ from ertacache.runtime.driver import Driver, Step, Stop
 from ertacache.runtime.kept_outputs import DenoiserCalls
 from ertacache.runtime.report import Report
 from ertacache.runtime.scheduler_seam import SchedulerSeam
-from ertacache.runtime.scheduler_step import StepCall, landed
+from ertacache.runtime.scheduler_step import landed
 from ertacache.runtime.schedulers import sampler_of
 from ertacache.runtime.step_index import index_of
+from ertacache.runtime.streams import Stream, Streams, several_clocks
 from ertacache.runtime.unwrap import own_class
 
 PATIENCE = 100
@@ -59,7 +59,7 @@ class Run:
         self.ended: BaseException | None = None
         self._ignored = 0
         self._modules = list(denoisers_of(pipe).values())
-        self._step_call = StepCall.of(pipe.scheduler)
+        self._streams = Streams(pipe.scheduler)
         self._seam = SchedulerSeam(
             pipe, {"step": self._at_seam(self._make_step), "set_timesteps": self._at_seam(self._lay_grid)}
         )
@@ -67,8 +67,8 @@ class Run:
         self._aside = False  # whether a callback is running
         self._conditions = 0  # how often a callback has changed more than the latent
         self._next_step: int | None = None
+        self._computed = True  # whether the denoiser ran for the step whose boundary is the latest
         self._levels: Sequence[float] | None = None  # the noise levels, if the grid was retimed
-        self._latest: Tensor | None = None  # the first step's latent, if arguments are recognised by position
 
     @property
     def residuals(self) -> Mapping[Any, History]:
@@ -112,7 +112,7 @@ class Run:
             gate.remove(module, self)
         self._seam.remove()
         self._calls.remove()
-        self._latest = None
+        self._streams.forget()
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Make the pipeline's own call, with its callbacks watched; only inside this context."""
@@ -214,14 +214,15 @@ class Run:
         """Call the scheduler's own ``set_timesteps``, and begin a new trajectory."""
         with self._seam.within():
             result = set_timesteps(*args, **kwargs)
-        self._open_segment(scheduler)
+        if not self._seam.is_beside(scheduler):
+            self._open_segment(scheduler)
         return result
 
     def _open_segment(self, scheduler: Any) -> None:
         """Begin a new trajectory after ``set_timesteps``: all kept results belong to the old one."""
         self._calls.forget()
         self._next_step = None
-        self._latest = None
+        self._streams.forget()
         self._levels = self.driver.open_segment(scheduler)
         patched = "step" in self._seam.patched
         if patched and self._levels is not None and sampler_of(scheduler).warped_step is not None:
@@ -233,52 +234,62 @@ class Run:
 
     def _make_step(self, scheduler: Any, step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call the scheduler's own ``step`` with the model output that the driver decides on."""
-        arguments, first = self._step_call.arguments(args, kwargs), self._next_step is None
-        index = self._checked(scheduler, arguments)
-        output = self._output_for(index, scheduler, arguments)
+        stream = self._streams.stepped_by(scheduler, self._calls.made > 0)
+        if stream is None:
+            raise self._unseen(scheduler)
+        arguments = stream.step_call.arguments(args, kwargs)
+        index = self._checked(stream, arguments)
+        output = self._output_for(stream, index, arguments)
         warped_step = sampler_of(scheduler).warped_step if self._levels is not None else None
         with self._seam.within():
             if warped_step is not None and self._levels is not None:
                 changed = arguments | {"model_output": output}
                 result = warped_step(scheduler, own_class(scheduler), changed, index, self._levels)
             else:
-                args, kwargs = self._step_call.with_output(args, kwargs, output)
+                args, kwargs = stream.step_call.with_output(args, kwargs, output)
                 result = step(*args, **kwargs)
         latent = landed(result)
-        self._latest = latent if first and self._step_call.guessed else None
-        self.driver.stepped(index, latent)
+        stream.landed(latent)
+        self.driver.stepped(index, latent, stream.number)
         return result
 
-    def _output_for(self, index: int, scheduler: Any, arguments: Mapping[str, Any]) -> Tensor:
+    def _output_for(self, stream: Stream, index: int, arguments: Mapping[str, Any]) -> Tensor:
         """Ask the driver for the model output, and count the step."""
         calls = self._calls
+        if stream.number == 0:
+            self._computed = not calls.cached
         residuals = calls.newest_residuals()
-        step = Step(index, arguments, not calls.cached, calls.pattern, scheduler, calls.outputs, residuals)
+        step = Step(
+            index,
+            arguments,
+            self._computed,
+            calls.pattern,
+            stream.scheduler,
+            calls.outputs,
+            residuals,
+            stream.number,
+        )
         output = self.driver.model_output(step)
-        (self.report.computed_steps if step.computed else self.report.cached_steps).append(index)
-        self._next_step = index + 1
-        calls.begin_step()
+        if stream.number == 0:
+            (self.report.computed_steps if step.computed else self.report.cached_steps).append(index)
+            self._next_step = index + 1
+            calls.begin_step()
         return output
 
-    def _checked(self, scheduler: Any, arguments: Mapping[str, Any]) -> int:
+    def _checked(self, stream: Stream, arguments: Mapping[str, Any]) -> int:
         """Check that this step can be handled, and find its index.
 
         Raises:
             RunError: if it cannot.
         """
-        if self._calls.made == 0:
-            raise self._unseen()
-        self._step_call.check(scheduler, arguments)
-        output, sample, timestep = (arguments[name] for name in ("model_output", "sample", "timestep"))
-        if self._latest is not None and _equal(output, self._latest) and not _equal(sample, self._latest):
-            raise self._step_call.misread(scheduler, arguments)
-        if not sample.is_floating_point():
-            raise RunError(
-                "this model samples tokens, which are whole numbers and cannot be extrapolated",
-                given=f"a sample of {sample.dtype}",
-                cure="It cannot be cached: call ertacache.disable(pipe).",
-            )
-        index = index_of(scheduler, timestep, self._next_step)
+        stream.check(arguments)
+        if stream.number:
+            assert self._next_step is not None  # the first stream has made this step
+            index = index_of(stream.scheduler, arguments["timestep"], self._next_step - 1)
+            if index != self._next_step - 1:
+                raise several_clocks(f"steps {self._next_step - 1} and {index} after one call of the denoiser")
+            return index
+        index = index_of(stream.scheduler, arguments["timestep"], self._next_step)
         if self._next_step is not None and index < self._next_step:
             raise RunError(
                 f"the pipeline repeats step {index} (tiled or panorama views, or resampling), and such sampling "
@@ -296,7 +307,7 @@ class Run:
             )
         return index
 
-    def _unseen(self) -> RunError:
+    def _unseen(self, scheduler: Any) -> RunError:
         """Make the error for a scheduler that steps though no denoiser call was seen."""
         for name, module in denoisers_of(self.pipe).items():
             if all(module is not known for known in self._modules):
@@ -305,14 +316,11 @@ class Run:
                     given=type(module).__name__,
                     cure="Replace it before or after a call.",
                 )
-        since = "since the last step" if len(self._calls) else "before it"
+        if self._streams.known:
+            return self._streams.stepped_again(scheduler)
         return RunError(
-            f"scheduler.step() was called, but no call of the denoiser was seen {since}",
+            "scheduler.step() was called, but no call of the denoiser was seen before it",
             given=f"watched: {', '.join(f'pipe.{name}' for name in denoisers_of(self.pipe))}",
-            cure="The pipeline calls its denoiser's forward() directly, or steps several latents after one call, "
-            "and cannot be cached: call ertacache.disable(pipe).",
+            cure="The pipeline calls its denoiser's forward() directly, and cannot be cached: call "
+            "ertacache.disable(pipe).",
         )
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.device == other.device and torch.equal(one, other.to(one.dtype))

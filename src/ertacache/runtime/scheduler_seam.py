@@ -1,7 +1,8 @@
-"""The second seam: intercept the scheduler's ``step`` and ``set_timesteps`` for the length of a run.
+"""The second seam: intercept the schedulers' ``step`` and ``set_timesteps`` for the length of a run.
 
-The scheduler's class is replaced by a subclass, so that copies which a pipeline makes in its loop are intercepted as
-well. A method that is patched on the object would hide the subclass's, so it is wrapped too.
+A pipeline may have further schedulers beside ``pipe.scheduler``, such as one for sound. The class of each is replaced
+by a subclass, so that copies which a pipeline makes in its loop are intercepted as well. A method that is patched on
+the object would hide the subclass's, so it is wrapped too.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from diffusers import SchedulerMixin
+
 from ertacache.errors import RunError
 from ertacache.runtime.seam_classes import PatchedSeam, Through, seamed_subclass
 from ertacache.runtime.unwrap import own_class, patched_on, set_class
 
 
 class SchedulerSeam:
-    """Intercepts the methods of one pipeline's scheduler.
+    """Intercepts the methods of one pipeline's schedulers.
 
     Args:
         pipe: the pipeline.
@@ -25,12 +28,15 @@ class SchedulerSeam:
 
     Attributes:
         scheduler: the pipeline's scheduler when the run began.
-        patched: by name, the wrapped methods that were patched on the scheduler object.
+        beside: the pipeline's further schedulers.
+        patched: the names of the methods that were patched on the scheduler object.
     """
 
     def __init__(self, pipe: Any, through: Mapping[str, Through]) -> None:
         self.pipe, self.scheduler = pipe, pipe.scheduler
-        self.patched: dict[str, PatchedSeam] = {}
+        self.beside = schedulers_beside(pipe)
+        self.patched: frozenset[str] = frozenset()
+        self._patches: list[tuple[Any, str, PatchedSeam]] = []
         self._through = {name: self._seen_by(seen) for name, seen in through.items()}
         self._thread = 0
         self._within = False  # whether an intercepted call is running
@@ -42,27 +48,41 @@ class SchedulerSeam:
             RunError: if the scheduler is in the middle of another call.
         """
         with _entering:
-            before = getattr(type(self.scheduler), "_ertacache_seam", None)
-            if before is not None and before._thread:  # without a thread it is a copy made in an earlier run
-                raise self._busy()
-            set_class(self.scheduler, seamed_subclass(self.scheduler, self._through, _ertacache_seam=self))
+            for scheduler in self._all:
+                before = getattr(type(scheduler), "_ertacache_seam", None)
+                if before is not None and before._thread:  # without a thread it is a copy made in an earlier run
+                    raise self._busy()
+            for scheduler in self._all:
+                set_class(scheduler, seamed_subclass(scheduler, self._through, _ertacache_seam=self))
             self._thread = threading.get_ident()
 
     def watch_patches(self) -> None:
-        """Wrap the methods that are patched on the scheduler object, which would hide those of the class."""
-        for name, through in self._through.items():
-            patched = patched_on(self.scheduler, name)
-            if patched is not None:
-                self.patched[name] = vars(self.scheduler)[name] = PatchedSeam(self.scheduler, patched, through)
+        """Wrap the methods that are patched on a scheduler object, which would hide those of the class."""
+        for scheduler in self._all:
+            for name, through in self._through.items():
+                patched = patched_on(scheduler, name)
+                if patched is not None:
+                    seam = vars(scheduler)[name] = PatchedSeam(scheduler, patched, through)
+                    self._patches.append((scheduler, name, seam))
+        self.patched = frozenset(name for scheduler, name, _ in self._patches if scheduler is self.scheduler)
 
     def remove(self) -> None:
-        """Stop intercepting; class and patched methods are as before."""
-        for name, seam in self.patched.items():
-            if vars(self.scheduler).get(name) is seam:  # unless it was patched again during the run
-                vars(self.scheduler)[name] = seam.patched
+        """Stop intercepting; classes and patched methods are as before."""
+        for scheduler, name, seam in self._patches:
+            if vars(scheduler).get(name) is seam:  # unless it was patched again during the run
+                vars(scheduler)[name] = seam.patched
         with _entering:
-            set_class(self.scheduler, own_class(self.scheduler))
-            self._thread = 0  # a copy of the scheduler that outlives the run is inert
+            for scheduler in self._all:
+                set_class(scheduler, own_class(scheduler))
+            self._thread = 0  # a copy of a scheduler that outlives the run is inert
+
+    @property
+    def _all(self) -> list[Any]:
+        return [self.scheduler, *self.beside]
+
+    def is_beside(self, scheduler: Any) -> bool:
+        """Whether this is one of the further schedulers."""
+        return any(scheduler is other for other in self.beside)
 
     @contextmanager
     def within(self) -> Iterator[None]:
@@ -95,7 +115,8 @@ class SchedulerSeam:
         """Whether to intercept a call of the scheduler: it comes from the run's thread, and not from the scheduler."""
         if self._thread == threading.get_ident():
             return not self._within
-        if self._thread and (scheduler is self.scheduler or scheduler is self.pipe.scheduler):  # maybe a copy by now
+        ours = scheduler is self.pipe.scheduler or any(scheduler is one for one in self._all)  # maybe a copy by now
+        if self._thread and ours:
             raise self._busy()
         return False
 
@@ -108,3 +129,10 @@ class SchedulerSeam:
 
 
 _entering = threading.Lock()  # held while a scheduler's class changes
+
+
+def schedulers_beside(pipe: Any) -> list[Any]:
+    """The pipeline's schedulers other than ``pipe.scheduler``, such as one for sound, or one that only adds noise."""
+    held = [value for value in getattr(pipe, "__dict__", {}).values() if isinstance(value, SchedulerMixin)]
+    others = [value for value in held if value is not pipe.scheduler]
+    return [value for k, value in enumerate(others) if all(value is not known for known in others[:k])]

@@ -62,6 +62,15 @@ def is_outside(envelope: Envelope, drifts: Mapping[int, float]) -> bool:
     return bool(envelope.reached(drifts)) and score(envelope, drifts) > envelope.limit
 
 
+def joint_drift(drifts: Sequence[Tensor]) -> Tensor:
+    """The drift of a step whose loop steps several latents: the geometric mean, to which each counts by its own scale.
+
+    Args:
+        drifts: of each latent, (batch,).
+    """
+    return drifts[0] if len(drifts) == 1 else torch.stack(list(drifts)).log().mean(dim=0).exp()
+
+
 def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:
     """Compute ``|| v - v^ || / || v ||`` for each sample.
 

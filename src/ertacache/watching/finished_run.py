@@ -1,9 +1,10 @@
-"""Record a run's final latent and drifts, to compare it with another run."""
+"""Record a run's final latents and drifts, to compare it with another run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ertacache.policy import Policy
@@ -18,12 +19,12 @@ class FinishedRun:
     """A run that has ended.
 
     Args:
-        latent: the final latent, (batch, ...), floating.
+        latents: the final latents, each (batch, ...), floating: that of the pictures, then that of the sound, if any.
         drifts: the drifts of its computed steps, or None if its policy has no envelope.
         denoiser_calls: how many denoiser calls it made.
     """
 
-    latent: Tensor
+    latents: tuple[Tensor, ...]
     drifts: GuardReport | None
     denoiser_calls: int
 
@@ -34,28 +35,37 @@ class FinishedRun:
             The distances of the final latents, (batch,), and the drifts of both runs, or None if one has none.
         """
         both = (self.drifts, other.drifts) if self.drifts and other.drifts else None
-        return distance_of(self.latent, other.latent), both
+        distances = [distance_of(*pair) for pair in zip(self.latents, other.latents, strict=True)]
+        return (distances[0] if len(distances) == 1 else torch.stack(distances).square().mean(dim=0).sqrt()), both
+
+    def relative_error(self, true: FinishedRun) -> float:
+        """How far the final latents are from those of a full run, relative to their size; the largest of several."""
+        errors = []
+        for own, full in zip(self.latents, true.latents, strict=True):
+            wanted = full.float()
+            errors.append(float(torch.linalg.vector_norm(own.float() - wanted) / torch.linalg.vector_norm(wanted)))
+        return max(errors)
 
 
 class LatentObserver(Observer):
-    """Keeps the latent of the last step, and notes whether the policy was transferred.
+    """Keeps the latents of the last step, and notes whether the policy was transferred.
 
     Attributes:
-        latest: the latest latent, (batch, ...); None before the first step.
+        latest: the latest latent of each stream, (batch, ...); empty before the first step.
         as_calibrated: whether the policy was followed as calibrated.
     """
 
     def __init__(self) -> None:
-        self.latest: Tensor | None = None
+        self.latest: dict[int, Tensor] = {}
         self.as_calibrated = False
 
     def begin(self, as_calibrated: bool) -> None:
         """Note whether the policy was transferred."""
         self.as_calibrated = as_calibrated
 
-    def stepped(self, index: int, sample: Tensor) -> None:
+    def stepped(self, index: int, sample: Tensor, stream: int = 0) -> None:
         """Keep the latent."""
-        self.latest = sample
+        self.latest[stream] = sample
 
     def finished(self, guard: Guard | None, report: Report) -> FinishedRun | None:
         """Make the record of the run, or None if it made no step, or its policy was transferred.
@@ -64,9 +74,9 @@ class LatentObserver(Observer):
             guard: what recorded the drifts, if anything did.
             report: the run's.
         """
-        if self.latest is None or not self.as_calibrated:
+        if not self.latest or not self.as_calibrated:
             return None
-        return FinishedRun(self.latest, guard.report if guard else None, report.denoiser_calls)
+        return FinishedRun(tuple(self.latest.values()), guard.report if guard else None, report.denoiser_calls)
 
 
 def drift_watch(policy: Policy) -> Guard | None:

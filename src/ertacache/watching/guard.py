@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import get_args
 
+from torch import Tensor
+
 from ertacache.errors import GuardError
 from ertacache.policy import Envelope, Policy
 from ertacache.runtime.observer import ComputedStep, Observer
 from ertacache.value_checks import abbreviated
-from ertacache.watching.drift_score import relative_drift
+from ertacache.watching.drift_score import joint_drift, relative_drift
 from ertacache.watching.guard_report import GuardReport, Mode
 
 
@@ -36,11 +38,14 @@ class Guard(Observer):
         self._corrects = not policy.predictions.keys().isdisjoint(computed)
         self._computing = False
         self._watches = True
+        self._streams = 1 + len(policy.streams)
+        self._parts: dict[int, list[Tensor]] = {}
 
     def begin(self, as_calibrated: bool) -> None:
         """Begin a trajectory. A transferred policy is not watched: calibration's drifts do not apply to it."""
         self._watches = as_calibrated
         self.report.forget()
+        self._parts.clear()
         self._computing = False
 
     def computed(self, step: ComputedStep) -> None:
@@ -52,9 +57,15 @@ class Guard(Observer):
         if not self._watches or step.index not in self.compared:
             return
         if step.corrected is not None:
-            self.report.keep(step.index, relative_drift(step.truth, step.corrected))
+            self._add(step.index, relative_drift(step.truth, step.corrected))
         elif not self._corrects and step.before and step.before[0] == self._before[step.index]:
-            self.report.keep(step.index, relative_drift(step.entry, step.before[1]))
+            self._add(step.index, relative_drift(step.entry, step.before[1]))
+
+    def _add(self, step: int, drift: Tensor) -> None:
+        """Take in the drift of one stream; that of the step is known with the last one's."""
+        self._parts.setdefault(step, []).append(drift)
+        if len(self._parts[step]) == self._streams:
+            self.report.keep(step, joint_drift(self._parts.pop(step)))
 
     def asks_to_compute(self, step: int) -> bool:
         """Return whether to compute this step, which the policy caches.

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ertacache.errors import GuardError
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import CallSetting
+from ertacache.runtime.call_signature import given_arguments
 from ertacache.runtime.policy_driver import PolicyDriver
-from ertacache.runtime.policy_for_call import unchanged
+from ertacache.runtime.policy_for_call import SolveStream, unchanged
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.repeatable_call import Call, gives_latents, twin_of
 from ertacache.runtime.run import Run
-from ertacache.runtime.unwrap import own_class
 from ertacache.watching.draft import Draft
 from ertacache.watching.draft_report import DraftReport
 from ertacache.watching.finished_run import FinishedRun, LatentObserver, drift_watch
@@ -34,23 +34,19 @@ class ReplayableCall:
     def __init__(
         self, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any], random: RandomState | None = None
     ) -> None:
-        signature = inspect.signature(own_class(pipe).__call__)
-        bound = dict(signature.bind(pipe, *args, **kwargs).arguments)
-        for name, parameter in signature.parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                bound |= bound.pop(name, {})
-        del bound[next(iter(signature.parameters))]  # self
+        bound = given_arguments(pipe, args, kwargs)
         arguments = {name: value for name, value in bound.items() if not name.startswith("callback")}
-        latents = {"output_type": "latent"} if gives_latents(own_class(pipe)) else None
+        latents = {"output_type": "latent"} if gives_latents(pipe) else None
         self._call = Call(arguments, random or RandomState.current(), latents)
         self._setting = CallSetting.of(pipe, args, kwargs)
 
-    def run(self, pipe: Any, policy: Policy) -> FinishedRun | None:
+    def run(self, pipe: Any, policy: Policy, solve_stream: SolveStream | None = None) -> FinishedRun | None:
         """Make the call with a policy, on a copy of the pipeline; the user's objects stay unchanged.
 
         Args:
             pipe: the pipeline.
             policy: the policy to follow.
+            solve_stream: see `ertacache.runtime.policy_for_call.Resolved`.
 
         Returns:
             The finished run, or None if the policy had to be transferred to the grid of the call.
@@ -58,7 +54,7 @@ class ReplayableCall:
         Raises:
             PolicyMismatchError: if the policy is for another setting.
         """
-        resolved = unchanged(policy, self._setting)
+        resolved = replace(unchanged(policy, self._setting), solve_stream=solve_stream)
         guard, latents = drift_watch(policy), LatentObserver()
         observers = [latents, *([guard] if guard else [])]
         twin = twin_of(pipe)
