@@ -6,7 +6,7 @@ turning clockwise on a striped teal background``. Captions are split for good as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -111,18 +111,48 @@ def pose(motion: str, time: float, x: float, y: float) -> Pose:
     return Pose(float(x), float(y), scale, turn, opacity)
 
 
-def draw_clip(clip: Clip, rng: np.random.Generator) -> np.ndarray:
-    """The frames of a clip: uint8, (FRAMES, PIXELS, PIXELS, 3). ``rng`` draws what the caption leaves open."""
-    ground = backdrop(clip.background, clip.background_color, np.zeros(2), PIXELS)
+@dataclass(frozen=True)
+class Track:
+    """One actor in one drawing of a clip: what the caption leaves open is fixed here.
+
+    Args:
+        actor: who does what.
+        x, y: the place around which it does so, shares of the width.
+        turn: radians at the start, clockwise.
+        shrink: of its radius; shapes in pairs are smaller.
+    """
+
+    actor: Actor
+    x: float
+    y: float
+    turn: float
+    shrink: float
+
+    def at(self, time: float) -> tuple[Pose, float]:
+        """The pose at ``time`` 0 .. 1 of the clip, with the turn from the upright, and the radius."""
+        here = pose(self.actor.motion, time, self.x, self.y)
+        radius = here.scale * SIZES[self.actor.shape.size] * self.shrink
+        return replace(here, turn=self.turn + here.turn), radius
+
+
+def tracks(clip: Clip, rng: np.random.Generator) -> list[Track]:
+    """The actors' tracks. All that is random about a drawing is drawn here, so that frames and sound can share it."""
     rows = (0.5,) if len(clip.actors) == 1 else (0.27, 0.73)
     places = [np.array([0.5, row]) + rng.uniform(-0.03, 0.03, 2) for row in rows]
     starts = [rng.uniform(-0.2, 0.2) for _ in rows]
-    frames = np.empty((FRAMES, PIXELS, PIXELS, 3), np.uint8)
+    shrink = 0.85 if len(rows) == 2 else 1.0
+    return [Track(actor, x, y, start, shrink) for actor, (x, y), start in zip(clip.actors, places, starts, strict=True)]
+
+
+def draw_clip(clip: Clip, rng: np.random.Generator, pixels: int = PIXELS) -> np.ndarray:
+    """The frames of a clip: uint8, (FRAMES, pixels, pixels, 3). ``rng`` draws what the caption leaves open."""
+    ground = backdrop(clip.background, clip.background_color, np.zeros(2), pixels)
+    actors = tracks(clip, rng)
+    frames = np.empty((FRAMES, pixels, pixels, 3), np.uint8)
     for index in range(FRAMES):
         canvas = ground.copy()
-        for actor, (x, y), start in zip(clip.actors, places, starts, strict=True):
-            at = pose(actor.motion, index / (FRAMES - 1), x, y)
-            radius = at.scale * SIZES[actor.shape.size] * (0.85 if len(rows) == 2 else 1.0)
-            paint(canvas, actor.shape, np.array([at.x, at.y]), radius, start + at.turn, at.opacity)
+        for track in actors:
+            at, radius = track.at(index / (FRAMES - 1))
+            paint(canvas, track.actor.shape, np.array([at.x, at.y]), radius, at.turn, at.opacity)
         frames[index] = np.clip(canvas * 255 + 0.5, 0, 255)
     return frames

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from training.families import Family
+    from training.families import Family, Sounding
 
 CHUNK = 500
 
@@ -38,3 +38,20 @@ def drawn_on_disk(family: Family, folder: Path, count: int, split: str = "traini
         out.flush()
         captions.write_text(json.dumps(texts))
     return np.load(pixels, mmap_mode="r"), json.loads(captions.read_text())
+
+
+def _sounds(job: tuple[Sounding, int, str]) -> np.ndarray:
+    family, index, split = job
+    rng = np.random.default_rng([index, len(split)])
+    scenes = [family.sample(rng, split) for _ in range(CHUNK)]
+    return np.stack([family.sound(scene, rng) for scene in scenes])
+
+
+def sounds_on_disk(family: Sounding, folder: Path, count: int, split: str = "training") -> np.ndarray:
+    """The waveforms of the clips that `drawn_on_disk` draws: float32, (count, samples); made once."""
+    path = folder / f"{split}-{count}-sound.npy"
+    if not path.exists():
+        with ProcessPoolExecutor() as pool:
+            chunks = list(pool.map(_sounds, [(family, k, split) for k in range(count // CHUNK)]))
+        np.save(path, np.concatenate(chunks))
+    return np.load(path, mmap_mode="r")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,12 @@ def v_prediction(alphas_cumprod: Tensor) -> Callable[[int, torch.Generator], Noi
     return draw
 
 
+def noised(x: Tensor, noise: Tensor, level: Noising) -> tuple[Tensor, Tensor]:
+    """A batch as the denoiser gets it, and what it should say of it."""
+    alpha, sigma, a, b = (v.view(-1, *[1] * (x.ndim - 1)) for v in (level.alpha, level.sigma, level.a, level.b))
+    return alpha * x + sigma * noise, a * x + b * noise
+
+
 def hidden_matrices(denoiser: nn.Module) -> list[nn.Parameter]:
     """The weight matrices of the blocks that act on tokens, which Muon trains; modulation sees the time only."""
     return [
@@ -59,11 +66,11 @@ def hidden_matrices(denoiser: nn.Module) -> list[nn.Parameter]:
 
 
 def fit(
-    predict: Callable[..., Tensor],
+    predict: Callable[..., Any],
     noising: Callable[[int, torch.Generator], Noising],
     denoiser: nn.Module,
     text_encoders: list[nn.Module],
-    latents: Tensor,
+    latents: Tensor | tuple[Tensor, ...],
     tokens: tuple[Tensor, ...],
     empty: tuple[Tensor, ...],
     folder: Path,
@@ -74,26 +81,31 @@ def fit(
 ) -> None:
     """Mean squared error of ``predict(noisy, timestep, *ids)``.
 
-    ``latents`` (n, ...) as the denoiser sees them; ``tokens`` the captions' ids, each (n, length); ``empty`` the ids
-    of the empty caption, each (1, length), which replace one caption in ten so that guidance has its other branch.
+    ``latents`` (n, ...) as the denoiser sees them, a tuple of such where it denoises several streams at once, at the
+    same level of noise: ``predict`` then takes and gives tuples, and the loss is the mean of theirs. ``tokens`` are
+    the captions' ids, each (n, length); ``empty`` the ids of the empty caption, each (1, length), which replace one
+    caption in ten so that guidance has its other branch.
     """
+    several = isinstance(latents, tuple)
+    streams: tuple[Tensor, ...] = latents if isinstance(latents, tuple) else (latents,)
 
-    def loss_of(noisy: Tensor, target: Tensor, timestep: Tensor, *ids: Tensor) -> Tensor:
+    def loss_of(noisy: tuple[Tensor, ...], targets: tuple[Tensor, ...], timestep: Tensor, *ids: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            output = predict(noisy, timestep, *ids)
-        return (output.float() - target).square().mean()
+            output = predict(noisy if several else noisy[0], timestep, *ids)
+        outputs = output if several else (output,)
+        losses = [(y.float() - target).square().mean() for y, target in zip(outputs, targets, strict=True)]
+        return torch.stack(losses).mean()
 
     compiled = torch.compile(loss_of)
 
     def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(latents), (batch,), generator=generator)
-        x = latents[rows].float()
-        noise = torch.randn(x.shape, generator=generator)
+        rows = torch.randint(len(streams[0]), (batch,), generator=generator)
+        noise = [torch.randn(batch, *x.shape[1:], generator=generator) for x in streams]
         level = noising(batch, generator)
-        alpha, sigma, a, b = (v.view(-1, *[1] * (x.ndim - 1)) for v in (level.alpha, level.sigma, level.a, level.b))
+        pairs = [noised(x[rows].float(), e, level) for x, e in zip(streams, noise, strict=True)]
         drop = torch.rand(batch, 1, generator=generator) < CONDITION_DROPOUT
         ids = [torch.where(drop, void, ids[rows]) for ids, void in zip(tokens, empty, strict=True)]
-        return compiled(alpha * x + sigma * noise, a * x + b * noise, level.timestep, *ids)
+        return compiled(tuple(x for x, _ in pairs), tuple(y for _, y in pairs), level.timestep, *ids)
 
     train(
         "transformer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+    GemmaTokenizer,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -22,6 +26,8 @@ WIDTH = 96
 CLIP_LENGTH = 32
 T5_LENGTH = 24
 """Words of the longest caption, and the end."""
+GEMMA_LENGTH = 24
+"""The beginning, and the words of the longest caption."""
 
 
 def clip_tokenizer(captions: list[str]) -> CLIPTokenizer:
@@ -50,6 +56,25 @@ def t5_tokenizer(captions: list[str]) -> T5TokenizerFast:
     pieces += [(f"▁{word}", -2.0) for word in words]
     pieces += [(letter, -10.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def gemma_tokenizer(captions: list[str]) -> GemmaTokenizer:
+    """Byte-pair encoding learned from the captions' words, each of which becomes one token; pads on the left."""
+    words = sorted({word for caption in captions for word in caption.split()})
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000,
+        min_frequency=0,
+        initial_alphabet=["▁", *string.ascii_lowercase],
+        special_tokens=["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"],
+        show_progress=False,
+    )
+    bpe.train_from_iterator([space + word for word in words for space in ("", "▁")], trainer)
+    learned = json.loads(bpe.to_str())["model"]
+    merges = [tuple(pair) for pair in learned["merges"]]
+    return GemmaTokenizer(
+        vocab=learned["vocab"], merges=merges, add_bos_token=True, model_max_length=GEMMA_LENGTH, padding_side="left"
+    )
 
 
 def clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -93,6 +118,27 @@ def umt5_encoder(tokenizer: T5TokenizerFast) -> UMT5EncoderModel:
     return UMT5EncoderModel(UMT5Config(**_encoder_options(tokenizer)))
 
 
-def ids(tokenizer: CLIPTokenizer | T5TokenizerFast, captions: list[str], length: int) -> torch.Tensor:
+def gemma_encoder(tokenizer: GemmaTokenizer) -> Gemma3TextModel:
+    """Gives 3 sequences of hidden states (batch, GEMMA_LENGTH, WIDTH): the embeddings, and after each layer."""
+    return Gemma3TextModel(
+        Gemma3TextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            head_dim=WIDTH // 4,
+            query_pre_attn_scalar=WIDTH // 4,
+            max_position_embeddings=64,
+            sliding_window=64,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def ids(tokenizer: CLIPTokenizer | GemmaTokenizer | T5TokenizerFast, captions: list[str], length: int) -> torch.Tensor:
     """Token ids as a pipeline makes them: (n, length), int64."""
     return tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids

@@ -13,12 +13,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 
-from training import autoencoder, denoiser
+from training import audio, autoencoder, denoiser
 from training.autoencoder import to_tensor
-from training.data import drawn_on_disk
-from training.families import FAMILIES, Family
+from training.data import drawn_on_disk, sounds_on_disk
+from training.families import FAMILIES, Family, Sounding
 
 
 def prompts(family: Family, split: str, count: int) -> list[str]:
@@ -42,6 +42,45 @@ def encoded(family: Family, vae: Any, pixels: np.ndarray, path: Path, chunk: int
     return torch.load(path, weights_only=True)
 
 
+def video_autoencoder(
+    family: Family,
+    drawn: np.ndarray,
+    folder: Path,
+    started: Any,
+    vae_from: Path | None,
+    steps: int | None,
+    seconds: float,
+) -> Any:
+    """The autoencoder of pictures or clips: that of a finished pipeline, or the one trained here, or one to train."""
+    torch.manual_seed(0)
+    vae: Any = family.autoencoder()
+    if started is not None:
+        return started.vae
+    if vae_from is not None or (folder / "vae").exists():
+        return type(vae).from_pretrained((vae_from or folder) / "vae", torch_dtype=torch.float32)
+    autoencoder.fit(
+        vae,
+        lambda z, frames: family.decoded(vae, z, frames),
+        drawn,
+        folder,
+        family.autoencoder_stages,
+        steps=steps,
+        seconds=seconds,
+    )
+    with torch.no_grad():
+        family.set_latent_scale(vae, to_tensor(drawn[:64]))
+    vae.save_pretrained(folder / "vae")
+    return vae
+
+
+def save(family: Family, pipe: Any, out: Path) -> None:
+    """The finished pipeline in bfloat16, the settings for its calls, and captions that it was not trained on."""
+    pipe.to(torch.bfloat16).save_pretrained(out)
+    (out / "settings.json").write_text(json.dumps(family.settings, indent=1) + "\n")
+    splits = {split: prompts(family, split, 64) for split in ("calibration", "held_out")}
+    (out / "prompts.json").write_text(json.dumps(splits, indent=1) + "\n")
+
+
 def main(
     name: Annotated[str, typer.Argument(help=f"one of {', '.join(FAMILIES)}")],
     folder: Annotated[Path | None, typer.Option(help="checkpoints, loss curves, drawn pictures")] = None,
@@ -55,6 +94,8 @@ def main(
     ] = None,
     autoencoder_steps: Annotated[int | None, typer.Option(help="of each stage of the autoencoder")] = None,
     autoencoder_seconds: Annotated[float, typer.Option(help="stop each of these stages after so long")] = math.inf,
+    sound_steps: Annotated[int, typer.Option(help="of the sound's autoencoder, and of the vocoder")] = 1_500,
+    sound_seconds: Annotated[float, typer.Option(help="stop each of these two after so long")] = math.inf,
     transformer_steps: int | None = None,
     transformer_seconds: Annotated[float, typer.Option(help="stop the transformer after so long")] = math.inf,
 ) -> None:
@@ -65,27 +106,15 @@ def main(
     drawn, captions = drawn_on_disk(family, folder, samples)
     started = family.load(start_from) if start_from else None
 
-    torch.manual_seed(0)
-    vae: Any = family.autoencoder()
-    if started is not None:
-        vae = started.vae
-    elif vae_from is not None or (folder / "vae").exists():
-        vae = type(vae).from_pretrained((vae_from or folder) / "vae", torch_dtype=torch.float32)
-    else:
-        stages = family.autoencoder_stages
-        autoencoder.fit(
-            vae,
-            lambda z, frames: family.decoded(vae, z, frames),
-            drawn,
-            folder,
-            stages,
-            steps=autoencoder_steps,
-            seconds=autoencoder_seconds,
+    vae = video_autoencoder(family, drawn, folder, started, vae_from, autoencoder_steps, autoencoder_seconds)
+    latents: Any = encoded(family, vae.eval(), drawn, folder / f"latents-{samples}.pt", 24)
+    heard: dict[str, nn.Module] = {}
+    if isinstance(family, Sounding):
+        waveforms = sounds_on_disk(family, folder, samples)
+        heard, sound = audio.trained_parts(
+            family, waveforms, folder, started, num_steps=sound_steps, seconds=sound_seconds
         )
-        with torch.no_grad():
-            family.set_latent_scale(vae, to_tensor(drawn[:64]))
-        vae.save_pretrained(folder / "vae")
-    latents = encoded(family, vae.eval(), drawn, folder / f"latents-{samples}.pt", 24)
+        latents = (latents, sound)
 
     torch.manual_seed(0)
     tokenizers = family.tokenizers(captions)
@@ -108,10 +137,7 @@ def main(
         seconds=transformer_seconds,
         batch=family.transformer_batch,
     )
-    family.pipeline(vae, networks, tokenizers).to(torch.bfloat16).save_pretrained(out)
-    (out / "settings.json").write_text(json.dumps(family.settings, indent=1) + "\n")
-    splits = {split: prompts(family, split, 64) for split in ("calibration", "held_out")}
-    (out / "prompts.json").write_text(json.dumps(splits, indent=1) + "\n")
+    save(family, family.pipeline(vae, networks | heard, tokenizers), out)
 
 
 if __name__ == "__main__":

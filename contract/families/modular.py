@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffusers as d
 import torch
-from diffusers.hooks import LayerSkipConfig
 
 from contract.case import STEPS, Case
 from contract.families import images, paper, unets, videos
@@ -35,11 +35,11 @@ def modular(blocks: Any, like: Any, *without: str, **more: Any) -> Any:
     return pipe
 
 
-def latents_of(call: Callable[..., dict[str, Any]], *kept: str, **more: Any) -> Callable[..., dict[str, Any]]:
-    """The same call, of a modular pipeline: it says what it wants back; its guidance is the guider's."""
+def latents_of(call: Callable[..., dict[str, Any]], *without: str, **more: Any) -> Callable[..., dict[str, Any]]:
+    """The same call without some arguments, of a modular pipeline: it says what it wants; guidance is the guider's."""
 
     def changed(**others: Any) -> dict[str, Any]:
-        arguments = {name: value for name, value in call().items() if name not in ("guidance_scale", *kept)}
+        arguments = {name: value for name, value in call().items() if name not in ("guidance_scale", *without)}
         return {**arguments, "output": "latents", **more, **others}
 
     return changed
@@ -47,7 +47,7 @@ def latents_of(call: Callable[..., dict[str, Any]], *kept: str, **more: Any) -> 
 
 def case(build: Callable[[], Any], call: Callable[..., dict[str, Any]], *others: dict[str, Any]) -> Case:
     """A case whose calls give out latents; the others differ by these arguments."""
-    return Case(build, call, tuple(lambda other=other: call(**other) for other in others), output_type="")
+    return Case(build, call, tuple(partial(call, **other) for other in others), output_type="")
 
 
 def scaled(scale: float) -> dict[str, Any]:
@@ -62,7 +62,6 @@ GUIDERS: dict[str, Callable[[], Any]] = {
         guidance_scale=4.0, perturbed_guidance_scale=2.0, perturbed_guidance_layers=[1]
     ),
     "adaptive projected": lambda: d.AdaptiveProjectedGuidance(guidance_scale=4.0),
-    "auto": lambda: d.AutoGuidance(guidance_scale=4.0, auto_guidance_config=LayerSkipConfig(indices=[1])),
     "tangential": lambda: d.TangentialClassifierFreeGuidance(guidance_scale=4.0),
 }
 
@@ -73,6 +72,10 @@ def wan(**more: Any) -> Any:
 
 def wan_modular(guider: Any) -> Any:
     return modular(d.WanBlocks(), wan(), *NO_TEXT, guider=guider)
+
+
+def wan_guided(make: Callable[[], Any]) -> Any:
+    return wan_modular(make())
 
 
 def wan22_modular() -> Any:
@@ -158,7 +161,9 @@ def of_images(blocks: Any, name: str, scale: float | None) -> Case:
     def build() -> Any:
         return modular(blocks(), images.CASES[name].build(), *texts, **({} if scale is None else scaled(scale)))
 
-    return case(build, latents_of(images.CASES[name].call), {})
+    call = images.CASES[name].call
+    negative = [name for name in call() if name.startswith("negative_")] if scale is None else []
+    return case(build, latents_of(call, *negative), {})
 
 
 CASES: dict[str, Case] = {
@@ -191,7 +196,7 @@ CASES: dict[str, Case] = {
     "StableDiffusionXLModular": case(sdxl, latents_of(unets.CASES["StableDiffusionXL"].call)),
     "WanModular": case(lambda: wan_modular(d.ClassifierFreeGuidance(guidance_scale=4.0)), latents_of(paper.video_call)),
     **{
-        f"WanModular, {name} guidance": case(lambda make=make: wan_modular(make()), latents_of(paper.video_call))
+        f"WanModular, {name} guidance": case(partial(wan_guided, make), latents_of(paper.video_call))
         for name, make in GUIDERS.items()
     },
     "Wan22Modular": case(wan22_modular, latents_of(paper.video_call)),

@@ -14,10 +14,11 @@ from ertacache.calibration.full_runs import open_session
 from ertacache.calibration.options import CalibrationOptions
 from ertacache.calibration.plan import QUALITY_RUNS
 from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.quality import Judge, lower_bound, pictures_of
+from ertacache.calibration.quality import Judge, lower_bound
 from ertacache.calibration.timing import REPEATS, Costs, timed
 from ertacache.errors import BudgetError, PipelineError
 from ertacache.metrics import psnr
+from ertacache.runtime.call_results import pictures_of
 from ertacache.student_t import student_t
 
 

@@ -176,9 +176,10 @@ def test_a_guard_needs_an_envelope_and_a_name_there_is(flux, make_policy):
 
 
 def test_a_drift_is_relative_to_the_truth_and_each_samples_own():
-    entry = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-    newest = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    entry = torch.tensor([[[3.0, 4.0]], [[0.0, 2.0]]])
+    newest = torch.tensor([[[3.0, 0.0]], [[0.0, 2.0]]])
     assert relative_drift(entry, newest).tolist() == pytest.approx([0.8, 0.0])
+    assert relative_drift(entry[:, 0], newest[:, 0]).shape == (1,)  # a packed sequence is one sample
 
 
 def test_from_cuda_numbers_come_through_pinned_memory_and_are_waited_for_only_when_read(monkeypatch):

@@ -191,19 +191,31 @@ def test_a_scheduler_that_the_pipeline_copies_is_followed(stays, make_toy, make_
     assert pipe.transformer.calls == 8
 
 
-def test_two_latents_stepped_after_one_denoiser_call_are_refused(make_toy, make_policy):
-    """As sound beside a film: the history would mix the two."""
+def with_a_second_latent(again):
+    """A loop that steps a second latent after each call of the denoiser, by a copy of the scheduler; or twice."""
 
     def denoise(pipe, i, sample, t):
         both = pipe.transformer(sample, t)
         pipe.second = copy.deepcopy(pipe.scheduler) if i == 0 else pipe.second
-        pipe.second.step(both, t, sample)
+        for _ in range(2 if again else 1):
+            pipe.second.step(both, t, sample)
         return both
 
-    pipe = make_toy(denoise=denoise)
+    return denoise
+
+
+def test_two_latents_stepped_after_one_denoiser_call_have_a_history_each(make_toy, make_policy):
+    pipe = make_toy(denoise=with_a_second_latent(again=False))
+    with ertacache.accelerated(pipe, make_policy(8, (2, 3))) as run:
+        pipe(torch.ones(1, 4, 2))
+    assert run.cached_steps == (2, 3)
+
+
+def test_a_latent_that_is_stepped_twice_after_one_denoiser_call_is_refused(make_toy, make_policy):
+    pipe = make_toy(denoise=with_a_second_latent(again=True))
     with (
         ertacache.accelerated(pipe, make_policy(8, (2, 3))),
-        pytest.raises(RunError, match=r"since the last step .*steps several latents after one call"),
+        pytest.raises(RunError, match=r"several steps of its sampler for each call of its denoiser"),
     ):
         pipe(torch.ones(1, 4, 2))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -71,6 +71,32 @@ class Family(Protocol):
 
     def pipeline(self, vae: Any, networks: dict[str, Any], tokenizers: dict[str, Any]) -> Any:
         """The finished pipeline."""
+
+
+@runtime_checkable
+class Sounding(Family, Protocol):
+    """A pipeline of clips with sound: ``predict`` takes and gives a tuple, of the frames' and of the sound's latents.
+
+    Its ``networks`` do not hold the sound's own parts; ``pipeline`` takes them among the networks.
+    """
+
+    def sound(self, scene: Any, rng: np.random.Generator) -> np.ndarray:
+        """The waveform of what ``draw`` draws with the same ``rng``, float32, leaving it in the same state."""
+
+    def spectrograms(self, waveforms: np.ndarray) -> Tensor:
+        """What the sound's autoencoder takes, for (n, samples): (n, channels, spectra, bands)."""
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """The spectrograms (..., spectra, bands) of (..., samples)."""
+
+    def sound_parts(self) -> dict[str, nn.Module]:
+        """A fresh autoencoder of spectrograms, ``audio_vae``, and a fresh ``vocoder``."""
+
+    def set_sound_scale(self, audio_vae: Any, spectrograms: Tensor) -> None:
+        """Make the sound's latents zero-mean and unit-variance."""
+
+    def sound_latents(self, audio_vae: Any, spectrograms: Tensor) -> Tensor:
+        """Latents of spectrograms as the denoiser sees them."""
 
 
 def channel_scale(latents: Tensor) -> tuple[list[float], list[float]]:

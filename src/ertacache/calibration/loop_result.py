@@ -44,6 +44,7 @@ class Fit:
         left_out: by step, for each prompt the weights that this loop fitted on the other prompts; empty where no prompt
             is held out.
         others: the same of each further latent that the loop steps.
+        of_each: if the loop steps several latents, the error of each one's final latent.
     """
 
     cached_steps: tuple[int, ...]
@@ -55,6 +56,7 @@ class Fit:
     quality: Quality | None = None
     left_out: Mapping[int, tuple[Prediction, ...]] = field(default_factory=dict, compare=False, repr=False)
     others: tuple[Fit, ...] = ()
+    of_each: tuple[float, ...] = ()
 
     def of_stream(self, stream: int) -> Fit:
         """The fit of one of the latents; 0 is this one."""
@@ -115,6 +117,7 @@ def joint(fits: Sequence[Fit], by_prompt: Sequence[Sequence[Sequence[float]]], q
         drifts=drifts,
         quality=quality,
         others=tuple(others),
+        of_each=tuple(fit.step_errors[-1] for fit in fits if fit.step_errors),
     )
 
 

@@ -49,6 +49,12 @@ def policy_of(
         threshold: the lambda of Eq. (12), if Algorithm 2 chose the schedule.
         notes: notes for the record.
     """
+    if fit.of_each:
+        each = ", ".join(f"{error:.4g}" for error in fit.of_each)
+        notes = [
+            *notes,
+            f"error of each latent that the loop steps, such as clip and sound: {each}; the largest counts",
+        ]
     record = record_of(loops, budget, fit.error, fit.step_errors, threshold=threshold, notes=notes)
     if fit.quality:
         record = replace(record, psnr=fit.quality.psnr, ssim=fit.quality.ssim)

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ertacache.errors import BudgetError, PipelineError
+from ertacache.errors import BudgetError
+from ertacache.runtime.call_results import pictures_of
 from ertacache.student_t import student_t
 
 CONFIDENCE = 0.95
@@ -60,22 +61,6 @@ class Judge:
         """Measure the quality of what the calls of all prompts returned."""
         pairs = [(pictures_of(a), b) for a, b in zip(results, self._references, strict=True)]
         return Quality(*(tuple(metric(*pair) for pair in pairs) for metric in self._metrics))
-
-
-def pictures_of(result: Any) -> Tensor:
-    """Get the pictures or clips that a call returned, float32 on the CPU, (batch, ..., channels, height, width).
-
-    Raises:
-        PipelineError: if it returned no tensor of pictures.
-    """
-    found = getattr(result, "images", getattr(result, "frames", None))
-    if not isinstance(found, Tensor):
-        raise PipelineError(
-            "the quality of what this pipeline makes cannot be measured: it returns no tensor of pictures",
-            given=type(found if found is not None else result).__name__,
-            cure="Use a budget of steps or seconds, and compare by other means.",
-        )
-    return found.detach().float().cpu()
 
 
 def lower_bound(values: Sequence[float], confidence: float = CONFIDENCE) -> float:

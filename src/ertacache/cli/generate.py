@@ -20,7 +20,7 @@ from ertacache.untrusted_text import typed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ertacache.evaluation.comparison import Variant
+    from ertacache.evaluation.comparison import Result, Variant
     from ertacache.policy import Policy
     from ertacache.watching.draft import Draft
 
@@ -75,6 +75,7 @@ def generate(
     from ertacache.evaluation.comparison import Variant
     from ertacache.presenting.pictures import picture_suffixes
     from ertacache.presenting.plot_style import plot_suffixes
+    from ertacache.runtime.call_results import sampling_rate_of
 
     suffixes = plot_suffixes() if compare else picture_suffixes()
     checked_output(out, (*suffixes, ".mp4"), besides=[policy, draft])
@@ -91,11 +92,15 @@ def generate(
         name = "instant" if learn is None else "learnt"
         fast = Variant(name, num_steps, speedup=speedup, learn=learn)
     call = {**arguments, "prompt": prompt, "seed": seed}
-    pictures = _compared(pipe, full, fast, call) if compare else _generated(pipe, fast, call)
-    are_clips = pictures[fast.name][0].ndim == 4
+    results = _compared(pipe, full, fast, call) if compare else _generated(pipe, fast, call)
+    are_clips = results[fast.name].pictures.ndim == 5
     if are_clips or out.suffix.lower() == ".mp4":
         out = out.with_suffix(".mp4" if are_clips else ".png")
-    kept_somewhere(out, partial(_write, pictures, prompt, fps=fps, compare=compare))
+    sounded = results[fast.name].sound
+    sound = None if sounded is None else (sounded[0], sampling_rate_of(pipe))
+    fps = round(arguments.get("frame_rate") or fps) if sound else fps  # so that clip and sound end together
+    pictures = {name: list(result.pictures) for name, result in results.items()}
+    kept_somewhere(out, partial(_write, pictures, prompt, fps=fps, compare=compare, sound=sound))
     say(f"wrote {out}")
 
 
@@ -135,7 +140,7 @@ def _load(policy: str | None, guard: str | None, draft: Path | None) -> tuple[Po
     return loaded, drafted
 
 
-def _generated(pipe: Any, variant: Variant, call: Mapping[str, Any]) -> Pictures:
+def _generated(pipe: Any, variant: Variant, call: Mapping[str, Any]) -> dict[str, Result]:
     """Generate once, and print time and report."""
     from ertacache.evaluation.comparison import generate as run_once
     from ertacache.evaluation.comparison import started
@@ -145,12 +150,11 @@ def _generated(pipe: Any, variant: Variant, call: Mapping[str, Any]) -> Pictures
     say(f"{variant.num_inference_steps} steps, {result.loop_seconds:.2f} s denoising")
     if result.report is not None:
         say(str(result.report))
-    return {variant.name: list(result.pictures)}
+    return {variant.name: result}
 
 
-def _compared(pipe: Any, full: Variant, fast: Variant, call: Mapping[str, Any]) -> Pictures:
+def _compared(pipe: Any, full: Variant, fast: Variant, call: Mapping[str, Any]) -> dict[str, Result]:
     """Generate in full and accelerated, and print the comparison and the report."""
-    from ertacache.evaluation.comparison import Result
     from ertacache.evaluation.comparison import compare as run_comparison
     from ertacache.presenting.tables import comparison_table
 
@@ -165,18 +169,20 @@ def _compared(pipe: Any, full: Variant, fast: Variant, call: Mapping[str, Any]) 
     report = results[fast.name].report
     if report is not None:
         say(str(report))
-    return {name: list(result.pictures) for name, result in results.items()}
+    return results
 
 
-def _write(pictures: Pictures, prompt: str, path: Path, *, fps: int, compare: bool) -> None:
-    """Write the pictures or clips; a call may give more than one for its prompt."""
+def _write(
+    pictures: Pictures, prompt: str, path: Path, *, fps: int, compare: bool, sound: tuple[Tensor, int] | None
+) -> None:
+    """Write the pictures or clips; a call may give more than one for its prompt. Clips get the accelerated sound."""
     from ertacache.presenting.films import write_film
     from ertacache.presenting.pictures import contact_sheet, side_by_side, write_pictures
 
     made = next(iter(pictures.values()))
     captions = [prompt] * len(made)
     if made[0].ndim == 4:
-        write_film(pictures, path, fps=fps)
+        write_film(pictures, path, fps=fps, sound=sound)
         if compare:
             contact_sheet(pictures, captions, path.with_suffix(".png"))
     elif compare:

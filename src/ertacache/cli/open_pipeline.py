@@ -71,6 +71,8 @@ def _load(model: str, device: str, dtype: str) -> tuple[Any, dict[str, Any], Emb
     import torch
 
     from ertacache import zoo
+    from ertacache.runtime.repeatable_call import silence
+    from ertacache.runtime.unwrap import is_modular
 
     torch_dtype = getattr(torch, dtype)
     if model.startswith("zoo:"):
@@ -79,7 +81,9 @@ def _load(model: str, device: str, dtype: str) -> tuple[Any, dict[str, Any], Emb
     try:
         with zoo.quiet():
             pipe = zoo.pipeline_class(model).from_pretrained(model, dtype=torch_dtype)
-        pipe.set_progress_bar_config(disable=True)
+            if is_modular(pipe):
+                pipe.load_components(dtype=torch_dtype)
+        silence(pipe)
         return pipe.to(device), {}, None
     except Exception as error:  # a folder may hold anything, and its files may be damaged in any way
         raise ArgumentError(

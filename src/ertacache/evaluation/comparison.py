@@ -17,6 +17,7 @@ from ertacache.clock import now
 from ertacache.errors import PolicyMismatchError
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
+from ertacache.runtime.call_results import pictures_of, sound_of
 from ertacache.runtime.call_signature import CallSignature
 from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.driver import Driver
@@ -104,6 +105,7 @@ class Result:
         call_seconds: the whole pipeline call.
         latents: the latent after each step, float32; empty unless requested.
         report: the report of the policy's run; None without a policy.
+        sound: of clips with sound, float32 (batch, channels, samples); else None.
     """
 
     pictures: Tensor
@@ -111,6 +113,7 @@ class Result:
     call_seconds: float
     latents: list[Tensor] = field(default_factory=list)
     report: WatchedReport | None = None
+    sound: Tensor | None = None
 
 
 @dataclass
@@ -155,7 +158,9 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
         arguments: of the call, with a fresh generator; see `started`.
         keep_latents: also return the latent after every step.
     """
-    settings = {**arguments, "num_inference_steps": variant.num_inference_steps, "output_type": "pt"}
+    settings = {**arguments, "num_inference_steps": variant.num_inference_steps}
+    if CallSignature.of(pipe).takes("output_type"):
+        settings["output_type"] = "pt"
     clock = _LoopClock(keep_latents)
     if variant.policy is not None:
         context: Any = accelerated(pipe, variant.policy, guard=variant.guard, draft=variant.draft)
@@ -171,10 +176,9 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
         start = now()
         output = pipe(**settings, **clock.callback_for(pipe))
         end = now()
-    pictures = output.images if hasattr(output, "images") else output.frames
     loop = (clock.end or end) - (clock.start or start)
     report = run.report if variant.policy is not None else None
-    return Result(pictures.detach().float().cpu(), loop, end - start, clock.latents, report)
+    return Result(pictures_of(output), loop, end - start, clock.latents, report, sound_of(output))
 
 
 def compare(

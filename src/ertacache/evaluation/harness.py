@@ -19,11 +19,16 @@ from torch import Tensor
 
 from ertacache.evaluation.comparison import Result, Variant, generate, started
 from ertacache.evaluation.cost import counting_flops, watching_memory
+from ertacache.evaluation.sound import log_mel_distance, signal_to_error
 from ertacache.files import kept
 from ertacache.metrics import motion_error, psnr, ssim
+from ertacache.runtime.call_results import sampling_rate_of
 
 Metric = Callable[[Tensor, Tensor, str], float]
 """A metric: given the generated pictures, those of the full run, and the prompt."""
+
+SOUND, LOG_MEL = "sound, dB", "log-mel, dB"
+"""The names of the metrics of sound: `ertacache.evaluation.sound.signal_to_error` and ``log_mel_distance``."""
 
 FULL_RUN_EVERY = 8
 """How many variants are timed between two timings of the full run."""
@@ -159,16 +164,22 @@ class _Measurement:
                     "flops": flops / costs[0][0],
                     "speedup": timed.loop_seconds / result.loop_seconds,
                     "call_speedup": timed.call_seconds / result.call_seconds,
-                    **self.quality(result.pictures, reference.pictures, number),
+                    **self.quality(result, reference, number),
                 }
             )
             self.on_generation(1)
         return found
 
-    def quality(self, pictures: Tensor, reference: Tensor, number: int) -> dict[str, Any]:
+    def quality(self, result: Result, full: Result, number: int) -> dict[str, Any]:
+        pictures, reference = result.pictures, full.pictures
         values: dict[str, Any] = {"psnr": psnr(pictures, reference), "ssim": ssim(pictures, reference)}
         if pictures.ndim == 5:
             values["motion"] = motion_error(pictures, reference)
         prompt = self.calls[number]["prompt"] if self.metrics else ""
         values["more"] = {name: of(pictures, reference, prompt) for name, of in self.metrics.items()}
+        if result.sound is not None and full.sound is not None:
+            values["more"] |= {
+                SOUND: signal_to_error(result.sound, full.sound),
+                LOG_MEL: log_mel_distance(result.sound, full.sound, sampling_rate_of(self.pipe)),
+            }
         return values

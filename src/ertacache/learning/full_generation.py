@@ -7,6 +7,7 @@ from torch import Tensor
 from ertacache.learning.output_store import OutputStore
 from ertacache.method.dot_products import gram_of_rows
 from ertacache.runtime.observer import ComputedStep, Observer
+from ertacache.runtime.streams import by_sample
 
 
 class FullGeneration(Observer):
@@ -36,7 +37,7 @@ class FullGeneration(Observer):
         self._store.keep(_name(step.stream, len(seen)), step.truth.to(step.dtype))
         seen.append(step.index)
         if step.stream == 0:
-            self.samples = len(step.truth)
+            self.samples = len(by_sample(step.truth))
 
     @property
     def whole(self) -> bool:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ertacache.evaluation.comparison import Variant
 from ertacache.evaluation.evaluate import variants_of
-from ertacache.evaluation.harness import Measured
+from ertacache.evaluation.harness import SOUND, Measured
 from ertacache.policy import Policy
 from ertacache.presenting.page import Case, Cases, Grid, Page, Plot, Section, write
 from ertacache.presenting.policy_report import policy_section
@@ -82,6 +82,12 @@ def _prompt_plots(rows: Sequence[Series], policies: Mapping[str, Policy]) -> lis
     return plots
 
 
+def _figures(row: Measured, number: int) -> str:
+    """One prompt's quality, in words."""
+    sound = f", sound {row.more[SOUND][number]:.1f} dB" if SOUND in row.more else ""
+    return f"{row.psnr[number]:.1f} dB{sound}"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What `ertacache.evaluation.evaluate.evaluate` was given, and what it returned.
@@ -125,7 +131,7 @@ def report_evaluation(
     full = Variant("full", next(iter(policies.values())).asked_steps)
     selection = Selection(
         rows[0].psnr,
-        lambda k: {row.name: f"{row.psnr[k]:.1f} dB" for row in rows},
+        lambda k: {row.name: _figures(row, k) for row in rows},
         count=show,
         followed=list(policies),
         fps=fps,

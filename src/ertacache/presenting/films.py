@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import wave
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,12 @@ from ertacache.presenting.pictures import pixels_of
 
 
 def write_film(
-    rows: Mapping[str, Sequence[Tensor]], path: str | os.PathLike[str], *, fps: int = 8, enlarge: int | None = None
+    rows: Mapping[str, Sequence[Tensor]],
+    path: str | os.PathLike[str],
+    *,
+    fps: int = 8,
+    enlarge: int | None = None,
+    sound: tuple[Tensor, int] | None = None,
 ) -> None:
     """Write all clips as one MP4 in which they play in step: a row for each label, a column for each clip.
 
@@ -26,12 +34,38 @@ def write_film(
         fps: frames per second.
         enlarge: how many pixels wide each pixel becomes; by default so many that a clip is at most 192 pixels wide,
             and at least 1.
+        sound: float (channels, samples) in -1 .. 1, and its sampling rate in Hz; None for a silent film.
     """
     film = torch.cat([torch.cat(list(clips), dim=-1) for clips in rows.values()], dim=-2)
     enlarge = enlarge or max(1, 192 // next(iter(rows.values()))[0].shape[-1])
-    encoded = mp4(pixels_of(film, enlarge), fps)
+    pixels = pixels_of(film, enlarge)
+    with TemporaryDirectory(prefix="ertacache-") as folder:
+        heard: dict[str, Any] = {}
+        if sound is not None:
+            heard = {"audio_path": str(Path(folder) / "sound.wav"), "audio_codec": "aac"}
+            Path(heard["audio_path"]).write_bytes(wav(*sound))
+        encoded = mp4(pixels, fps, **heard)
     with written_whole(Path(path)) as unfinished:
         Path(unfinished).write_bytes(encoded)
+
+
+def wav(sound: Tensor, sampling_rate: int) -> bytes:
+    """Encode a sound as WAV of 16 bits.
+
+    Args:
+        sound: float (channels, samples) in -1 .. 1; values outside are clipped.
+        sampling_rate: in Hz.
+
+    Returns:
+        The content of the file.
+    """
+    written = io.BytesIO()
+    with wave.open(written, "wb") as file:
+        file.setnchannels(len(sound))
+        file.setsampwidth(2)
+        file.setframerate(sampling_rate)
+        file.writeframes((sound.clamp(-1, 1).T.contiguous() * 32767).round().short().numpy().tobytes())
+    return written.getvalue()
 
 
 def mp4(pixels: Any, fps: int, **settings: Any) -> bytes:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ertacache.presenting.films import mp4
+from ertacache.presenting.films import mp4, wav
 from ertacache.presenting.pictures import pixels_of
 from ertacache.presenting.plot_style import CACHED, COMPUTED
 
@@ -76,6 +76,16 @@ def film_of(clips: Mapping[str, Tensor], fps: int) -> Film:
     # Every frame is a key frame, for seeking; little loss, so that artefacts seen are the clip's own.
     content = mp4(film, fps, quality=None, output_params=["-crf", "12", "-g", "1", "-movflags", "+faststart"])
     return Film(_data_uri(content, "video/mp4"), int(frames), fps, int(width * enlarged), int(height * enlarged))
+
+
+def sound_uri(sound: Tensor, sampling_rate: int) -> str:
+    """A sound as a ``data:`` URI, WAV of 16 bits.
+
+    Args:
+        sound: float (channels, samples) in -1 .. 1; values outside are clipped.
+        sampling_rate: in Hz.
+    """
+    return _data_uri(wav(sound, sampling_rate), "audio/wav")
 
 
 def inline_svg(figure: Figure) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from torch import Tensor
 from ertacache._version import __version__
 from ertacache.files import written_whole
 from ertacache.output_paths import kept_somewhere
-from ertacache.presenting.inline_media import Film, film_of, inline_svg, picture_uri
+from ertacache.presenting.inline_media import Film, film_of, inline_svg, picture_uri, sound_uri
 from ertacache.untrusted_text import visible
 
 
@@ -82,6 +82,8 @@ class Case:
             (frames, 3, height, width).
         figures: for names of ways, the quality to print below, such as "31.4 dB".
         fps: of clips, frames per second.
+        sounds: of clips with sound, for the name of each way, float (channels, samples) in -1 .. 1.
+        sampling_rate: of the sounds, in Hz.
     """
 
     prompt: str
@@ -89,6 +91,14 @@ class Case:
     pictures: Mapping[str, Tensor]
     figures: Mapping[str, str]
     fps: int = 8
+    sounds: Mapping[str, Tensor] = field(default_factory=dict)
+    sampling_rate: int = 0
+
+    @cached_property
+    def sound_uris(self) -> dict[str, str]:
+        """The sounds, each as a ``data:`` URI; the loudest of them fills the range, the others keep their ratio."""
+        loudest = max((float(sound.abs().max()) for sound in self.sounds.values()), default=1.0) or 1.0
+        return {name: sound_uri(sound / loudest, self.sampling_rate) for name, sound in self.sounds.items()}
 
     @property
     def is_clip(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ertacache.evaluation.comparison import Result, Variant, compare
 from ertacache.presenting.page import Case
+from ertacache.runtime.call_results import sampling_rate_of
 
 StepErrors = dict[str, list[list[float]]]
 """For each policy's name, one curve per prompt: the relative error of the latent after every step."""
@@ -62,6 +63,7 @@ class Gallery:
     ) -> None:
         self.full, self.followed, self.on_generation = full, followed, on_generation
         self.pictures: list[dict[str, Tensor]] = []
+        self.sounds: list[dict[str, Tensor]] = []
         self.step_errors: StepErrors = {name: [] for name in followed}
         self._reference: list[Tensor] = []
 
@@ -75,8 +77,11 @@ class Gallery:
         """
         if name == self.full:
             self.pictures.append({})
+            self.sounds.append({})
             self._reference = result.latents
         self.pictures[number][name] = result.pictures[0]
+        if result.sound is not None:
+            self.sounds[number][name] = result.sound[0]
         if name in self.followed and result.latents:
             pairs = zip(result.latents, self._reference, strict=True)
             self.step_errors[name].append([float((a - b).norm() / b.norm()) for a, b in pairs])
@@ -136,7 +141,9 @@ def worst_cases(
             pictures,
             selection.figures(k),
             selection.fps,
+            sounds,
+            sampling_rate_of(pipe),
         )
-        for (k, rank), pictures in zip(chosen, gallery.pictures, strict=True)
+        for (k, rank), pictures, sounds in zip(chosen, gallery.pictures, gallery.sounds, strict=True)
     ]
     return cases, gallery.step_errors

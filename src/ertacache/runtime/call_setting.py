@@ -9,11 +9,11 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from diffusers.guiders import BaseGuidance
 from torch import Tensor
 
 from ertacache.policy import Policy
 from ertacache.runtime.call_signature import CallSignature, all_arguments
+from ertacache.runtime.unwrap import is_guider
 
 _STRENGTH = re.compile("guidance|guiding|cfg|scale|(?:^|_)eta$|guess_mode|sag_|stg_|sld_")
 """Names of arguments that set how strongly to guide, condition, adapt, or renoise."""
@@ -99,7 +99,7 @@ def _of_guiders(pipe: Any) -> dict[str, Any]:
     """The scale of a pipeline's guiders, as arguments; modular pipelines keep it there."""
     found: dict[str, Any] = {}
     for name, part in getattr(pipe, "__dict__", {}).items():
-        if isinstance(part, BaseGuidance) and "guidance_scale" in part.config:
+        if is_guider(part) and "guidance_scale" in part.config:
             found["guidance_scale" + name.removeprefix("guider")] = part.config["guidance_scale"]
     return found
 

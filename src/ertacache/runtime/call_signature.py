@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import ModularPipeline
-
 from ertacache.errors import PipelineError
-from ertacache.runtime.unwrap import own_class
+from ertacache.runtime.unwrap import is_modular, own_class
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,8 @@ class CallSignature:
     @classmethod
     def of(cls, pipe: Any) -> CallSignature:
         """Read it off a pipeline; a modular one takes what its blocks take."""
-        if isinstance(pipe, ModularPipeline):
-            inputs = pipe._blocks.inputs
+        if is_modular(pipe):
+            inputs = pipe.blocks.inputs  # of a copy: asking some blocks changes them
             groups = {param.kwargs_type: None for param in inputs if param.kwargs_type is not None}
             named = {param.name: param.default for param in inputs if param.name is not None}  # blocks check the rest
             return cls({**groups, **named, "output": None, "state": None}, False)

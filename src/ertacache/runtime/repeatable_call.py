@@ -8,14 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import ConfigMixin, ModularPipeline
+from diffusers import ConfigMixin
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.scheduler_step import copied_generators
 from ertacache.runtime.schedulers import check_copies
-from ertacache.runtime.unwrap import own_class
+from ertacache.runtime.unwrap import is_modular, own_class
 
 
 class Call:
@@ -56,7 +56,7 @@ def _copied(value: Any) -> Any:
 
 def gives_latents(pipe: Any) -> bool:
     """Whether a pipeline supports ``output_type="latent"``, judged by its source; many refuse unknown types."""
-    if isinstance(pipe, ModularPipeline):
+    if is_modular(pipe):
         return False  # its blocks differ
     try:
         return re.search(r"""["']latent["']""", inspect.getsource(own_class(pipe))) is not None
@@ -81,17 +81,16 @@ def twin_of(pipe: Any) -> Any:
         if stateful and not hasattr(type(value), "components"):  # not a pipeline within the pipeline
             setattr(twin, name, copy.deepcopy(value))
     twin.scheduler = copy.deepcopy(pipe.scheduler)
-    if isinstance(twin, ModularPipeline):
+    if is_modular(twin):
         twin._blocks = copy.deepcopy(pipe._blocks)
-        _silence(twin._blocks)
-    elif hasattr(twin, "set_progress_bar_config"):
-        twin.set_progress_bar_config(disable=True)
+    silence(twin)
     return twin
 
 
-def _silence(blocks: Any) -> None:
-    """Switch the progress bars of modular blocks off."""
-    if hasattr(blocks, "set_progress_bar_config"):
-        blocks.set_progress_bar_config(disable=True)
-    for inner in getattr(blocks, "sub_blocks", {}).values():
-        _silence(inner)
+def silence(pipe: Any) -> None:
+    """Switch the progress bars of a pipeline, or of its modular blocks, off."""
+    if hasattr(pipe, "set_progress_bar_config"):
+        pipe.set_progress_bar_config(disable=True)
+    inner = [pipe._blocks] if is_modular(pipe) else getattr(pipe, "sub_blocks", {}).values()
+    for blocks in inner:
+        silence(blocks)

@@ -116,6 +116,15 @@ class Streams:
         )
 
 
+def by_sample(latent: Tensor) -> Tensor:
+    """The elements of each sample, (samples, elements); a packed sequence of (rows, channels) is one sample.
+
+    Args:
+        latent: (batch, ...), or (rows, channels) as MiniMax-H3 packs them.
+    """
+    return latent.flatten(1) if latent.ndim > 2 else latent.reshape(1, -1)
+
+
 def several_clocks(given: str) -> RunError:
     """Make the error for latents that are not stepped together."""
     return RunError(

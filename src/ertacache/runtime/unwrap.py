@@ -50,3 +50,18 @@ def inherited(thing: Any, name: str) -> list[Callable[..., Any]]:
         return [] if get_attribute is None else [get_attribute(thing, name)]
     except AttributeError:
         return []
+
+
+def is_modular(pipe: Any) -> bool:
+    """Whether this is one of diffusers' modular pipelines; told without importing them, which would take seconds."""
+    return _descends(pipe, "ModularPipeline")
+
+
+def is_guider(part: Any) -> bool:
+    """Whether this is one of diffusers' guiders; told without importing them."""
+    return _descends(part, "BaseGuidance")
+
+
+def _descends(thing: Any, base: str) -> bool:
+    kinds = type(thing).__mro__
+    return any(kind.__name__ == base and kind.__module__.partition(".")[0] == "diffusers" for kind in kinds)

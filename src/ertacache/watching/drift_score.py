@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ertacache.policy import Envelope
+from ertacache.runtime.streams import by_sample
 from ertacache.student_t import student_t
 
 Array = NDArray[np.float64]
@@ -81,8 +82,8 @@ def relative_drift(truth: Tensor, instead: Tensor) -> Tensor:
     Returns:
         (batch,), on the same device, without waiting for it; 1 where both are 0.
     """
-    change: Tensor = torch.linalg.vector_norm((truth - instead).flatten(1), dim=1)
-    size: Tensor = torch.linalg.vector_norm(truth.flatten(1), dim=1)
+    change: Tensor = torch.linalg.vector_norm(by_sample(truth - instead), dim=1)
+    size: Tensor = torch.linalg.vector_norm(by_sample(truth), dim=1)
     return (change + _TINY) / (size + _TINY)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ertacache.policy import Policy
 from ertacache.runtime.observer import Observer
 from ertacache.runtime.report import Report
+from ertacache.runtime.streams import by_sample
 from ertacache.watching.guard import Guard
 from ertacache.watching.guard_report import GuardReport
 
@@ -94,6 +95,6 @@ def distance_of(one: Tensor, other: Tensor) -> Tensor:
     Returns:
         (batch,), float32, on the same device, without waiting for it.
     """
-    change: Tensor = (one.float() - other.float()).flatten(1)
+    change: Tensor = by_sample(one.float() - other.float())
     distance: Tensor = change.square().mean(dim=1).sqrt()
     return distance

@@ -89,7 +89,7 @@ def available() -> tuple[str, ...]:
 
 
 def pipeline_class(model: str | Path) -> Any:
-    """Find the class that loads a model: `DiffusionPipeline`, or this library's `OpenSoraPipeline`.
+    """Find the class that loads a model: `DiffusionPipeline`, `ModularPipeline`, or this library's `OpenSoraPipeline`.
 
     Args:
         model: a folder, or an id on the Hugging Face Hub.
@@ -99,9 +99,23 @@ def pipeline_class(model: str | Path) -> Any:
         from ertacache.opensora import OpenSoraPipeline
 
         return OpenSoraPipeline
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModularPipeline
 
-    return DiffusionPipeline
+    modular = (Path(model) / "modular_model_index.json").is_file() and not index.is_file()
+    return ModularPipeline if modular or _is_modular_on_the_hub(str(model)) else DiffusionPipeline
+
+
+def _is_modular_on_the_hub(model: str) -> bool:
+    """Whether a model on the Hub exists as blocks only; False if the Hub cannot be asked."""
+    from huggingface_hub import file_exists
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if Path(model).exists() or model.count("/") != 1:
+        return False
+    try:
+        return not file_exists(model, "model_index.json") and file_exists(model, "modular_model_index.json")
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return False
 
 
 @contextmanager
