@@ -182,9 +182,17 @@ def _configured(name: str, part: Any) -> dict[str, Any]:
     main = name == "scheduler"  # calls compare this scheduler's grid, but not that of another one, such as for sound
     entries = {f"{name}.{key}": v for key, v in configuration_of(part).items() if not (main and _GRID.search(key))}
     if not hasattr(part, "set_timesteps"):
+        entries = {key: _unresolved(value) for key, value in entries.items()}
         entries[name] = own_class(part).__name__
         entries[f"{name}.enabled"] = bool(getattr(part, "_enabled", True))
     return entries
+
+
+def _unresolved(value: Any) -> Any:
+    """A guider's entry without where layers to skip are found in the model, which its first call fills in."""
+    if isinstance(value, Mapping):
+        return {key: _unresolved(part) for key, part in value.items() if key != "fqn"}
+    return [_unresolved(part) for part in value] if isinstance(value, list) else value
 
 
 def _switches(model: nn.Module, *, sets_own: bool = False) -> dict[str, Any]:
