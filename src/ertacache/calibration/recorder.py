@@ -80,7 +80,7 @@ class Recorder(Driver):
         self.patterns: list[tuple[Any, ...]] = []
         self.residuals: dict[str, Tensor] = {}
         self.noise_levels: tuple[float, ...] = ()
-        self.first_step = 0
+        self.first_step = self.calls_per_step = 0
         self.changes: list[int] = []
         self.over = False
 
@@ -99,7 +99,7 @@ class Recorder(Driver):
             levels = self.noise_levels if step.stream == 0 else sampler_of(step.scheduler).noise_levels(step.scheduler)
             self.streams.append(_StreamRecord(step, levels))
             if step.stream == 0:
-                self.first_step = step.index
+                self.first_step, self.calls_per_step = step.index, step.denoiser_calls
                 self._on_first(step)
         self.streams[step.stream].keep(step, self.prompt)
         if step.stream == 0:
@@ -119,7 +119,7 @@ class Recorder(Driver):
             grid=self.noise_levels,
             first_step=self.first_step,
             forced=tuple(i for i in range(1, len(patterns)) if patterns[i] != patterns[i - 1]),
-            calls_per_step=len(patterns[0]),
+            calls_per_step=self.calls_per_step,
             latent_shape=main.setting.latent_shape,
             angles=main.setting.angles,
             same_shape=main.setting.same_shape,

@@ -49,13 +49,17 @@ def loop_modules(pipe: Any) -> dict[str, nn.Module]:
     Raises:
         PipelineError: if there is no denoiser.
     """
+    return denoisers_of(pipe) | controls_of(pipe)
+
+
+def controls_of(pipe: Any) -> dict[str, nn.Module]:
+    """Find the ControlNets of a pipeline, by attribute name."""
     attributes = getattr(pipe, "__dict__", {})
-    others = {
+    return {
         name: value
         for name, value in attributes.items()
         if isinstance(value, nn.Module) and not _parameters_of_module(value).isdisjoint(_CONDITIONS)
     }
-    return denoisers_of(pipe) | others
 
 
 def _denoises(module: nn.Module) -> bool:

@@ -22,7 +22,7 @@ class Step:
         arguments: the arguments of ``scheduler.step``, by name; see
             `ertacache.runtime.scheduler_step.StepCall.arguments`.
         computed: whether the denoiser ran for this step.
-        pattern: identifies the step's denoiser calls: their modules and the shapes of their arguments.
+        pattern: identifies the step's calls of denoisers and ControlNets: modules and shapes of their arguments.
         scheduler: the scheduler, before the step.
         outputs: the denoiser's outputs at the last computed step, call by call (None for each at level ``hidden``).
         residuals: at level ``hidden``, the blocks' residuals at the last computed step, call by call.
@@ -51,7 +51,7 @@ class Step:
     @property
     def denoiser_calls(self) -> int:
         """The number of denoiser calls of the step."""
-        return len(self.pattern)
+        return len(self.outputs)
 
 
 class Driver:

@@ -76,18 +76,28 @@ def remove(module: nn.Module, keeper: GateKeeper) -> None:
 
 def keep(output: Any) -> Any:
     """A copy of a denoiser's output, whatever its container: the original may be overwritten by a CUDA graph."""
-    return tree_map(_copied, output)
+    return _mapped(lambda tensor: tensor.detach().clone(), output)
 
 
-def _copied(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.detach().clone()
-    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):  # an output class that pytrees do not know
-        twin = copy.copy(leaf)
-        for field in dataclasses.fields(leaf):
-            object.__setattr__(twin, field.name, keep(getattr(leaf, field.name)))
-        return twin
-    return leaf
+def stand_in(output: Any) -> Any:
+    """Something of an output's structure and shapes that holds no memory, for callers that only hand it on."""
+    return _mapped(lambda tensor: tensor.new_zeros(()).expand(tensor.shape), output)
+
+
+def _mapped(of: Callable[[Tensor], Tensor], output: Any) -> Any:
+    """Replace the tensors in an output; some output classes are dataclasses that pytrees do not know."""
+
+    def leaf_of(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return of(leaf)
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            twin = copy.copy(leaf)
+            for field in dataclasses.fields(leaf):
+                object.__setattr__(twin, field.name, _mapped(of, getattr(leaf, field.name)))
+            return twin
+        return leaf
+
+    return tree_map(leaf_of, output)
 
 
 def shapes(arguments: Any) -> tuple[Any, ...]:

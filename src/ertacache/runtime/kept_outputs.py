@@ -1,4 +1,4 @@
-"""Keep the results of a step's denoiser calls for the cached steps that follow."""
+"""Keep the results of a step's calls of denoisers and ControlNets for the cached steps that follow."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ class DenoiserCalls:
 
     def __init__(self, modules: Sequence[nn.Module], residuals_kept: int) -> None:
         self._residuals_kept = residuals_kept
+        self._denoisers = {id(module) for module in modules}
         self._stacks = {id(module): Stack(module) for module in modules} if residuals_kept else {}
         self._outputs: dict[Any, Any] = {}
         self.residuals: dict[Any, History] = {}
         self.made, self.cached = 0, False
+
+    def is_of_a_denoiser(self, key: Any) -> bool:
+        """Whether a call is of a denoiser, not of a ControlNet; a key begins with the module's identity."""
+        return key[0] in self._denoisers
 
     def __len__(self) -> int:
         """The number of calls whose results are kept."""
@@ -81,7 +86,11 @@ class DenoiserCalls:
         Returns:
             A copy of the output.
         """
-        if self._stacks:
+        if not self.is_of_a_denoiser(key):  # what a ControlNet gives is for a denoiser, which does not run then either
+            output = call(*args, **kwargs)
+            self._outputs[key] = gate.stand_in(output)
+            return output
+        if id(module) in self._stacks:
             output, residual = self._stacks[id(module)].computed(call, args, kwargs)
             self.residuals.setdefault(key, History(self._residuals_kept)).push(0, residual)
             self._outputs[key] = None
@@ -109,20 +118,22 @@ class DenoiserCalls:
             kwargs: its keyword arguments.
             block_factors: gives the factors of the blocks' residuals, newest first.
         """
-        if self._stacks:
+        if not self.is_of_a_denoiser(key):
+            return self._outputs[key]
+        if id(module) in self._stacks:
             history = self.residuals[key].entries
             return self._stacks[id(module)].cached(call, args, kwargs, history, block_factors())
         return gate.keep(self._outputs[key])  # a copy: guidance may work in place, and the next cached step needs it
 
     @property
     def pattern(self) -> tuple[Any, ...]:
-        """The keys of the last computed step's calls: they differ if a step makes other calls."""
+        """The keys of the last computed step's calls, of ControlNets too: they differ if a step makes other calls."""
         return tuple(self._outputs)
 
     @property
     def outputs(self) -> tuple[Any, ...]:
-        """The outputs of the last computed step's calls (None for each at level ``hidden``)."""
-        return tuple(self._outputs.values())
+        """The outputs of the last computed step's denoiser calls (None for each at level ``hidden``)."""
+        return tuple(output for key, output in self._outputs.items() if self.is_of_a_denoiser(key))
 
     def newest_residuals(self) -> tuple[Tensor, ...]:
         """Get the blocks' residuals of the last computed step, call by call; drop those of calls it did not make."""

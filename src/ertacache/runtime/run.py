@@ -18,7 +18,7 @@ from ertacache.errors import ERTACacheError, PipelineError, RunError
 from ertacache.method.history import History
 from ertacache.runtime import gate
 from ertacache.runtime.callbacks import with_watched_callbacks
-from ertacache.runtime.denoisers import check_attention, denoisers_of
+from ertacache.runtime.denoisers import check_attention, controls_of, denoisers_of
 from ertacache.runtime.driver import Driver, Step, Stop
 from ertacache.runtime.kept_outputs import DenoiserCalls
 from ertacache.runtime.report import Report
@@ -58,12 +58,13 @@ class Run:
         self.pipe, self.driver, self.report = pipe, driver, report or Report()
         self.ended: BaseException | None = None
         self._ignored = 0
-        self._modules = list(denoisers_of(pipe).values())
+        denoisers = list(denoisers_of(pipe).values())
+        self._modules = [*denoisers, *controls_of(pipe).values()]  # what a ControlNet gives is for a denoiser only
         self._streams = Streams(pipe.scheduler)
         self._seam = SchedulerSeam(
             pipe, {"step": self._at_seam(self._make_step), "set_timesteps": self._at_seam(self._lay_grid)}
         )
-        self._calls = DenoiserCalls(self._modules, driver.residuals_kept)
+        self._calls = DenoiserCalls(denoisers, driver.residuals_kept)
         self._aside = False  # whether a callback is running
         self._conditions = 0  # how often a callback has changed more than the latent
         self._next_step: int | None = None
@@ -156,7 +157,7 @@ class Run:
     # The gate.
 
     def denoise(self, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Call the denoiser at a computed step; return the kept result at a cached step.
+        """Call the denoiser, or a ControlNet, at a computed step; return the kept result at a cached step.
 
         The first call of a step decides for the whole step: it is cached if the driver says so and the last computed
         step had the same call (same module, same shapes).
@@ -176,7 +177,7 @@ class Run:
         self._calls.made += 1
         if not self._calls.cached:
             output = self._calls.computed(key, module, call, args, kwargs)
-            self.report.denoiser_calls += 1
+            self.report.denoiser_calls += self._calls.is_of_a_denoiser(key)
             return output
         if key not in self._calls:
             raise RunError(
