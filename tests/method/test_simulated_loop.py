@@ -75,7 +75,7 @@ def test_answers_turn_with_the_direction_of_outputs():
         assert np.isfinite(forward).all()
 
 
-def test_after_a_forced_step_earlier_outputs_are_not_used(rows):
-    solutions, _ = simulated(rows, None, CACHED, 3, RESPONSE, answers_at(LEVELS), forced=(6,))
+def test_after_an_emptied_step_earlier_outputs_are_not_used(rows):
+    solutions, _ = simulated(rows, None, CACHED, 3, RESPONSE, answers_at(LEVELS), emptied=(6,))
     assert solutions[6][0] == (6,)
     assert solutions[11][0] == (11, 9, 6)

@@ -85,6 +85,21 @@ def test_a_twin_shows_no_progress_bars_and_shares_no_blocks(wan, capsys):
     assert "it/s" not in capsys.readouterr().err
 
 
+def test_calibration_decodes_only_what_is_judged(wan, monkeypatch):
+    decoded = []
+    own = type(wan.pipe.vae).decode
+    monkeypatch.setattr(type(wan.pipe.vae), "decode", lambda self, *a, **k: decoded.append(1) or own(self, *a, **k))
+    ertacache.calibrate(wan.pipe, calls_of(wan), num_inference_steps=STEPS, speedup=2, progress=False)
+    assert decoded == []
+    assert "decode" in wan.pipe.blocks.sub_blocks
+    quick = ertacache.Method(schedule="uniform", predictor="aligned")
+    calls = calls_of(wan, range(12))
+    ertacache.calibrate(
+        wan.pipe, calls, num_inference_steps=STEPS, min_psnr=5, method=quick, full_runs=2, progress=False
+    )
+    assert len(decoded) >= 12
+
+
 def test_a_call_knows_the_sizes_of_the_blocks(wan):
     assert CallSetting.of(wan.pipe, (), {"height": 32}).sizes["height"] == 32
 

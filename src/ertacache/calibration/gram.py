@@ -41,5 +41,5 @@ def surrogate_of(
     for k in range(setting.num_streams):
         own, here = [recording.of_stream(k) for recording in recordings], setting.of_stream(k)
         outputs = outputs_with_prior(gram_of(own, here.num_steps), len(own), here.angles, guidance, without)
-        streams.append(Surrogate.answering(outputs, own[0].response(), here.forced))
+        streams.append(Surrogate.answering(outputs, own[0].response(), here.forced, here.emptied))
     return Surrogate.joint(streams)

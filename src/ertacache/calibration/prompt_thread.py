@@ -49,7 +49,7 @@ class PromptThread(Driver):
         self._is_cached, self._prepare, self._block_factors = is_cached, prepare, block_factors
         self.outputs: dict[int, Tensor] = {}
         self.result: Any = None
-        self._run = Run(twin_of(pipe), self)
+        self._run = Run(twin_of(pipe, decodes=call.decodes), self)
         self._twin, self._call = self._run.pipe, call
         self._go, self._arrived = threading.Semaphore(0), threading.Semaphore(0)
         self._step: Step | None = None

@@ -12,7 +12,7 @@ from ertacache.errors import CalibrationError
 from ertacache.runtime.call_signature import CallSignature, check_call_arguments
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.repeatable_call import Call, gives_latents
-from ertacache.runtime.unwrap import own_class
+from ertacache.runtime.unwrap import is_modular, own_class
 from ertacache.value_checks import abbreviated, each, number
 
 
@@ -89,6 +89,8 @@ def calls_for(
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
         latents = "output_type" in takes and "output_type" not in arguments and gives_latents(pipe)
         # Calibration compares latents, so nothing is decoded unless pictures are to be judged.
+        if is_modular(pipe):
+            arguments.pop("output", None)  # what it names may not be made
         random = RandomState.of(seed, k)
         calls.append(Call(arguments, random, {"output_type": "latent"} if latents else None))
     return calls

@@ -51,7 +51,7 @@ def record(
         PipelineError: if the call samples more than once, or its latents change their shape.
     """
     recorder = Recorder(prompt, on_first, on_step, hidden)
-    twin = twin_of(pipe)
+    twin = twin_of(pipe, decodes=call.decodes)
     with call.random.lent(), Run(twin, recorder) as run:
         run.call(**call.arguments())
     steps, first = len(recorder.patterns), recorder.first_step
@@ -78,6 +78,7 @@ class Recorder(Driver):
         self.residuals_kept = int(hidden)
         self.streams: list[_StreamRecord] = []
         self.patterns: list[tuple[Any, ...]] = []
+        self.forms: list[tuple[Any, ...]] = []
         self.residuals: dict[str, Tensor] = {}
         self.noise_levels: tuple[float, ...] = ()
         self.first_step = self.calls_per_step = 0
@@ -106,6 +107,7 @@ class Recorder(Driver):
             if self.residuals_kept:
                 self.residuals[f"r{len(self.patterns)}"] = sketch(step.residuals)
             self.patterns.append(step.pattern)
+            self.forms.append(step.form)
             self._on_step(step.denoiser_calls)
         return step.model_output
 
@@ -114,7 +116,7 @@ class Recorder(Driver):
 
     def finished(self) -> tuple[dict[str, Tensor], Setting]:
         """Return the tensors and the setting of the run."""
-        patterns, main = self.patterns, self.streams[0]
+        patterns, forms, main = self.patterns, self.forms, self.streams[0]
         setting = Setting(
             grid=self.noise_levels,
             first_step=self.first_step,
@@ -125,6 +127,7 @@ class Recorder(Driver):
             same_shape=main.setting.same_shape,
             changes=tuple(self.changes),
             streams=tuple(stream.setting for stream in self.streams[1:]),
+            emptied=tuple(i for i in range(1, len(forms)) if forms[i] != forms[i - 1]),
         )
         tensors = dict(self.residuals)
         for k, stream in enumerate(self.streams):

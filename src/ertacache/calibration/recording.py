@@ -55,6 +55,7 @@ class Setting:
         same_shape: whether sample and model output have the same shape.
         changes: the steps of the grid before which a callback changed more than the latent.
         streams: of the further latents that the loop steps.
+        emptied: those of the ``forced`` steps at which guidance begins or ends, so that older outputs are not used.
     """
 
     grid: tuple[float, ...]
@@ -66,6 +67,7 @@ class Setting:
     same_shape: bool
     changes: tuple[int, ...] = ()
     streams: tuple[StreamSetting, ...] = ()
+    emptied: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         step, size = partial(whole, at_least=0), partial(whole, at_least=1)
@@ -78,6 +80,7 @@ class Setting:
             same_shape=flag,
             changes=each(step),
             streams=each(instance(StreamSetting, "the setting of a further latent")),
+            emptied=each(size),
         )
         steps, forced = self.num_steps, list(self.forced)
         if (

@@ -10,7 +10,7 @@ import typer
 from ertacache.errors import ArgumentError
 
 # Written out here, because importing them from where they are defined would import torch; a test compares.
-MODELS = "flux, wan, cogvideox, opensora"
+MODELS = "flux, wan, cogvideox, opensora, wan22, ltx2"
 METHODS = "uniform, offline, offline+time, paper, reuse, taylor, aligned"
 
 

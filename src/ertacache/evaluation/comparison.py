@@ -104,7 +104,7 @@ class Result:
             pipeline has no ``callback_on_step_end``.
         call_seconds: the whole pipeline call.
         latents: the latent after each step, float32; empty unless requested.
-        report: the report of the policy's run; None without a policy.
+        report: the report of the policy's run; None of plain steps.
         sound: of clips with sound, float32 (batch, channels, samples); else None.
     """
 
@@ -177,7 +177,7 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
         output = pipe(**settings, **clock.callback_for(pipe))
         end = now()
     loop = (clock.end or end) - (clock.start or start)
-    report = run.report if variant.policy is not None else None
+    report = run.report if variant.policy is not None or variant.speedup is not None else None
     return Result(pictures_of(output), loop, end - start, clock.latents, report, sound_of(output))
 
 

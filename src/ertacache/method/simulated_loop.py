@@ -78,7 +78,7 @@ def simulated(
     order: int,
     response: Array,
     answers: Sequence[Array] = (),
-    forced: Collection[int] = (),
+    emptied: Collection[int] = (),
 ) -> Simulated:
     """Run a loop for each answer, with the weights that take all of them nearest to the full run's next latents.
 
@@ -94,7 +94,7 @@ def simulated(
             float64, lower triangular. For Euler steps each column holds one step's length; a multistep solver uses an
             output more than once.
         answers: see `answers_at`; without any, outputs do not answer errors.
-        forced: computed steps at which the denoiser's calls change, so that the history is emptied.
+        emptied: computed steps at which guidance begins or ends, so that the history is emptied.
     """
     strengths = np.stack(answers) if len(answers) else np.zeros((1, len(rows)))
     skipped, first = frozenset(cached), min(cached, default=len(rows))
@@ -103,7 +103,7 @@ def simulated(
     solutions = {}
     for step in range(len(rows)):
         if step not in skipped:
-            history = [step, *([] if step in forced else history)][: order + 1]
+            history = [step, *([] if step in emptied else history)][: order + 1]
             if step > first:
                 seen[:, step] += strengths[:, step, None] * (response[step - 1] @ wrong)
         wrong[:, step] = seen[:, history[0]] - rows[step]

@@ -32,7 +32,8 @@ class Surrogate:
         outputs: what is known of the outputs.
         response: of the sampler, (T, T), float64; see `ertacache.method.simulated_loop.simulated`.
         answers: how outputs answer errors of the latent, each (T,), float64; none for not at all.
-        forced: steps at which the denoiser's calls change, so that the history is emptied.
+        forced: steps that must be computed, as those at which another expert begins.
+        emptied: those of them at which guidance begins or ends, so that the history is emptied.
         others: the surrogates of the further latents that the loop steps, such as sound.
     """
 
@@ -40,13 +41,16 @@ class Surrogate:
     response: Array
     answers: Sequence[Array] = ()
     forced: Sequence[int] = ()
+    emptied: Sequence[int] = ()
     others: Sequence[Surrogate] = ()
     _errors: dict[Schedule, float] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
-    def answering(cls, outputs: Outputs, response: Array, forced: Sequence[int] = ()) -> Surrogate:
+    def answering(
+        cls, outputs: Outputs, response: Array, forced: Sequence[int] = (), emptied: Sequence[int] = ()
+    ) -> Surrogate:
         """Make it for outputs that answer errors as was measured (`ertacache.method.simulated_loop.answers_at`)."""
-        return cls(outputs, response, answers_at(outputs.levels, direction_of(response)), forced)
+        return cls(outputs, response, answers_at(outputs.levels, direction_of(response)), forced, emptied)
 
     @classmethod
     def joint(cls, streams: Sequence[Surrogate]) -> Surrogate:
@@ -92,7 +96,7 @@ class Surrogate:
 
     def _simulated(self, cached: Sequence[int], order: int) -> Simulated:
         rows, contrasts = self.outputs.rows, self.outputs.contrasts
-        return simulated(rows, contrasts, cached, order, self.response, self.answers, self.forced)
+        return simulated(rows, contrasts, cached, order, self.response, self.answers, self.emptied)
 
 
 def climb(start: Schedule, forced: Sequence[int], num_steps: int, cost: Callable[[Schedule], float]) -> Schedule:

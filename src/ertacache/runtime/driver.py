@@ -22,7 +22,8 @@ class Step:
         arguments: the arguments of ``scheduler.step``, by name; see
             `ertacache.runtime.scheduler_step.StepCall.arguments`.
         computed: whether the denoiser ran for this step.
-        pattern: identifies the step's calls of denoisers and ControlNets: modules and shapes of their arguments.
+        pattern: identifies the step's calls of denoisers and ControlNets: for each the module, and then its place,
+            the shapes of its arguments, and how often a callback has changed its conditions.
         scheduler: the scheduler, before the step.
         outputs: the denoiser's outputs at the last computed step, call by call (None for each at level ``hidden``).
         residuals: at level ``hidden``, the blocks' residuals at the last computed step, call by call.
@@ -47,6 +48,11 @@ class Step:
     def model_output(self) -> Tensor:
         """The model output ``v_i`` that the pipeline gives, usually in the shape of the latent."""
         return cast(Tensor, self.arguments["model_output"])
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """The pattern but for which modules are called: two experts in turn make calls of one form."""
+        return tuple(key[1:] for key in self.pattern)
 
     @property
     def denoiser_calls(self) -> int:

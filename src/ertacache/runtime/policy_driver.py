@@ -71,7 +71,7 @@ class PolicyDriver(Driver):
         self.given, self.report, self.observers = resolved, report or Report(), observers
         self.residuals_kept = resolved.policy.method.residuals_kept
         self.levels: list[float] = []
-        self.pattern: tuple[Any, ...] = ()
+        self.form: tuple[Any, ...] = ()
         self.skipped: list[int] = []
         self.error_model: tuple[Tensor, Tensor] | None = None
         self._follow(resolved)
@@ -100,7 +100,7 @@ class PolicyDriver(Driver):
         self.levels = sampler_of(scheduler).noise_levels(scheduler)
         self._follow(self.given.on_grid(scheduler, self.levels))
         self.skipped = []
-        self.pattern = ()
+        self.form = ()
         if self.policy.time_grid is None:
             return None
         self.levels = retime(scheduler, self.policy.time_grid)
@@ -113,12 +113,12 @@ class PolicyDriver(Driver):
 
     def model_output(self, step: Step) -> Tensor:
         """Cache the output of a computed step, or predict that of a cached one."""
-        if step.computed and step.stream == 0 and step.pattern != self.pattern:  # another expert, other guidance
+        if step.computed and step.stream == 0 and step.form != self.form:  # guidance begins or ends
             for stream in self.streams:
                 stream.history.clear()
-            if not self.pattern:
+            if not self.form:
                 self._check_first(step)
-            self.pattern = step.pattern
+            self.form = step.form
         if step.stream == len(self.streams):
             self.streams.append(self._new_stream(step))
         elif step.stream == 0:

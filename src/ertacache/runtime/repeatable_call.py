@@ -28,13 +28,19 @@ class Call:
         arguments: the keyword arguments that the user gave.
         random: the global random state to begin with, for pipelines that draw without their generator.
         added: keyword arguments that calibration adds for its own runs.
+        decodes: whether pictures are wanted of it; a modular pipeline then keeps the block that decodes them.
     """
 
     def __init__(
-        self, arguments: Mapping[str, Any], random: RandomState, added: Mapping[str, Any] | None = None
+        self,
+        arguments: Mapping[str, Any],
+        random: RandomState,
+        added: Mapping[str, Any] | None = None,
+        *,
+        decodes: bool = False,
     ) -> None:
         self._arguments, self._added = _copied(dict(arguments)), dict(added or {})
-        self.random = random
+        self.random, self.decodes = random, decodes
 
     def arguments(self) -> dict[str, Any]:
         """Make a fresh copy of the arguments."""
@@ -43,11 +49,11 @@ class Call:
 
     def as_given(self) -> Call:
         """Make the call as the user gave it, decoding included, for timing."""
-        return Call(self._arguments, self.random)
+        return Call(self._arguments, self.random, decodes=True)
 
     def decoded(self) -> Call:
         """Make the call return pictures or clips as tensors in 0 .. 1, not latents."""
-        return Call(self._arguments | {"output_type": "pt"}, self.random)
+        return Call(self._arguments | {"output_type": "pt"}, self.random, decodes=True)
 
 
 def _copied(value: Any) -> Any:
@@ -64,11 +70,12 @@ def gives_latents(pipe: Any) -> bool:
         return False
 
 
-def twin_of(pipe: Any) -> Any:
+def twin_of(pipe: Any, *, decodes: bool = True) -> Any:
     """Copy the pipeline with its own schedulers and guiders; the modules are shared.
 
     Args:
         pipe: the pipeline; left unchanged.
+        decodes: whether a modular pipeline keeps the block that decodes pictures.
 
     Raises:
         PipelineError: if its scheduler cannot be copied.
@@ -83,8 +90,14 @@ def twin_of(pipe: Any) -> Any:
     twin.scheduler = copy.deepcopy(pipe.scheduler)
     if is_modular(twin):
         twin._blocks = copy.deepcopy(pipe._blocks)
+        for name in () if decodes else _DECODING:
+            twin._blocks.sub_blocks.pop(name, None)
     silence(twin)
     return twin
+
+
+_DECODING = ("decode", "after_decode")
+"""The names of the blocks that come after the last step, in all of diffusers' modular pipelines."""
 
 
 def silence(pipe: Any) -> None:

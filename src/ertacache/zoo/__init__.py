@@ -24,8 +24,12 @@ FOLDERS = {
     "wan": _CHECKOUT / "wan",
     "cogvideox": _CHECKOUT / "cogvideox",
     "opensora": _CHECKOUT / "opensora",
+    "wan22": _CHECKOUT / "wan22",
+    "ltx2": _CHECKOUT / "ltx2",
 }
 NAMES = tuple(FOLDERS)
+OF_THE_PAPER = ("flux", "wan", "cogvideox", "opensora")
+"""Those of the classes that the paper measures; benchmarks run on them by default."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ def folder_of(name: str) -> Path:
 
 
 def available() -> tuple[str, ...]:
-    """The names of the pipelines that can be loaded here."""
-    return tuple(name for name, folder in FOLDERS.items() if (folder / "model_index.json").is_file())
+    """The names of the pipelines of the paper's classes that can be loaded here."""
+    return tuple(name for name in OF_THE_PAPER if (FOLDERS[name] / "model_index.json").is_file())
 
 
 def pipeline_class(model: str | Path) -> Any:
