@@ -20,6 +20,7 @@ PARTS = [
     "files",
     "double_precision",
     "metrics",
+    "sound_metrics",
     "offloaded_weights",
     "opensora",
     "method",

@@ -168,3 +168,19 @@ def test_calls_are_given_out_as_the_user_gave_them_and_for_pictures(embedded):
     assert call.arguments()["output_type"] == "latent"
     assert "output_type" not in call.as_given().arguments()
     assert call.decoded().arguments()["output_type"] == "pt"
+
+
+def test_the_sound_of_clips_is_judged_beside_their_pictures():
+    clip, sound = torch.rand(1, 3, 3, 16, 16), torch.rand(1, 2, 800)
+    judge = Judge([SimpleNamespace(frames=clip, audio=sound)] * 2)
+    quality = judge([SimpleNamespace(frames=clip, audio=sound * factor) for factor in (1.1, 1.01)])
+    assert quality.sound == pytest.approx((20.0, 40.0), abs=0.01)
+    assert Judge([SimpleNamespace(frames=clip)])([SimpleNamespace(frames=clip)]).sound == ()
+
+
+def test_a_budget_of_sound_needs_sound():
+    fit = SimpleNamespace(quality=Quality((50.0,), (0.9,)))
+    session = SimpleNamespace(loops=SimpleNamespace(full_run=1, surrogate=None))
+    budget = QualityBudget(asked="min_sound=20", measure="sound", least=20.0)
+    with pytest.raises(BudgetError, match="returns no sound"):
+        _Judged(session, Method.named("taylor"), budget).values(fit)

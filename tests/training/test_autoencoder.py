@@ -30,13 +30,13 @@ def test_pieces_of_pictures_have_no_frames():
     assert Stage("any", 1, batch=2, side=8).cut(pixels, np.random.default_rng(0)).shape == (2, 8, 8, 3)
 
 
-@pytest.mark.parametrize("name", ["wan", "cogvideox", "opensora"])
+@pytest.mark.parametrize("name", ["wan", "cogvideox", "opensora", "ltx2"])
 def test_every_stage_of_a_video_autoencoder_gives_back_the_shape_that_it_gets(name):
     torch.manual_seed(0)
     family = FAMILIES[name]
     vae = family.autoencoder()
     for stage in family.autoencoder_stages:
-        pixels = np.zeros((2, 17, 48, 48, 3), np.uint8)
+        pixels = np.zeros((2, 17, 64, 64, 3), np.uint8)
         x = to_tensor(stage.cut(pixels, np.random.default_rng(0))[:1])
         with torch.no_grad():
             z = vae.encode(x).latent_dist.mean

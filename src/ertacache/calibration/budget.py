@@ -12,12 +12,12 @@ from ertacache.method.named_methods import Method
 from ertacache.method.schedule import check_budget, computed_steps_for
 from ertacache.value_checks import as_error, number, whole
 
-Measure = Literal["psnr", "ssim"]
+Measure = Literal["psnr", "ssim", "sound"]
 """A field of `ertacache.calibration.quality.Quality`."""
-QUALITIES: dict[str, Measure] = {"min_psnr": "psnr", "min_ssim": "ssim"}
+QUALITIES: dict[str, Measure] = {"min_psnr": "psnr", "min_ssim": "ssim", "min_sound": "sound"}
 """The budgets of quality, each with the measure that it bounds."""
-CEILINGS = {"min_psnr": 100.0, "min_ssim": 1.0}
-"""The quality of the full run itself: PSNR in dB, as `ertacache.metrics` caps it, and SSIM."""
+CEILINGS = {"min_psnr": 100.0, "min_ssim": 1.0, "min_sound": 100.0}
+"""The quality of the full run itself: PSNR and the sound's signal to error in dB, as their metrics cap it, and SSIM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ class QualityBudget(_Asked):
     """At least this quality in the mean over prompts.
 
     Args:
-        measure: PSNR or SSIM.
-        least: the bound: PSNR in dB, or SSIM up to 1.
+        measure: PSNR, SSIM, or the signal-to-error ratio of the sound.
+        least: the bound: in dB, or SSIM up to 1.
     """
 
     measure: Measure
@@ -143,12 +143,12 @@ def _check_threshold(asked: str, method: Method) -> None:
 def _check_quality(name: str, value: float, asked: str, method: Method) -> None:
     if method.fits_cached_trajectory:
         raise BudgetError(
-            "min_psnr and min_ssim do not work with this method: its quality cannot be measured on held-out prompts",
+            "budgets of quality do not work with this method: it cannot be measured on held-out prompts",
             given=f"{asked} with method {method.name!r}",
             cure="Use 'aligned', 'taylor', 'reuse' or 'uniform', or another budget.",
         )
     if value >= CEILINGS[name]:
-        only = "PSNR is capped at 100 dB" if name == "min_psnr" else "an SSIM of 1"
+        only = "an SSIM of 1" if name == "min_ssim" else "it is capped at 100 dB"
         raise BudgetError(
             f"only the full run itself has this quality ({only})",
             given=asked,

@@ -12,6 +12,7 @@ from ertacache.calibration.loop_result import Fit
 from ertacache.calibration.make_policy import nothing_cached, policy_of
 from ertacache.calibration.quality import CONFIDENCE, lower_bound
 from ertacache.calibration.search import beginnings
+from ertacache.errors import BudgetError
 from ertacache.method.named_methods import Method
 from ertacache.method.schedule import Schedule, evenly_spaced
 from ertacache.policy import Policy
@@ -60,6 +61,12 @@ class _Trials:
         """Return the quality of each prompt, in the measure of the budget."""
         assert fit.quality is not None  # there is a judge
         found: tuple[float, ...] = getattr(fit.quality, self._budget.measure)
+        if not found:
+            raise BudgetError(
+                "this pipeline returns no sound whose quality could be measured",
+                given=self._budget.asked,
+                cure="Use min_psnr or min_ssim for its pictures.",
+            )
         return found
 
     def is_enough(self, computed: int) -> bool:

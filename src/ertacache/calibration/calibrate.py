@@ -29,6 +29,7 @@ def calibrate(
     seconds: float | None = None,
     min_psnr: float | None = None,
     min_ssim: float | None = None,
+    min_sound: float | None = None,
     method: str | Method = "aligned",
     full_runs: float | None = None,
     seed: int = 0,
@@ -54,6 +55,8 @@ def calibrate(
         seconds: budget: the most seconds that one whole call may take, on this machine, in these settings, warmed up.
         min_psnr: budget: the least mean PSNR against the full run, in dB, over 0 and under 100.
         min_ssim: budget: the least mean SSIM against the full run, over 0 and under 1.
+        min_sound: budget: of clips with sound, the least mean signal-to-error ratio against the full run's sound, in
+            dB, over 0 and under 100.
         method: ``"aligned"``, ``"taylor"``, ``"reuse"``, ``"uniform"``, ``"offline"``, ``"offline+time"``,
             ``"paper"``, or a `Method`.
         full_runs: the cost limit of the whole calibration, in full runs' denoiser calls, 1 or more. By default 10, or
@@ -105,6 +108,7 @@ def calibrate(
         "seconds": seconds,
         "min_psnr": min_psnr,
         "min_ssim": min_ssim,
+        "min_sound": min_sound,
     }
     budget = parse_budget(num_inference_steps, chosen, given)
     options = CalibrationOptions.checked(

@@ -57,7 +57,7 @@ def policy_of(
         ]
     record = record_of(loops, budget, fit.error, fit.step_errors, threshold=threshold, notes=notes)
     if fit.quality:
-        record = replace(record, psnr=fit.quality.psnr, ssim=fit.quality.ssim)
+        record = replace(record, psnr=fit.quality.psnr, ssim=fit.quality.ssim, sound=fit.quality.sound)
     return Policy(
         num_inference_steps=loops.setting.num_steps,
         cached_steps=fit.cached_steps,

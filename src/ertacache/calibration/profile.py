@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from math import inf
 from statistics import fmean
 
 from ertacache.calibration.budget import QUALITIES, only_budget
@@ -59,6 +60,7 @@ class Profile:
         seconds: float | None = None,
         min_psnr: float | None = None,
         min_ssim: float | None = None,
+        min_sound: float | None = None,
     ) -> Policy:
         """Choose the policy for exactly one budget, without a denoiser call.
 
@@ -72,6 +74,7 @@ class Profile:
             seconds: the most seconds of one whole call; the policy's ``seconds`` must be 3 % less.
             min_psnr: the least mean PSNR against the full run, in dB.
             min_ssim: the least mean SSIM against the full run.
+            min_sound: the least mean signal-to-error ratio of the sound against the full run's, in dB.
 
         Raises:
             BudgetError: if there is no budget, more than one, or one that none of these policies meets.
@@ -83,10 +86,12 @@ class Profile:
                 "seconds": seconds,
                 "min_psnr": min_psnr,
                 "min_ssim": min_ssim,
+                "min_sound": min_sound,
             }
         )
         if name in QUALITIES:
-            bounds = {p: lower_bound(getattr(p.calibration, QUALITIES[name])) for p in self.policies}
+            measured = {p: getattr(p.calibration, QUALITIES[name]) for p in self.policies}
+            bounds = {p: lower_bound(values) if values else -inf for p, values in measured.items()}
             meeting = [policy for policy in self.policies if bounds[policy] >= value][-1:]
             best = f"the mildest reaches {max(bounds.values()):.4g} with confidence"
         else:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ertacache.errors import BudgetError
-from ertacache.runtime.call_results import pictures_of
+from ertacache.runtime.call_results import pictures_of, sound_of
 from ertacache.student_t import student_t
 
 CONFIDENCE = 0.95
@@ -29,10 +29,12 @@ class Quality:
     Args:
         psnr: PSNR in dB.
         ssim: SSIM, at most 1.
+        sound: of clips with sound, its signal-to-error ratio in dB; else empty.
     """
 
     psnr: tuple[float, ...]
     ssim: tuple[float, ...]
+    sound: tuple[float, ...] = ()
 
 
 class Judge:
@@ -47,7 +49,7 @@ class Judge:
 
     def __init__(self, references: Sequence[Any]) -> None:
         try:
-            from ertacache import metrics
+            from ertacache import metrics, sound_metrics
         except ImportError as error:
             raise BudgetError(
                 "quality is measured with torchmetrics, which is not installed",
@@ -55,12 +57,19 @@ class Judge:
                 cure="Install it: pip install 'ertacache[cli]'.",
             ) from error
         self._metrics: tuple[Callable[[Tensor, Tensor], float], ...] = (metrics.psnr, metrics.ssim)
+        self._signal_to_error = sound_metrics.signal_to_error
         self._references = [pictures_of(result) for result in references]
+        self._sounds = [sound_of(result) for result in references]
 
     def __call__(self, results: Sequence[Any]) -> Quality:
         """Measure the quality of what the calls of all prompts returned."""
         pairs = [(pictures_of(a), b) for a, b in zip(results, self._references, strict=True)]
-        return Quality(*(tuple(metric(*pair) for pair in pairs) for metric in self._metrics))
+        heard = [
+            self._signal_to_error(sound, reference)
+            for sound, reference in zip(map(sound_of, results), self._sounds, strict=True)
+            if sound is not None and reference is not None
+        ]
+        return Quality(*(tuple(metric(*pair) for pair in pairs) for metric in self._metrics), tuple(heard))
 
 
 def lower_bound(values: Sequence[float], confidence: float = CONFIDENCE) -> float:

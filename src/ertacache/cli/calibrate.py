@@ -32,6 +32,7 @@ def calibrate(
     seconds: options.Seconds = None,
     min_psnr: options.MinPSNR = None,
     min_ssim: options.MinSSIM = None,
+    min_sound: options.MinSound = None,
     frontier: Annotated[
         Path | None,
         typer.Option(help="Instead of a budget: a folder for policies from 1.2x to 5x, with a table and a plot."),
@@ -69,6 +70,7 @@ def calibrate(
         seconds=seconds,
         min_psnr=min_psnr,
         min_ssim=min_ssim,
+        min_sound=min_sound,
     )
     if frontier is not None and (budget or method != "aligned" or full_runs):
         raise ArgumentError(

@@ -51,3 +51,7 @@ MinPSNR = Annotated[
 MinSSIM = Annotated[
     float | None, typer.Option(help="Budget: mean SSIM against full runs, to reach with 95 % confidence.")
 ]
+MinSound = Annotated[
+    float | None,
+    typer.Option(help="Budget: mean signal-to-error ratio of the sound, in dB, to reach with 95 % confidence."),
+]

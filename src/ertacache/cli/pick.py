@@ -20,6 +20,7 @@ def pick(
     seconds: options.Seconds = None,
     min_psnr: options.MinPSNR = None,
     min_ssim: options.MinSSIM = None,
+    min_sound: options.MinSound = None,
 ) -> None:
     """Take the policy for a budget from a profile; needs no model and no denoiser call."""
     checked_output(out, besides=[profile])
@@ -27,7 +28,12 @@ def pick(
     from ertacache.presenting.tables import policy_facts
 
     policy = Profile.load(profile).policy(
-        speedup=speedup, num_computed_steps=computed_steps, seconds=seconds, min_psnr=min_psnr, min_ssim=min_ssim
+        speedup=speedup,
+        num_computed_steps=computed_steps,
+        seconds=seconds,
+        min_psnr=min_psnr,
+        min_ssim=min_ssim,
+        min_sound=min_sound,
     )
     kept_somewhere(out, policy.save)
     console.print(policy_facts(policy))

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from ertacache.evaluation.comparison import Result, Variant, generate, started
 from ertacache.evaluation.cost import counting_flops, watching_memory
-from ertacache.evaluation.sound import log_mel_distance, signal_to_error
 from ertacache.files import kept
 from ertacache.metrics import motion_error, psnr, ssim
 from ertacache.runtime.call_results import sampling_rate_of
+from ertacache.sound_metrics import log_mel_distance, signal_to_error
 
 Metric = Callable[[Tensor, Tensor, str], float]
 """A metric: given the generated pictures, those of the full run, and the prompt."""
 
 SOUND, LOG_MEL = "sound, dB", "log-mel, dB"
-"""The names of the metrics of sound: `ertacache.evaluation.sound.signal_to_error` and ``log_mel_distance``."""
+"""The names of the metrics of sound: `ertacache.sound_metrics.signal_to_error` and ``log_mel_distance``."""
 
 FULL_RUN_EVERY = 8
 """How many variants are timed between two timings of the full run."""

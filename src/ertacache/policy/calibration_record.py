@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ class CalibrationRecord:
         psnr: for each calibration prompt, its pictures against the full run's, in dB, with weights that were fitted on
             the other prompts; empty if not measured.
         ssim: the same in SSIM, at most 1.
+        sound: the same of the sound's signal-to-error ratio, in dB, of clips with sound.
         seconds: for one whole call on the calibration's machine, measured or derived from measurements, or None if
             unknown.
         taylor_kept: whether the policy has Taylor's weights, because fitted ones were farther from the full runs.
@@ -48,6 +49,7 @@ class CalibrationRecord:
     ssim: tuple[float, ...] = ()
     seconds: float | None = None
     taylor_kept: bool = False
+    sound: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         normalized(
@@ -63,9 +65,15 @@ class CalibrationRecord:
             notes=each(text),
             psnr=each(_quality),
             ssim=each(_quality),
+            sound=each(_quality),
             seconds=optional(partial(number, above=0)),
             taylor_kept=flag,
         )
+
+    def metadata(self) -> dict[str, Any]:
+        """All of it, as JSON data."""
+        plain = asdict(self)
+        return {name: value for name, value in plain.items() if value or name != "sound"}  # older files have no sound
 
     @property
     def total_full_runs(self) -> float:
@@ -74,5 +82,12 @@ class CalibrationRecord:
 
     def unmeasured(self, *notes: str) -> CalibrationRecord:
         """Drop all measurements, for a policy that was derived from the measured one; add these notes."""
-        unknown: dict[str, Any] = {"error": None, "step_errors": (), "psnr": (), "ssim": (), "seconds": None}
+        unknown: dict[str, Any] = {
+            "error": None,
+            "step_errors": (),
+            "psnr": (),
+            "ssim": (),
+            "sound": (),
+            "seconds": None,
+        }
         return replace(self, notes=(*self.notes, *notes), **unknown)

@@ -239,7 +239,7 @@ class Policy:
             "origin": self.origin and self.origin.metadata(),
             "time_grid": self.time_grid,
             "rectification": self.rectification and self.rectification.metadata(),
-            "calibration": asdict(self.calibration),
+            "calibration": self.calibration.metadata(),
             "envelope": self.envelope and asdict(self.envelope),
         }
 

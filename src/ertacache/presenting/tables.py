@@ -132,6 +132,8 @@ def policy_facts(policy: Policy) -> Table:
             f"PSNR {fmean(record.psnr):.1f} dB, SSIM {fmean(record.ssim):.4f} against the full run, means over "
             "the calibration prompts, each held out of the fit in turn"
         )
+    if record.sound:
+        facts["sound"] = f"{fmean(record.sound):.1f} dB signal to error, likewise"
     if record.seconds is not None:
         facts["time"] = f"{record.seconds:.3g} s a call, on the machine of the calibration"
     if origin is not None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ertacache.errors import MetricError
-from ertacache.evaluation.sound import log_mel_distance, signal_to_error
 from ertacache.presenting.films import wav
 from ertacache.runtime.call_results import pictures_of, sampling_rate_of, sound_of
+from ertacache.sound_metrics import log_mel_distance, signal_to_error
 
 RATE = 8000
 
