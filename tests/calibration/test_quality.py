@@ -9,14 +9,16 @@ import torch
 import ertacache
 from ertacache.calibration import by_quality, by_seconds
 from ertacache.calibration.announcement import Workload
+from ertacache.calibration.budget import QualityBudget
 from ertacache.calibration.by_quality import fewest
 from ertacache.calibration.full_runs import open_session
 from ertacache.calibration.options import CalibrationOptions
 from ertacache.calibration.plan import QUALITY_RUNS
 from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.quality import Judge, lower_bound
+from ertacache.calibration.quality import Judge, Quality, lower_bound
 from ertacache.calibration.timing import REPEATS, Costs, timed
 from ertacache.errors import BudgetError, PipelineError
+from ertacache.method.named_methods import Method
 from ertacache.metrics import psnr
 from ertacache.runtime.call_results import pictures_of
 from ertacache.student_t import student_t
@@ -183,4 +185,4 @@ def test_a_budget_of_sound_needs_sound():
     session = SimpleNamespace(loops=SimpleNamespace(full_run=1, surrogate=None))
     budget = QualityBudget(asked="min_sound=20", measure="sound", least=20.0)
     with pytest.raises(BudgetError, match="returns no sound"):
-        _Judged(session, Method.named("taylor"), budget).values(fit)
+        by_quality._Trials(session, Method.named("taylor"), budget).values(fit)

@@ -69,7 +69,8 @@ class Judge:
             for sound, reference in zip(map(sound_of, results), self._sounds, strict=True)
             if sound is not None and reference is not None
         ]
-        return Quality(*(tuple(metric(*pair) for pair in pairs) for metric in self._metrics), tuple(heard))
+        psnr, ssim = (tuple(metric(*pair) for pair in pairs) for metric in self._metrics)
+        return Quality(psnr, ssim, tuple(heard))
 
 
 def lower_bound(values: Sequence[float], confidence: float = CONFIDENCE) -> float:

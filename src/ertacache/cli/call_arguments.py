@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ertacache.errors import ArgumentError, PipelineError
-from ertacache.runtime.call_signature import CallSignature
 from ertacache.untrusted_text import typed
 
 _GIVEN_BY_COMMANDS = ("prompt", "num_inference_steps", "generator", "output_type")
@@ -49,6 +48,8 @@ def check_arguments(pipe: Any, given: Mapping[str, Any]) -> None:
             given=f"--set {reserved[0]}=...",
             cure="Leave it out; the prompt and the seed have their own arguments.",
         )
+    from ertacache.runtime.call_signature import CallSignature
+
     signature = CallSignature.of(pipe)
     signature.check(given, type(pipe).__name__)
     for name, default in signature.defaults.items():
