@@ -157,12 +157,13 @@ class Marked:
         self.transformer, self.scheduler = toy.transformer, toy.scheduler
 
     @torch.no_grad()
-    def __call__(self, latents, calls=1, number=1, num_inference_steps=8):
+    def __call__(self, latents, steps=1, number=1, num_inference_steps=8):
         before, self.transformer.mark, self.number = self.transformer.mark, "at work", number
         self.scheduler.set_timesteps(num_inference_steps)
         for i, t in enumerate(self.scheduler.timesteps):
-            for _ in range(calls if i == 4 else 1):
-                output = self.transformer(latents, t)
+            output = self.transformer(latents, t)
+            for _ in range(steps - 1 if i == 4 else 0):
+                self.scheduler.step(output, t, latents)
             latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
         self.transformer.mark = before
         return latents + self.number
@@ -175,8 +176,8 @@ def test_a_call_that_is_refused_midway_leaves_nothing_and_one_that_fails_what_it
     pipe.transformer.mark = "none"
     with ertacache.accelerated(pipe, make_policy(8, (4,))):
         pipe(torch.ones(1, 4, 2))
-        with pytest.raises(RunError, match="more often, or with other shapes"):
-            pipe(torch.ones(1, 4, 2), calls=2, number=7)
+        with pytest.raises(RunError, match="several steps of its sampler"):
+            pipe(torch.ones(1, 4, 2), steps=2, number=7)
         assert (pipe.transformer.mark, pipe.number) == ("none", 1)
         pipe.transformer.answer = lambda sample, t: 1 / 0
         with pytest.raises(ZeroDivisionError):

@@ -7,7 +7,12 @@ import threading
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2DiscreteScheduler
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 import ertacache
 from ertacache.errors import PipelineError, RunError
@@ -274,3 +279,29 @@ def test_a_copy_of_the_scheduler_is_plain_in_another_thread(make_toy, make_polic
     alone = FlowMatchEulerDiscreteScheduler()
     alone.set_timesteps(4)
     assert torch.cat(moved).tolist() == pytest.approx((1 + alone.sigmas.diff()).tolist())
+
+
+@pytest.mark.parametrize("extra", [1, -1])
+def test_calls_that_begin_or_end_at_a_cached_step_are_noted(make_toy, make_policy, extra):
+    """Skip-layer guidance and guidance intervals begin and end wherever they like; a hand-made policy cannot know."""
+
+    def denoise(pipe, i, sample, t):
+        outputs = [pipe.transformer(sample, t) for _ in range(2 + (extra if i >= 3 else 0))]
+        return sum(outputs) / len(outputs)
+
+    pipe = make_toy(denoise=denoise)
+    with ertacache.accelerated(pipe, make_policy(8, (2, 3))) as run:
+        pipe(torch.ones(1, 4, 2))
+    assert run.cached_steps == (2, 3)
+    assert any("at cached step 3 the pipeline began to make other calls" in note for note in run.report.notes)
+
+
+def test_thresholding_is_followed_by_hand_and_refused_where_weights_are_fitted(make_toy, make_policy):
+    scheduler = UniPCMultistepScheduler(thresholding=True)
+    pipe = make_toy(scheduler=scheduler)
+    with ertacache.accelerated(pipe, make_policy(8, (2, 3))) as run:
+        pipe(torch.ones(1, 4, 2))
+    assert run.cached_steps == (2, 3)
+    refused = pytest.raises(PipelineError, match="thresholds the predicted picture")
+    with refused, ertacache.accelerated(pipe, speedup=2):
+        pipe(torch.ones(1, 4, 2))

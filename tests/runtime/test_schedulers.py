@@ -307,7 +307,6 @@ def test_a_discrete_scheduler_is_plain_again_after_a_retimed_run(discrete):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({**WAN, "thresholding": True}, "changes the predicted picture non-linearly"),
         ({**WAN, "solver_p": FlowMatchEulerDiscreteScheduler()}, "second scheduler"),
     ],
 )

@@ -18,7 +18,7 @@ from ertacache.runtime.repeatable_call import Call, twin_of
 from ertacache.runtime.run import Run
 from ertacache.runtime.sampler_response import response_of
 from ertacache.runtime.scheduler_step import is_affine
-from ertacache.runtime.schedulers import angles_of, sampler_of
+from ertacache.runtime.schedulers import angles_of, sampler_of, thresholds
 from ertacache.runtime.unwrap import own_class
 
 
@@ -216,7 +216,7 @@ def check_sampler(step: Step) -> None:
             cure="Use a scheduler that adds none: pipe.scheduler = DPMSolverMultistepScheduler.from_config("
             "pipe.scheduler.config, variance_type=None).",
         )
-    if not is_affine(scheduler, arguments):
+    if thresholds(scheduler) or not is_affine(scheduler, arguments):
         raise CalibrationError(
             "the scheduler clips the predicted picture, or changes it non-linearly in another way, and weights cannot "
             "be fitted through that",

@@ -24,6 +24,7 @@ from ertacache.runtime.pipeline_key import digest_of
 from ertacache.runtime.pipeline_settings import configuration_of, refuse_other_caches
 from ertacache.runtime.policy_for_call import Resolved, SolveStream, Undecided
 from ertacache.runtime.report import Report
+from ertacache.runtime.schedulers import check_weights_fit
 from ertacache.runtime.step_budget import StepBudget
 from ertacache.runtime.unwrap import own_class
 from ertacache.value_checks import number, path
@@ -78,6 +79,7 @@ class Learner:
         again = ReplayableCall(pipe, args, kwargs) if self.audit else None
 
         def decide(scheduler: Any, levels: tuple[float, ...], first: int) -> Resolved:
+            check_weights_fit(scheduler)
             grid = [[f"{level:.5g}" for level in levels], first, configuration_of(scheduler)]
             key = digest_of([*parts, *grid])
             call = _Call(self, pipe, key, scheduler, levels, first, strength_of(setting.guidance), again)

@@ -19,7 +19,7 @@ from ertacache.runtime.guidance_transfer import strength_of
 from ertacache.runtime.pipeline_settings import refuse_other_caches
 from ertacache.runtime.policy_for_call import Resolved, Undecided
 from ertacache.runtime.sampler_response import response_of
-from ertacache.runtime.schedulers import angles_of
+from ertacache.runtime.schedulers import angles_of, check_weights_fit
 from ertacache.runtime.step_budget import StepBudget
 from ertacache.runtime.unwrap import own_class
 
@@ -51,6 +51,7 @@ class Instant:
         setting = CallSetting.of(pipe, args, kwargs)
 
         def decide(scheduler: Any, levels: tuple[float, ...], first: int) -> Resolved:
+            check_weights_fit(scheduler)
             policy = self.policy(scheduler, levels, first, setting.guidance)
 
             def solve_stream(number: int, other: Any, levels: Sequence[float], first: int) -> dict[int, Prediction]:

@@ -162,8 +162,7 @@ class Run:
         The first call of a step decides for the whole step: it is cached if the driver says so and the last computed
         step had the same call (same module, same shapes).
 
-        Raises:
-            RunError: if a later call of a cached step differs from the last computed step's.
+        A later call that differs from the last computed step's is made, though its result is not used.
         """
         if self._aside:
             return call(*args, **kwargs)
@@ -180,13 +179,9 @@ class Run:
             self.report.denoiser_calls += self._calls.is_of_a_denoiser(key)
             return output
         if key not in self._calls:
-            raise RunError(
-                f"at cached step {self._next_step} the pipeline calls the denoiser more often, or with other shapes, "
-                "than at the last computed step",
-                given=f"denoiser call {self._calls.made} of the step",
-                cure="Turn off what changes the calls midway (skip-layer guidance, guidance intervals), or calibrate "
-                "with the arguments of this call.",
-            )
+            self._note_change()
+            self.report.denoiser_calls += self._calls.is_of_a_denoiser(key)
+            return call(*args, **kwargs)  # nothing is kept that has its shapes
         return self._calls.repeated(key, module, call, args, kwargs, self._block_factors)
 
     def _decide(self, key: Any) -> None:
@@ -204,6 +199,13 @@ class Run:
                 "quality"
             )
         self._calls.begin_computed()
+
+    def _note_change(self) -> None:
+        self.report.note(
+            f"at cached step {self._next_step} the pipeline began to make other calls of the denoiser (skip-layer "
+            "guidance, or a guidance interval that begins or ends); this step was still predicted without the change; "
+            "calibrated policies compute such a step"
+        )
 
     def _block_factors(self) -> Sequence[float]:
         assert self._next_step is not None  # nothing is cached at the first step
@@ -298,14 +300,15 @@ class Run:
                 given=f"step {index} after step {self._next_step - 1}",
                 cure="Call ertacache.disable(pipe).",
             )
-        if self._calls.cached and (index != self._next_step or self._calls.made != len(self._calls)):
+        if self._calls.cached and index != self._next_step:
             raise RunError(
-                f"at cached step {self._next_step} the pipeline went to another step, or made fewer denoiser calls "
-                "than at the last computed one",
-                given=f"step {index} with {self._calls.made} denoiser calls in place of {len(self._calls)}",
+                f"at cached step {self._next_step} the pipeline went to another step",
+                given=f"step {index}",
                 cure="Calibrate with exactly this call's arguments; if it still happens, this pipeline cannot be "
                 "cached: call ertacache.disable(pipe).",
             )
+        if self._calls.cached and self._calls.made < len(self._calls):
+            self._note_change()
         return index
 
     def _unseen(self, scheduler: Any) -> RunError:

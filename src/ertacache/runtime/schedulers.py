@@ -132,8 +132,6 @@ def _general_refusal(scheduler: Any) -> str | None:
         return "its config is no mapping"
     if getattr(scheduler, "order", 1) != 1:
         return f"it calls the denoiser {scheduler.order} times a step, as Heun's method does"
-    if scheduler.config.get("thresholding"):
-        return "thresholding=True changes the predicted picture non-linearly, and weights cannot be fitted through that"
     return None
 
 
@@ -173,6 +171,21 @@ def sampler_of(scheduler: Any) -> Sampler:
         raise _not_served(scheduler, reason, name)
     StepCall.of(scheduler)
     return row
+
+
+def thresholds(scheduler: Any) -> bool:
+    """Whether a scheduler thresholds the predicted picture, which is not linear."""
+    return bool(scheduler.config.get("thresholding"))
+
+
+def check_weights_fit(scheduler: Any) -> None:
+    """Raise `PipelineError` if predictions by weights are not for this scheduler."""
+    if thresholds(scheduler):
+        raise PipelineError(
+            "the scheduler thresholds the predicted picture, and outputs predicted by weights would not be right then",
+            given=f"{own_class(scheduler).__name__}, thresholding=True",
+            cure="Switch it off, use another scheduler, or make a policy of reuse by hand (ertacache.Policy).",
+        )
 
 
 def check_copies(scheduler: Any) -> None:
