@@ -10,3 +10,11 @@ def now() -> float:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.perf_counter()
+
+
+def work() -> float:
+    """Seconds for ratios: of this process's processors, or of the clock where an accelerator does the work.
+
+    On a CPU the clock would count what other programs take as well, and ratios would scatter with their load.
+    """
+    return now() if torch.accelerator.is_available() else time.process_time()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ertacache.accelerate import accelerated
-from ertacache.clock import now
+from ertacache.clock import now, work
 from ertacache.errors import PolicyMismatchError
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
@@ -103,6 +103,8 @@ class Result:
         loop_seconds: from the first denoiser call to the end of the last step; to the end of the whole call where the
             pipeline has no ``callback_on_step_end``.
         call_seconds: the whole pipeline call.
+        loop_work: as ``loop_seconds``, but in seconds of `ertacache.clock.work`; speedups are ratios of these.
+        call_work: the same of the whole call.
         latents: the latent after each step, float32; empty unless requested.
         report: the report of the policy's run; None of plain steps.
         sound: of clips with sound, float32 (batch, channels, samples); else None.
@@ -111,6 +113,8 @@ class Result:
     pictures: Tensor
     loop_seconds: float
     call_seconds: float
+    loop_work: float
+    call_work: float
     latents: list[Tensor] = field(default_factory=list)
     report: WatchedReport | None = None
     sound: Tensor | None = None
@@ -125,7 +129,7 @@ class Row:
         computed_steps: how many steps run the denoiser.
         psnr: against the full run, in dB.
         ssim: against the full run.
-        speedup: denoising time of the full run over that of this variant.
+        speedup: denoising time of the full run over that of this variant, see `Result.loop_work`.
         loop_seconds: denoising time, in seconds.
     """
 
@@ -173,12 +177,13 @@ def generate(pipe: Any, variant: Variant, arguments: Mapping[str, Any], *, keep_
     # Random numbers that a pipeline draws without its generator are the same for every variant too.
     noise = RandomState.of(arguments["generator"].initial_seed(), 0)
     with noise.lent(), variant.around(pipe), clock.watching(pipe), context as run:
-        start = now()
+        start = now(), work()
         output = pipe(**settings, **clock.callback_for(pipe))
-        end = now()
-    loop = (clock.end or end) - (clock.start or start)
+        end = now(), work()
+    call = [after - before for before, after in zip(start, end, strict=True)]
+    loop = [after - before for before, after in zip(clock.start or start, clock.end or end, strict=True)]
     report = run.report if variant.policy is not None or variant.speedup is not None else None
-    return Result(pictures_of(output), loop, end - start, clock.latents, report, sound_of(output))
+    return Result(pictures_of(output), loop[0], call[0], loop[1], call[1], clock.latents, report, sound_of(output))
 
 
 def compare(
@@ -214,7 +219,7 @@ def compare(
                 row.computed_steps = len(result.report.computed_steps)
             row.psnr.append(psnr(result.pictures, reference.pictures))
             row.ssim.append(ssim(result.pictures, reference.pictures))
-            row.speedup.append(reference.loop_seconds / result.loop_seconds)
+            row.speedup.append(reference.loop_work / result.loop_work)
             row.loop_seconds.append(result.loop_seconds)
             on_result(number, variant.name, result)
     return rows
@@ -244,13 +249,14 @@ class _LoopClock:
 
     def __init__(self, keep_latents: bool) -> None:
         self.keep_latents = keep_latents
-        self.start = self.end = 0.0
+        self.start: tuple[float, float] | None = None
+        self.end: tuple[float, float] | None = None
         self.latents: list[Tensor] = []
 
     @contextmanager
     def watching(self, pipe: Any) -> Iterator[None]:
         def begin(module: Any, args: Any) -> None:
-            self.start = self.start or now()
+            self.start = self.start or (now(), work())
 
         hooks = [module.register_forward_pre_hook(begin) for module in denoisers_of(pipe).values()]
         try:
@@ -266,7 +272,7 @@ class _LoopClock:
     def step_ended(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         if self.keep_latents:
             self.latents.append(values["latents"].detach().float().cpu())
-        self.end = now()
+        self.end = now(), work()
         return values
 
 

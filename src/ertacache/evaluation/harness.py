@@ -42,7 +42,8 @@ class Measured:
         name: of the variant.
         peak_bytes: peak memory of the call less that of the full run, in bytes.
         flops: operations of the denoiser over those of the full run.
-        speedup: denoising time of the full run over that of this variant.
+        speedup: denoising time of the full run over that of this variant: of the processors on a CPU
+            (`ertacache.clock.work`), of the clock on an accelerator.
         call_speedup: the same for the whole call, with text encoders and decoder.
         psnr: against the full run, in dB.
         ssim: against the full run.
@@ -162,8 +163,8 @@ class _Measurement:
             found.append(
                 {
                     "flops": flops / costs[0][0],
-                    "speedup": timed.loop_seconds / result.loop_seconds,
-                    "call_speedup": timed.call_seconds / result.call_seconds,
+                    "speedup": timed.loop_work / result.loop_work,
+                    "call_speedup": timed.call_work / result.call_work,
                     **self.quality(result, reference, number),
                 }
             )
