@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import diffusers
 import pytest
 import torch
@@ -10,6 +12,7 @@ from accelerate import cpu_offload
 import ertacache
 from ertacache.errors import PipelineError, PolicyMismatchError
 from ertacache.method.named_methods import Method
+from ertacache.runtime import policy_driver
 
 T = 8
 
@@ -60,7 +63,7 @@ def test_the_error_model_per_channel_has_a_factor_for_each_channel(make_family, 
     assert policy.rectification.k.shape == (len(policy.cached_steps), channels)
 
 
-def test_the_history_never_crosses_from_one_expert_to_the_other(make_family):
+def test_only_fitted_weights_use_the_outputs_of_both_experts(make_family, monkeypatch):
     family = make_family("Wan 2.2")
     policy = calibrated(family.pipe, [family.arguments(1)], method=Method(schedule="uniform", predictor="aligned"))
     family.run()
@@ -68,8 +71,19 @@ def test_the_history_never_crosses_from_one_expert_to_the_other(make_family):
     second = next(i for i, t in enumerate(family.pipe.scheduler.timesteps) if t < boundary)
     assert 0 < second < T - 1
     assert second in policy.computed_steps
-    for step, prediction in policy.predictions.items():
-        assert all((i < second) == (step < second) for i in prediction.history)
+    crossing = [p for step, p in policy.predictions.items() if step >= second and min(p.history) < second]
+    assert crossing
+    used = []
+    own = policy_driver.taylor
+    monkeypatch.setattr(
+        policy_driver, "taylor", lambda levels, i, steps: used.append((i, steps)) or own(levels, i, steps)
+    )
+    by_hand = ertacache.Policy(T, policy.cached_steps, Method.named("taylor"))
+    for other in (by_hand, replace(policy, predictions={})):  # one without its weights extrapolates too
+        with ertacache.accelerated(family.pipe, other):
+            family.run()
+    assert len(used) == 2 * len(policy.cached_steps)
+    assert all((i < second) == (step < second) for step, steps in used for i in steps)
 
 
 @pytest.mark.parametrize(

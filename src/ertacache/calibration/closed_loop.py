@@ -94,7 +94,7 @@ class ClosedLoop:
         self.plan, self._recordings, self._setting, self._leave_one_out = plan, recordings, setting, leave_one_out
         size = {"reuse": 1, "taylor": 2}.get(plan.predictor, MAX_ORDER + 1)
         self._histories = [History(size) for _ in recordings]
-        self._form: tuple[Any, ...] = ()
+        self._calls: Any = ()
         self._grids: list[list[float]] = []
         self._predictions: dict[int, Prediction] = {}
         self._left_out: dict[int, tuple[Prediction, ...]] = {}
@@ -182,9 +182,10 @@ class ClosedLoop:
 
     def _take_in(self, prompts: Sequence[PromptAtStep]) -> None:
         """Pass on the outputs of a computed step, and add them to the histories and the trace."""
-        index, form = prompts[0].index, prompts[0].step.form
-        if form != self._form:  # guidance begins or ends
-            self._form = form
+        index, step = prompts[0].index, prompts[0].step
+        calls = step.form if self.plan.predictor == "aligned" else step.pattern
+        if calls != self._calls:  # guidance begins or ends, or, for other predictors, another expert takes over
+            self._calls = calls
             for history in self._histories:
                 history.clear()
         outputs = [self._computed(prompt) for prompt in prompts]

@@ -78,7 +78,7 @@ class Recorder(Driver):
         self.residuals_kept = int(hidden)
         self.streams: list[_StreamRecord] = []
         self.patterns: list[tuple[Any, ...]] = []
-        self.forms: list[tuple[Any, ...]] = []
+        self.forms: list[list[Any]] = []
         self.residuals: dict[str, Tensor] = {}
         self.noise_levels: tuple[float, ...] = ()
         self.first_step = self.calls_per_step = 0

@@ -121,6 +121,11 @@ class Method:
         return self.schedule == "offline" or self.timestep_adjustment or self.rectification is not None
 
     @property
+    def fits_weights(self) -> bool:
+        """Whether the weights of its predictions are fitted in closed loops."""
+        return self.predictor == "aligned" and self.schedule not in ("prior", "learnt")
+
+    @property
     def depends_on_calibration(self) -> bool:
         """Whether the policy contains anything measured, so that it holds for the calibrated noise levels only."""
         fitted = self.timestep_adjustment or self.rectification is not None

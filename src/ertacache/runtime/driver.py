@@ -50,9 +50,9 @@ class Step:
         return cast(Tensor, self.arguments["model_output"])
 
     @property
-    def form(self) -> tuple[Any, ...]:
+    def form(self) -> list[Any]:
         """The pattern but for which modules are called: two experts in turn make calls of one form."""
-        return tuple(key[1:] for key in self.pattern)
+        return [key[1:] for key in self.pattern]
 
     @property
     def denoiser_calls(self) -> int:

@@ -71,7 +71,8 @@ class PolicyDriver(Driver):
         self.given, self.report, self.observers = resolved, report or Report(), observers
         self.residuals_kept = resolved.policy.method.residuals_kept
         self.levels: list[float] = []
-        self.form: tuple[Any, ...] = ()
+        self.pattern: tuple[Any, ...] = ()
+        self.since = 0  # the step since which the denoiser's calls are those of the pattern
         self.skipped: list[int] = []
         self.error_model: tuple[Tensor, Tensor] | None = None
         self._follow(resolved)
@@ -100,7 +101,7 @@ class PolicyDriver(Driver):
         self.levels = sampler_of(scheduler).noise_levels(scheduler)
         self._follow(self.given.on_grid(scheduler, self.levels))
         self.skipped = []
-        self.form = ()
+        self.pattern = ()
         if self.policy.time_grid is None:
             return None
         self.levels = retime(scheduler, self.policy.time_grid)
@@ -113,18 +114,28 @@ class PolicyDriver(Driver):
 
     def model_output(self, step: Step) -> Tensor:
         """Cache the output of a computed step, or predict that of a cached one."""
-        if step.computed and step.stream == 0 and step.form != self.form:  # guidance begins or ends
-            for stream in self.streams:
-                stream.history.clear()
-            if not self.form:
-                self._check_first(step)
-            self.form = step.form
+        if step.computed and step.stream == 0 and step.pattern != self.pattern:
+            self._calls_change(step)
         if step.stream == len(self.streams):
             self.streams.append(self._new_stream(step))
         elif step.stream == 0:
             self.resolved.check_streams(len(self.streams))
         stream = self.streams[step.stream]
         return self._computed(step, stream) if step.computed else self._predicted(step, stream)
+
+    def _calls_change(self, step: Step) -> None:
+        """Go on with other denoiser calls: of another expert, or since guidance begins or ends.
+
+        Weights that were fitted through a change of experts use the outputs of both. All others would not: Taylor's
+        lose up to 9 dB by it (docs/research-log.md).
+        """
+        alike = self.policy.method.fits_weights and step.form == [key[1:] for key in self.pattern]
+        if not alike:
+            for stream in self.streams:
+                stream.history.clear()
+        if not self.pattern:
+            self._check_first(step)
+        self.pattern, self.since = step.pattern, step.index
 
     def _new_stream(self, step: Step) -> CachedStream:
         """Begin to cache a stream, at its first step."""
@@ -194,7 +205,7 @@ class PolicyDriver(Driver):
                 f"step {step} was extrapolated with generic weights (Taylor's) in place of fitted ones, because the "
                 "computed steps before it, or the guidance, differ from calibration; expect lower quality"
             )
-        return taylor(stream.levels, step, stream.history.steps)
+        return taylor(stream.levels, step, [i for i in stream.history.steps if i >= self.since])
 
     def _correction(self, step: int, stream: CachedStream) -> Prediction | None:
         """Get the policy's correction of a computed step; None unless this run has cached the same steps so far."""
