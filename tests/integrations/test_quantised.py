@@ -88,7 +88,23 @@ def bitsandbytes(seed, folder):
     return found
 
 
+def quanto(seed, folder):
+    library = pytest.importorskip("optimum.quanto", reason="optimum-quanto is not installed")
+    found = model(seed)
+    library.quantize(found, weights=library.qint8)
+    library.freeze(found)
+    return found
+
+
+def layerwise(seed, folder):
+    found = model(seed)
+    found.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    return found
+
+
 QUANTISED = {
+    "quanto int8": quanto,
+    "layerwise casting": layerwise,
     "torchao int8": torchao("Int8WeightOnlyConfig"),
     "torchao float8": torchao("Float8WeightOnlyConfig"),
     "GGUF Q8_0": gguf("Q8_0"),

@@ -117,7 +117,10 @@ def difference(expected: Weights, actual: Weights, model: nn.Module | None = Non
 
 
 def _stored_otherwise(expected: Weights, actual: Weights) -> str:
-    return f"they are stored as {kinds(actual)} here, and were as {kinds(expected)} in calibration"
+    return (
+        f"they are stored as {kinds(actual)} here, and were as {kinds(expected)} in calibration (what another "
+        "precision loses was measured in docs/quantised.md)"
+    )
 
 
 def unread(weights: Weights) -> str:
