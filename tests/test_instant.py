@@ -10,6 +10,8 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FluxImg2ImgPipeline, UniPCMultistepScheduler
 
 import ertacache
+from contract.case import Family
+from contract.families import CASES
 from ertacache import zoo
 from ertacache.acceleration import switch_off, switch_on
 from ertacache.errors import ArgumentError, BudgetError, GuardError
@@ -18,6 +20,7 @@ from ertacache.method.named_methods import Method
 from ertacache.method.prior import ANGLES, prior_outputs
 from ertacache.method.schedule import evenly_spaced
 from ertacache.policy import Policy
+from ertacache.runtime.denoisers import changes_of_expert
 from ertacache.runtime.instant import Instant
 from ertacache.runtime.sampler_response import response_of
 from ertacache.runtime.schedulers import angles_of, sampler_of
@@ -139,3 +142,22 @@ def test_it_beats_fewer_steps_and_plain_taylor_on_a_pipeline_that_the_prior_has_
     )
     assert instant > fewer + 4
     assert instant > extrapolated
+
+
+@pytest.mark.parametrize("name", ["Wan 2.2", "Wan22Modular"])
+def test_where_another_expert_takes_over_an_instant_policy_computes_and_begins_anew(name):
+    family = Family(CASES[name])
+    with ertacache.accelerated(family.pipe, speedup=2) as run:
+        family.run()
+    timesteps = family.pipe.scheduler.timesteps.tolist()
+    (second,) = changes_of_expert(family.pipe, timesteps)
+    boundary = 1000 * family.pipe.config["boundary_ratio"]
+    assert timesteps[second] < boundary <= timesteps[second - 1]
+    assert second in run.computed_steps
+    assert len(run.computed_steps) == 4
+    assert not any("was computed although" in note or "generic weights" in note for note in run.report.notes)
+
+
+def test_a_pipeline_of_one_denoiser_has_no_change_of_experts():
+    family = Family(CASES["Wan, UniPC"])
+    assert changes_of_expert(family.pipe, [900.0, 700.0]) == ()

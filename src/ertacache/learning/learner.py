@@ -18,7 +18,7 @@ from ertacache.output_paths import checked_folder
 from ertacache.policy import Policy
 from ertacache.runtime import identity
 from ertacache.runtime.call_setting import CallSetting
-from ertacache.runtime.denoisers import loop_modules
+from ertacache.runtime.denoisers import changes_of_expert, loop_modules
 from ertacache.runtime.guidance_transfer import strength_of
 from ertacache.runtime.pipeline_key import digest_of
 from ertacache.runtime.pipeline_settings import configuration_of, refuse_other_caches
@@ -89,13 +89,22 @@ class Learner:
         return Undecided(Policy(1, (), LEARNT), setting=setting, decide=decide)
 
     def policy(
-        self, key: str, learnt: Learnt, scheduler: Any, levels: Sequence[float], first: int, strength: float
+        self,
+        key: str,
+        learnt: Learnt,
+        scheduler: Any,
+        levels: Sequence[float],
+        first: int,
+        strength: float,
+        changes: Sequence[int] = (),
     ) -> Policy:
         """The policy by what is known; solved once for each state of it."""
         computed = self.budget.computed(len(levels) - 1 - first)
         known = key, learnt.generations, float(learnt.gram.trace()), computed
         if known not in self._policies:
-            self._policies[known] = learnt_policy(learnt, scheduler, levels, first, computed, strength, self.without)
+            self._policies[known] = learnt_policy(
+                learnt, scheduler, levels, first, computed, strength, self.without, changes
+            )
             while len(self._policies) > _KEPT:
                 del self._policies[next(iter(self._policies))]
         return self._policies[known]
@@ -127,7 +136,10 @@ class _Call:
         steps = len(self.levels) - 1 - self.first
         policy, solve_stream = None, None
         if learnt is not None and len(learnt.gram) == steps:
-            policy = self.learner.policy(self.key, learnt, self.scheduler, self.levels, self.first, self.strength)
+            changes = changes_of_expert(self.pipe, self.scheduler.timesteps.tolist())
+            policy = self.learner.policy(
+                self.key, learnt, self.scheduler, self.levels, self.first, self.strength, changes
+            )
             solve_stream = self._streams(learnt, policy)
             if not self.learner.is_audited():
                 return Resolved(policy, notes=policy.calibration.notes, solve_stream=solve_stream)

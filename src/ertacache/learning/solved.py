@@ -22,6 +22,7 @@ def learnt_policy(
     computed: int,
     strength: float,
     without: str | None = None,
+    changes: Sequence[int] = (),
 ) -> Policy:
     """The policy of a setting that full generations were recorded of.
 
@@ -33,6 +34,7 @@ def learnt_policy(
         computed: how many of the steps that the call makes are computed.
         strength: the guidance scale.
         without: the trained pipeline that is left out of the prior, by name, to judge this.
+        changes: the steps of the grid at which another expert takes over.
     """
     record = CalibrationRecord(
         f"num_computed_steps={computed} (learnt)",
@@ -44,7 +46,8 @@ def learnt_policy(
         outputs_with_prior(gram.numpy(), learnt.samples, angles, strength, without)
         for gram in (learnt.gram, *learnt.streams)
     ]
-    return solved_policy(Policy(1, (), LEARNT, calibration=record), outputs, scheduler, levels, first, computed)
+    blank = Policy(1, (), LEARNT, calibration=record)
+    return solved_policy(blank, outputs, scheduler, levels, first, computed, changes)
 
 
 def learnt_stream(

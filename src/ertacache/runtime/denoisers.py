@@ -62,6 +62,24 @@ def controls_of(pipe: Any) -> dict[str, nn.Module]:
     }
 
 
+def changes_of_expert(pipe: Any, timesteps: Sequence[float]) -> tuple[int, ...]:
+    """Find the steps at which another expert takes over, where the pipeline has a boundary, as Wan 2.2's have.
+
+    Args:
+        pipe: the pipeline.
+        timesteps: those of the call's grid, falling.
+
+    Returns:
+        Their indices in the grid; empty for pipelines of one denoiser.
+    """
+    ratio = (getattr(pipe, "config", None) or {}).get("boundary_ratio")
+    experts = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    if ratio is None or any(expert is None for expert in experts):
+        return ()
+    boundary = ratio * pipe.scheduler.config.num_train_timesteps
+    return tuple(i for i in range(1, len(timesteps)) if timesteps[i] < boundary <= timesteps[i - 1])
+
+
 def _denoises(module: nn.Module) -> bool:
     parameters = _parameters_of_module(module)
     return not parameters.isdisjoint(_TIMESTEPS) and parameters.isdisjoint(_CONDITIONS)

@@ -10,11 +10,12 @@ from ertacache.method.gram_weights import Outputs
 from ertacache.method.named_methods import INSTANT
 from ertacache.method.prediction import Prediction
 from ertacache.method.prior import prior_outputs
+from ertacache.method.schedule import fewest_computed
 from ertacache.method.surrogate import Surrogate
 from ertacache.policy import CalibrationRecord, Policy
 from ertacache.policy.predictions import shifted
 from ertacache.runtime.call_setting import CallSetting
-from ertacache.runtime.denoisers import loop_modules
+from ertacache.runtime.denoisers import changes_of_expert, loop_modules
 from ertacache.runtime.guidance_transfer import strength_of
 from ertacache.runtime.pipeline_settings import refuse_other_caches
 from ertacache.runtime.policy_for_call import Resolved, Undecided
@@ -52,7 +53,8 @@ class Instant:
 
         def decide(scheduler: Any, levels: tuple[float, ...], first: int) -> Resolved:
             check_weights_fit(scheduler)
-            policy = self.policy(scheduler, levels, first, setting.guidance)
+            changes = changes_of_expert(pipe, scheduler.timesteps.tolist())
+            policy = self.policy(scheduler, levels, first, setting.guidance, changes)
 
             def solve_stream(number: int, other: Any, levels: Sequence[float], first: int) -> dict[int, Prediction]:
                 outputs = prior_outputs(angles_of(other, levels[first:]), strength_of(setting.guidance), self.without)
@@ -62,7 +64,14 @@ class Instant:
 
         return Undecided(NOTHING_CACHED, setting=setting, decide=decide)
 
-    def policy(self, scheduler: Any, levels: Sequence[float], first: int, guidance: Mapping[str, float]) -> Policy:
+    def policy(
+        self,
+        scheduler: Any,
+        levels: Sequence[float],
+        first: int,
+        guidance: Mapping[str, float],
+        changes: Sequence[int] = (),
+    ) -> Policy:
         """The policy of a call; made once for a setting.
 
         Args:
@@ -70,20 +79,30 @@ class Instant:
             levels: the T + 1 noise levels of its grid.
             first: the step that the call begins with.
             guidance: the guidance arguments of the call.
+            changes: the steps of the grid at which another expert takes over.
         """
         strength = strength_of(guidance)
-        key = own_class(scheduler), repr(sorted(scheduler.config.items())), tuple(levels), first, strength
+        key = (
+            own_class(scheduler),
+            repr(sorted(scheduler.config.items())),
+            tuple(levels),
+            first,
+            strength,
+            tuple(changes),
+        )
         if key not in self._made:
-            self._made[key] = self._solved(scheduler, levels, first, strength)
+            self._made[key] = self._solved(scheduler, levels, first, strength, changes)
             while len(self._made) > _KEPT:
                 del self._made[next(iter(self._made))]
         return self._made[key]
 
-    def _solved(self, scheduler: Any, levels: Sequence[float], first: int, strength: float) -> Policy:
+    def _solved(
+        self, scheduler: Any, levels: Sequence[float], first: int, strength: float, changes: Sequence[int]
+    ) -> Policy:
         computed = self.budget.computed(len(levels) - 1 - first)
         blank = replace(NOTHING_CACHED, calibration=CalibrationRecord(f"{self.budget} (instant)", notes=(NOTE,)))
         outputs = prior_outputs(angles_of(scheduler, levels[first:]), strength, self.without)
-        return solved_policy(blank, [outputs], scheduler, levels, first, computed)
+        return solved_policy(blank, [outputs], scheduler, levels, first, computed, changes)
 
 
 def solved_stream(
@@ -111,6 +130,7 @@ def solved_policy(
     levels: Sequence[float],
     first: int,
     computed: int,
+    changes: Sequence[int] = (),
 ) -> Policy:
     """The policy by outputs that are expected of a call: the schedule and weights that end nearest in simulated loops.
 
@@ -122,12 +142,16 @@ def solved_policy(
         levels: the T + 1 noise levels of its grid.
         first: the step that the call begins with.
         computed: how many of the steps that the call makes are computed.
+        changes: the steps of the grid at which another expert takes over, whose outputs are not extrapolated from the
+            other's.
     """
     steps = len(levels) - 1 - first
     if computed == steps:
         return replace(blank, num_inference_steps=steps).shifted(first)
     response = response_of(scheduler, first, levels[first:])
-    surrogate = Surrogate.joint([Surrogate.answering(one, response) for one in outputs])
+    forced = [step - first for step in changes if step > first]
+    computed = max(computed, fewest_computed(steps, forced))
+    surrogate = Surrogate.joint([Surrogate.answering(one, response, forced, forced) for one in outputs])
     cached = surrogate.best_bend(computed)
     predictions = surrogate.solved(cached, blank.method.order)
     return replace(blank, num_inference_steps=steps, cached_steps=cached, predictions=predictions).shifted(first)
