@@ -166,7 +166,111 @@ def of_images(blocks: Any, name: str, scale: float | None) -> Case:
     return case(build, latents_of(call, *negative), {})
 
 
+def flux3_modular(blocks: Any, *, flow_map: bool = False, **more: Any) -> Any:
+    transformer = d.Flux3Transformer2DModel(
+        in_channels=16,
+        cond_in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        timestep_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        flow_map=flow_map,
+    )
+    for name in ("prompt_upsampler", "text_encoder", "vae_encoder", "decode"):
+        blocks.sub_blocks.pop(name)
+    pipe = blocks.init_pipeline()
+    pipe.update_components(
+        transformer=lively(transformer), scheduler=d.FlowMatchEulerDiscreteScheduler(shift=3.0), **more
+    )
+    return pipe
+
+
+def flux3_call(**more: Any) -> dict[str, Any]:
+    texts = {"prompt_embeds": random(1, 4, 8, seed=1), "negative_prompt_embeds": random(1, 4, 8, seed=2)}
+    return {**texts, "height": 64, "width": 64, "output": "latents", **more}
+
+
+def wan_image_call(**more: Any) -> dict[str, Any]:
+    call = {name: value for name, value in paper.video_call().items() if name != "guidance_scale"}
+    condition = {"image_condition_latents": random(1, 2 + 4, 3, 8, 8, seed=6)}
+    return {**call, **condition, "output": "latents", **more}
+
+
+def wan22_image_modular() -> Any:
+    models = {name: paper.wan_transformer(4 + 2 + 4, seed) for name, seed in (("transformer", 0), ("transformer_2", 1))}
+    guiders = {name: d.ClassifierFreeGuidance(guidance_scale=4.0) for name in ("guider", "guider_2")}
+    return modular(
+        d.Wan22Image2VideoBlocks(), paper.wan_from_image(), "text_encoder", "vae_encoder", **models, **guiders
+    )
+
+
+def anima() -> Any:
+    conditioner = d.AnimaTextConditioner(
+        source_dim=8,
+        target_dim=8,
+        model_dim=8,
+        num_layers=1,
+        num_attention_heads=2,
+        target_vocab_size=16,
+        min_sequence_length=8,
+    )
+    transformer = d.CosmosTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        mlp_ratio=2,
+        text_embed_dim=8,
+        adaln_lora_dim=4,
+        max_size=(4, 32, 32),
+        patch_size=(1, 2, 2),
+        rope_scale=(2.0, 1.0, 1.0),
+        concat_padding_mask=False,
+    )
+    blocks = d.AnimaAutoBlocks()
+    for name in ("text_encoder", "vae_encoder", "decode"):
+        blocks.sub_blocks.pop(name)
+    pipe = blocks.init_pipeline()
+    parts = {"text_conditioner": lively(conditioner), "transformer": lively(transformer), **scaled(4.0)}
+    pipe.update_components(scheduler=d.FlowMatchEulerDiscreteScheduler(shift=3.0), **parts)
+    return pipe
+
+
+def anima_call(**more: Any) -> dict[str, Any]:
+    texts: dict[str, Any] = {}
+    for kind, seed in (("", 1), ("negative_", 2)):
+        texts |= {
+            f"{kind}qwen_prompt_embeds": random(1, 4, 8, seed=seed),
+            f"{kind}qwen_attention_mask": torch.ones(1, 4, dtype=torch.long),
+            f"{kind}t5_input_ids": torch.tensor([[3, 5, 7, 1]]) + seed,
+            f"{kind}t5_attention_mask": torch.ones(1, 4, dtype=torch.long),
+        }
+    return {**texts, "height": 64, "width": 64, "output": "latents", **more}
+
+
 CASES: dict[str, Case] = {
+    "Flux3Modular": Case(
+        lambda: flux3_modular(d.Flux3AutoBlocks(), **scaled(3.5)),
+        flux3_call,
+        (lambda: flux3_call(height=128),),
+        output_type="",
+    ),
+    "FluxKontextModular": case(
+        lambda: modular(d.FluxKontextAutoBlocks(), paper.flux(d.FluxPipeline, shift=3.0), *NO_TEXT),
+        latents_of(paper.flux_call, max_area=paper.FLUX_SIZE**2),
+    ),
+    "QwenImage21TurboModular": case(
+        lambda: modular(d.QwenImage21TurboAutoBlocks(), images.qwen21(), *NO_TEXT),
+        latents_of(
+            images.qwen21_call, "negative_prompt_embeds", "negative_prompt_embeds_mask", image_pad_mask=NO_PICTURE
+        ),
+    ),
+    "AnimaModular": Case(anima, anima_call, (lambda: anima_call(height=128),), output_type=""),
+    "Wan22Image2VideoModular": Case(wan22_image_modular, wan_image_call, output_type=""),
     "FluxModular": case(
         lambda: modular(d.FluxAutoBlocks(), paper.flux(d.FluxPipeline, **paper.DYNAMIC, guidance=True), *NO_TEXT),
         latents_of(paper.flux_call, guidance_scale=3.5),
