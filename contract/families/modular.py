@@ -259,6 +259,19 @@ CASES: dict[str, Case] = {
         (lambda: flux3_call(height=128),),
         output_type="",
     ),
+    "Flux3DistilledModular": Case(
+        lambda: flux3_modular(d.Flux3DistilledAutoBlocks(), flow_map=True),
+        lambda: {name: value for name, value in flux3_call().items() if not name.startswith("negative_")},
+        output_type="",
+    ),
+    "QwenImageEditModular": case(
+        lambda: modular(d.QwenImageEditAutoBlocks(), images.qwen(), *NO_TEXT, "vae_encoder", **scaled(4.0)),
+        latents_of(images.qwen_call, image_latents=random(1, 4, 1, 8, 8, seed=6)),
+    ),
+    "HeliosModular": case(
+        lambda: modular(d.HeliosAutoBlocks(), videos.helios(), *NO_TEXT, "vae_encoder", **scaled(4.0)),
+        latents_of(videos.helios_call),
+    ),
     "FluxKontextModular": case(
         lambda: modular(d.FluxKontextAutoBlocks(), paper.flux(d.FluxPipeline, shift=3.0), *NO_TEXT),
         latents_of(paper.flux_call, max_area=paper.FLUX_SIZE**2),
