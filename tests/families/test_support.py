@@ -8,7 +8,8 @@ import pytest
 
 from contract.check import Outcome, check
 from contract.families import CASES
-from contract.page import PAGE, RECORD, exported, from_json, page_of, pipeline_of, reason_of, to_json
+from contract.not_tried import REASONS
+from contract.page import PAGE, RECORD, exported, from_json, not_tried, page_of, pipeline_of, reason_of, to_json
 
 RECORDED = from_json(RECORD.read_text(encoding="utf-8"))
 
@@ -45,3 +46,8 @@ def test_the_page_is_what_the_record_makes():
 
 def test_every_class_that_diffusers_exports_is_on_the_page():
     assert set(exported()) <= set(re.findall(r"\w+", PAGE.read_text(encoding="utf-8")))
+
+
+def test_every_class_has_a_case_or_a_reason_why_not():
+    """So a class with a reason exists and has no case."""
+    assert set(not_tried(RECORDED)) == set(REASONS)

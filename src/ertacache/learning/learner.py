@@ -136,7 +136,7 @@ class _Call:
         steps = len(self.levels) - 1 - self.first
         policy, solve_stream = None, None
         if learnt is not None and len(learnt.gram) == steps:
-            changes = changes_of_expert(self.pipe, self.scheduler.timesteps.tolist())
+            changes = changes_of_expert(self.pipe, self.scheduler)
             policy = self.learner.policy(
                 self.key, learnt, self.scheduler, self.levels, self.first, self.strength, changes
             )

@@ -48,7 +48,9 @@ def _part(result: Any, name: str) -> Any:
 def sampling_rate_of(pipe: Any) -> int:
     """The sampling rate of the sound that a pipeline makes, in Hz: its vocoder's, or its autoencoder's."""
     for part in ("vocoder", "audio_vae"):
-        config = getattr(getattr(pipe, part, None), "config", None) or {}
+        config = getattr(getattr(pipe, part, None), "config", None)
+        if not isinstance(config, Mapping):
+            continue
         for name in ("output_sampling_rate", "sampling_rate", "sample_rate"):
             if config.get(name):
                 return int(config[name])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ertacache.errors import PipelineError, RunError
@@ -62,21 +63,23 @@ def controls_of(pipe: Any) -> dict[str, nn.Module]:
     }
 
 
-def changes_of_expert(pipe: Any, timesteps: Sequence[float]) -> tuple[int, ...]:
+def changes_of_expert(pipe: Any, scheduler: Any) -> tuple[int, ...]:
     """Find the steps at which another expert takes over, where the pipeline has a boundary, as Wan 2.2's have.
 
     Args:
         pipe: the pipeline.
-        timesteps: those of the call's grid, falling.
+        scheduler: that of the call; its timesteps are set.
 
     Returns:
         Their indices in the grid; empty for pipelines of one denoiser.
     """
-    ratio = (getattr(pipe, "config", None) or {}).get("boundary_ratio")
+    config = getattr(pipe, "config", None)
+    ratio = config.get("boundary_ratio") if isinstance(config, Mapping) else None
     experts = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
     if ratio is None or any(expert is None for expert in experts):
         return ()
-    boundary = ratio * pipe.scheduler.config.num_train_timesteps
+    boundary = ratio * scheduler.config.num_train_timesteps
+    timesteps = torch.as_tensor(scheduler.timesteps).tolist()
     return tuple(i for i in range(1, len(timesteps)) if timesteps[i] < boundary <= timesteps[i - 1])
 
 

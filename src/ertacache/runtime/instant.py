@@ -53,7 +53,7 @@ class Instant:
 
         def decide(scheduler: Any, levels: tuple[float, ...], first: int) -> Resolved:
             check_weights_fit(scheduler)
-            changes = changes_of_expert(pipe, scheduler.timesteps.tolist())
+            changes = changes_of_expert(pipe, scheduler)
             policy = self.policy(scheduler, levels, first, setting.guidance, changes)
 
             def solve_stream(number: int, other: Any, levels: Sequence[float], first: int) -> dict[int, Prediction]:
