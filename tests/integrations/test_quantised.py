@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -17,6 +21,7 @@ from ertacache.errors import PolicyMismatchError
 from ertacache.runtime.parameter_samples import difference, weights_of, with_values
 
 T = 8
+ROOT = Path(__file__).parents[2]
 CONFIG = {
     "in_channels": 16,
     "out_channels": 16,
@@ -169,3 +174,32 @@ def test_what_quantised_weights_stand_for_is_found_once(tmp_path, monkeypatch):
 def test_a_copy_of_a_quantised_model_is_the_same(tmp_path):
     coarse = QUANTISED["torchao int8"](0, tmp_path)
     assert difference(weights_of(coarse), weights_of(copy.deepcopy(coarse))) == (False, "")
+
+
+IN_ANOTHER_PROCESS = """
+import pathlib, runpy, sys
+import ertacache
+mine = runpy.run_path(sys.argv[1])
+pipe = mine["piped"](mine["QUANTISED"][sys.argv[2]](0, pathlib.Path(sys.argv[3])))
+with ertacache.accelerated(pipe, ertacache.Policy.load(sys.argv[4])) as run:
+    pipe(**mine["call"](0), num_inference_steps=mine["T"])
+assert run.report.notes == [], run.report.notes
+print("cached", run.cached_steps)
+"""
+
+
+@pytest.mark.parametrize("kind", ["torchao int8", "GGUF Q8_0", "quanto int8", "layerwise casting"])
+def test_a_saved_policy_knows_the_quantised_weights_in_another_process(kind, tmp_path):
+    policy = calibrated(piped(QUANTISED[kind](0, tmp_path)))
+    policy.save(tmp_path / "policy.safetensors")
+    (tmp_path / "again").mkdir()
+    given = [__file__, kind, str(tmp_path / "again"), str(tmp_path / "policy.safetensors")]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS, *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"cached {policy.cached_steps}" in done.stdout
