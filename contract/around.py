@@ -110,10 +110,7 @@ def _outcome(case: Case, policy: Policy, usual: float, change: Change, unchanged
 
 
 def _made(family: Family, change: Change) -> Tensor:
-    arguments = family.arguments(1) | {"num_inference_steps": STEPS}
-    if family.case.output_type:
-        arguments["output_type"] = family.case.output_type
-    return tensor_of(family.pipe(**change.arguments(arguments)))
+    return tensor_of(family.pipe(**change.arguments(family.all_arguments(1))))
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,21 @@ class Family:
 
     def run(self, seed: int = 0, call: Call | None = None) -> Tensor:
         """The output of one call."""
-        arguments = self.arguments(seed, call) | {"num_inference_steps": STEPS}
+        return tensor_of(self.pipe(**self.all_arguments(seed, call)))
+
+    def all_arguments(self, seed: int = 0, call: Call | None = None) -> dict[str, Any]:
+        """The same arguments, with the number of steps and the kind of output."""
+        arguments = self.arguments(seed, call)
+        if self._is_asked_for_steps():
+            arguments["num_inference_steps"] = STEPS
         if self.case.output_type:
             arguments["output_type"] = self.case.output_type
-        return tensor_of(self.pipe(**arguments))
+        return arguments
+
+    def _is_asked_for_steps(self) -> bool:
+        """Whether the pipeline takes a number of steps; some take a list of noise levels only."""
+        taken = signature(self.pipe.__call__).parameters.values()
+        return any(one.name == "num_inference_steps" or one.kind is one.VAR_KEYWORD for one in taken)
 
 
 def tensor_of(output: Any) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ import diffusers
 
 from contract.case import Case
 from contract.check import Outcome
+from contract.not_tried import REASONS
 
 DOCS = Path(__file__).parents[1] / "docs"
 RECORD, PAGE = DOCS / "support.json", DOCS / "support.md"
@@ -104,9 +104,16 @@ def exported() -> list[str]:
     found = []
     for name in dir(diffusers):
         kind = getattr(diffusers, name)
-        if inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline) and name != "DiffusionPipeline":
+        bases = (diffusers.DiffusionPipeline, diffusers.ModularPipeline)
+        if inspect.isclass(kind) and issubclass(kind, bases) and kind not in bases:
             found.append(name)
     return found
+
+
+def not_tried(found: Found) -> list[str]:
+    """The classes of which there is no case."""
+    tried = {pipeline for pipeline, _ in found.values()}
+    return [name for name in exported() if name not in tried]
 
 
 def pipeline_of(case: Case) -> str:
@@ -163,7 +170,7 @@ def page_of(found: Found) -> str:
     works = {case: row for case, row in found.items() if row[1].works}
     refused = {case: row for case, row in found.items() if not row[1].works}
     classes = {pipeline for pipeline, _ in works.values()}
-    left = [name for name in exported() if name not in {pipeline for pipeline, _ in found.values()}]
+    left = not_tried(found)
     introduction = INTRODUCTION.format(
         works=len(classes),
         refused=len({pipeline for pipeline, _ in refused.values()} - classes),
@@ -186,7 +193,9 @@ def page_of(found: Found) -> str:
     lines += [
         f"\n## Not tried: {len(left)} classes\n",
         "There is no tiny pipeline of these. The same code accepts or refuses them by behaviour, not by name.\n",
-        textwrap.fill(f"{', '.join(left)}.", 120, break_long_words=False, break_on_hyphens=False),
+        "| pipeline | why |",
+        "|---|---|",
+        *(f"| {name} | {REASONS.get(name, '')} |" for name in left),
     ]
     return "\n".join(lines + _changes(found)) + "\n"
 

@@ -17,6 +17,15 @@ NO_TEXT = ("text_encoder",)
 NO_PICTURE = torch.zeros(1, 4, dtype=torch.bool)
 
 
+KINDS: dict[str, Any] = {
+    "Krea2TurboAutoBlocks": d.Krea2TurboModularPipeline,
+    "Flux2KleinBaseAutoBlocks": d.Flux2KleinBaseModularPipeline,
+    "Wan22Blocks": d.Wan22ModularPipeline,
+    "Wan22Image2VideoBlocks": d.Wan22Image2VideoModularPipeline,
+}
+"""Blocks whose own class is not the one that they make."""
+
+
 def modular(blocks: Any, like: Any, *without: str, **more: Any) -> Any:
     """A modular pipeline of a standard one's components.
 
@@ -28,7 +37,8 @@ def modular(blocks: Any, like: Any, *without: str, **more: Any) -> Any:
     """
     for name in without:
         blocks.sub_blocks.pop(name)
-    pipe = blocks.init_pipeline()
+    kind = KINDS.get(type(blocks).__name__)
+    pipe = kind(blocks) if kind else blocks.init_pipeline()
     parts = {name: part for name, part in like.components.items() if part is not None and hasattr(part, "config")}
     taken = {spec.name for spec in blocks.expected_components}
     pipe.update_components(**{name: part for name, part in {**parts, **more}.items() if name in taken})

@@ -85,6 +85,8 @@ def calls_for(
             )
         check_call_arguments(pipe, {} if isinstance(prompt, str) else prompt)  # common arguments were checked
         _check_grid(arguments, k)
+        if not takes.takes("num_inference_steps"):  # its sigmas say how many, or a list for stages
+            arguments.pop("num_inference_steps")
         if "generator" in takes and arguments.get("generator") is None:
             arguments["generator"] = torch.Generator("cpu").manual_seed(seed + k)
         latents = "output_type" in takes and "output_type" not in arguments and gives_latents(pipe)

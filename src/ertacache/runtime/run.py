@@ -59,7 +59,8 @@ class Run:
         self.ended: BaseException | None = None
         self._ignored = 0
         denoisers = list(denoisers_of(pipe).values())
-        self._modules = [*denoisers, *controls_of(pipe).values()]  # what a ControlNet gives is for a denoiser only
+        # What a ControlNet gives is for a denoiser only; at level hidden that runs at cached steps, and needs it.
+        self._modules = [*denoisers, *(() if driver.residuals_kept else controls_of(pipe).values())]
         self._streams = Streams(pipe.scheduler)
         self._seam = SchedulerSeam(
             pipe, {"step": self._at_seam(self._make_step), "set_timesteps": self._at_seam(self._lay_grid)}
@@ -102,7 +103,8 @@ class Run:
         steps = len(self.report.computed_steps) + len(self.report.cached_steps)
         if kind is None and self.report.denoiser_calls and not steps:
             raise RunError(
-                "the denoiser ran, but the scheduler's step() was never called",
+                "this pipeline does not sample step by step with its scheduler: the denoiser ran, but the scheduler's "
+                "step() was never called",
                 given=type(self._seam.scheduler).__name__,
                 cure="Accelerate the inner pipeline instead (such as pipe.decoder_pipe); if there is none, this "
                 "pipeline cannot be cached.",

@@ -164,6 +164,12 @@ def sampler_of(scheduler: Any) -> Sampler:
     Raises:
         PipelineError: if the scheduler or its configuration is not supported.
     """
+    if scheduler is None:
+        raise PipelineError(
+            "this pipeline has no scheduler under that name, and is not sampled by one",
+            given="pipe.scheduler is missing",
+            cure="If its schedulers have other names, one for each stage (as UnCLIP's do), it cannot be cached.",
+        )
     name = own_class(scheduler).__name__
     row = next((SAMPLERS[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in SAMPLERS), PLAIN)
     reason = _general_refusal(scheduler) or row.refusal(scheduler)
