@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from training.autoencoder import NOISE
 from training.families.base import Sounding
 from training.loop import train
 
-BATCH = 16
+BATCH, VOCODER_BATCH = 16, 4
 WINDOWS = (256, 1024, 2048)
 """Samples, of the spectra that a vocoder's waveform should share with the true one."""
 
@@ -54,7 +53,8 @@ def spectral_distance(y: Tensor, x: Tensor) -> Tensor:
 
 def fit_vocoder(
     vocoder: nn.Module,
-    spectrograms: tuple[Tensor, ...],
+    vae: Any,
+    spectrograms: Tensor,
     waveforms: np.ndarray,
     log_mel: Callable[[Tensor], Tensor],
     folder: Path,
@@ -66,7 +66,8 @@ def fit_vocoder(
 
     Args:
         vocoder: from (n, channels, spectra, bands) to (n, channels, samples).
-        spectrograms: of the waveforms, and the autoencoder's reconstructions of these; any of them is taken.
+        vae: the trained autoencoder, whose reconstructions the vocoder is given at every second step.
+        spectrograms: of the waveforms, (n, channels, spectra, bands).
         waveforms: (n, samples), the same one for each channel.
         log_mel: makes (..., spectra, bands) of (..., samples).
         folder: for the checkpoint and the loss curve.
@@ -74,8 +75,11 @@ def fit_vocoder(
     """
 
     def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(waveforms), (BATCH,), generator=generator).sort().values
-        given = spectrograms[step % len(spectrograms)][rows]
+        rows = torch.randint(len(waveforms), (VOCODER_BATCH,), generator=generator).sort().values
+        given = spectrograms[rows]
+        if step % 2:
+            with torch.no_grad():
+                given = vae.decode(vae.encode(given).latent_dist.mean).sample
         x = torch.from_numpy(np.array(waveforms[rows.numpy()]))
         y = vocoder(given)
         x = x[:, None].expand(y.shape)
@@ -83,12 +87,6 @@ def fit_vocoder(
 
     parameters = list(vocoder.parameters())
     train("vocoder", loss_at, parameters, folder, num_steps=num_steps, learning_rate=2e-3, seconds=seconds)
-
-
-@torch.no_grad()
-def in_chunks(network: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """``network`` of (n, ...), a hundred rows at a time."""
-    return torch.cat([network(chunk) for chunk in values.split(100)])
 
 
 def trained_parts(
@@ -104,11 +102,12 @@ def trained_parts(
         parts = {part: getattr(started, part) for part in parts}
     vae, vocoder = parts["audio_vae"], parts["vocoder"]
     spectrograms = family.spectrograms(waveforms)
-    latents = partial(in_chunks, lambda x: family.sound_latents(vae, x))
-    if started is not None:
-        return parts, latents(spectrograms)
-    fit_autoencoder(vae, spectrograms, folder, num_steps=num_steps, seconds=seconds)
-    family.set_sound_scale(vae, spectrograms[:256])
-    again = in_chunks(lambda x: vae.decode(vae.encode(x).latent_dist.mean).sample, spectrograms)
-    fit_vocoder(vocoder, (spectrograms, again), waveforms, family.log_mel, folder, num_steps=num_steps, seconds=seconds)
-    return parts, latents(spectrograms)
+    if started is None:
+        fit_autoencoder(vae, spectrograms, folder, num_steps=num_steps, seconds=seconds)
+        with torch.no_grad():
+            family.set_sound_scale(vae, spectrograms[:256])
+        length = {"num_steps": num_steps, "seconds": seconds}
+        fit_vocoder(vocoder, vae, spectrograms, waveforms, family.log_mel, folder, **length)
+    with torch.no_grad():
+        latents = torch.cat([family.sound_latents(vae, chunk) for chunk in spectrograms.split(100)])
+    return parts, latents

@@ -31,6 +31,7 @@ class Stage:
         side: pixels, of the square that is cut out at a random place.
         frames: how many frames are cut out of a clip; None where the data are pictures.
         part: the submodule of the autoencoder that is trained alone, itself one of pictures; "" is all of it.
+        frozen: whether the encoder stays as it is, so that a denoiser may train on its latents meanwhile.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Stage:
     side: int
     frames: int | None = None
     part: str = ""
+    frozen: bool = False
 
     def cut(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A batch of pieces: (batch, [frames,] side, side, 3)."""
@@ -109,11 +111,13 @@ def fit(
     channels_last(vae)
 
     # Not compiled: on a CPU, torch 2.13 then gives gradients of Open-Sora's autoencoder that point elsewhere.
-    def loss_of(part: str, x: Tensor, noise: Tensor, sharpness: float) -> Tensor:
+    def loss_of(stage: Stage, x: Tensor, noise: Tensor, sharpness: float) -> Tensor:
+        network = vae.get_submodule(stage.part)
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.get_submodule(part).encode(x).latent_dist
+            with torch.set_grad_enabled(not stage.frozen):
+                posterior = network.encode(x).latent_dist
             noisy = posterior.mean + NOISE * noise
-            y = vae.get_submodule(part).decode(noisy).sample if part else decode(noisy, x.shape[2])
+            y = network.decode(noisy).sample if stage.part else decode(noisy, x.shape[2])
         y, mean, logvar = y.float(), posterior.mean.float(), posterior.logvar.float()
         coarse = (y - x).square().mean()
         fine = (y - x).abs().mean()
@@ -130,12 +134,13 @@ def fit(
                 x = x.transpose(1, 2).flatten(0, 1)
             x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
             noise = torch.randn(latent_shape(vae.get_submodule(stage.part), x), generator=generator)
-            return loss_of(stage.part, x, noise, sharpness)
+            return loss_of(stage, x, noise, sharpness)
 
+        network = vae.get_submodule(stage.part)
         train(
             stage.name,
             loss_at,
-            list(vae.get_submodule(stage.part).parameters()),
+            list((network.decoder if stage.frozen else network).parameters()),
             folder,
             num_steps=stage.steps if steps is None else steps,
             learning_rate=2e-3 if number == 0 else 1e-3,

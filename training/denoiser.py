@@ -56,6 +56,12 @@ def noised(x: Tensor, noise: Tensor, level: Noising) -> tuple[Tensor, Tensor]:
     return alpha * x + sigma * noise, a * x + b * noise
 
 
+def mean_error(outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> Tensor:
+    """The mean, over streams, of the mean squared errors."""
+    errors = [(y.float() - target).square().mean() for y, target in zip(outputs, targets, strict=True)]
+    return torch.stack(errors).mean()
+
+
 def hidden_matrices(denoiser: nn.Module) -> list[nn.Parameter]:
     """The weight matrices of the blocks that act on tokens, which Muon trains; modulation sees the time only."""
     return [
@@ -83,18 +89,15 @@ def fit(
 
     ``latents`` (n, ...) as the denoiser sees them, a tuple of such where it denoises several streams at once, at the
     same level of noise: ``predict`` then takes and gives tuples, and the loss is the mean of theirs. ``tokens`` are
-    the captions' ids, each (n, length); ``empty`` the ids of the empty caption, each (1, length), which replace one
-    caption in ten so that guidance has its other branch.
+    the captions' ids, each (n, length); ``empty`` those of the empty one, each (1, length), which replace one in ten.
     """
     several = isinstance(latents, tuple)
-    streams: tuple[Tensor, ...] = latents if isinstance(latents, tuple) else (latents,)
+    streams = latents if several else (latents,)
 
     def loss_of(noisy: tuple[Tensor, ...], targets: tuple[Tensor, ...], timestep: Tensor, *ids: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             output = predict(noisy if several else noisy[0], timestep, *ids)
-        outputs = output if several else (output,)
-        losses = [(y.float() - target).square().mean() for y, target in zip(outputs, targets, strict=True)]
-        return torch.stack(losses).mean()
+        return mean_error(output if several else (output,), targets)
 
     compiled = torch.compile(loss_of)
 
@@ -103,9 +106,10 @@ def fit(
         noise = [torch.randn(batch, *x.shape[1:], generator=generator) for x in streams]
         level = noising(batch, generator)
         pairs = [noised(x[rows].float(), e, level) for x, e in zip(streams, noise, strict=True)]
+        noisy, targets = zip(*pairs, strict=True)
         drop = torch.rand(batch, 1, generator=generator) < CONDITION_DROPOUT
         ids = [torch.where(drop, void, ids[rows]) for ids, void in zip(tokens, empty, strict=True)]
-        return compiled(tuple(x for x, _ in pairs), tuple(y for _, y in pairs), level.timestep, *ids)
+        return compiled(noisy, targets, level.timestep, *ids)
 
     train(
         "transformer",
@@ -116,5 +120,5 @@ def fit(
         learning_rate=1e-3,
         matrices=hidden_matrices(denoiser),
         seconds=seconds,
-        warmup=500,
+        warmup=min(500, num_steps // 20),
     )

@@ -94,7 +94,7 @@ def main(
     ] = None,
     autoencoder_steps: Annotated[int | None, typer.Option(help="of each stage of the autoencoder")] = None,
     autoencoder_seconds: Annotated[float, typer.Option(help="stop each of these stages after so long")] = math.inf,
-    sound_steps: Annotated[int, typer.Option(help="of the sound's autoencoder, and of the vocoder")] = 1_500,
+    sound_steps: Annotated[int, typer.Option(help="of the sound's autoencoder, and of the vocoder")] = 3_000,
     sound_seconds: Annotated[float, typer.Option(help="stop each of these two after so long")] = math.inf,
     transformer_steps: int | None = None,
     transformer_seconds: Annotated[float, typer.Option(help="stop the transformer after so long")] = math.inf,

@@ -65,6 +65,18 @@ def test_a_stage_may_train_one_part_alone_on_single_frames(tmp_path):
     assert moved == {name for name in before if name.startswith("spatial.")}
 
 
+def test_a_stage_may_leave_the_encoder_as_it_is(tmp_path):
+    family = FAMILIES["ltx2"]
+    torch.manual_seed(0)
+    vae = family.autoencoder()
+    before = {name: value.clone() for name, value in vae.named_parameters()}
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 32, 32, 3), np.uint8)
+    stage = Stage("decoder", 2, batch=2, side=16, frames=5, frozen=True)
+    fit(vae, lambda z, frames: family.decoded(vae, z, frames), pixels, tmp_path, [stage], steps=None, seconds=60)
+    moved = {name for name, value in vae.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if name.startswith("decoder.")}
+
+
 def test_open_soras_temporal_half_begins_by_repeating_the_newest_of_four_frames():
     torch.manual_seed(0)
     temporal = FAMILIES["opensora"].autoencoder().temporal

@@ -56,16 +56,17 @@ def set_scale(vae: Any, mean: list[float], std: list[float]) -> None:
 
 
 class LTX2:
-    """3.0 million parameters, 5 x 4 x 4 tokens of video and 11 of sound."""
+    """3.5 million parameters, 5 x 4 x 4 tokens of video and 11 of sound."""
 
     name = "ltx2"
     folder = Path("training/pipelines/ltx2")
     samples = 4_000
     autoencoder_stages = (
-        Stage("autoencoder-short", 1_500, batch=32, side=32, frames=5),
+        Stage("autoencoder-short", 1_400, batch=32, side=32, frames=5),
         Stage("autoencoder-clips", 1_500, batch=16, side=48, frames=9),
+        Stage("autoencoder-decoder", 1_500, batch=16, side=48, frames=9, frozen=True),
     )
-    transformer_steps, transformer_batch = 10_000, 16
+    transformer_steps, transformer_batch = 3_000, 8
     settings: dict[str, Any] = {  # noqa: RUF012
         "num_inference_steps": 30,
         "guidance_scale": 4.0,
@@ -154,11 +155,10 @@ class LTX2:
         vocoder = LTX2Vocoder(
             in_channels=2 * sounds.BANDS,
             hidden_channels=128,
-            upsample_kernel_sizes=[15, 15, 8, 8],
-            upsample_factors=[5, 5, 4, 4],
+            upsample_kernel_sizes=[20, 20, 8],
+            upsample_factors=[10, 10, 4],
             resnet_kernel_sizes=[3, 7],
             resnet_dilations=[[1, 3], [1, 3]],
-            act_fn="snakebeta",
             output_sampling_rate=sounds.RATE,
         )
         return {"audio_vae": audio_vae, "vocoder": vocoder}
