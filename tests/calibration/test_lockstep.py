@@ -340,9 +340,8 @@ def test_a_call_that_catches_everything_ends_when_it_is_abandoned(around, again,
 
 
 @pytest.mark.parametrize(("around", "again"), STUBBORN)
-@pytest.mark.parametrize("number", [0, 2])
-def test_an_error_that_a_call_catches_comes_after_it(around, again, number, make_toy, make_policy):
-    """At a cached step the denoiser is called once more than at the computed one, or not at all."""
+def test_an_error_that_a_call_catches_comes_after_it(around, again, make_toy, make_policy):
+    """At a cached step the denoiser is not called at all."""
 
     class Uneven(Stubborn):
         made = 0
@@ -350,7 +349,7 @@ def test_an_error_that_a_call_catches_comes_after_it(around, again, number, make
         def tried(self, what, function, *args):
             self.made += 1
             found = None
-            for _ in range(number if self.made == 9 else 1):
+            for _ in range(0 if self.made == 9 else 1):
                 found = super().tried(what, function, *args)
             return found
 

@@ -62,12 +62,12 @@ def test_every_rival_says_where_it_comes_from_and_has_settings_from_mild_to_stro
             assert len(rival.knobs(full[0])) >= 4
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.OF_THE_PAPER)
 def test_only_the_rivals_that_are_listed_refuse_a_pipeline(name):
     assert {rival.name for rival in RIVALS if rival.refuses(subject_of(name))} == REFUSED[name]
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.OF_THE_PAPER)
 def test_the_calls_of_a_step_are_counted(name, tmp_path):
     assert counted_subject(zoo.load(name), name, tmp_path).calls_per_step == CALLS_PER_STEP[name]
 

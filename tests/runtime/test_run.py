@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ertacache
-from ertacache.errors import PipelineError, RunError
+from ertacache.errors import PipelineError
 from ertacache.method.named_methods import Method
 from ertacache.method.prediction import Prediction, coefficients, taylor_weights
 
@@ -222,13 +222,12 @@ class TestAPatternThatChanges:
         return denoise
 
     @pytest.mark.parametrize("change", ["guided_until", "unguided_until"])
-    def test_is_refused_where_the_first_changed_step_is_cached(self, change, make_toy, make_policy):
+    def test_is_noted_where_the_first_changed_step_is_cached(self, change, make_toy, make_policy):
         pipe = make_toy(denoise=getattr(self, change)(3))
-        with (
-            ertacache.accelerated(pipe, make_policy(8, (3, 5))),
-            pytest.raises(RunError, match=r"at cached step 3 .*arguments"),
-        ):
+        with ertacache.accelerated(pipe, make_policy(8, (3, 5))) as run:
             pipe(torch.ones(1, 4, 2))
+        assert run.cached_steps == (3, 5)
+        assert any("at cached step 3 the pipeline began to make other calls" in note for note in run.report.notes)
 
     @pytest.mark.parametrize(("change", "calls"), [("guided_until", 3 * 2 + 3), ("unguided_until", 3 + 3 * 2)])
     def test_works_where_the_first_changed_step_is_computed(self, change, calls, make_toy, make_policy):
