@@ -33,7 +33,7 @@ were not tried. Of {changes:,} changes made after calibration, none spoiled the 
 
 Every row was run, on a tiny pipeline of the class with random weights. So this page shows what runs, not how good the
 pictures are: see [pipelines.md](pipelines.md) for quality. `python -m contract` runs everything again and writes this
-page (half an hour, resumable).
+page (an hour, resumable).
 
 A class works if it keeps the contract of `contract/check.py`:
 
