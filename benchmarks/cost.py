@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -152,28 +151,38 @@ def measured_ours(model: str, prompts: int, seed: int, work: Path) -> dict[str, 
     return {"psnr": found, "full_runs": costs, "prompts_used": used}
 
 
-def measured_rivals(model: str, prompts: int, seed: int, work: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every setting of each rival and of fewer steps, measured."""
-    embedded = zoo.load(model)
+def measured_rivals(
+    embedded: zoo.Embedded, model: str, prompts: int, seed: int, work: Path, speedups: Sequence[float]
+) -> dict[str, list[Measured]]:
+    """Every setting of each rival and of fewer steps, measured.
+
+    Args:
+        embedded: the pipeline at its settings.
+        model: its name.
+        prompts: held-out ones.
+        seed: of the first of them.
+        work: what was measured is kept here.
+        speedups: where a knob is how many steps are computed, those of these step ratios and the next two are tried.
+    """
     circumstances = circumstances_of(embedded.pipe, (), embedded.arguments)
     code = source_digest(Path(__file__).parent / "rivals")  # of this library only the pipelines and metrics matter
     key = digest_of([embedded.arguments, pipeline_key(embedded.pipe, circumstances), code, seed])
-    folder = work / model / f"rivals-{key}"
+    folder = work / f"rivals-{key}"
     subject = subject_of(embedded, model, folder)
-    entries = entries_of(subject, [FEWER_STEPS, *RIVALS], choose=partial(near, subject.num_steps))
+    entries = entries_of(subject, [FEWER_STEPS, *RIVALS], choose=partial(near, subject.num_steps, speedups))
     adaptive = [place for place, entry in enumerate(entries) if entry.rival.adaptive]
     variants = [entry.variant for entry in entries]
     rows = _measured(embedded, variants, prompts, seed, folder / "measured", adaptive)
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Measured]] = {}
     for entry, row in zip(entries, rows, strict=True):
-        found.setdefault(entry.rival.name, []).append(asdict(row))
+        found.setdefault(entry.rival.name, []).append(row)
     return found
 
 
-def near(num_steps: int, settings: Sequence[Knobs]) -> list[Knobs]:
+def near(num_steps: int, speedups: Sequence[float], settings: Sequence[Knobs]) -> list[Knobs]:
     """Of settings that say how many steps are computed, those that compute as many as ours, and the next two."""
-    wanted = {StepBudget(speedup).computed(num_steps) for speedup in SPEEDUPS}
-    wanted |= {round(num_steps / 4), round(num_steps / 5)}
+    wanted = {StepBudget(speedup).computed(num_steps) for speedup in speedups}
+    wanted |= {max(2, round(num_steps / (max(speedups) + more))) for more in (0, 1)}
     counts = [next((knobs[name] for name in COUNTS if name in knobs), None) for knobs in settings]
     return [knobs for knobs, count in zip(settings, counts, strict=True) if count is None or count in wanted]
 
@@ -191,9 +200,8 @@ def _measured(
     return measure(embedded.pipe, full, variants, calls, folder, adaptive=adaptive)
 
 
-def joined(model: str, ours: Mapping[str, Any], rivals: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def joined(model: str, ours: Mapping[str, Any], settings: Mapping[str, Sequence[Measured]]) -> dict[str, Any]:
     """One pipeline's figures: PSNR by ratio and way, a list over prompts; None where a rival is not that fast."""
-    settings = {name: [Measured(**row) for row in rows] for name, rows in rivals.items()}
     found: dict[str, dict[str, Any]] = {}
     for speedup in SPEEDUPS:
         row = {name: ours["psnr"][f"{speedup:g} {name}"] for name in (FEWER, *map(str, (0, 1, *TOTALS)))}
@@ -308,7 +316,7 @@ def main(
     torch.set_num_threads(1)
     results = []
     for model in models or zoo.available():
-        rivals = measured_rivals(model, prompts, seed, work)
+        rivals = measured_rivals(zoo.load(model), model, prompts, seed, work / model, SPEEDUPS)
         results.append(joined(model, measured_ours(model, prompts, seed, work), rivals))
         print(ours_table(results), flush=True)
     figures = {**environment(), "prompts": prompts, "seed": seed, "results": results, "worth": worth(results)}

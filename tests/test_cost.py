@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.cost import FEWER, RIVALS, SPEEDUPS, TOTALS, joined, near, ours_table, rivals_table, worth
 from ertacache.calibration.worth import MOST, WORTH
+from ertacache.evaluation.harness import Measured
 
 RESULTS = Path(__file__).parent.parent / "benchmarks/results/cost.json"
 
@@ -16,15 +17,23 @@ def made(better=0.0, fewer=50.0, apart=0.0):
     names = [FEWER, "0", "1", *map(str, TOTALS)]
     values = {name: [fewer, fewer] if name == FEWER else [50 + int(name) / 10 + better] * 2 for name in names}
     ours = {"psnr": {f"{s:g} {name}": values[name] for s in SPEEDUPS for name in names}}
-    row = {"name": "", "peak_bytes": 0, "speedup": [2, 2], "call_speedup": [2, 2], "ssim": [1, 1]}
-    rivals = {rival.name: [{**row, "flops": [0.4, 0.4], "psnr": [50.0 + k] * 2}] for k, rival in enumerate(RIVALS)}
-    rivals[FEWER] = [{**row, "flops": [0.5, 0.5], "psnr": [fewer + apart] * 2}]
+    rest = {"name": "", "peak_bytes": 0, "speedup": [2, 2], "call_speedup": [2, 2], "ssim": [1, 1]}
+    rivals = {rival.name: [Measured(**rest, flops=[0.4, 0.4], psnr=[50.0 + k] * 2)] for k, rival in enumerate(RIVALS)}
+    rivals[FEWER] = [Measured(**rest, flops=[0.5, 0.5], psnr=[fewer + apart] * 2)]
     return joined("flux", {**ours, "full_runs": {}, "prompts_used": {}}, rivals)
 
 
 def test_settings_that_compute_other_numbers_of_steps_are_left_out():
     settings = [{"k": k} for k in (26, 20, 17, 15, 10, 8, 7, 6, 5)] + [{"threshold": 0.1}]
-    assert near(30, settings) == [{"k": 20}, {"k": 15}, {"k": 10}, {"k": 8}, {"k": 7}, {"k": 6}, {"threshold": 0.1}]
+    assert near(30, (1.5, 2, 3, 4), settings) == [
+        {"k": 20},
+        {"k": 15},
+        {"k": 10},
+        {"k": 8},
+        {"k": 7},
+        {"k": 6},
+        {"threshold": 0.1},
+    ]
 
 
 def test_a_rival_that_is_not_so_fast_has_no_figure_and_the_best_of_each_cost_is_bold():
