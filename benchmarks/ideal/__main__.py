@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Annotated, Any
 
 import torch
@@ -44,6 +44,8 @@ STEPS, GUIDANCE = 30, 4.0
 SPEEDUPS = (1.5, 2.0, 3.0)
 """20, 15 and 10 of 30 steps are computed."""
 CALIBRATION_PROMPTS, PROMPTS, SEED = 8, 12, 1000
+SAME = 25.0
+"""In dB: above it a picture shows the same as the full run's."""
 MOST_PROMPTS = 50
 """What the costliest rival asks for to prepare itself."""
 NAMES = {
@@ -180,52 +182,58 @@ def held_out(embedded: zoo.Embedded, prompts: int) -> list[dict[str, Any]]:
     return calls_of(embedded.arguments, embedded.held_out_prompts[:prompts], SEED)
 
 
-def mean(values: Sequence[float] | None) -> str:
-    """Mean over prompts in dB, for tables."""
-    return "-" if values is None else f"{fmean(values):.1f}"
+def shown(rows: Sequence[Sequence[float] | None]) -> list[str]:
+    """For each way the median over prompts in dB, the best in bold, and how many of the pictures are the same one.
 
-
-def in_bold(cells: Sequence[str]) -> list[str]:
-    """The cells, the best in bold."""
-    best = max((float(cell) for cell in cells if cell != "-"), default=0.0)
-    return [f"**{cell}**" if cell != "-" and float(cell) == best else cell for cell in cells]
+    A mean would say nothing: a picture that ends as the same one of the set counts up to 100 dB.
+    """
+    medians = [None if row is None else round(median(row), 1) for row in rows]
+    best = max(value for value in medians if value is not None)
+    cells = []
+    for row, value in zip(rows, medians, strict=True):
+        if row is None or value is None:
+            cells.append("-")
+            continue
+        text = f"**{value:.1f}**" if value == best else f"{value:.1f}"
+        cells.append(f"{text}, {sum(one >= SAME for one in row)}")
+    return cells
 
 
 def full_table(result: Mapping[str, Any]) -> str:
-    """A row for each way, a column for each number of computed steps; the best of each column in bold."""
+    """A row for each way, a column for each number of computed steps; see `shown`."""
     steps = result["steps"]
     heads = [f"{StepBudget(float(ratio)).computed(steps)} ({ratio}x)" for ratio in result["psnr"]]
     names = list(next(iter(result["psnr"].values())))
-    columns = [in_bold([mean(row[name]) for name in names]) for row in result["psnr"].values()]
+    columns = [shown([row[name] for name in names]) for row in result["psnr"].values()]
     rows = [[NAMES.get(name, name), *cells] for name, *cells in zip(names, *columns, strict=True)]
     return table([[f"steps computed, of {steps}", *heads], *rows])
 
 
 def sizes_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each size and number of computed steps, a column for each way; the best of each row in bold."""
+    """A row for each size and number of computed steps, a column for each way; see `shown`."""
     names = (FEWER, *BRIEF, INSTANT)
     lines = [["pictures", "window", "steps computed", *(NAMES.get(name, name) for name in names)]]
     for result in results:
         for ratio, row in result["psnr"].items():
             counted = str(StepBudget(float(ratio)).computed(STEPS))
             window = Size(result["pictures"], result["window"]).window_name
-            lines.append([str(result["pictures"]), window, counted, *in_bold([mean(row[name]) for name in names])])
+            lines.append([str(result["pictures"]), window, counted, *shown([row[name] for name in names])])
     return table(lines)
 
 
 def page_of(results: Sequence[Mapping[str, Any]]) -> str:
-    """Both tables, and which rivals refuse."""
+    """Both tables, and which rivals do not apply."""
     first = results[0]
-    refused = table([["does not apply", "its reason"], *([name, why] for name, why in first["refused"].items())])
-    return "\n\n".join([WHAT, full_table(first), sizes_table(results), refused])
+    apart = f"Without blocks or diffusers' hooks to attach to: {', '.join(first['refused'])}."
+    return "\n\n".join([WHAT, full_table(first), apart, sizes_table(results)])
 
 
 def best_other(result: Mapping[str, Any], speedup: float) -> str:
     """The best way at a step ratio that is none of `OURS`: one of `our_ways`, or one setting of a rival."""
-    found = {f"{speedup:g} {name}": fmean(result["psnr"][f"{speedup:g}"][name]) for name in NAMES if name not in OURS}
+    found = {f"{speedup:g} {name}": median(result["psnr"][f"{speedup:g}"][name]) for name in NAMES if name not in OURS}
     for name, row in result["settings"].items():
         if median(row["flops"]) <= 1 / speedup + 1e-6:
-            found[name] = fmean(row["psnr"])
+            found[name] = median(row["psnr"])
     return max(found, key=found.__getitem__)
 
 
