@@ -33,6 +33,7 @@ PARTS = [
     "calibration",
     "zoo",
     "evaluation",
+    "distributed",
     "presenting",
     "sharing",
     "cli",

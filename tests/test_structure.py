@@ -20,6 +20,8 @@ MODULES = {
 MANY_ARGUMENTS = {
     # Public functions, whose callers name what they give.
     "ertacache.calibration.calibrate.calibrate",
+    "ertacache.calibration.make_profile.profile",
+    "ertacache.calibration.make_draft.draft",
     # Built from a published configuration, or called as diffusers calls its pipelines.
     "ertacache.opensora.autoencoder.AutoencoderOpenSora.__init__",
     "ertacache.opensora.captions.CaptionEncoder.encode_prompt",

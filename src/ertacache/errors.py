@@ -22,6 +22,10 @@ class ERTACacheError(Exception):
         self.what, self.given, self.cure = what, given, cure
         super().__init__(f"{what} (given: {given}). {cure}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle it with its three parts, ``given`` as text: errors travel from workers."""
+        return _restored, (type(self), self.what, str(self.given), self.cure)
+
 
 class ArgumentError(ERTACacheError, TypeError, ValueError):
     """An argument of the wrong type, or with a value that is not allowed."""
@@ -69,3 +73,7 @@ class RunError(ERTACacheError, RuntimeError):
 
 class SharingError(ERTACacheError, RuntimeError):
     """A policy that could not be uploaded to the Hub or downloaded from it."""
+
+
+def _restored(kind: type[ERTACacheError], what: str, given: str, cure: str) -> ERTACacheError:
+    return kind(what, given=given, cure=cure)

@@ -279,7 +279,7 @@ def test_prompts_of_different_resolutions_are_refused(embedded, settings, prompt
 class StoredLoops:
     """Closed loops whose fits are known beforehand: with the weights of all prompts, and by Taylor's."""
 
-    calls, denoiser_calls, full_run = [None] * 3, 9, 9
+    num_prompts, denoiser_calls, full_run = 3, 9, 9
     setting = SimpleNamespace(num_steps=2)
 
     def __init__(self, taylor, of_all=None):

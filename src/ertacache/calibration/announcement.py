@@ -45,7 +45,8 @@ class Announcement:
 
     Args:
         num_steps: T.
-        num_prompts: how many prompts are used.
+        num_prompts: how many prompts are used, by all processes.
+        own_prompts: how many of them are this process's.
         workload: what follows after the full runs.
         progress: shows it.
         reserve: told the bytes of all recordings, returns in words where they will be.
@@ -53,6 +54,7 @@ class Announcement:
 
     num_steps: int
     num_prompts: int
+    own_prompts: int
     workload: Workload
     progress: CalibrationProgress
     reserve: Callable[[int], str]
@@ -89,13 +91,13 @@ class Announcement:
             self.progress.say(more)
 
     def _say_memory(self, sample: Tensor, output: Tensor, calls_per_step: int, residuals: Sequence[Tensor]) -> None:
-        steps, prompts = self.num_steps, self.num_prompts
+        steps, prompts = self.num_steps, self.own_prompts
         with_contrast = output.nbytes + 4 * output.numel()  # a model output, and the branches' contrast in float32
         kept = sample.nbytes * (steps + 1) + output.nbytes * steps + self.workload.traced_steps * with_contrast
         live = 18 * sample.numel() * 4
         live += 2 * sum(residual.nbytes for residual in residuals)  # of level hidden
         one = with_contrast * steps  # one prompt at a time
-        self.progress.expect(int(self.workload.full_runs * steps * calls_per_step * prompts))
+        self.progress.expect(int(self.workload.full_runs * steps * calls_per_step * self.num_prompts))
         self.progress.say(
             f"calibration uses {readable(live * prompts + one)} of memory besides the pipeline, and "
             f"{readable(kept * prompts)} for recordings in {self.reserve(kept * prompts)}"

@@ -10,6 +10,7 @@ from ertacache.calibration.budget import SecondsBudget, StepsBudget
 from ertacache.calibration.by_steps import within_steps
 from ertacache.calibration.full_runs import Session
 from ertacache.calibration.make_policy import cost_so_far, nothing_cached
+from ertacache.calibration.shard import current_shard
 from ertacache.calibration.timing import MARGIN, REPEATS, Costs, time_call, timed
 from ertacache.errors import BudgetError
 from ertacache.method.named_methods import Method
@@ -24,7 +25,7 @@ def within_seconds(session: Session, method: Method, budget: SecondsBudget) -> P
     """
     loops = session.loops
     session.progress.phase("timing computed and cached steps")
-    costs = timed(loops.pipe, loops.calls[0].as_given(), loops.setting)
+    costs = current_shard().agreed(lambda: timed(loops.pipe, loops.calls[0].as_given(), loops.setting), "timing")
     loops.denoiser_calls += costs.denoiser_calls
     computed = costs.most_steps(budget.seconds)
     if computed == loops.setting.num_steps:
@@ -45,7 +46,11 @@ def _timed_policy(session: Session, policy: Policy) -> float:
     loops = session.loops
     session.progress.phase("timing the policy")
     finished = session.with_origin(policy)
-    taken = [time_call(loops.pipe, loops.calls[0].as_given(), finished) for _ in range(REPEATS)]
+
+    def timings() -> list[tuple[float, int]]:
+        return [time_call(loops.pipe, loops.calls[0].as_given(), finished) for _ in range(REPEATS)]
+
+    taken = current_shard().agreed(timings, "timing the policy")
     loops.denoiser_calls += sum(calls for _, calls in taken)
     return median(seconds for seconds, _ in taken)
 

@@ -14,6 +14,7 @@ from ertacache.calibration.plan import Plan
 from ertacache.calibration.policy_for_budget import solve
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import prompts_of
+from ertacache.calibration.shard import Workers
 from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
 
@@ -36,6 +37,7 @@ def calibrate(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     memory_limit: float = MEMORY_LIMIT,
+    workers: Workers | None = None,
     **call_arguments: Any,
 ) -> Policy:
     """Make a policy for a pipeline from a few prompts, for exactly one budget.
@@ -43,7 +45,8 @@ def calibrate(
     >>> policy = calibrate(pipe, prompts, num_inference_steps=30, speedup=2, guidance_scale=4.0)  # doctest: +SKIP
 
     Args:
-        pipe: a diffusers pipeline; left as it was found.
+        pipe: a diffusers pipeline; left as it was found. With workers, a function that loads one, or a model's id or
+            folder.
         prompts: texts, or dicts of call arguments (``prompt_embeds``, ``latents``, ``image``, ...). They share size,
             guidance and number of steps. As many are used, from the first one on, as ``full_runs`` pays for; by
             default that is six at 2x. One prompt gives a policy; a guard needs four, a budget of quality twelve.
@@ -69,6 +72,8 @@ def calibrate(
             and settings, also with another budget or method, then makes none again. The call arguments must not
             contain functions.
         memory_limit: bytes, 2 GiB by default; if all recordings together are larger, they go to temporary files.
+        workers: processes that share the prompts, such as ``ertacache.distributed.Processes(8)``. The policy is the
+            same to the bit for any number of them.
         **call_arguments: passed to every pipeline call (guidance, size, ...). They must be those of the calls to come:
             calls in another setting are refused, unless the policy can be transferred to it.
 
@@ -78,7 +83,7 @@ def calibrate(
     Raises:
         ArgumentError: if an argument has the wrong type, or a value that is not allowed.
         BudgetError: if there is no budget, more than one, or one that cannot be met.
-        CalibrationError: if there are no prompts, or the denoiser returns NaN.
+        CalibrationError: if there are no prompts, the denoiser returns NaN, or a worker dies twice.
         MethodError: if there is no such method.
         OutputError: if the checkpoint folder cannot be written to.
         PipelineError: if the pipeline or its scheduler cannot be served, or its call takes no such argument.
@@ -111,6 +116,11 @@ def calibrate(
         "min_sound": min_sound,
     }
     budget = parse_budget(num_inference_steps, chosen, given)
+    listed = prompts_of(prompts)
+    if workers is not None:
+        asked = {"num_inference_steps": num_inference_steps, "method": chosen, "full_runs": full_runs, **given}
+        kept = {"seed": seed, "progress": progress, "checkpoint": checkpoint, "memory_limit": memory_limit}
+        return workers.run(calibrate, pipe, (listed,), {**asked, **kept, **call_arguments})
     options = CalibrationOptions.checked(
         pipe,
         num_inference_steps,
@@ -120,7 +130,6 @@ def calibrate(
         checkpoint=checkpoint,
         memory_limit=memory_limit,
     )
-    listed = prompts_of(prompts)
     check_prompts(budget, len(listed))
     plan = Plan.of(budget, chosen, len(listed), num_inference_steps, full_runs)
     left = len(listed) - plan.num_prompts

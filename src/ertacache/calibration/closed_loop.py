@@ -20,6 +20,7 @@ from ertacache.calibration.loop_outputs import ComputedOutput, Trace
 from ertacache.calibration.loop_result import Fit, FittedOn
 from ertacache.calibration.recorder import check_finite
 from ertacache.calibration.recording import Recording, Setting
+from ertacache.calibration.shard import current_shard
 from ertacache.calibration.step_fit import StepFit, fit_step
 from ertacache.errors import CalibrationError
 from ertacache.method.aligned_weights import MAX_ORDER, NormalEquations, features
@@ -41,8 +42,8 @@ class LoopPlan:
         cached_steps: the schedule.
         method: the method; its level and order are used.
         predictor: the method's predictor, or another one in its place.
-        weights: the weights that each prompt uses: fitted in this loop, or given: by step, one for each prompt. Those
-            of ``taylor`` and ``reuse`` are the same for all prompts.
+        weights: the weights that each prompt uses: fitted in this loop, or given: by step, one for each of all prompts.
+            Those of ``taylor`` and ``reuse`` are the same for all.
         earlier: the outputs of an earlier loop of the same method, or None.
         replayed: the computed steps whose outputs are taken from ``earlier`` and not computed again.
         trace: filled with the outputs that this loop computes; None to keep none.
@@ -63,7 +64,14 @@ class LoopPlan:
 
     def is_skipped(self, step: int) -> bool:
         """Return whether the denoiser is skipped at this step."""
-        return step in self.cached_steps or step in self.replayed
+        return step in self.cached_steps or self.is_replayed(step)
+
+    def is_replayed(self, step: int) -> bool:
+        """Return whether the outputs of this step are taken from the earlier loop: if it is to be, and they are here.
+
+        A worker that was started again has lost them, and computes the same ones once more.
+        """
+        return step in self.replayed and self.earlier is not None and self.earlier.has(step)
 
     def is_predicted(self, step: int) -> bool:
         """Return whether a prediction replaces the output of this step: if it is cached, or computed and corrected.
@@ -78,20 +86,32 @@ class ClosedLoop:
     """The state of one closed loop for one of the latents that it steps: what its prompts have cached, and what was
     fitted and measured so far.
 
+    The prompts are this process's own; at each step it hands in their errors and equations, and gets those of all.
+
     Args:
         plan: the plan of the loop.
-        recordings: the full run of each prompt.
+        recordings: the full run of each own prompt.
         setting: the setting of the full runs.
+        numbers: the numbers of the own prompts among all.
         leave_one_out: whether to fit, for each prompt, weights on the other prompts as well.
 
     Attributes:
         deviations: how far the latents are from those of the full runs.
+        repeated: for each own prompt, the denoiser calls of steps that were computed once more since their outputs were
+            lost.
     """
 
     def __init__(
-        self, plan: LoopPlan, recordings: Sequence[Recording], setting: Setting, *, leave_one_out: bool
+        self,
+        plan: LoopPlan,
+        recordings: Sequence[Recording],
+        setting: Setting,
+        numbers: Sequence[int],
+        *,
+        leave_one_out: bool,
     ) -> None:
         self.plan, self._recordings, self._setting, self._leave_one_out = plan, recordings, setting, leave_one_out
+        self._numbers, self._shard = numbers, current_shard()
         size = {"reuse": 1, "taylor": 2}.get(plan.predictor, MAX_ORDER + 1)
         self._histories = [History(size) for _ in recordings]
         self._calls: Any = ()
@@ -100,6 +120,8 @@ class ClosedLoop:
         self._left_out: dict[int, tuple[Prediction, ...]] = {}
         self._drifts: dict[int, list[Tensor]] = {}
         self.deviations = Deviations(recordings)
+        self.repeated = [0] * len(recordings)
+        self._equations: list[NormalEquations | None] = []
 
     def note_grid(self, scheduler: Any) -> None:
         """Record the noise levels that a prompt's scheduler has set."""
@@ -111,40 +133,48 @@ class ClosedLoop:
             return taylor(self._setting.noise_levels, step, self._histories[0].steps).factors
         return (1.0,)
 
-    def measure(self, prompts: Sequence[PromptAtStep], latents: Sequence[Tensor | None]) -> None:
-        """Compare the latents with which all prompts have reached a step with those of the full runs.
+    def take_in(self, prompts: Sequence[PromptAtStep], latents: Sequence[Tensor | None]) -> None:
+        """Take in the step that all prompts have reached, and exchange what they know of it with the other processes.
 
         Args:
-            prompts: all prompts, at the same step.
-            latents: for each prompt, the latent at the start of the step, (batch, ...); None at step 0.
+            prompts: the own prompts, at the same step.
+            latents: for each of them, the latent at the start of the step, (batch, ...); None at step 0.
         """
-        if prompts[0].index == 0:
+        index = prompts[0].index
+        if index == 0:
             self._check_grid(prompts[0].step.scheduler)
             self._check_noise(prompts)
-        self.deviations.add(prompts[0].index, latents)
-
-    def advance(self, prompts: Sequence[PromptAtStep]) -> None:
-        """Handle the step that all prompts have reached: set the model outputs that they continue with."""
-        index = prompts[0].index
+        distances = self.deviations.distances(index, latents)
         if index not in self.plan.cached_steps:
-            self._take_in(prompts)
-        if self.plan.is_predicted(index):
+            self._keep_outputs(prompts)
+        fits = self.plan.predictor == "aligned" and self.plan.is_predicted(index)
+        own = self._equations_of(prompts, self.plan.method.order) if fits else [None] * len(prompts)
+        told = self._shard.gather(list(zip(distances, own, strict=True)), f"step {index} of a closed loop")
+        self.deviations.add([distance for distance, _ in told])
+        self._equations = [equations for _, equations in told]
+
+    def go_on(self, prompts: Sequence[PromptAtStep]) -> None:
+        """Set the model outputs with which the own prompts continue; after `take_in` of the same step."""
+        if self.plan.is_predicted(prompts[0].index):
             self._predict(prompts)
 
     def end(self, latents: Sequence[Tensor | None]) -> None:
         """Measure the final latents, after all calls have returned."""
-        self.deviations.add(self._setting.num_steps, latents)
+        own = self.deviations.distances(self._setting.num_steps, latents)
+        self.deviations.add(self._shard.gather(own, "the end of a closed loop"))
 
     def fit(self) -> Fit:
         """Make the result of the loop."""
         by_prompt = self.deviations.by_prompt
+        own = [{step: row[k].tolist() for step, row in self._drifts.items()} for k in range(len(self._recordings))]
+        drifts = self._shard.gather(own, "drifts of a closed loop")
         return Fit(
             tuple(sorted(self.plan.cached_steps)),
             self._predictions,
             tuple(self.deviations.relative),
             tuple(self.deviations.scores),
             tuple(by_prompt[-1]) if by_prompt else (),
-            {step: tuple(tuple(drift.tolist()) for drift in row) for step, row in self._drifts.items()},
+            {step: tuple(tuple(drift[step]) for drift in drifts) for step in self._drifts},
             left_out=self._left_out,
         )
 
@@ -173,14 +203,15 @@ class ClosedLoop:
             full, now = self._recordings[prompt.prompt].sample(0).float(), prompt.step.sample.detach().cpu().float()
             far = float((now - full).norm() / full.norm().clamp(min=1e-12)) if now.shape == full.shape else 1.0
             if far > _SAME_NOISE:
+                number = self._numbers[prompt.prompt]
                 raise CalibrationError(
                     "two calls with the same arguments begin with different noise, so a run with a cache cannot be "
                     "compared with the full one",
-                    given=f"prompt {prompt.prompt}: latents of {tuple(now.shape)} that differ by {far:.0%}",
+                    given=f"prompt {number}: latents of {tuple(now.shape)} that differ by {far:.0%}",
                     cure="Have the pipeline draw all noise from the generator that it is given, or pass latents.",
                 )
 
-    def _take_in(self, prompts: Sequence[PromptAtStep]) -> None:
+    def _keep_outputs(self, prompts: Sequence[PromptAtStep]) -> None:
         """Pass on the outputs of a computed step, and add them to the histories and the trace."""
         index, step = prompts[0].index, prompts[0].step
         calls = step.form if self.plan.predictor == "aligned" else step.pattern
@@ -190,7 +221,7 @@ class ClosedLoop:
                 history.clear()
         outputs = [self._computed(prompt) for prompt in prompts]
         for prompt, history, computed in zip(prompts, self._histories, outputs, strict=True):
-            check_finite(computed.output, prompt.prompt, index)
+            check_finite(computed.output, self._numbers[prompt.prompt], index)
             entry = to_cache(prompt.step.sample.float(), computed.output.float(), self.plan.method.level)
             if self.plan.predictor != "aligned" and history.entries:
                 self._note_drift(index, entry, history.entries[0])
@@ -201,40 +232,43 @@ class ClosedLoop:
 
     def _computed(self, prompt: PromptAtStep) -> ComputedOutput:
         """Get a prompt's output at this step, as computed now or, if the step is replayed, in the earlier loop."""
-        if self.plan.earlier and prompt.index in self.plan.replayed:
+        if self.plan.earlier and self.plan.is_replayed(prompt.index):
             return self.plan.earlier.output(prompt.index, prompt.prompt).copied_to(prompt.reply.device)
+        if prompt.index in self.plan.replayed:
+            self.repeated[prompt.prompt] += prompt.step.denoiser_calls
         return ComputedOutput(prompt.reply, contrast(prompt.step))
 
     def _predict(self, prompts: Sequence[PromptAtStep]) -> None:
         """Fit this step, and let each prompt continue with its prediction."""
         index, method = prompts[0].index, self.plan.method
-        fit = self._fitted(prompts)
+        fit = self._fitted(index)
         self._predictions[index], self._left_out[index] = fit.prediction, fit.left_out
-        own = self._weights_at(index, fit, len(prompts))
+        own = self._weights_at(index, fit)
         for prompt, history, prediction in zip(prompts, self._histories, own, strict=True):
             reply = predicted(prediction, history, method, prompt.step.sample, prompt.step.model_output)
             if index not in self.plan.cached_steps:
                 self._note_drift(index, prompt.reply.float(), reply)
             prompt.reply = reply.to(prompt.reply.dtype)
 
-    def _weights_at(self, index: int, fit: StepFit, num_prompts: int) -> Sequence[Prediction]:
-        """Return the weights that each prompt uses at this step."""
+    def _weights_at(self, index: int, fit: StepFit) -> Sequence[Prediction]:
+        """Return the weights that each own prompt uses at this step."""
         if self.plan.weights is FittedOn.ALL_PROMPTS:
-            return [fit.prediction] * num_prompts
-        return fit.left_out if self.plan.weights is FittedOn.OTHER_PROMPTS else self.plan.weights[index]
+            return [fit.prediction] * len(self._numbers)
+        of_all = fit.left_out if self.plan.weights is FittedOn.OTHER_PROMPTS else self.plan.weights[index]
+        return [of_all[number] for number in self._numbers]
 
-    def _fitted(self, prompts: Sequence[PromptAtStep]) -> StepFit:
+    def _fitted(self, index: int) -> StepFit:
         """Compute the factors of this step by the plan's predictor."""
         steps = self._histories[0].steps
         if self.plan.predictor == "reuse":
             return StepFit(reuse(steps))
         if self.plan.predictor == "taylor":
-            return StepFit(taylor(self._setting.noise_levels, prompts[0].index, steps))
-        order = self.plan.method.order
-        return fit_step(self._equations(prompts, order), steps[: order + 1], leave_one_out=self._leave_one_out)
+            return StepFit(taylor(self._setting.noise_levels, index, steps))
+        equations = [one for one in self._equations if one is not None]
+        return fit_step(equations, steps[: self.plan.method.order + 1], leave_one_out=self._leave_one_out)
 
-    def _equations(self, prompts: Sequence[PromptAtStep], order: int) -> list[NormalEquations]:
-        """Set up, for each prompt, the least squares whose solution takes it nearest to its full run's next latent."""
+    def _equations_of(self, prompts: Sequence[PromptAtStep], order: int) -> list[NormalEquations]:
+        """Set up, for each own prompt, the least squares that take it nearest to its full run's next latent."""
         contrasted = all(history.contrasts for history in self._histories)
         slope = output_coefficient(prompts[0].step.scheduler, prompts[0].step.arguments)
         equations = []

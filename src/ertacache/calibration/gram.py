@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ertacache.calibration.recording import Recording, Setting
+from ertacache.calibration.shard import current_shard
 from ertacache.method.prior import outputs_with_prior
 from ertacache.method.surrogate import Surrogate
 
@@ -16,13 +17,14 @@ def gram_of(recordings: Sequence[Recording], num_steps: int | None = None) -> ND
     """Compute ``<v_i, v_j>`` for all pairs of steps, summed over prompts.
 
     Args:
-        recordings: one recording for each prompt.
+        recordings: one recording for each of this process's prompts; all prompts are summed.
         num_steps: how many rows to use, from the first one on; None for all that were recorded.
 
     Returns:
         (num_steps, num_steps), float64.
     """
-    total: NDArray[np.float64] = np.sum([recording.gram()[:num_steps, :num_steps] for recording in recordings], axis=0)
+    own = [recording.gram()[:num_steps, :num_steps] for recording in recordings]
+    total: NDArray[np.float64] = np.sum(current_shard().gather(own, "dot products of the full runs"), axis=0)
     return total
 
 
@@ -32,14 +34,16 @@ def surrogate_of(
     """Make the surrogate of a calibration, from its full runs and the prior.
 
     Args:
-        recordings: one for each prompt.
+        recordings: one for each of this process's prompts.
         setting: the setting of the full runs.
         guidance: the guidance scale; 1 for none.
         without: the trained pipeline to leave out of the prior, by name, to judge it.
     """
-    streams = []
+    shard, streams = current_shard(), []
     for k in range(setting.num_streams):
         own, here = [recording.of_stream(k) for recording in recordings], setting.of_stream(k)
-        outputs = outputs_with_prior(gram_of(own, here.num_steps), len(own), here.angles, guidance, without)
-        streams.append(Surrogate.answering(outputs, own[0].response(), here.forced, here.emptied))
+        num_prompts = len(shard.gather([None] * len(own), "number of prompts"))
+        outputs = outputs_with_prior(gram_of(own, here.num_steps), num_prompts, here.angles, guidance, without)
+        response = shard.agreed(own[0].response, "the sampler's response")
+        streams.append(Surrogate.answering(outputs, response, here.forced, here.emptied))
     return Surrogate.joint(streams)

@@ -25,8 +25,9 @@ class JointLoop:
     Args:
         plan: the plan of the loop; its weights are replaced by each latent's.
         weights: the weights that each prompt uses.
-        recordings: the full run of each prompt.
+        recordings: the full run of each of this process's prompts.
         setting: the setting of the full runs.
+        numbers: the numbers of these prompts among all.
         leave_one_out: whether to fit, for each prompt, weights on the other prompts as well.
         give_up: called after every step with the score of the latent that suffers most; the loop ends if it returns
             True.
@@ -41,6 +42,7 @@ class JointLoop:
         weights: Weights,
         recordings: Sequence[Recording],
         setting: Setting,
+        numbers: Sequence[int],
         *,
         leave_one_out: bool,
         give_up: GiveUp = lambda step, score: False,
@@ -51,6 +53,7 @@ class JointLoop:
                 plan.of_stream(k, weights if isinstance(weights, FittedOn) else weights.of_stream(k).left_out),
                 [recording.of_stream(k) for recording in recordings],
                 setting.of_stream(k),
+                numbers,
                 leave_one_out=leave_one_out,
             )
             for k in range(setting.num_streams)
@@ -62,21 +65,26 @@ class JointLoop:
         """Handle a step of one latent that all prompts have reached; return False if the loop is given up.
 
         Args:
-            prompts: all prompts, at the same step.
+            prompts: this process's prompts, at the same step.
             latents: the latents at the start of the step.
         """
         stream, index = prompts[0].step.stream, prompts[0].index
         loop = self._loops[stream]
-        loop.measure(prompts, latents(stream))
+        loop.take_in(prompts, latents(stream))
         if index and loop is self._loops[-1] and self._give_up(index - 1, self._score()):
             return False
-        loop.advance(prompts)
+        loop.go_on(prompts)
         return True
 
     def end(self, latents: Latents) -> None:
         """Measure the final latents, after all calls have returned."""
         for k, loop in enumerate(self._loops):
             loop.end(latents(k))
+
+    @property
+    def repeated(self) -> list[int]:
+        """See `ertacache.calibration.closed_loop.ClosedLoop`."""
+        return self._loops[0].repeated
 
     def fit(self, quality: Quality | None) -> Fit:
         """Make the result of the loop.

@@ -57,9 +57,6 @@ class Lockstep:
             count from there.
         residuals_kept, block_factors: see `ertacache.runtime.driver.Driver`.
         on_denoiser_call: called with the number of denoiser calls that the last step took, for progress bars.
-
-    Attributes:
-        denoiser_calls: the number of denoiser calls so far, over all prompts.
     """
 
     def __init__(
@@ -100,9 +97,9 @@ class Lockstep:
         return [thread.outputs.get(stream) for thread in self._threads]
 
     @property
-    def denoiser_calls(self) -> int:
-        """The denoiser calls of all prompts so far."""
-        return sum(thread.denoiser_calls for thread in self._threads)
+    def denoiser_calls(self) -> list[int]:
+        """For each prompt, its denoiser calls so far."""
+        return [thread.denoiser_calls for thread in self._threads]
 
     @property
     def results(self) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -46,6 +46,12 @@ class Trace:
         self._beside: dict[int, Trace] = {}
         self._outputs: dict[int, list[ComputedOutput]] = {}
         self._steps: list[int] = []
+        self._kept: set[int] = set()
+
+    @property
+    def steps(self) -> list[int]:
+        """The computed steps that the loop came to."""
+        return list(self._steps)
 
     def of_stream(self, stream: int) -> Trace:
         """The outputs of another latent that the loop steps; 0 is this one."""
@@ -61,6 +67,7 @@ class Trace:
             outputs: one output for each prompt.
         """
         self._steps.append(step)
+        self._kept.add(step)
         copies = [row.copied_to(torch.device("cpu")) for row in outputs]
         if self._folder is None:
             self._outputs[step] = copies
@@ -68,6 +75,14 @@ class Trace:
         tensors = {f"output {k}": row.output.contiguous() for k, row in enumerate(copies)}
         tensors |= {f"contrast {k}": r.contrast.contiguous() for k, r in enumerate(copies) if r.contrast is not None}
         save_file(tensors, self._path(step))
+
+    def has(self, step: int) -> bool:
+        """Whether the outputs of a step are here, and not lost with the process that computed them."""
+        return step in self._kept
+
+    def lose(self, steps: Iterable[int]) -> None:
+        """Note steps that the loop computed, but whose outputs are not here."""
+        self._steps += steps
 
     def output(self, step: int, prompt: int) -> ComputedOutput:
         """Read the output of a prompt at a step, on the CPU."""

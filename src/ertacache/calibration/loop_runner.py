@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ertacache.calibration.closed_loop import LoopPlan
@@ -12,6 +13,7 @@ from ertacache.calibration.loop_outputs import Trace
 from ertacache.calibration.loop_result import Fit, FittedOn, Weights
 from ertacache.calibration.quality import Judge
 from ertacache.calibration.recording import Recording, Setting
+from ertacache.calibration.shard import current_shard
 from ertacache.calibration.step_fit import holds_out
 from ertacache.method.named_methods import Method, Predictor
 from ertacache.method.surrogate import Surrogate
@@ -21,16 +23,20 @@ from ertacache.runtime.repeatable_call import Call
 class ClosedLoops:
     """Runs closed loops and counts their denoiser calls.
 
+    Calls and recordings are those of this process's own prompts; loops, counts and results are over all prompts.
+
     Args:
         pipe: the pipeline; left unchanged.
-        calls: one call for each prompt.
-        recordings: the full run of each prompt.
+        calls: one call for each own prompt.
+        recordings: the full run of each own prompt.
         setting: the setting of the full runs.
         surrogate: estimates the errors of schedules without denoiser calls.
         on_denoiser_call: called with the number of denoiser calls just made, for progress bars.
         traces_in_files: whether traces are kept in files, and not in memory.
 
     Attributes:
+        numbers: the numbers of the own prompts among all.
+        num_prompts: how many there are in all.
         holds_out: whether there are enough prompts to hold each one out from its own weights.
         denoiser_calls: the number made so far in all loops; the caller adds those of the full runs.
         judge: measures the pictures of every loop that runs to its end; None until `judge_pictures` is called.
@@ -50,7 +56,10 @@ class ClosedLoops:
         self.pipe, self.calls, self.recordings, self.setting = pipe, calls, recordings, setting
         self.surrogate = surrogate
         self.on_denoiser_call, self.traces_in_files = on_denoiser_call, traces_in_files
-        self.holds_out = holds_out(len(calls))
+        self._shard = current_shard()
+        self.num_prompts = len(self._shard.gather([None] * len(calls), "number of prompts"))
+        self.numbers = self._shard.numbers(self.num_prompts)
+        self.holds_out = holds_out(self.num_prompts)
         self.denoiser_calls = 0
         self.judge: Judge | None = None
 
@@ -61,7 +70,7 @@ class ClosedLoops:
 
     def cost_of(self, computed: int) -> int:
         """Return the denoiser calls of one loop over all prompts that computes so many steps."""
-        return computed * self.setting.calls_per_step * len(self.calls)
+        return computed * self.setting.calls_per_step * self.num_prompts
 
     def can_afford(self, computed: int, limit: float) -> bool:
         """Return whether a loop that computes so many steps keeps ``denoiser_calls`` within a limit."""
@@ -74,22 +83,22 @@ class ClosedLoops:
         always computed), and takes the outputs of all others from the recordings.
         """
         calls = [call.decoded() for call in self.calls]
-        with Lockstep(
-            self.pipe,
-            calls,
-            lambda step: step not in (0, *self.setting.forced),
-            on_denoiser_call=self.on_denoiser_call,
-            first_step=self.setting.first_step,
-        ) as lockstep:
-            try:
-                for prompts in lockstep:
-                    for prompt in prompts:
-                        recording = self.recordings[prompt.prompt].of_stream(prompt.step.stream)
-                        output = recording.model_output(prompt.index)
-                        prompt.reply = output.to(prompt.reply.device)
-                self.judge = Judge(lockstep.results)
-            finally:
-                self.denoiser_calls += lockstep.denoiser_calls
+        with (
+            Lockstep(
+                self.pipe,
+                calls,
+                lambda step: step not in (0, *self.setting.forced),
+                on_denoiser_call=self.on_denoiser_call,
+                first_step=self.setting.first_step,
+            ) as lockstep,
+            self._counting(lambda: lockstep.denoiser_calls),
+        ):
+            for prompts in lockstep:
+                for prompt in prompts:
+                    recording = self.recordings[prompt.prompt].of_stream(prompt.step.stream)
+                    output = recording.model_output(prompt.index)
+                    prompt.reply = output.to(prompt.reply.device)
+            self.judge = Judge(lockstep.results)
 
     def replayed(self, cached: Collection[int], method: Method, earlier: Trace | None) -> frozenset[int]:
         """Return the computed steps of a schedule whose outputs can be taken from an earlier loop.
@@ -180,10 +189,44 @@ class ClosedLoops:
         weights = weights or (FittedOn.OTHER_PROMPTS if fits else FittedOn.ALL_PROMPTS)
         replayed = self.replayed(cached, method, earlier)
         plan = LoopPlan(frozenset(cached), method, predictor, FittedOn.ALL_PROMPTS, earlier, replayed, trace)
-        held_out = self.holds_out
-        return self._run(
-            JointLoop(plan, weights, self.recordings, self.setting, leave_one_out=held_out, give_up=give_up)
+        loop = JointLoop(
+            plan,
+            weights,
+            self.recordings,
+            self.setting,
+            self.numbers,
+            leave_one_out=self.holds_out,
+            give_up=give_up,
         )
+
+        def run() -> tuple[Fit | None, int, list[int]]:
+            before = self.denoiser_calls
+            fit = self._run(loop)
+            return fit, self.denoiser_calls - before, trace.steps if trace else []
+
+        (fit, calls, steps), here = self._shard.settled(run, "a closed loop")
+        if not here:
+            self.denoiser_calls += calls
+            if trace is not None:
+                trace.lose(steps)
+        return fit
+
+    def count(self, own: Sequence[int]) -> None:
+        """Add the denoiser calls of each own prompt, and those of the others."""
+        self.denoiser_calls += sum(self._shard.gather(own, "denoiser calls"))
+
+    @contextmanager
+    def _counting(self, own: Callable[[], Sequence[int]]) -> Iterator[None]:
+        """Add the denoiser calls that are made meanwhile, also if the user interrupts, which all processes hear.
+
+        After another error nobody waits for what this process would hand in.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.count(own())
+            raise
+        self.count(own())
 
     def _run(self, loop: JointLoop) -> Fit | None:
         with Lockstep(
@@ -196,11 +239,13 @@ class ClosedLoops:
             residuals_kept=loop.plan.method.residuals_kept,
             block_factors=loop.block_factors,
         ) as lockstep:
-            try:
+
+            def made() -> list[int]:
+                return [calls - again for calls, again in zip(lockstep.denoiser_calls, loop.repeated, strict=True)]
+
+            with self._counting(made):
                 for prompts in lockstep:
                     if not loop.advance(prompts, lockstep.outputs):
                         return None
                 loop.end(lockstep.outputs)
-            finally:
-                self.denoiser_calls += lockstep.denoiser_calls
         return loop.fit(self.judge(lockstep.results) if self.judge else None)

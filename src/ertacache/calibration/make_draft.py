@@ -12,6 +12,7 @@ from ertacache.calibration.calibrate import calibrate
 from ertacache.calibration.options import MEMORY_LIMIT, CalibrationOptions
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import calls_for, prompts_of
+from ertacache.calibration.shard import Workers, current_shard, own_numbers
 from ertacache.errors import CalibrationError, GuardError
 from ertacache.policy import Policy
 from ertacache.runtime.policy_checks import check_pipeline, check_policy
@@ -35,6 +36,7 @@ def draft(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     memory_limit: float = MEMORY_LIMIT,
+    workers: Workers | None = None,
     **call_arguments: Any,
 ) -> Draft:
     """Make a check of a policy's generations: a second run of each call that flags pictures which may be bad.
@@ -54,7 +56,7 @@ def draft(
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict has one.
         progress: show a progress bar.
         checkpoint: as for `ertacache.calibrate`; with the folder of the policy's calibration, its full runs are reused.
-        memory_limit: as for `ertacache.calibrate`.
+        memory_limit, workers: as for `ertacache.calibrate`.
         **call_arguments: passed to every pipeline call, those of the policy's calibration; ``num_inference_steps`` is
             the policy's.
 
@@ -80,6 +82,9 @@ def draft(
     listed = prompts_of(prompts)
     for p in (policy, *([] if by is None else [by])):
         check_policy(p)
+    if workers is not None:
+        kept = {"seed": seed, "progress": progress, "checkpoint": checkpoint, "memory_limit": memory_limit}
+        return workers.run(draft, pipe, (policy, listed), {"by": by, **kept, **call_arguments})
     options = CalibrationOptions.checked(
         pipe,
         policy.asked_steps,
@@ -99,9 +104,11 @@ def draft(
     for p in (policy, by):
         check_pipeline(p, pipe)
     calls = calls_for(pipe, listed, options.all_call_arguments, options.seed)
-    with CalibrationProgress(options.progress) as shown:
+    shard = current_shard()
+    with shard.progress(options.progress) as shown:
         shown.phase("what drafts usually tell")
-        logs = _log_errors(pipe, calls, policy, by, shown)
+        own = [_log_errors(pipe, calls[k], policy, by, shown, len(calls)) for k in own_numbers(shard, len(calls))]
+        logs = [log for of_prompt in shard.gather(own, "drafts") for log in of_prompt]
     _check_logs(logs, policy, by)
     return Draft(
         policy=by,
@@ -154,22 +161,18 @@ def _check_count(count: int) -> None:
 
 
 def _log_errors(
-    pipe: Any, calls: Sequence[Call], policy: Policy, by: Policy, shown: CalibrationProgress
+    pipe: Any, call: Call, policy: Policy, by: Policy, shown: CalibrationProgress, num_prompts: int
 ) -> list[float]:
-    """Compute the logarithm of each sample's estimated error; calls whose policy is transferred are left out."""
-    logs: list[float] = []
-    for call in calls:
-        again = ReplayableCall(pipe, (), call.arguments(), call.random)
-        run, other = (again.run(pipe, p) for p in (policy, by))
-        if run is None or other is None:
-            shown.say("note: one prompt was left out, as its noise levels are not the calibrated ones")
-            continue
-        distances, drifts = run.compared_with(other)
-        logs += [math.log(max(error, _TINY)) for error in estimated_errors(distances.tolist(), drifts)]
-        calls_made = run.denoiser_calls + other.denoiser_calls
-        shown.expect(calls_made * len(calls))
-        shown.advance(calls_made)
-    return logs
+    """Compute the logarithm of each sample's estimated error; none if a policy would be transferred to this call."""
+    again = ReplayableCall(pipe, (), call.arguments(), call.random)
+    run, other = (again.run(pipe, p) for p in (policy, by))
+    if run is None or other is None:
+        shown.say("note: one prompt was left out, as its noise levels are not the calibrated ones")
+        return []
+    distances, drifts = run.compared_with(other)
+    shown.expect((run.denoiser_calls + other.denoiser_calls) * num_prompts)
+    shown.advance(run.denoiser_calls + other.denoiser_calls)
+    return [math.log(max(error, _TINY)) for error in estimated_errors(distances.tolist(), drifts)]
 
 
 def _check_logs(logs: Sequence[float], policy: Policy, by: Policy) -> None:

@@ -155,7 +155,7 @@ def record_of(
     """
     return CalibrationRecord(
         budget=budget.asked,
-        num_prompts=len(loops.calls),
+        num_prompts=loops.num_prompts,
         **cost_so_far(loops),
         error=error,
         step_errors=tuple(step_errors),

@@ -17,6 +17,7 @@ from ertacache.calibration.options import MEMORY_LIMIT, CalibrationOptions, chec
 from ertacache.calibration.profile import Profile
 from ertacache.calibration.prompts import prompts_of
 from ertacache.calibration.recording import Setting
+from ertacache.calibration.shard import Workers, current_shard
 from ertacache.calibration.step_fit import MIN_HELD_OUT, holds_out
 from ertacache.calibration.timing import timed
 from ertacache.errors import BudgetError, CalibrationError, PolicyFileError
@@ -40,6 +41,7 @@ def profile(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     memory_limit: float = MEMORY_LIMIT,
+    workers: Workers | None = None,
     **call_arguments: Any,
 ) -> Profile:
     """Calibrate policies for several step ratios at once, and measure the quality and the time of each.
@@ -57,7 +59,7 @@ def profile(
         progress: show a progress bar.
         checkpoint: a folder in which full runs and finished policies are kept, so that an interrupted profile can be
             continued.
-        memory_limit: as for `ertacache.calibrate`.
+        memory_limit, workers: as for `ertacache.calibrate`.
         **call_arguments: passed to every pipeline call; they must be those of the calls to come.
 
     Returns:
@@ -95,6 +97,10 @@ def profile(
         )
     if not ratios or not all(ratio > 1 for ratio in ratios):
         raise _no_such_ratios(ratios, num_inference_steps, "Ask for ratios over 1.")
+    if workers is not None:
+        kept = {"seed": seed, "progress": progress, "checkpoint": checkpoint, "memory_limit": memory_limit}
+        asked = {"num_inference_steps": num_inference_steps, "ratios": ratios}
+        return workers.run(profile, pipe, (listed,), {**asked, **kept, **call_arguments})
     options = CalibrationOptions.checked(
         pipe,
         num_inference_steps,
@@ -108,7 +114,7 @@ def profile(
         loops, setting = session.loops, session.loops.setting
         counts = _counts(ratios, setting)
         session.progress.phase("timing computed and cached steps")
-        costs = timed(pipe, loops.calls[0].as_given(), setting)
+        costs = current_shard().agreed(lambda: timed(pipe, loops.calls[0].as_given(), setting), "timing")
         loops.denoiser_calls += costs.denoiser_calls
         loops.judge_pictures()
         policies = []
@@ -150,7 +156,12 @@ def _policy(session: Session, counts: Sequence[int]) -> Policy:
     """
     loops, method, computed = session.loops, Method.named("aligned"), counts[0]
     path = session.folder and session.folder / f"profile-{'-'.join(map(str, counts))}.safetensors"
-    kept = kept_policy(path, computed, session.progress.say) if path and path.is_file() else None
+    shard = current_shard()
+
+    def kept_earlier() -> Policy | None:
+        return kept_policy(path, computed, session.progress.say) if path and path.is_file() else None
+
+    kept = shard.agreed(kept_earlier, "looking for a finished policy")
     if kept:
         loops.denoiser_calls = kept.calibration.denoiser_calls
         return kept
@@ -162,7 +173,7 @@ def _policy(session: Session, counts: Sequence[int]) -> Policy:
     fit = with_weights_of_all(loops, method, found.fit)  # a loop more, to judge it, does not fit into the ten full runs
     budget = StepsBudget(asked=f"num_computed_steps={computed}", computed=computed)
     policy = session.with_origin(policy_of(loops, method, budget, fit))
-    if path:
+    if path and shard.is_first:
         policy.save(path)
     return policy
 

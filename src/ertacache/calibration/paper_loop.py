@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import inf
+from operator import add
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from ertacache.calibration.deviations import Deviations
 from ertacache.calibration.lockstep import Lockstep, PromptAtStep
 from ertacache.calibration.loop_runner import ClosedLoops
 from ertacache.calibration.recorder import check_finite
+from ertacache.calibration.shard import current_shard
 from ertacache.double_precision import as_float64
 from ertacache.method.rectification import Granularity, Moments, rectified
 from ertacache.method.residual import Level, from_cache, to_cache
@@ -98,9 +101,10 @@ class _PaperLoop:
         grid: Sequence[float] | None,
     ) -> None:
         self._loops, self._decide, self._level = loops, decide, level
+        self._shard = current_shard()
         self._granularity, self._axis, self._grid = granularity, axis, grid
-        self._residuals: dict[int, Tensor] = {}  # by prompt, of the last step that was not cached
-        self._previous: dict[int, Tensor] = {}  # by prompt, what the denoiser returned at the step before
+        self._residuals: dict[int, Tensor] = {}  # by own prompt, of the last step that was not cached
+        self._previous: dict[int, Tensor] = {}  # by own prompt, what the denoiser returned at the step before
         self._pattern: tuple[Any, ...] = ()
         self._cached: list[int] = []
         self._refused: list[int] = []
@@ -112,6 +116,17 @@ class _PaperLoop:
 
     def run(self) -> Observation:
         """Run the loop over all steps."""
+
+        def counted() -> tuple[Observation, int]:
+            before = self._loops.denoiser_calls
+            return self._run(), self._loops.denoiser_calls - before
+
+        (seen, calls), here = self._shard.settled(counted, "the paper's loop")
+        if not here:
+            self._loops.denoiser_calls += calls
+        return seen
+
+    def _run(self) -> Observation:
         hidden = self._level == "hidden"
         with (
             self._lockstep(lambda step: False) as full,
@@ -127,8 +142,9 @@ class _PaperLoop:
             for _ in followed:
                 raise AssertionError("the runs without blocks made another step")
             deviations = Deviations(self._loops.recordings)
-            deviations.add(self._loops.setting.num_steps, full.outputs())
-            self._loops.denoiser_calls += full.denoiser_calls + followers.denoiser_calls
+            own = deviations.distances(self._loops.setting.num_steps, full.outputs())
+            deviations.add(self._shard.gather(own, "the end of the paper's loop"))
+            self._loops.count([*map(sum, zip(full.denoiser_calls, followers.denoiser_calls, strict=True))])
         return Observation(
             tuple(self._cached),
             self._distances,
@@ -159,7 +175,7 @@ class _PaperLoop:
         """Decide whether this step is cached, and note it; the first and the last step are not."""
         index = prompts[0].index
         for prompt in prompts:
-            check_finite(prompt.step.model_output, prompt.prompt, index)
+            check_finite(prompt.step.model_output, self._loops.numbers[prompt.prompt], index)
         if not 0 < index < self._loops.setting.num_steps - 1:
             return False
         if not self._decide(index, self._distance(prompts) if same_calls else inf):
@@ -169,13 +185,13 @@ class _PaperLoop:
 
     def _distance(self, prompts: Sequence[PromptAtStep]) -> float:
         """Compute the distance of Eq. (12) at this step, and note it."""
-        index = prompts[0].index
-        error = size = 0.0
+        index, own = prompts[0].index, []
         for prompt in prompts:
             full = self._loops.recordings[prompt.prompt].entry(index, self._level)
             cached, fresh = self._residuals[prompt.prompt], self._residual(prompt)
-            parts = relative_distance(as_float64(cached), as_float64(fresh), as_float64(full))
-            error, size = error + parts[0], size + parts[1]
+            own.append(relative_distance(as_float64(cached), as_float64(fresh), as_float64(full)))
+        parts = self._shard.gather(own, f"step {index} of the paper's loop")
+        error, size = (sum(values) for values in zip(*parts, strict=True))
         self._distances[index] = error / size if size else 0.0
         return self._distances[index]
 
@@ -210,18 +226,30 @@ class _PaperLoop:
 
     def _in_place_of(self, fresh: Mapping[int, Tensor], reused: dict[int, Tensor], index: int) -> dict[int, Tensor]:
         """Return the prompts' outputs at a cached step; fit Eq. (13), and with a granularity Eqs. (15) to (21)."""
-        change = sum(float((fresh[k] - self._previous[k]).abs().sum()) for k in fresh)
-        error = sum(float((reused[k] - fresh[k]).abs().sum()) for k in fresh)
-        self._corrections[index] = correction_coefficient(error, change)
+        own = [
+            (
+                float((fresh[k] - self._previous[k]).abs().sum()),
+                float((reused[k] - fresh[k]).abs().sum()),
+                self._moments(reused[k], fresh[k]),
+            )
+            for k in fresh
+        ]
+        changes, errors, moments = zip(*self._shard.gather(own, f"error model of step {index}"), strict=True)
+        self._corrections[index] = correction_coefficient(sum(errors), sum(changes))
         if self._granularity is None:
             return reused
-        moments = Moments(self._granularity, self._axis)
-        for k in fresh:
-            moments.add(reused[k], fresh[k])
-        self._error_models.append(moments.solve())
+        self._error_models.append(reduce(add, moments).solve())
         device = next(iter(reused.values())).device
         k_hat, b_hat = (parameter.to(device, torch.float32) for parameter in self._error_models[-1])
         return {k: rectified(v, k_hat, b_hat, self._granularity, self._axis) for k, v in reused.items()}
+
+    def _moments(self, reused: Tensor, fresh: Tensor) -> Moments | None:
+        """One prompt's part of the error model; with a K and B for each element it has the size of a few latents."""
+        if self._granularity is None:
+            return None
+        moments = Moments(self._granularity, self._axis)
+        moments.add(reused, fresh)
+        return moments
 
     def _rectification(self) -> Rectification | None:
         """Collect K and B of all cached steps."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ertacache.calibration.shard import current_shard
 from ertacache.errors import BudgetError
 from ertacache.runtime.call_results import pictures_of, sound_of
 from ertacache.student_t import student_t
@@ -41,7 +42,7 @@ class Judge:
     """Compares pictures with those of the full runs.
 
     Args:
-        references: what the full run of each prompt returned.
+        references: what the full run of each of this process's prompts returned.
 
     Raises:
         BudgetError: if the metrics are not installed.
@@ -62,15 +63,20 @@ class Judge:
         self._sounds = [sound_of(result) for result in references]
 
     def __call__(self, results: Sequence[Any]) -> Quality:
-        """Measure the quality of what the calls of all prompts returned."""
+        """Measure the quality of what the calls of the own prompts returned, and learn that of the others.
+
+        Args:
+            results: of each own prompt.
+        """
         pairs = [(pictures_of(a), b) for a, b in zip(results, self._references, strict=True)]
         heard = [
-            self._signal_to_error(sound, reference)
+            None if sound is None or reference is None else self._signal_to_error(sound, reference)
             for sound, reference in zip(map(sound_of, results), self._sounds, strict=True)
-            if sound is not None and reference is not None
         ]
-        psnr, ssim = (tuple(metric(*pair) for pair in pairs) for metric in self._metrics)
-        return Quality(psnr, ssim, tuple(heard))
+        seen = [tuple(metric(*pair) for metric in self._metrics) for pair in pairs]
+        told = current_shard().gather(list(zip(seen, heard, strict=True)), "judging pictures")
+        psnr, ssim = zip(*(values for values, _ in told), strict=True)
+        return Quality(psnr, ssim, tuple(sound for _, sound in told if sound is not None))
 
 
 def lower_bound(values: Sequence[float], confidence: float = CONFIDENCE) -> float:

@@ -7,7 +7,7 @@ sigmoid, but fits ``eps = (K v~ + B) / 4 + 1/2`` without it; the fitted line is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -57,6 +57,11 @@ class Moments:
         self.eps = self.eps + eps.sum(dims)
         self.vv = self.vv + (v * v).sum(dims)
         self.veps = self.veps + (v * eps).sum(dims)
+
+    def __add__(self, other: Moments) -> Moments:
+        """The sums of both."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in ("count", "v", "eps", "vv", "veps")}
+        return replace(self, **sums)
 
     def _reduced(self, ndim: int) -> list[int]:
         if self.granularity == "element":
