@@ -97,14 +97,18 @@ def test_inspect_writes_a_page(policy_file, tmp_path):
 
 
 def test_demo_prints_the_table_and_leaves_the_pictures(tmp_path):
-    done = run("demo", "--out", tmp_path, "--prompts", 1, "--calibration-prompts", 1, "--method", "taylor")
+    few = ("--prompts", 1, "--calibration-prompts", 1, "--method", "reuse")
+    done = run("demo", "--model", "flux", "--out", tmp_path, *few)
     assert done.exit_code == 0, done.output
-    assert all(name in done.output for name in ("full", "taylor", "fewer steps", "PSNR", "SSIM", "speedup"))
-    left = {"pictures.png", "policy.png", "policy.safetensors", "report.html"}
-    assert {p.name for p in tmp_path.iterdir()} == left
+    ways = [f"{way} {ratio}" for ratio in ("2x", "3x") for way in ("reuse", "Taylor", "fewer steps")]
+    assert all(name in done.output for name in ("full", *ways, "PSNR", "SSIM", "speedup"))
+    for ratio in (15, 10):
+        assert done.output.count(f" {ratio} ") >= 3, "not all of a ratio compute as many steps"
+    policies = {f"policy-{ratio}.{suffix}" for ratio in ("2x", "3x") for suffix in ("png", "safetensors")}
+    assert {p.name for p in tmp_path.iterdir()} == {"pictures.png", "report.html"} | policies
     report = (tmp_path / "report.html").read_text()
-    assert report.count("data:image/png") == 3
-    assert report.count("<svg") == 2  # one prompt is no scatter
+    assert report.count("data:image/png") == 7
+    assert report.count("<svg") == 3  # one prompt is no scatter
 
 
 def test_a_draft_is_made_and_says_how_far_a_picture_is_from_it(policy_file, tmp_path):

@@ -11,23 +11,28 @@ from ertacache.cli import options
 from ertacache.cli.console import console, say
 from ertacache.output_paths import checked_folder
 
+SPEEDUPS = (2.0, 3.0)
+
 
 def demo(
     model: Annotated[str, typer.Option(help=f"One of {options.MODELS}.")] = "flux",
-    speedup: Annotated[float, typer.Option(help="The step ratio to ask for (all steps over computed steps).")] = 2.0,
+    speedup: Annotated[
+        list[float] | None,
+        typer.Option(help="The step ratio to ask for (all steps over computed steps); several times for several ones."),
+    ] = None,
     method: options.Method = "aligned",
     prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts to generate.")] = 8,
     calibration_prompts: Annotated[int, typer.Option(min=1, max=64, help="How many prompts to calibrate on.")] = 8,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures, the plot and the policy.")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the pictures, the plots and the policies.")] = Path("out/demo"),
     seed: options.Seed = 1000,
 ) -> None:
-    """Calibrate on a small pipeline and show full, accelerated and fewer-steps runs side by side."""
+    """Calibrate on a small pipeline, and show full, accelerated, a rival's and fewer-steps runs side by side."""
     checked_folder(out)
     from ertacache.cli import demonstration
 
     files = demonstration.run(
         model=model,
-        speedup=speedup,
+        speedups=list(dict.fromkeys(speedup or SPEEDUPS)),
         method=method,
         num_prompts=prompts,
         num_calibration_prompts=calibration_prompts,

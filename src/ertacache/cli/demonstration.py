@@ -1,11 +1,12 @@
-"""What ``ertacache demo`` runs: a small pipeline in full, accelerated, and with fewer steps, on held-out prompts."""
+"""What ``ertacache demo`` runs: a small pipeline in full, accelerated, with a rival and with fewer steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.progress import Progress
@@ -15,6 +16,8 @@ from torch import Tensor
 from ertacache import zoo
 from ertacache.calibration import calibrate
 from ertacache.evaluation.comparison import Row, Variant, calls_of, compare, fewer_steps
+from ertacache.method.named_methods import Method
+from ertacache.method.schedule import evenly_spaced
 from ertacache.output_paths import kept_somewhere
 from ertacache.policy import Policy
 from ertacache.presenting.evaluation_report import report_comparison
@@ -33,8 +36,8 @@ CLIPS = 4
 
 def run(
     *,
-    model: str = "flux",
-    speedup: float,
+    model: str,
+    speedups: Sequence[float],
     method: str,
     num_prompts: int,
     num_calibration_prompts: int,
@@ -42,11 +45,11 @@ def run(
     seed: int,
     console: Console,
 ) -> list[Path]:
-    """Calibrate, generate held-out prompts in three ways, measure, print a table, and write pictures and plots.
+    """Calibrate, generate held-out prompts in several ways, measure, print a table, and write pictures and plots.
 
     Args:
         model: one of `ertacache.zoo.NAMES`.
-        speedup: the step ratio to ask for.
+        speedups: the step ratios to ask for.
         method: a method's name.
         num_prompts: how many held-out prompts; their seeds are not among those of calibration.
         num_calibration_prompts: how many prompts to calibrate on.
@@ -60,27 +63,48 @@ def run(
     embedded = zoo.load(model)
     settings = dict(embedded.arguments)
     steps = settings.pop("num_inference_steps")
-    policy = calibrate(
-        embedded.pipe,
-        embedded.calibration_prompts[:num_calibration_prompts],
-        num_inference_steps=steps,
-        speedup=speedup,
-        method=method,
-        **settings,
-    )
-    kept_somewhere(out / "policy.safetensors", policy.save)
+    policies: dict[str, Policy] = {}
+    with TemporaryDirectory() as full_runs:  # made once for all ratios
+        for speedup in speedups:
+            policies[f"{speedup:g}x"] = calibrate(
+                embedded.pipe,
+                embedded.calibration_prompts[:num_calibration_prompts],
+                num_inference_steps=steps,
+                speedup=speedup,
+                method=method,
+                checkpoint=full_runs,
+                **settings,
+            )
+    for ratio, policy in policies.items():
+        kept_somewhere(out / f"policy-{ratio}.safetensors", policy.save)
 
     prompts = embedded.held_out_prompts[:num_prompts]
-    full, fast = Variant("full", steps), Variant(policy.method.name, steps, policy=policy)
-    variants = [fast, fewer_steps(len(policy.computed_steps))]
+    full, variants = Variant("full", steps), [way for each in policies.items() for way in ways(*each)]
+    ours = {way.name: policy for way, policy in zip(variants[::3], policies.values(), strict=True)}
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("generating", total=3 * len(prompts))
-        gallery = Gallery(full.name, [fast.name], partial(progress.advance, task))
+        task = progress.add_task("generating", total=(1 + len(variants)) * len(prompts))
+        gallery = Gallery(full.name, list(ours), partial(progress.advance, task))
         calls = calls_of(settings, prompts, seed)
         rows = compare(embedded.pipe, full, variants, calls, on_result=gallery.take, keep_latents=True)
     table = comparison_table(rows)
     console.print(table)
-    return kept_somewhere(out, Demonstration(model, policy, prompts, rows, table, gallery).write)
+    return kept_somewhere(out, Demonstration(model, policies, ours, prompts, rows, table, gallery).write)
+
+
+def ways(ratio: str, policy: Policy) -> list[Variant]:
+    """The policy, the best rival that needs no other package, and fewer steps, all computing as many steps.
+
+    The rival is TaylorSeer's prediction of the denoiser's output at evenly spaced steps: of all that were measured on
+    these pipelines the best or among them (docs/pipelines.md).
+    """
+    steps, computed = policy.num_inference_steps, len(policy.computed_steps)
+    taylor = Policy(steps, evenly_spaced(steps, computed, (0, steps - 1)), Method.named("taylor"))
+    fewer = fewer_steps(computed)
+    return [
+        Variant(f"{policy.method.name} {ratio}", steps, policy=policy),
+        Variant(f"Taylor {ratio}", steps, policy=taylor),
+        Variant(f"{fewer.name} {ratio}", computed),
+    ]
 
 
 @dataclass(frozen=True)
@@ -89,40 +113,45 @@ class Demonstration:
 
     Args:
         model: name of the small pipeline.
-        policy: the policy that was calibrated.
+        policies: the policies that were calibrated, by step ratio.
+        ours: the same, by the name of their row.
         prompts: the held-out prompts.
-        rows: figures of the full run, the accelerated one, and the one with fewer steps, in this order.
+        rows: figures of the full run, and then for each step ratio of `ways`.
         table: the same as a table.
         gallery: the pictures, and the error of each step.
     """
 
     model: str
-    policy: Policy
+    policies: Mapping[str, Policy]
+    ours: Mapping[str, Policy]
     prompts: Sequence[str]
     rows: Sequence[Row]
     table: Table
     gallery: Gallery
 
     def write(self, folder: Path) -> list[Path]:
-        """Write pictures or clips, the plot, the policy and the page; returns the files."""
-        full, ours, theirs = self.rows
+        """Write pictures or clips, the plots, the policies and the page; returns the files."""
+        full, *compared = self.rows
         are_clips = self.gallery.pictures[0][full.name].ndim == 4
         names = self._write_clips(folder) if are_clips else self._write_pictures(folder)
         errors = self.gallery.step_errors
-        policy_plot(self.policy, folder / "policy.png", {"held-out prompts": errors[ours.name]})
+        for (ratio, policy), name in zip(self.policies.items(), self.ours, strict=True):
+            policy_plot(policy, folder / f"policy-{ratio}.png", {"held-out prompts": errors[name]})
+            policy.save(folder / f"policy-{ratio}.safetensors")  # again: the folder may be another one
+            names += [f"policy-{ratio}.png", f"policy-{ratio}.safetensors"]
         report_comparison(
-            f"The small {self.model} pipeline, {self.policy.step_ratio:.3g}x",
-            f"{len(self.prompts)} prompts that neither training nor calibration saw: all {full.computed_steps} steps, "
-            f"{len(self.policy.computed_steps)} of them computed by the method {ours.name}, and as many plain steps.",
-            [ours, theirs],
+            f"The small {self.model} pipeline, {' and '.join(self.policies)}",
+            f"{len(self.prompts)} prompts that neither training nor calibration saw, and for each all "
+            f"{full.computed_steps} steps; and with as many computed steps ours, evenly spaced Taylor prediction, and "
+            "plain steps.",
+            compared,
             self.table,
             self._cases(),
-            {ours.name: self.policy},
+            self.ours,
             errors,
             folder / "report.html",
         )
-        self.policy.save(folder / "policy.safetensors")  # again: the folder may be another one
-        return [folder / name for name in (*names, "policy.png", "policy.safetensors", "report.html")]
+        return [folder / name for name in (*names, "report.html")]
 
     def _write_pictures(self, folder: Path) -> list[str]:
         columns = self._columns(PICTURES, "steps computed")
@@ -137,8 +166,13 @@ class Demonstration:
 
     def _columns(self, count: int, unit: str) -> dict[str, list[Tensor]]:
         """The first pictures of each way to generate, by its label."""
-        pictures = self.gallery.pictures[:count]
-        return {f"{row.name}\n{row.computed_steps} {unit}": [ways[row.name] for ways in pictures] for row in self.rows}
+        pictures, first = self.gallery.pictures[:count], self.rows[0].name
+        labels = {
+            row.name: f"{row.name}\n{row.computed_steps} {unit}"
+            + ("" if row.name == first else f"\n{row.mean_psnr():.1f} dB")
+            for row in self.rows
+        }
+        return {label: [one[name] for one in pictures] for name, label in labels.items()}
 
     def _cases(self) -> list[Case]:
         """The prompts as the page shows them, worst first."""
