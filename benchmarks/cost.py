@@ -25,6 +25,7 @@ from rich.console import Console
 from benchmarks.keys import environment, key_of, source_digest
 from benchmarks.markdown import table, write_figures
 from benchmarks.rivals.base import Knobs, Rival
+from benchmarks.rivals.budcache import BUDCACHE
 from benchmarks.rivals.cache_dit import DB_CACHE_TAYLOR
 from benchmarks.rivals.curves import by_operations, qualities_at
 from benchmarks.rivals.diffusers_caches import MAG_CACHE, SEA_CACHE, TAYLOR_SEER, TAYLOR_SEER_LITE
@@ -32,7 +33,10 @@ from benchmarks.rivals.dpcache import DPCACHE
 from benchmarks.rivals.easycache import EASYCACHE
 from benchmarks.rivals.harness import entries_of, subject_of
 from benchmarks.rivals.l2p import L2P_CACHE
+from benchmarks.rivals.lemica import LEMICA
+from benchmarks.rivals.meancache import MEANCACHE
 from benchmarks.rivals.ours import UNIFORM
+from benchmarks.rivals.sencache import SENCACHE
 from benchmarks.rivals.solvers import DPM_SOLVER, FEWER_STEPS
 from benchmarks.rivals.spectrum import SPECTRUM
 from ertacache import zoo
@@ -71,13 +75,17 @@ RIVALS: Mapping[Rival, int] = {
     SPECTRUM: 0,
     MAG_CACHE: 1,
     DPCACHE: 10,
+    SENCACHE: 16,
     L2P_CACHE: 50,
+    BUDCACHE: 126,
+    MEANCACHE: 250,
+    LEMICA: 387,
 }
 """Each rival with the full runs that it asks for before the first generation."""
 FEWER = FEWER_STEPS.name
 COUNTS = ("num_computed_steps", "num_inference_steps", "k", "count")
 """What rivals call the number of steps that they compute."""
-MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">", "*", "h", "p")
+MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">", "*", "h", "p", "d", "H", "8", "1")
 SAME = 0.1
 """How many dB fewer steps may differ between the two parts of the measurement."""
 _SO_MANY_STEPS = 0.01  # of the full run's operations: settings nearer than that compute as many steps

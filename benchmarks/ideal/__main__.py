@@ -221,13 +221,6 @@ def sizes_table(results: Sequence[Mapping[str, Any]]) -> str:
     return table(lines)
 
 
-def page_of(results: Sequence[Mapping[str, Any]]) -> str:
-    """Both tables, and which rivals do not apply."""
-    first = results[0]
-    apart = f"Without blocks or diffusers' hooks to attach to: {', '.join(first['refused'])}."
-    return "\n\n".join([WHAT, full_table(first), apart, sizes_table(results)])
-
-
 def best_other(result: Mapping[str, Any], speedup: float) -> str:
     """The best way at a step ratio that is none of `OURS`: one of `our_ways`, or one setting of a rival."""
     found = {f"{speedup:g} {name}": median(result["psnr"][f"{speedup:g}"][name]) for name in NAMES if name not in OURS}
@@ -283,7 +276,9 @@ def main(
             drawn(result, embedded, variants, 6, picture)
     figures = {"what": WHAT, **environment(), "prompts": PROMPTS, "calibration_prompts": CALIBRATION_PROMPTS}
     figures |= {"seed": SEED, "guidance": GUIDANCE, "results": results}
-    write_figures(out, "ideal", figures, {"ideal": page_of(results)}, Console())
+    write_figures(
+        out, "ideal", figures, {"ideal": full_table(results[0]), "ideal-sizes": sizes_table(results)}, Console()
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.rivals.base import Rival
+from benchmarks.rivals.budcache import BUDCACHE
 from benchmarks.rivals.cache_dit import DB_CACHE, DB_CACHE_TAYLOR
 from benchmarks.rivals.delta_dit import DELTA_DIT
 from benchmarks.rivals.diffusers_caches import (
@@ -17,8 +18,11 @@ from benchmarks.rivals.diffusers_caches import (
 from benchmarks.rivals.dpcache import DPCACHE
 from benchmarks.rivals.easycache import EASYCACHE
 from benchmarks.rivals.l2p import L2P_CACHE
+from benchmarks.rivals.lemica import LEMICA
+from benchmarks.rivals.meancache import MEANCACHE
 from benchmarks.rivals.ours import ALIGNED, PAPER, UNIFORM
 from benchmarks.rivals.profiling_dit import PROFILING_DIT
+from benchmarks.rivals.sencache import SENCACHE
 from benchmarks.rivals.solvers import DPM_SOLVER, FEWER_STEPS, UNIPC
 from benchmarks.rivals.spectrum import SPECTRUM
 from benchmarks.rivals.teacache import TEACACHE
@@ -47,6 +51,10 @@ RIVALS: tuple[Rival, ...] = (
     SPECTRUM,
     DPCACHE,
     L2P_CACHE,
+    SENCACHE,
+    BUDCACHE,
+    MEANCACHE,
+    LEMICA,
     DB_CACHE,
     DB_CACHE_TAYLOR,
 )
