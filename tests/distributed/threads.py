@@ -21,14 +21,21 @@ class Threads:
     def __init__(self, num_workers, kills=lambda rank, life, message: False):
         self.num_workers, self.kills = num_workers, kills
 
+    threads = None
+
+    @contextmanager
+    def carrier(self):
+        """What the pool of bulk generation uses."""
+        yield Carrier(self.num_workers, self.kills)
+
     def run(self, task, load, arguments, keywords):
-        self.carrier = Carrier(self.num_workers, self.kills)
-        driver = Driver(self.carrier, Job(task, load, arguments, keywords, 0, self.num_workers), show=False)
+        carrier = Carrier(self.num_workers, self.kills)
+        driver = Driver(carrier, Job(task, load, arguments, keywords, 0, self.num_workers), show=False)
         try:
             return driver.run()
         finally:
             self.exchanges = len(driver.replies)
-            self.starts = self.carrier.lives
+            self.starts = carrier.lives
 
 
 class Carrier:

@@ -13,6 +13,7 @@ from ertacache.cli import options
 from ertacache.cli.console import console, say
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.prompts_file import read_prompts
+from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
@@ -56,6 +57,8 @@ def calibrate(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     seed: options.Seed = 0,
+    num_workers: NumWorkers = None,
+    ray: RayAddress = None,
 ) -> None:
     """Make a policy for a model from a few prompts."""
     lines = read_prompts(prompts, model)
@@ -81,11 +84,12 @@ def calibrate(
     judged = frontier is not None or not QUALITIES.keys().isdisjoint(budget)
     budget = budget or {"speedup": 2.0}
     only_budget(budget)
-    named = Method.named(method)
+    named, workers = Method.named(method), workers_of(num_workers, ray)
     pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
     lines = lines or (embedded.calibration_prompts if embedded else [])
     lines = lines[: limit or (16 if judged else 8)]
-    common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, **arguments}
+    common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **arguments}
+    pipe = pipe if workers is None else loader_of(model, device, dtype)
     if frontier is not None:
         written = _make_frontier(pipe, lines, frontier, common)
     else:

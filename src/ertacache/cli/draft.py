@@ -12,6 +12,7 @@ from ertacache.cli.console import say
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits
 from ertacache.cli.prompts_file import read_prompts
+from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
 
@@ -35,6 +36,8 @@ def draft(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     seed: options.Seed = 0,
+    num_workers: NumWorkers = None,
+    ray: RayAddress = None,
 ) -> None:
     """Make the file for `generate --draft`, where a second, cheap run flags pictures that need a look."""
     lines = read_prompts(prompts, model)
@@ -50,7 +53,10 @@ def draft(
     del arguments["num_inference_steps"]
     check_fits(pipe, loaded)
     lines = (lines or (embedded.calibration_prompts if embedded else []))[:limit]
-    made = make_draft(pipe, loaded, lines, by=other, seed=seed, checkpoint=checkpoint, **arguments)
+    workers = workers_of(num_workers, ray)
+    pipe = pipe if workers is None else loader_of(model, device, dtype)
+    common = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **arguments}
+    made = make_draft(pipe, loaded, lines, by=other, **common)
     say(
         f"drafts compute {len(made.policy.computed_steps)} of {made.policy.num_made_steps} steps; made in "
         f"{made.full_runs:.2f} full runs per prompt"

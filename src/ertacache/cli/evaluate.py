@@ -15,6 +15,7 @@ from ertacache.cli.json_file import write_json
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits, short_name
 from ertacache.cli.prompts_file import read_prompts
+from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
@@ -51,6 +52,8 @@ def evaluate(
     dtype: options.Dtype = "float32",
     seed: options.Seed = 1000,
     quick: Annotated[bool, typer.Option("--quick", help="Two prompts only: a check, not a measurement.")] = False,
+    num_workers: NumWorkers = None,
+    ray: RayAddress = None,
 ) -> None:
     """Measure what policies cost in quality and save in time, against full runs and fewer steps."""
     lines = read_prompts(prompts, model)
@@ -60,6 +63,7 @@ def evaluate(
     checked_folder(work)
     from ertacache.evaluation.comparison import calls_of
     from ertacache.evaluation.evaluate import as_json
+    from ertacache.evaluation.evaluate import evaluate as run_evaluation
     from ertacache.presenting.evaluation_report import Evaluation
     from ertacache.presenting.tables import evaluation_table
 
@@ -71,7 +75,11 @@ def evaluate(
         check_fits(pipe, policy)
     calls = calls_of(arguments, lines, seed)
     del arguments["num_inference_steps"]
-    rows = _measured(pipe, loaded, calls, work)
+    workers = workers_of(num_workers, ray)
+    if workers is None:
+        rows = _measured(pipe, loaded, calls, work)
+    else:
+        rows = run_evaluation(loader_of(model, device, dtype), loaded, calls, work, workers=workers)
     console.print(evaluation_table(rows))
     about = {"model": model, "policies": policies, "arguments": arguments, "prompts": lines}
     about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}

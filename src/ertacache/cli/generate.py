@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +14,10 @@ from ertacache.cli import options
 from ertacache.cli.console import console, say
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits
+from ertacache.cli.prompts_file import read_prompts
+from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
 from ertacache.errors import ArgumentError
-from ertacache.output_paths import checked_output, kept_somewhere
+from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 from ertacache.untrusted_text import typed
 
 if TYPE_CHECKING:
@@ -30,12 +33,21 @@ if TYPE_CHECKING:
 
 def generate(
     model: options.Model,
-    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    prompt: Annotated[str | None, typer.Argument(help="What to generate.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="In bulk: a text file with one prompt per line; --out is then a folder, with a manifest."),
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(help="The policy to follow, a file or Hub id; without one every step is computed."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write; clips are written as MP4.")] = Path("out.png"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The picture, by default out.png; clips are written as MP4. In bulk: a folder, by default out."
+        ),
+    ] = None,
     steps: options.Steps = None,
     fps: options.FPS = 16,
     compare: Annotated[
@@ -67,31 +79,71 @@ def generate(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     seed: options.Seed = 0,
+    recompute_flagged: Annotated[
+        bool, typer.Option("--recompute-flagged", help="In bulk: make again in full what the guard flags.")
+    ] = False,
+    num_workers: NumWorkers = None,
+    ray: RayAddress = None,
 ) -> None:
-    """Generate one picture: with a policy, with a speedup that needs none, or in full."""
-    prompt = typed(prompt)
+    """Generate one picture, or one for each line of a file: with a policy, a speedup that needs none, or in full."""
     _check_uncalibrated(policy, speedup, learn)
     _check_needs(policy, {"compare": compare and speedup is None, "guard": guard, "draft": draft})
+    bulk = {"recompute-flagged": recompute_flagged, "workers": num_workers, "ray": ray}
+    _check_one_or_many(prompt, prompts, {"compare": compare, "draft": draft}, bulk)
+    lines = read_prompts(prompts, model) if prompts else []
+    workers = workers_of(num_workers, ray)
+    target = out or Path("out" if lines else "out.png")
+    _check_target(target, bool(lines), compare, [policy, draft])
+    loaded, drafted = _load(policy, guard, draft)
+    pipe, arguments, _ = open_pipeline(
+        model, device, dtype, settings, steps or (loaded.asked_steps if loaded else None)
+    )
+    way = _Way(loaded, guard, drafted, speedup, learn)
+    if lines:
+        from ertacache.cli.bulk_generation import generate_many
+
+        fast = way.variant(pipe, arguments.pop("num_inference_steps"))
+        load = pipe if workers is None else loader_of(model, device, dtype)
+        given = {"seed": seed, "recompute_flagged": recompute_flagged, "fps": fps}
+        generate_many(load, fast, lines, arguments, target, workers, **given)
+    else:
+        _generate_one(pipe, way, arguments, (typed(prompt or ""), seed), target, compare=compare, fps=fps)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How to generate."""
+
+    policy: Policy | None
+    guard: Any
+    draft: Draft | None
+    speedup: float | None
+    learn: Path | None
+
+    def variant(self, pipe: Any, num_steps: int) -> Variant:
+        """The variant, checked against the pipeline."""
+        from ertacache.evaluation.comparison import Variant
+
+        if self.policy is not None:
+            check_fits(pipe, self.policy, guard=self.guard, draft=self.draft)
+            named = self.policy.method.name
+            return Variant(named, num_steps, policy=self.policy, guard=self.guard, draft=self.draft)
+        if self.speedup is not None:
+            name = "instant" if self.learn is None else "learnt"
+            return Variant(name, num_steps, speedup=self.speedup, learn=self.learn)
+        return Variant("full", num_steps)
+
+
+def _generate_one(
+    pipe: Any, way: _Way, arguments: dict[str, Any], asked: tuple[str, int], out: Path, *, compare: bool, fps: int
+) -> None:
+    """Make one picture or clip of a prompt and a seed, write it, and print what it took."""
     from ertacache.evaluation.comparison import Variant
-    from ertacache.presenting.pictures import picture_suffixes
-    from ertacache.presenting.plot_style import plot_suffixes
     from ertacache.runtime.call_results import sampling_rate_of
 
-    suffixes = plot_suffixes() if compare else picture_suffixes()
-    checked_output(out, (*suffixes, ".mp4"), besides=[policy, draft])
-    loaded, drafted = _load(policy, guard, draft)
-    steps = steps or (loaded.asked_steps if loaded else None)
-    pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
     num_steps = arguments.pop("num_inference_steps")
-    full = fast = Variant("full", num_steps)
-    if loaded:
-        watched: dict[str, Any] = {"guard": guard, "draft": drafted}
-        fast = Variant(loaded.method.name, num_steps, policy=loaded, **watched)
-        check_fits(pipe, loaded, **watched)
-    elif speedup is not None:
-        name = "instant" if learn is None else "learnt"
-        fast = Variant(name, num_steps, speedup=speedup, learn=learn)
-    call = {**arguments, "prompt": prompt, "seed": seed}
+    full, fast = Variant("full", num_steps), way.variant(pipe, num_steps)
+    call = {**arguments, "prompt": asked[0], "seed": asked[1]}
     results = _compared(pipe, full, fast, call) if compare else _generated(pipe, fast, call)
     are_clips = results[fast.name].pictures.ndim == 5
     if are_clips or out.suffix.lower() == ".mp4":
@@ -100,8 +152,36 @@ def generate(
     sound = None if sounded is None else (sounded[0], sampling_rate_of(pipe))
     fps = round(arguments.get("frame_rate") or fps) if sound else fps  # so that clip and sound end together
     pictures = {name: list(result.pictures) for name, result in results.items()}
-    kept_somewhere(out, partial(_write, pictures, prompt, fps=fps, compare=compare, sound=sound))
+    kept_somewhere(out, partial(_write, pictures, asked[0], fps=fps, compare=compare, sound=sound))
     say(f"wrote {out}")
+
+
+def _check_one_or_many(
+    prompt: str | None, prompts: Path | None, single: Mapping[str, Any], bulk: Mapping[str, Any]
+) -> None:
+    """Refuse a prompt and a file of them, none of both, and options of the other way."""
+    if (prompt is None) == (prompts is None):
+        raise ArgumentError(
+            "a prompt, or a file of prompts",
+            given="neither" if prompt is None else "both",
+            cure='Give one of the two: "what to generate", or --prompts FILE.',
+        )
+    wrong = [name for name, value in (single if prompts else bulk).items() if value]
+    if wrong:
+        needed = "one picture" if prompts else "many (--prompts FILE)"
+        raise ArgumentError(f"--{wrong[0]} is for {needed}", given=f"--{wrong[0]}", cure="Leave it out.")
+
+
+def _check_target(out: Path, in_bulk: bool, compare: bool, besides: Sequence[Any]) -> None:
+    """Refuse a picture or folder that cannot be written, before the work."""
+    from ertacache.presenting.pictures import picture_suffixes
+    from ertacache.presenting.plot_style import plot_suffixes
+
+    if in_bulk:
+        checked_folder(out)
+    else:
+        suffixes = plot_suffixes() if compare else picture_suffixes()
+        checked_output(out, (*suffixes, ".mp4"), besides=besides)
 
 
 def _check_uncalibrated(policy: str | None, speedup: float | None, learn: Path | None) -> None:

@@ -49,7 +49,7 @@ def open_pipeline(
     if not model.startswith("zoo:") and "num_inference_steps" not in given:
         raise ArgumentError("the number of steps is not given", given=model, cure="Pass --steps N.")
     _check_device(device)
-    pipe, arguments, embedded = _load(model, device, dtype)
+    pipe, arguments, embedded = load_pipeline(model, device, dtype)
     check_arguments(pipe, given)
     return pipe, {**arguments, **given}, embedded
 
@@ -67,7 +67,8 @@ def _check_device(device: str) -> None:
         ) from error
 
 
-def _load(model: str, device: str, dtype: str) -> tuple[Any, dict[str, Any], Embedded | None]:
+def load_pipeline(model: str, device: str, dtype: str) -> tuple[Any, dict[str, Any], Embedded | None]:
+    """Load a pipeline; see `open_pipeline`."""
     import torch
 
     from ertacache import zoo

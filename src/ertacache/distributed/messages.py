@@ -30,6 +30,7 @@ class Job:
         threads: of torch; None for its default.
         replies: all exchanges so far, for a worker that was started again.
         outcomes: of all finished loops, by the number of exchanges before them.
+        pooled: whether workers take items from a pool (`ertacache.distributed.pool`), and share nothing.
     """
 
     task: Callable[..., Any]
@@ -41,6 +42,7 @@ class Job:
     threads: int | None = None
     replies: Sequence[Reply] = ()
     outcomes: Mapping[int, Outcome] = field(default_factory=dict)
+    pooled: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from ertacache import value_checks
-from ertacache.distributed.driver import Driver
+from ertacache.distributed.driver import Carrier, Driver
 from ertacache.distributed.messages import Died, Job, Message, Reply
 from ertacache.distributed.worker import work
 from ertacache.errors import ArgumentError
@@ -53,9 +53,14 @@ class Processes:
     def run(self, task: Callable[..., T], load: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> T:
         """See `ertacache.calibration.shard.Workers`."""
         job = Job(task, load, arguments, keywords, 0, self.num_workers, self.threads)
-        carrier = _Carrier(self.num_workers, bool(self.gpus))
-        result: T = Driver(carrier, job, show=bool(keywords.get("progress"))).run()
-        return result
+        with self.carrier() as carrier:
+            result: T = Driver(carrier, job, show=bool(keywords.get("progress"))).run()
+            return result
+
+    @contextmanager
+    def carrier(self) -> Iterator[Carrier]:
+        """What starts the workers and carries their messages."""
+        yield _Carrier(self.num_workers, bool(self.gpus))
 
 
 class _Carrier:

@@ -6,11 +6,12 @@ import os
 import platform
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ertacache import value_checks
-from ertacache.distributed.driver import Driver
+from ertacache.distributed.driver import Carrier, Driver
 from ertacache.distributed.messages import Died, Job, Message, Reply
 from ertacache.distributed.worker import work
 from ertacache.errors import ArgumentError
@@ -52,16 +53,22 @@ class RayWorkers:
 
     def run(self, task: Callable[..., T], load: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> T:
         """See `ertacache.calibration.shard.Workers`."""
-        started = not self.ray.is_initialized()
-        if started:
-            self.ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
-        try:
-            gpus = self.gpus if self.gpus is not None else float(bool(self.ray.cluster_resources().get("GPU")))
-            job = Job(task, load, arguments, keywords, 0, self.num_workers, self.threads)
-            options = {"num_cpus": self.cpus, "num_gpus": gpus, "max_concurrency": 3, **self.options}
-            carrier = _Carrier(self.ray, self.num_workers, options)
+        job = Job(task, load, arguments, keywords, 0, self.num_workers, self.threads)
+        with self.carrier() as carrier:
             result: T = Driver(carrier, job, show=bool(keywords.get("progress"))).run()
             return result
+
+    @contextmanager
+    def carrier(self) -> Iterator[Carrier]:
+        """What starts the workers and carries their messages; joins the cluster, and leaves it at the end."""
+        started = not self.ray.is_initialized()
+        if started:
+            own = {"include_dashboard": False} if self.address is None else {}
+            self.ray.init(address=self.address, log_to_driver=False, **own)
+        try:
+            gpus = self.gpus if self.gpus is not None else float(bool(self.ray.cluster_resources().get("GPU")))
+            options = {"num_cpus": self.cpus, "num_gpus": gpus, "max_concurrency": 3, **self.options}
+            yield _Carrier(self.ray, self.num_workers, options)
         finally:
             if started:
                 self.ray.shutdown()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from ertacache._version import __version__
 from ertacache.calibration.shard import holding
 from ertacache.distributed.line_shard import Line, LineShard
-from ertacache.distributed.messages import Done, Failed, Job
+from ertacache.distributed.messages import Done, Failed, HandedIn, Interrupted, Job
 from ertacache.errors import ArgumentError, CalibrationError
 
 
@@ -45,12 +46,29 @@ def _do(job: Job, line: Line) -> None:
 
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    shard = LineShard(job, line)
     pipe = loaded(job.load)
+    if job.pooled:
+        job.task(pipe, *job.arguments, next_item=_from_pool(line), **job.keywords)
+        line.send(Done(None, ""))
+        return
+    shard = LineShard(job, line)
     check_alike(shard.gather([credentials_of(pipe)], "its introduction"))
     with holding(shard):
         result = job.task(pipe, *job.arguments, **job.keywords)
     line.send(Done(result if shard.is_first else None, print_of(result)))
+
+
+def _from_pool(line: Line) -> Callable[[Any], Any]:
+    """Make ``next_item(result)``, see `ertacache.distributed.pool.Pool`."""
+    number = itertools.count()
+
+    def next_item(result: Any) -> Any:
+        line.send(HandedIn(next(number), [result], "an item"))
+        reply = line.receive()
+        assert not isinstance(reply, Interrupted)  # pools are not interrupted at a common place
+        return reply[0]
+
+    return next_item
 
 
 def loaded(load: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ertacache._version import __version__
+from ertacache.calibration.shard import Workers
 from ertacache.errors import PolicyMismatchError
 from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
 from ertacache.evaluation.harness import Measured, measure
@@ -50,15 +51,17 @@ def evaluate(
     work: Path,
     *,
     on_generation: Callable[[int], None] = lambda count: None,
+    workers: Workers | None = None,
 ) -> list[Measured]:
     """Measure policies on held-out calls: prompts and seeds that calibration did not use.
 
     Args:
-        pipe: a diffusers pipeline.
+        pipe: a diffusers pipeline; with workers, a function that loads one, or a model's id or folder.
         policies: by name; all for one number of steps.
         calls: the arguments of each call, without ``num_inference_steps`` and with ``seed`` in place of ``generator``.
         work: a folder for unfinished measurements, so that an interrupted evaluation continues.
-        on_generation: called with the number of variants that were generated or found in ``work``.
+        on_generation: called with the number of variants that were generated or found in ``work``; not with workers.
+        workers: processes that share the calls; the quality is the same to the bit for any number of them.
 
     Returns:
         Three for each policy: itself, fewer steps, and fewer steps on the policy's sub-grid. LPIPS and the CLIP score
@@ -74,6 +77,8 @@ def evaluate(
             given=f"policies for {', '.join(map(str, sorted(steps)))} steps",
             cure="Evaluate the policies of each number of steps separately.",
         )
+    if workers is not None:
+        return workers.run(evaluate, pipe, (policies, list(calls), work), {})
     circumstances = circumstances_of(pipe, (), {name: value for name, value in calls[0].items() if name != "seed"})
     marks = [(name, policy.fingerprint) for name, policy in policies.items()]
     folder = work / digest_of([pipeline_key(pipe, circumstances), marks, list(calls)])

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ertacache.calibration.shard import current_shard, own_numbers
 from ertacache.evaluation.comparison import Result, Variant, generate, started
 from ertacache.evaluation.cost import counting_flops, watching_memory
 from ertacache.files import kept
@@ -83,7 +84,7 @@ def measure(
     metrics: Mapping[str, Metric] | None = None,
     on_generation: Callable[[int], None] = lambda count: None,
 ) -> list[Measured]:
-    """Generate every call in full and in every variant, and measure each.
+    """Generate every call in full and in every variant, and measure each; workers share the calls.
 
     Args:
         pipe: a diffusers pipeline.
@@ -99,25 +100,29 @@ def measure(
         One for each variant.
     """
     measurement = _Measurement(pipe, full, variants, calls, adaptive, metrics or {}, on_generation)
-    costs: list[list[int]] = kept(folder / "costs.json", measurement.costs)
+    shard = current_shard()
+    costs: list[list[int]] = shard.agreed(lambda: kept(folder / "costs.json", measurement.costs), "operations")
     rows = [Measured(variant.name, peak - costs[0][1]) for variant, (_, peak) in zip(variants, costs[1:], strict=True)]
-    paths = [folder / f"prompt-{number}.json" for number in range(len(calls))]
-    if not all(path.exists() for path in paths):
+    paths = {number: folder / f"prompt-{number}.json" for number in own_numbers(shard, len(calls))}
+    if not all(path.exists() for path in paths.values()):
         measurement.run(full, 0)  # warm-up: the first call allocates, compiles, reads weights
-    for number, path in enumerate(paths):
+    own = []
+    for number, path in paths.items():
         if path.exists():
             on_generation(len(variants))
-        for row, values in zip(rows, kept(path, partial(measurement.figures, number, costs)), strict=True):
+        own.append(kept(path, partial(measurement.figures, number, costs)))
+    for figures in shard.gather(own, "figures of the prompts"):
+        for row, values in zip(rows, figures, strict=True):
             _append(row, values)
     return rows
 
 
 def _append(row: Measured, values: dict[str, Any]) -> None:
     """Add one prompt's figures."""
-    more = values.pop("more")
     for name, value in values.items():
-        getattr(row, name).append(value)
-    for name, value in more.items():
+        if name != "more":
+            getattr(row, name).append(value)
+    for name, value in values["more"].items():
         row.more.setdefault(name, []).append(value)
 
 
