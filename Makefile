@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 # The CPU build that development and CI use; a plain `torch` may bring gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-integrations lint bench paper train clean
+.PHONY: demo test test-integrations test-ray lint bench paper train clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,15 @@ $(VENV)-integrations/installed: pyproject.toml
 test-integrations: $(VENV)-integrations/installed  ## with packages that change what diffusers does, in their own environment
 	OMP_NUM_THREADS=1 $(VENV)-integrations/bin/python -m pytest tests/integrations
 
+$(VENV)-ray/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV)-ray/bin/pip install --quiet --disable-pip-version-check -e ".[dev,ray]"
+	touch $@
+
+test-ray: $(VENV)-ray/installed  ## workers on a Ray cluster that is started for the tests, in their own environment
+	OMP_NUM_THREADS=1 $(VENV)-ray/bin/python -m pytest tests/distributed/test_ray.py
+
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,4 +53,4 @@ train: $(VENV)/installed  ## train the embedded pipeline anew; hours on a CPU
 	$(BIN)/python -m training.train flux
 
 clean:
-	rm -rf $(VENV) $(VENV)-integrations out
+	rm -rf $(VENV) $(VENV)-integrations $(VENV)-ray out

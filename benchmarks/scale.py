@@ -102,7 +102,7 @@ class Recorder(Alone):
         def advance(denoiser_calls: int) -> None:
             outer.calls += denoiser_calls
 
-        shown.advance = advance  # type: ignore[assignment,method-assign]
+        shown.advance = advance  # type: ignore[method-assign]
         return shown
 
 

@@ -31,6 +31,8 @@ import ertacache
 from ertacache import zoo
 from ertacache.learning.learnt import LearntFolder
 
+MOST_STEPS = 100
+
 
 def load():
     """The pipeline, and what every call of it is given."""
@@ -89,9 +91,14 @@ class Generator:
         try:
             steps = int(given.get("steps", self.arguments["num_inference_steps"]))
             guidance = float(given.get("guidance", self.arguments["true_cfg_scale"]))
-            content, told = await self.generate(Asked(given["prompt"], int(given.get("seed", 0)), steps, guidance))
+            if not 2 <= steps <= MOST_STEPS:
+                raise ValueError(f"steps are 2 to {MOST_STEPS}, not {steps}")
+            made = await self.generate(Asked(given["prompt"], int(given.get("seed", 0)), steps, guidance))
+            if isinstance(made, Exception):
+                raise made
         except (ertacache.ERTACacheError, ValueError) as error:
             return PlainTextResponse(f"{error}\n", 400)
+        content, told = made
         return Response(content, media_type="image/png", headers=told)
 
     async def stats(self) -> dict[str, Any]:
@@ -104,13 +111,20 @@ class Generator:
 
     @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.02)
     async def generate(self, requests):
-        """A picture of each request, as PNG, and what its call did; equal ones are made in one call."""
+        """A picture of each request, as PNG, and what its call did; equal ones are made in one call.
+
+        An error is the answer to the requests of its call, and not to the others that came along.
+        """
         alike = defaultdict(list)
         for place, asked in enumerate(requests):
             alike[asked.steps, asked.guidance].append(place)
         made = {}
         for places in alike.values():
-            made |= zip(places, await asyncio.to_thread(self.called, [requests[k] for k in places]), strict=True)
+            try:
+                answers = await asyncio.to_thread(self.called, [requests[k] for k in places])
+            except Exception as error:
+                answers = [error] * len(places)
+            made |= zip(places, answers, strict=True)
         return [made[place] for place in range(len(requests))]
 
     def called(self, requests):

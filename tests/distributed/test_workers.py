@@ -11,7 +11,7 @@ from ertacache.calibration.shard import current_shard
 from ertacache.distributed.messages import HandedIn
 from ertacache.distributed.worker import check_alike, credentials_of, loaded
 from ertacache.errors import ArgumentError, CalibrationError
-from tests.distributed.threads import Threads, dying_at, dying_in
+from tests.distributed.threads import Carrier, Threads, dying_at, dying_in
 
 STEPS = 6
 
@@ -124,6 +124,49 @@ def test_an_error_of_one_worker_ends_all_and_is_the_error_of_the_call(small):
         ertacache.calibrate(
             load, prompts, workers=Threads(2), speedup=2, full_runs=20, progress=False, **small.arguments
         )
+
+
+def test_workers_that_go_different_ways_are_stopped():
+    def task(pipe):
+        shard = current_shard()
+        shard.gather([0], "the one thing" if shard.is_first else "the other")
+
+    with pytest.raises(CalibrationError, match=r"not at the same place.*worker 0: the one thing; worker 1: the other"):
+        Threads(2).run(task, load, (), {})
+
+
+def test_ctrl_c_reaches_all_workers_at_the_same_place():
+    heard = []
+
+    def task(pipe):
+        shard = current_shard()
+        for step in range(3):
+            try:
+                shard.gather([step], f"step {step}")
+            except KeyboardInterrupt:
+                heard.append((shard.numbers(2).start, step))
+        return len(heard)
+
+    class Pressed(Threads):
+        """The user presses Ctrl-C while the driver waits for the second exchange."""
+
+        def run(self, *given):
+            wait, pressed = Carrier.wait, []
+
+            def waiting(carrier):
+                message = wait(carrier)
+                if not pressed and getattr(message[1], "what", "") == "step 1":
+                    carrier.messages.put(message)
+                    pressed.append(message)
+                    raise KeyboardInterrupt
+                return message
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Carrier, "wait", waiting)
+                return super().run(*given)
+
+    Pressed(2).run(task, load, (), {})
+    assert sorted(heard) == [(0, 1), (1, 1)]
 
 
 def test_more_workers_than_prompts_are_refused_with_how_many_there_may_be(small):

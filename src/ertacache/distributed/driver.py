@@ -129,6 +129,7 @@ class Driver:
             return
         self._waiting[rank] = message
         if len(self._waiting) == self._carrier.num_workers:
+            self._check_places()
             reply: Reply = [one for k in sorted(self._waiting) for one in self._waiting[k].own]
             if self._interrupted:
                 reply, self._interrupted = Interrupted(), False
@@ -136,6 +137,16 @@ class Driver:
             self.replies.append(reply)
             for other in range(self._carrier.num_workers):
                 self._carrier.send(other, reply)
+
+    def _check_places(self) -> None:
+        """Raise `CalibrationError` if the workers hand in different things, so that one has gone another way."""
+        places = {rank: one.what for rank, one in self._waiting.items()}
+        if len(set(places.values())) > 1:
+            raise CalibrationError(
+                "the workers are not at the same place",
+                given="; ".join(f"worker {rank}: {what}" for rank, what in sorted(places.items())),
+                cure="Give all of them the same files to begin with, such as one shared checkpoint folder.",
+            )
 
     def _restart(self, rank: int, message: Message, progress: CalibrationProgress) -> None:
         """Start a worker again that has died, or raise `CalibrationError` if it was started as often as it may be."""
