@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -101,3 +103,45 @@ def test_500_pictures_with_a_worker_killed_and_the_job_interrupted(pids, tmp_pat
     lines = (out / MANIFEST).read_text().splitlines()
     assert len(lines) == len(prompts) == 500
     assert len(list(out.glob("*.png"))) == 500
+
+
+HEAD = """
+import sys
+import ertacache
+from ertacache import zoo
+from ertacache.distributed import Processes
+from tests.distributed.test_processes import asked, load
+
+if __name__ == "__main__":
+    small = zoo.load("flux")
+    prompts = small.calibration_prompts[:3]
+    workers = Processes(2, threads=1)
+    policy = ertacache.calibrate(load, prompts, workers=workers, checkpoint=sys.argv[1], **asked(small))
+    policy.save(sys.argv[2])
+"""
+
+
+@pytest.mark.slow  # three processes start twice
+def test_a_driver_that_is_killed_leaves_no_process_and_a_calibration_that_resumes(pids, tmp_path):
+    script, runs, made = tmp_path / "head.py", tmp_path / "runs", tmp_path / "made.safetensors"
+    script.write_text(HEAD)
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, str(script), str(runs), str(made)]
+    given = {"cwd": root, "env": {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}}
+    head = subprocess.Popen(command, **given)
+    while len(list(runs.rglob("full-run-*.safetensors"))) < 2:
+        assert head.poll() is None
+        time.sleep(0.05)
+    head.kill()
+    head.wait()
+    for _ in range(600):
+        if not any(Path(f"/proc/{path.name}").exists() for path in pids.iterdir()):
+            break
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{path.name}").exists() for path in pids.iterdir()), "a worker outlived its driver"
+    before = {path: path.stat().st_mtime for path in runs.rglob("full-run-*.safetensors")}
+    assert subprocess.run(command, **given, timeout=300).returncode == 0
+    assert {path: path.stat().st_mtime for path in before} == before, "a full run was made again"
+    small = zoo.load("flux")
+    alone = ertacache.calibrate(small.pipe, small.calibration_prompts[:3], **asked(small))
+    assert content(ertacache.Policy.load(made)) == content(alone)
