@@ -1,6 +1,7 @@
 """How far calibration scales: a real calibration's exchanges, replayed with step times of large models: docs/scale.md.
 
-    python -m benchmarks.scale     # some minutes
+    python -m benchmarks.scale               # some minutes
+    python -m benchmarks.scale --pairs 3     # one worker and two, by turns, on two idle cores
 
 One calibration of the small FLUX runs in one process, and every exchange that workers would make is recorded: what each
 prompt hands in, in bytes as it is pickled, and how many denoiser calls lie before it. The same calibration is then
@@ -30,6 +31,7 @@ from ertacache import calibrate, zoo
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.shard import Alone, holding
 from ertacache.clock import now
+from ertacache.distributed import Processes
 from ertacache.distributed.messages import HandedIn
 
 T = TypeVar("T")
@@ -176,11 +178,47 @@ def exchanges_table(exchanges: Sequence[Exchange]) -> str:
     return table([["exchange", "how many", "bytes a prompt"], *rows])
 
 
+def load() -> Any:
+    """The pipeline of a worker."""
+    return zoo.load("flux").pipe
+
+
+def paired(pairs: int) -> list[tuple[float, float]]:
+    """Seconds of the recorded calibration with one worker and with two, of one thread each, by turns; start included.
+
+    Raises:
+        RuntimeError: if their policies differ.
+    """
+    embedded = zoo.load("flux")
+    asked: dict[str, Any] = {"speedup": SPEEDUP, "full_runs": 3 * FULL_RUNS, "progress": False, **embedded.arguments}
+    found, prints = [], set()
+    for _ in range(pairs):
+        taken = []
+        for number in (1, 2):
+            begin = now()
+            workers = Processes(number, threads=1)
+            policy = calibrate(load, embedded.calibration_prompts[:PROMPTS], workers=workers, **asked)
+            taken.append(now() - begin)
+            prints.add(policy.fingerprint)
+        found.append((taken[0], taken[1]))
+        print(f"one worker {taken[0]:.1f} s, two {taken[1]:.1f} s: {taken[0] / taken[1]:.2f}x", flush=True)
+    if len(prints) > 1:
+        raise RuntimeError(f"the policies differ: {prints}")
+    return found
+
+
 def main(
     out: Annotated[Path, typer.Option(help="the folder for the figures")] = Path("benchmarks/results"),
+    pairs: Annotated[int, typer.Option(help="measure instead: so many pairs of one worker and two")] = 0,
 ) -> None:
     """Record, play, and write the figures."""
     torch.set_num_threads(1)
+    if pairs:
+        seconds = paired(pairs)
+        speedup = median(one / two for one, two in seconds)
+        print(f"median of {pairs}: {speedup:.2f}x")
+        write_figures(out, "scale-pairs", {**environment(), "seconds": seconds, "speedup": speedup}, {}, Console())
+        return
     exchanges = recorded()
     sizes = (100, 10_000, 1_000_000)
     costs = {size: message_cost(size) for size in sizes}
