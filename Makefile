@@ -21,7 +21,7 @@ test: $(VENV)/installed lint  ## the tests that CI runs
 $(VENV)-integrations/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-integrations
 	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e ".[dev,quantised]"
+	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e ".[dev,quantised,gradio]"
 	touch $@
 
 test-integrations: $(VENV)-integrations/installed  ## with packages that change what diffusers does, in their own environment
