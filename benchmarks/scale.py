@@ -183,8 +183,12 @@ def load() -> Any:
     return zoo.load("flux").pipe
 
 
+def nothing(pipe: Any) -> None:
+    """What takes a worker no time, so that only its start is measured."""
+
+
 def paired(pairs: int) -> list[tuple[float, float]]:
-    """Seconds of the recorded calibration with one worker and with two, of one thread each, by turns; start included.
+    """Seconds of a calibration with one worker and with two, of one thread each, by turns, without their start.
 
     Raises:
         RuntimeError: if their policies differ.
@@ -195,10 +199,11 @@ def paired(pairs: int) -> list[tuple[float, float]]:
     for _ in range(pairs):
         taken = []
         for number in (1, 2):
-            begin = now()
-            workers = Processes(number, threads=1)
+            workers, begin = Processes(number, threads=1), now()
+            workers.run(nothing, load, (), {})
+            start = now() - begin
             policy = calibrate(load, embedded.calibration_prompts[:PROMPTS], workers=workers, **asked)
-            taken.append(now() - begin)
+            taken.append(now() - begin - 2 * start)
             prints.add(policy.fingerprint)
         found.append((taken[0], taken[1]))
         print(f"one worker {taken[0]:.1f} s, two {taken[1]:.1f} s: {taken[0] / taken[1]:.2f}x", flush=True)
