@@ -68,8 +68,7 @@ def alone(small):
     return of
 
 
-@pytest.mark.parametrize("num_workers", [1, 3])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "num_workers"), [("aligned", 1), *((case, 3) for case in CASES)])
 def test_a_policy_is_the_same_to_the_bit_for_any_number_of_workers(small, alone, case, num_workers):
     workers = Threads(min(num_workers, CASES[case].get("prompts", PROMPTS)))
     assert content(calibrated(small, case, workers)) == content(alone(case))
@@ -174,6 +173,7 @@ def test_more_workers_than_prompts_are_refused_with_how_many_there_may_be(small)
         calibrated(small, "from recordings", Threads(2))
 
 
+@pytest.mark.slow  # a minute; the parts that they are made of are tested above
 def test_a_profile_and_a_draft_are_the_same_too(small):
     prompts, common = small.calibration_prompts[:12], {**small.arguments, "progress": False}
     alone = ertacache.profile(small.pipe, prompts, ratios=(1.5, 2), **common)
