@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from ertacache.calibration.closed_loop import LoopPlan
 from ertacache.calibration.joint_loop import GiveUp, JointLoop
@@ -18,6 +18,8 @@ from ertacache.calibration.step_fit import holds_out
 from ertacache.method.named_methods import Method, Predictor
 from ertacache.method.surrogate import Surrogate
 from ertacache.runtime.repeatable_call import Call
+
+T = TypeVar("T")
 
 
 class ClosedLoops:
@@ -199,17 +201,22 @@ class ClosedLoops:
             give_up=give_up,
         )
 
-        def run() -> tuple[Fit | None, int, list[int]]:
-            before = self.denoiser_calls
-            fit = self._run(loop)
-            return fit, self.denoiser_calls - before, trace.steps if trace else []
+        (fit, steps), here = self.settled(lambda: (self._run(loop), trace.steps if trace else []))
+        if trace is not None and not here:
+            trace.lose(steps)
+        return fit
 
-        (fit, calls, steps), here = self._shard.settled(run, "a closed loop")
+    def settled(self, loop: Callable[[], T]) -> tuple[T, bool]:
+        """As `ertacache.calibration.shard.Shard.settled`; calls of a loop that is over are counted too."""
+
+        def counted() -> tuple[T, int]:
+            before = self.denoiser_calls
+            return loop(), self.denoiser_calls - before
+
+        (found, calls), here = self._shard.settled(counted)
         if not here:
             self.denoiser_calls += calls
-            if trace is not None:
-                trace.lose(steps)
-        return fit
+        return found, here
 
     def count(self, own: Sequence[int]) -> None:
         """Add the denoiser calls of each own prompt, and those of the others."""

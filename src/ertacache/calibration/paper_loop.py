@@ -116,15 +116,7 @@ class _PaperLoop:
 
     def run(self) -> Observation:
         """Run the loop over all steps."""
-
-        def counted() -> tuple[Observation, int]:
-            before = self._loops.denoiser_calls
-            return self._run(), self._loops.denoiser_calls - before
-
-        (seen, calls), here = self._shard.settled(counted, "the paper's loop")
-        if not here:
-            self._loops.denoiser_calls += calls
-        return seen
+        return self._loops.settled(self._run)[0]
 
     def _run(self) -> Observation:
         hidden = self._level == "hidden"

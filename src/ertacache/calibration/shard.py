@@ -55,12 +55,11 @@ class Shard(Protocol):
             what: as for `gather`.
         """
 
-    def settled(self, loop: Callable[[], T], what: str) -> tuple[T, bool]:
+    def settled(self, loop: Callable[[], T]) -> tuple[T, bool]:
         """Run a whole loop over the prompts, unless it is over already and this process only catches up.
 
         Args:
             loop: runs it.
-            what: as for `gather`.
 
         Returns:
             What came of it, and whether it was run here and now.
@@ -87,7 +86,7 @@ class Alone:
         """What this process finds."""
         return value()
 
-    def settled(self, loop: Callable[[], T], what: str) -> tuple[T, bool]:
+    def settled(self, loop: Callable[[], T]) -> tuple[T, bool]:
         """Run it."""
         return loop(), True
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 from ertacache.clock import now
-from ertacache.distributed.driver import Carrier
+from ertacache.distributed.driver import CarriedWorkers
 from ertacache.distributed.messages import Job
 from ertacache.distributed.pool import Lost, Pool
 from ertacache.errors import ERTACacheError, OutputError
@@ -25,15 +25,6 @@ from ertacache.runtime.call_signature import check_call_arguments
 from ertacache.runtime.pipeline_key import digest_of
 
 MANIFEST = "manifest.jsonl"
-
-
-class Carried(Protocol):
-    """Workers that a pool can use; see `ertacache.distributed.Processes`."""
-
-    threads: int | None
-
-    def carrier(self) -> AbstractContextManager[Carrier]:
-        """What starts them and carries their messages."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +194,7 @@ def generate_all(
     load: Any,
     order: Order,
     folder: Path,
-    workers: Carried | None = None,
+    workers: CarriedWorkers | None = None,
     on_entry: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> Manifest:
     """Make a picture or clip for every prompt that has none yet.

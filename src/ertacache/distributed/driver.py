@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.distributed.messages import (
@@ -20,7 +22,9 @@ from ertacache.distributed.messages import (
     Settled,
     Shown,
 )
-from ertacache.errors import CalibrationError, ERTACacheError
+from ertacache.errors import CalibrationError
+
+T = TypeVar("T")
 
 LIVES = 2
 """How often a worker may be started before its death ends the job."""
@@ -117,7 +121,7 @@ class Driver:
             self._outcomes[message.begin] = message.outcome
         elif isinstance(message, Done):
             self._done[rank] = message
-        elif isinstance(message, Failed) and isinstance(message.error, (ERTACacheError, KeyboardInterrupt)):
+        elif isinstance(message, Failed) and message.is_final:
             raise message.error
         elif rank not in self._done:
             self._restart(rank, message, progress)
@@ -148,9 +152,9 @@ class Driver:
                 cure="Give all of them the same files to begin with, such as one shared checkpoint folder.",
             )
 
-    def _restart(self, rank: int, message: Message, progress: CalibrationProgress) -> None:
+    def _restart(self, rank: int, message: Failed | Died, progress: CalibrationProgress) -> None:
         """Start a worker again that has died, or raise `CalibrationError` if it was started as often as it may be."""
-        how = message.how if isinstance(message, Died) else f"{getattr(message, 'error', message)!r}"
+        how = message.how
         last = self._last.get(rank)
         after = f"after {last.what}" if last else "before its first step"
         prompts = f"prompts {last.prompts.start} to {last.prompts.stop - 1}" if last and last.prompts else "its prompts"
@@ -173,3 +177,26 @@ class Driver:
                 cure="Use machines of one kind, with the same number of threads.",
             )
         return self._done[0].result
+
+
+class CarriedWorkers:
+    """Workers that a carrier starts, for jobs that they share and for pools.
+
+    Attributes:
+        num_workers: how many.
+        threads: of torch in each; None for its default.
+    """
+
+    num_workers: int
+    threads: int | None
+
+    def carrier(self) -> AbstractContextManager[Carrier]:
+        """What starts them and carries their messages."""
+        raise NotImplementedError
+
+    def run(self, task: Callable[..., T], load: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> T:
+        """See `ertacache.calibration.shard.Workers`."""
+        job = Job(task, load, arguments, keywords, 0, self.num_workers, self.threads)
+        with self.carrier() as carrier:
+            result: T = Driver(carrier, job, show=bool(keywords.get("progress"))).run()
+            return result

@@ -85,7 +85,7 @@ class LineShard:
         found = [value()] if self.is_first and not self.catches_up else []
         return self.gather(found, what)[0]
 
-    def settled(self, loop: Callable[[], T], what: str) -> tuple[T, bool]:
+    def settled(self, loop: Callable[[], T]) -> tuple[T, bool]:
         """Run the loop, unless it is over."""
         begin = self._number
         if begin in self._job.outcomes:

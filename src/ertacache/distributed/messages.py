@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ertacache.errors import ERTACacheError
+
 
 class Interrupted:
     """In place of what all handed in: the user has pressed Ctrl-C, and all workers are told so at the same place."""
@@ -112,6 +114,16 @@ class Failed:
 
     error: BaseException
     trace: str
+
+    @property
+    def how(self) -> str:
+        """What is known of the end, as `Died` has it."""
+        return repr(self.error)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another worker would meet it too: an error of this library, or the user's interrupt."""
+        return isinstance(self.error, (ERTACacheError, KeyboardInterrupt))
 
 
 @dataclass(frozen=True)

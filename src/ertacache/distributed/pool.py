@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ertacache.distributed.driver import LIVES, Carrier
-from ertacache.distributed.messages import Died, Done, Failed, HandedIn, Job, Message
-from ertacache.errors import CalibrationError, ERTACacheError
+from ertacache.distributed.messages import Died, Done, Failed, HandedIn, Job
+from ertacache.errors import CalibrationError
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Pool:
             self._holds[rank] = left.popleft()
         self._carrier.send(rank, [self._holds.get(rank)])
 
-    def _died(self, rank: int, message: Message, left: deque[Any]) -> None:
+    def _died(self, rank: int, message: Failed | Died, left: deque[Any]) -> None:
         """Put its item back, and start it again."""
-        if isinstance(message, Failed) and isinstance(message.error, (ERTACacheError, KeyboardInterrupt)):
+        if isinstance(message, Failed) and message.is_final:
             raise message.error
-        how = message.how if isinstance(message, Died) else repr(getattr(message, "error", message))
+        how = message.how
         if rank in self._holds:
             item = self._holds.pop(rank)
             self._deaths[item] += 1

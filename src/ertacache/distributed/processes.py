@@ -6,21 +6,19 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any
 
 from ertacache import value_checks
-from ertacache.distributed.driver import Carrier, Driver
+from ertacache.distributed.driver import CarriedWorkers, Carrier
 from ertacache.distributed.messages import Died, Job, Message, Reply
 from ertacache.distributed.worker import work
 from ertacache.errors import ArgumentError
 
-T = TypeVar("T")
 
-
-class Processes:
+class Processes(CarriedWorkers):
     """Workers that are processes of this machine.
 
     Each sees one GPU alone, if there is any. They are started as `multiprocessing` does with ``spawn``: a script that
@@ -49,13 +47,6 @@ class Processes:
         elif not gpus:
             threads = max(1, (os.cpu_count() or 1) // self.num_workers)
         self.threads, self.gpus = threads, gpus
-
-    def run(self, task: Callable[..., T], load: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> T:
-        """See `ertacache.calibration.shard.Workers`."""
-        job = Job(task, load, arguments, keywords, 0, self.num_workers, self.threads)
-        with self.carrier() as carrier:
-            result: T = Driver(carrier, job, show=bool(keywords.get("progress"))).run()
-            return result
 
     @contextmanager
     def carrier(self) -> Iterator[Carrier]:

@@ -6,20 +6,18 @@ import os
 import platform
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from ertacache import value_checks
-from ertacache.distributed.driver import Carrier, Driver
+from ertacache.distributed.driver import CarriedWorkers, Carrier
 from ertacache.distributed.messages import Died, Job, Message, Reply
 from ertacache.distributed.worker import work
 from ertacache.errors import ArgumentError
 
-T = TypeVar("T")
 
-
-class RayWorkers:
+class RayWorkers(CarriedWorkers):
     """Workers that are actors of a Ray cluster.
 
     Args:
@@ -50,13 +48,6 @@ class RayWorkers:
         self.ray, self.address, self.cpus = _ray(), address, cpus
         self.gpus, self.options = gpus, dict(options or {})
         self.threads = threads if threads is not None else max(1, int(cpus))
-
-    def run(self, task: Callable[..., T], load: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> T:
-        """See `ertacache.calibration.shard.Workers`."""
-        job = Job(task, load, arguments, keywords, 0, self.num_workers, self.threads)
-        with self.carrier() as carrier:
-            result: T = Driver(carrier, job, show=bool(keywords.get("progress"))).run()
-            return result
 
     @contextmanager
     def carrier(self) -> Iterator[Carrier]:
