@@ -7,7 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FluxImg2ImgPipeline, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxImg2ImgPipeline,
+    UniPCMultistepScheduler,
+)
 
 import ertacache
 from contract.case import Family
@@ -62,6 +68,20 @@ def test_a_budget_and_no_more_is_needed(flux, make_policy, tmp_path):
         ertacache.enable(flux, speedup=2.0, guard="report")
     ertacache.enable(flux, speedup=2.0)
     ertacache.disable(flux)
+
+
+def test_grids_that_rush_through_the_first_levels_are_computed_there():
+    """Half of the computed steps lie in the first third of an unshifted grid; on a shifted one they are even."""
+    places = {}
+    for shift in (1.0, 3.0):
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 30, 30).tolist())
+        levels = sampler_of(scheduler).noise_levels(scheduler)
+        policy = Instant(StepBudget(speedup=2.0)).policy(scheduler, levels, 0, {"guidance_scale": 7.0})
+        computed = [step for step in range(30) if step not in policy.cached_steps]
+        places[shift] = sum(step < 10 for step in computed) / len(computed)
+    assert places[1.0] >= 0.45
+    assert places[3.0] <= 0.34
 
 
 def test_image_to_image_begins_within_the_grid(flux, flux_call, counted):

@@ -98,13 +98,20 @@ def evenly_spaced(num_steps: int, computed: int, forced: Sequence[int], *, first
 
 
 def denser_at_ends(
-    num_steps: int, computed: int, forced: Sequence[int], *, start: float = 1.0, finish: float = 1.0, end: int = 0
+    num_steps: int,
+    computed: int,
+    forced: Sequence[int],
+    *,
+    start: float = 1.0,
+    finish: float = 1.0,
+    end: int = 0,
+    power: float = 1.0,
 ) -> Schedule:
     """Space the computed steps evenly along a curve that makes them denser, or sparser, at the ends of the run.
 
-    The computed step at u = 0 .. 1 of the way moves to ``(2u)^start / 2`` in the first half, and to
-    ``1 - (2 - 2u)^finish / 2`` in the second: an exponent over 1 makes that end denser. If two fall on one step, the
-    widest gap is halved instead. Each forced step is computed in place of the nearest computed one.
+    The computed step at u = 0 .. 1 of the way moves to w = u^power, and on to ``(2w)^start / 2`` in the first half of
+    the run, and to ``1 - (2 - 2w)^finish / 2`` in the second: an exponent over 1 makes that end denser. If two fall on
+    one step, the widest gap is halved instead. Each forced step is computed in place of the nearest computed one.
 
     Args:
         num_steps: T.
@@ -113,8 +120,9 @@ def denser_at_ends(
         start: the exponent of the first half, over 0.
         finish: the exponent of the second half, over 0.
         end: how many steps at the very end are cached.
+        power: over 1, steps are the sparser the later they are, all along the run.
     """
-    places = [k / (computed - 1) for k in range(computed)]
+    places = [(k / (computed - 1)) ** power for k in range(computed)]
     curve = [(2 * u) ** start / 2 if u < 0.5 else 1 - (2 - 2 * u) ** finish / 2 for u in places]
     last = num_steps - 1 - end
     kept = {0, *(round(u * last) for u in curve)}
@@ -138,24 +146,27 @@ def _with_forced(num_steps: int, cached: Iterable[int], forced: Sequence[int]) -
 def all_denser_at_ends(num_steps: int, computed: int, forced: Sequence[int]) -> set[Schedule]:
     """Make the schedules of `denser_at_ends` for all pairs of `EXPONENTS`, with 0, 1 or 2 steps cached at the end."""
     ends = [end for end in (0, 1, 2) if computed < num_steps - end]
-    return _bends(num_steps, computed, forced, product(EXPONENTS, EXPONENTS, ends))
+    return _bends(num_steps, computed, forced, product(EXPONENTS, EXPONENTS, ends, (1.0,)))
 
 
 def safe_bends(num_steps: int, computed: int, forced: Sequence[int]) -> list[Schedule]:
     """Make the few schedules of `denser_at_ends` that no trained pipeline lost much by, in an order that is fixed.
 
-    They are what a policy chooses among that no denoiser call was made for.
+    They are what a policy chooses among that no denoiser call was made for. Those with a power are for grids that rush
+    through the first noise levels, where what a picture shows is decided: strong guidance without a shift.
     """
-    return sorted(_bends(num_steps, computed, forced, product((0.8, 1.0, 1.25), (1.0, 1.25, 1.5, 1.8), (0,))))
+    mild = product((0.8, 1.0, 1.25), (1.0, 1.25, 1.5, 1.8), (0,), (1.0,))
+    early = product((1.0,), (1.0, 1.25, 1.5), (0,), (1.25, 1.5, 1.75, 2.0))
+    return sorted(_bends(num_steps, computed, forced, [*mild, *early]))
 
 
 def _bends(
-    num_steps: int, computed: int, forced: Sequence[int], shapes: Iterable[tuple[float, float, int]]
+    num_steps: int, computed: int, forced: Sequence[int], shapes: Iterable[tuple[float, float, int, float]]
 ) -> set[Schedule]:
-    """The schedules of `denser_at_ends` for these exponents of both halves and steps cached at the end."""
+    """The schedules of `denser_at_ends` for these exponents of both halves, steps cached at the end, and powers."""
     return {
-        denser_at_ends(num_steps, computed, forced, start=start, finish=finish, end=end)
-        for start, finish, end in shapes
+        denser_at_ends(num_steps, computed, forced, start=start, finish=finish, end=end, power=power)
+        for start, finish, end, power in shapes
     }
 
 
