@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 # The CPU build that development and CI use; a plain `torch` may bring gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-integrations test-ray lint bench paper train clean
+.PHONY: demo test test-integrations test-ray test-comfyui test-sglang lint bench paper train clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,7 +25,7 @@ $(VENV)-integrations/installed: pyproject.toml
 	touch $@
 
 test-integrations: $(VENV)-integrations/installed  ## with packages that change what diffusers does, in their own environment
-	OMP_NUM_THREADS=1 $(VENV)-integrations/bin/python -m pytest tests/integrations
+	OMP_NUM_THREADS=1 $(VENV)-integrations/bin/python -m pytest tests/integrations --ignore tests/integrations/comfyui --ignore tests/integrations/sglang
 
 $(VENV)-ray/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-ray
@@ -35,6 +35,29 @@ $(VENV)-ray/installed: pyproject.toml
 
 test-ray: $(VENV)-ray/installed  ## workers on a Ray cluster that is started for the tests, in their own environment
 	OMP_NUM_THREADS=1 $(VENV)-ray/bin/python -m pytest tests/distributed/test_ray.py
+
+$(VENV)-comfyui/installed: pyproject.toml tests/integrations/comfyui/requirements.txt
+	$(PYTHON) -m venv $(VENV)-comfyui
+	$(VENV)-comfyui/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV)-comfyui/bin/pip install --quiet --disable-pip-version-check -r tests/integrations/comfyui/requirements.txt
+	$(VENV)-comfyui/bin/pip install --quiet --disable-pip-version-check --no-deps spandrel  # it asks for torchvision
+	$(VENV)-comfyui/bin/pip install --quiet --disable-pip-version-check -e . pytest==9.2.0 playwright==1.65.2
+	$(VENV)-comfyui/bin/python tests/integrations/comfyui/fetch.py $(VENV)-comfyui
+	touch $@
+
+test-comfyui: $(VENV)-comfyui/installed  ## the nodes in the real ComfyUI server, fetched into its own environment
+	COMFYUI=$(VENV)-comfyui/ComfyUI $(VENV)-comfyui/bin/python -m pytest tests/integrations/comfyui
+
+$(VENV)-sglang/installed: pyproject.toml tests/integrations/sglang/requirements.txt
+	$(PYTHON) -m venv $(VENV)-sglang
+	$(VENV)-sglang/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV)-sglang/bin/pip install --quiet --disable-pip-version-check -r tests/integrations/sglang/requirements.txt
+	$(VENV)-sglang/bin/pip install --quiet --disable-pip-version-check --no-deps sglang==0.5.23  # without CUDA packages
+	$(VENV)-sglang/bin/pip install --quiet --disable-pip-version-check -e . pytest==9.2.0
+	touch $@
+
+test-sglang: $(VENV)-sglang/installed  ## the plug-in in SGLang's wheel, and the oldest diffusers, which it pins
+	OMP_NUM_THREADS=1 $(VENV)-sglang/bin/python -m pytest tests/integrations/sglang
 
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
@@ -50,7 +73,7 @@ paper: $(VENV)/installed  ## the paper's tables and figures, and docs/paper.md a
 	$(BIN)/python -m benchmarks.paper
 
 train: $(VENV)/installed  ## train the embedded pipeline anew; hours on a CPU
-	$(BIN)/python -m training.train flux
+	$(BIN)/python -m training.train emoji
 
 clean:
-	rm -rf $(VENV) $(VENV)-integrations $(VENV)-ray out
+	rm -rf $(VENV) $(VENV)-integrations $(VENV)-ray $(VENV)-comfyui $(VENV)-sglang out

@@ -65,19 +65,23 @@ class Default:
         return embedded
 
 
-_FLUX = "FLUX.1-dev: guidance 3.5, here true guidance; {}"
+_FLUX = "FLUX.1-dev: guidance 3.5, here true guidance, shift as at 1024 pixels; {}"
+_SHIFT = {"shift": 3.16}
 _WAN = "Wan 2.1: guidance 5, {}"
 _COGVIDEOX = {"guidance_scale": 6.0, "use_dynamic_cfg": True}
 DEFAULTS: dict[str, Default] = {
+    "emoji, 30 steps": Default("emoji", {}, "its own: 30 steps without a shift, guidance 8"),
     "emoji, 28 steps": Default(
-        "emoji", {"num_inference_steps": 28, "true_cfg_scale": 3.5}, _FLUX.format("28 steps, diffusers")
+        "emoji", {"num_inference_steps": 28, "true_cfg_scale": 3.5}, _FLUX.format("28 steps, diffusers"), _SHIFT
     ),
     "emoji, 50 steps": Default(
-        "emoji", {"num_inference_steps": 50, "true_cfg_scale": 3.5}, _FLUX.format("50 steps, model card")
+        "emoji", {"num_inference_steps": 50, "true_cfg_scale": 3.5}, _FLUX.format("50 steps, model card"), _SHIFT
     ),
-    "emoji, 20 steps": Default("emoji", {"num_inference_steps": 20, "true_cfg_scale": 3.5}, _FLUX.format("20 steps")),
+    "emoji, 20 steps": Default(
+        "emoji", {"num_inference_steps": 20, "true_cfg_scale": 3.5}, _FLUX.format("20 steps"), _SHIFT
+    ),
     "flux, 28 steps": Default(
-        "flux", {"num_inference_steps": 28, "true_cfg_scale": 3.5}, _FLUX.format("28 steps, diffusers")
+        "flux", {"num_inference_steps": 28, "true_cfg_scale": 3.5}, _FLUX.format("28 steps, diffusers"), _SHIFT
     ),
     "wan, 50 steps, shift 3": Default(
         "wan", {"num_inference_steps": 50, "guidance_scale": 5.0}, _WAN.format("50 steps, shift 3 for 480p")

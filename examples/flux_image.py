@@ -26,7 +26,7 @@ if len(sys.argv) > 1:
     ]
     prompt = "a lighthouse made of glass"
 else:
-    embedded = zoo.load("flux")
+    embedded = zoo.load()
     pipe, settings = embedded.pipe, embedded.arguments  # 30 steps, 96 pixels, guidance 4
     calibration_prompts, prompt = embedded.calibration_prompts[:8], embedded.held_out_prompts[0]
 

@@ -29,7 +29,7 @@ INSTANT, LEARN, POLICY = "instant: takes nothing", "learn from full generations"
 
 def load():
     """The pipeline, and what every call of it is given."""
-    embedded = zoo.load("flux")
+    embedded = zoo.load()
     return embedded.pipe, embedded.arguments
 
 

@@ -37,7 +37,7 @@ MOST_STEPS = 100
 def load():
     """The pipeline, and what every call of it is given."""
     torch.set_num_threads(1)
-    embedded = zoo.load("flux")
+    embedded = zoo.load()
     return embedded.pipe, embedded.arguments
 
 

@@ -28,7 +28,7 @@ from ertacache.learning.learnt import LearntFolder
 
 def load():
     """The pipeline, and what every call of it is given."""
-    embedded = zoo.load("flux")
+    embedded = zoo.load()
     return embedded.pipe, embedded.arguments
 
 

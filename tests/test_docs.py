@@ -47,7 +47,7 @@ class MyDenoiser(torch.nn.Module):
 
 
 def test_a_new_family_takes_less_than_twenty_lines_and_keeps_the_contract(monkeypatch, capsys):
-    loop, row, case = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
+    loop, _, row, case = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
     assert len([line for line in loop.partition("pipe = ")[0].splitlines() if line.strip()]) < 20
     names = {
         "torch": torch,

@@ -41,6 +41,11 @@ class Subject:
     work: Path
 
     @property
+    def family(self) -> str:
+        """Which denoiser's blocks it has."""
+        return "flux" if self.name == "emoji" else self.name
+
+    @property
     def num_steps(self) -> int:
         """Steps of the full run."""
         return int(self.arguments["num_inference_steps"])

@@ -187,7 +187,7 @@ one projection of attention and feed-forward together."""
 def _taylor_seer(subject: Subject, knobs: Knobs, prepared: Any) -> TaylorSeerCacheConfig:
     options = dict(knobs)
     if not options.get("use_lite_mode"):
-        cached, skipped = _PREDICTED[subject.name]
+        cached, skipped = _PREDICTED[subject.family]
         options |= {"cache_identifiers": cached, "skip_predict_identifiers": skipped or None}
     # The last step is computed: the hooks would predict it wherever the interval falls.
     return TaylorSeerCacheConfig(
@@ -222,7 +222,7 @@ def _vision(subject: Subject) -> Callable[[nn.Module, Any, Mapping[str, Any]], l
 
     def clips(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
         latents: Tensor = kwargs["hidden_states"]
-        if subject.name == "flux":  # tokens of 2 x 2 patches, of a square picture
+        if subject.family == "flux":  # tokens of 2 x 2 patches, of a square picture
             batch, tokens, depth = latents.shape
             side = round(tokens**0.5)
             patches = latents.view(batch, side, side, depth // 4, 2, 2)
@@ -313,7 +313,7 @@ def _branches_apart(calls: Calls, denoiser: nn.Module, hooks: list[Any], fresh: 
 
 def _attentions(subject: Subject) -> Iterator[tuple[str, nn.Module]]:
     for name, module in subject.denoiser.named_modules():
-        for kind, pattern in _ATTENTION[subject.name].items():
+        for kind, pattern in _ATTENTION[subject.family].items():
             if re.fullmatch(pattern, name):
                 yield kind, module
 

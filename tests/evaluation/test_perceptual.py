@@ -15,7 +15,7 @@ def small_clip(tmp_path_factory):
     """A CLIP model of random weights, with the embedded pipeline's tokenizer."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
-    tokenizer = zoo.load().pipe.tokenizer
+    tokenizer = zoo.load("flux").pipe.tokenizer
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     words = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     torch.manual_seed(0)

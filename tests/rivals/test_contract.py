@@ -73,6 +73,6 @@ def test_the_calls_of_a_step_are_counted(name, tmp_path):
 
 
 def test_without_guidance_a_step_calls_once(tmp_path):
-    embedded = zoo.load()
+    embedded = zoo.load("flux")
     unguided = replace(embedded, arguments={**embedded.arguments, "true_cfg_scale": 1.0})
     assert counted_subject(unguided, "flux", tmp_path).calls_per_step == 1

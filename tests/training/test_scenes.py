@@ -8,7 +8,7 @@ import pytest
 
 from training.scenes import BACKGROUND_COLORS, COLORS, PIXELS, SPLITS, Scene, Shape, draw, sample_scene, split_of
 
-PROMPTS = Path(__file__).parents[2] / "src/ertacache/zoo/flux/prompts.json"
+PROMPTS = Path(__file__).parents[2] / "training/pipelines/flux/prompts.json"
 
 
 def test_the_embedded_prompts_belong_to_their_splits_and_are_different():

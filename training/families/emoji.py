@@ -22,12 +22,13 @@ class Emoji(Flux):
 
     name = "emoji"
     folder = Path("src/ertacache/zoo/emoji")
+    shift = 1.0  # none, as FLUX.1-schnell: with strong guidance half of the steps do not do
     samples = 60_000
     autoencoder_stages = (Stage("autoencoder", 1_500, batch=16, side=emoji.PIXELS),)
     transformer_steps, transformer_batch = 40_000, 32
     settings: dict[str, Any] = {  # noqa: RUF012
         "num_inference_steps": 30,
-        "true_cfg_scale": 4.0,
+        "true_cfg_scale": 8.0,
         "negative_prompt": "",
         "height": emoji.PIXELS,
         "width": emoji.PIXELS,

@@ -20,7 +20,8 @@ class Flux:
     """4.5 million parameters, 12 x 12 image tokens: about 15 ms a call on two CPU cores."""
 
     name = "flux"
-    folder = Path("src/ertacache/zoo/flux")
+    shift = 3.0
+    folder = Path("training/pipelines/flux")
     samples = 40_000
     autoencoder_stages = (Stage("autoencoder", 1_350, batch=16, side=96),)
     transformer_steps, transformer_batch = 20_000, 32
@@ -113,5 +114,5 @@ class Flux:
         return FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
 
     def pipeline(self, vae: Any, networks: dict[str, Any], tokenizers: dict[str, Any]) -> FluxPipeline:
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=self.shift)
         return FluxPipeline(vae=vae, scheduler=scheduler, **networks, **tokenizers)

@@ -15,13 +15,13 @@ SPEEDUPS = (2.0, 3.0)
 
 
 def demo(
-    model: Annotated[str, typer.Option(help=f"One of {options.MODELS}.")] = "flux",
+    model: Annotated[str, typer.Option(help=f"One of {options.MODELS}.")] = "emoji",
     speedup: Annotated[
         list[float] | None,
         typer.Option(help="The step ratio to ask for (all steps over computed steps); several times for several ones."),
     ] = None,
     method: options.Method = "aligned",
-    prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts to generate.")] = 8,
+    prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts to generate.")] = 12,
     calibration_prompts: Annotated[int, typer.Option(min=1, max=64, help="How many prompts to calibrate on.")] = 8,
     out: Annotated[Path, typer.Option(help="Folder for the pictures, the plots and the policies.")] = Path("out/demo"),
     seed: options.Seed = 1000,

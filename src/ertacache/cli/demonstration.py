@@ -80,7 +80,7 @@ def run(
 
     prompts = embedded.held_out_prompts[:num_prompts]
     full, variants = Variant("full", steps), [way for each in policies.items() for way in ways(*each)]
-    ours = {way.name: policy for way, policy in zip(variants[::3], policies.values(), strict=True)}
+    ours = {way.name: policy for way, policy in zip(variants[::_WAYS], policies.values(), strict=True)}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("generating", total=(1 + len(variants)) * len(prompts))
         gallery = Gallery(full.name, list(ours), partial(progress.advance, task))
@@ -105,6 +105,10 @@ def ways(ratio: str, policy: Policy) -> list[Variant]:
         Variant(f"Taylor {ratio}", steps, policy=taylor),
         Variant(f"{fewer.name} {ratio}", computed),
     ]
+
+
+_WAYS = 3
+"""How many there are for each step ratio; fewer steps are the last of them."""
 
 
 @dataclass(frozen=True)
@@ -154,19 +158,30 @@ class Demonstration:
         return [folder / name for name in (*names, "report.html")]
 
     def _write_pictures(self, folder: Path) -> list[str]:
-        columns = self._columns(PICTURES, "steps computed")
-        side_by_side(columns, self.prompts[:PICTURES], folder / "pictures.png")
+        shown = self._shown(PICTURES)
+        title = (
+            f"Of {len(self.prompts)} prompts that calibration never saw, the {len(shown)} on which fewer steps differ "
+            "most from the full run"
+        )
+        captions = [self.prompts[k] for k in shown]
+        side_by_side(self._columns(shown, "steps computed"), captions, folder / "pictures.png", title=title)
         return ["pictures.png"]
 
     def _write_clips(self, folder: Path) -> list[str]:
-        columns = self._columns(CLIPS, "steps")
-        contact_sheet(columns, self.prompts[:CLIPS], folder / "pictures.png")
+        shown = self._shown(CLIPS)
+        columns = self._columns(shown, "steps")
+        contact_sheet(columns, [self.prompts[k] for k in shown], folder / "pictures.png")
         write_film(columns, folder / "clips.mp4")
         return ["pictures.png", "clips.mp4"]
 
-    def _columns(self, count: int, unit: str) -> dict[str, list[Tensor]]:
-        """The first pictures of each way to generate, by its label."""
-        pictures, first = self.gallery.pictures[:count], self.rows[0].name
+    def _shown(self, count: int) -> list[int]:
+        """The prompts whose pictures are shown: those on which fewer steps, at the first ratio, differ most."""
+        fewer = self.rows[_WAYS].psnr
+        return sorted(range(len(self.prompts)), key=fewer.__getitem__)[:count]
+
+    def _columns(self, shown: Sequence[int], unit: str) -> dict[str, list[Tensor]]:
+        """These prompts' pictures of each way to generate, by its label."""
+        pictures, first = [self.gallery.pictures[k] for k in shown], self.rows[0].name
         labels = {
             row.name: f"{row.name}\n{row.computed_steps} {unit}"
             + ("" if row.name == first else f"\n{row.mean_psnr():.1f} dB")

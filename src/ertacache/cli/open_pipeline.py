@@ -90,5 +90,5 @@ def load_pipeline(model: str, device: str, dtype: str) -> tuple[Any, dict[str, A
         raise ArgumentError(
             f"the model {model!r} cannot be loaded: {first_line(error)}",
             given=model,
-            cure="Give a folder that holds a diffusers pipeline, a Hub id, or zoo:flux.",
+            cure="Give a folder that holds a diffusers pipeline, a Hub id, or zoo:emoji.",
         ) from error

@@ -10,7 +10,7 @@ import typer
 from ertacache.errors import ArgumentError
 
 # Written out here, because importing them from where they are defined would import torch; a test compares.
-MODELS = "flux, wan, cogvideox, opensora, wan22, ltx2"
+MODELS = "emoji, flux, wan, cogvideox, opensora, wan22, ltx2"
 METHODS = "uniform, offline, offline+time, paper, reuse, taylor, aligned"
 
 
@@ -21,7 +21,9 @@ def _seed(value: int) -> int:
     return value
 
 
-Model = Annotated[str, typer.Argument(help="A diffusers folder, a Hub id, or a small pipeline: zoo:flux, zoo:wan, ...")]
+Model = Annotated[
+    str, typer.Argument(help="A diffusers folder, a Hub id, or a small pipeline: zoo:emoji, zoo:wan, ...")
+]
 PolicyName = Annotated[str, typer.Argument(help="A policy file, or a Hub id: you/name.")]
 Prompts = Annotated[
     Path | None, typer.Option(help="A text file with one prompt per line. The small pipelines have their own prompts.")

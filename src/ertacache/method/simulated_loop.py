@@ -27,25 +27,31 @@ Array = NDArray[np.float64]
 
 ANSWERS = (0.0, 0.3, 1.0)
 """How strongly outputs answer errors, in units of ``4 (4 s (1 - s))^-0.7``: not at all, as on average, and strongly."""
+DIVERGING = -0.2
+"""In the same units: errors that outputs push further away, as at the first steps of strong guidance. Schedules are
+judged by this answer too. No weights are fitted on it, which would extrapolate too little everywhere else."""
 POWER = 0.7
 """How fast answers rise towards both ends of the noise levels."""
 LEAST = 0.01
 """Floor of ``s (1 - s)``, which is 0 for a first latent of pure noise; that latent has no error yet."""
 
 
-def answers_at(levels: Sequence[float], direction: float = 1.0) -> tuple[Array, ...]:
-    """By how many times the latent's error each step's output is wrong, for each of `ANSWERS`.
+def answers_at(
+    levels: Sequence[float], direction: float = 1.0, answers: Sequence[float] = ANSWERS
+) -> tuple[Array, ...]:
+    """By how many times the latent's error each step's output is wrong, for each of some answers.
 
     Args:
         levels: the T + 1 noise levels ``s`` of flow matching, 0 to 1.
         direction: whether outputs point from the data to the noise, 1, or the other way, -1.
+        answers: how strongly, in the units of `ANSWERS`.
 
     Returns:
-        As many as there are `ANSWERS`, each (T,), float64.
+        As many as there are answers, each (T,), float64.
     """
     at = np.asarray(levels[:-1], dtype=np.float64)
     shape = 4 * direction * (4 * np.maximum(at * (1 - at), LEAST)) ** -POWER
-    return tuple(answer * shape for answer in ANSWERS)
+    return tuple(answer * shape for answer in answers)
 
 
 def direction_of(response: Array) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ertacache.method.gram_weights import Outputs
 from ertacache.method.prediction import Prediction
 from ertacache.method.schedule import Schedule, moves, safe_bends
-from ertacache.method.simulated_loop import Simulated, answers_at, direction_of, simulated
+from ertacache.method.simulated_loop import DIVERGING, Simulated, answers_at, direction_of, simulated
 
 Array = NDArray[np.float64]
 
@@ -32,6 +32,7 @@ class Surrogate:
         outputs: what is known of the outputs.
         response: of the sampler, (T, T), float64; see `ertacache.method.simulated_loop.simulated`.
         answers: how outputs answer errors of the latent, each (T,), float64; none for not at all.
+        doubts: further answers that schedules are judged by, and no weights are fitted on.
         forced: steps that must be computed, as those at which another expert begins.
         emptied: those of them at which guidance begins or ends, so that the history is emptied.
         others: the surrogates of the further latents that the loop steps, such as sound.
@@ -40,6 +41,7 @@ class Surrogate:
     outputs: Outputs
     response: Array
     answers: Sequence[Array] = ()
+    doubts: Sequence[Array] = field(default=(), kw_only=True)
     forced: Sequence[int] = ()
     emptied: Sequence[int] = ()
     others: Sequence[Surrogate] = ()
@@ -50,7 +52,9 @@ class Surrogate:
         cls, outputs: Outputs, response: Array, forced: Sequence[int] = (), emptied: Sequence[int] = ()
     ) -> Surrogate:
         """Make it for outputs that answer errors as was measured (`ertacache.method.simulated_loop.answers_at`)."""
-        return cls(outputs, response, answers_at(outputs.levels, direction_of(response)), forced, emptied)
+        direction = direction_of(response)
+        usual, diverging = answers_at(outputs.levels, direction), answers_at(outputs.levels, direction, (DIVERGING,))
+        return cls(outputs, response, usual, forced, emptied, doubts=diverging)
 
     @classmethod
     def joint(cls, streams: Sequence[Surrogate]) -> Surrogate:
@@ -67,7 +71,7 @@ class Surrogate:
         """
         key = tuple(cached)
         if key not in self._errors:
-            own = float(self._simulated(key, ORDER).errors.max())
+            own = float(self._simulated(key, ORDER, (*self.answers, *self.doubts)).errors.max())
             relative = [own / self._size, *(other.error(cached) / other._size for other in self.others)]
             self._errors[key] = max(relative) if self.others else own
         return self._errors[key]
@@ -79,7 +83,7 @@ class Surrogate:
             cached: the cached steps.
             order: the highest difference that is used, 1 to 3.
         """
-        return self._simulated(cached, order).predictions
+        return self._simulated(cached, order, self.answers).predictions
 
     def best_bend(self, computed: int) -> Schedule:
         """The schedule of `ertacache.method.schedule.safe_bends` with the smallest error.
@@ -94,9 +98,9 @@ class Surrogate:
         """The norm of the way from the first latent to the last, to which errors are compared."""
         return float(np.linalg.norm(self.response[-1] @ self.outputs.rows))
 
-    def _simulated(self, cached: Sequence[int], order: int) -> Simulated:
+    def _simulated(self, cached: Sequence[int], order: int, answers: Sequence[Array]) -> Simulated:
         rows, contrasts = self.outputs.rows, self.outputs.contrasts
-        return simulated(rows, contrasts, cached, order, self.response, self.answers, self.emptied)
+        return simulated(rows, contrasts, cached, order, self.response, answers, self.emptied)
 
 
 def climb(start: Schedule, forced: Sequence[int], num_steps: int, cost: Callable[[Schedule], float]) -> Schedule:

@@ -25,7 +25,7 @@ def card(policy: Policy, repo_id: str, *, figures: Figures | None = None, base_m
         policy: the policy.
         repo_id: its repository on the Hub.
         figures: what was measured; without them the card says that nothing was.
-        base_model: the Hub id of the model that the policy is for, or the name of an embedded pipeline, ``zoo:flux``;
+        base_model: the Hub id of the model that the policy is for, or the name of an embedded pipeline, ``zoo:emoji``;
             by default the one in ``figures``.
     """
     model = base_model or (figures.model if figures else None)

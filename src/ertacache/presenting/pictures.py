@@ -64,16 +64,20 @@ def write_pictures(pictures: Sequence[Tensor], path: str | os.PathLike[str]) -> 
         Image.fromarray(pixels.numpy()).save(unfinished, kind)
 
 
-def side_by_side(rows: Mapping[str, Sequence[Tensor]], captions: Sequence[str], path: str | os.PathLike[str]) -> None:
+def side_by_side(
+    rows: Mapping[str, Sequence[Tensor]], captions: Sequence[str], path: str | os.PathLike[str], title: str = ""
+) -> None:
     """Write a grid of pictures with labels: one row for each way to generate, one column for each prompt.
 
     Args:
         rows: for each row's label its pictures, each float (channels, height, width) in 0 .. 1.
         captions: one for each column.
         path: the file to write; PNG without a suffix.
+        title: stands above all.
     """
     columns = len(captions)
-    figure = Figure(figsize=(1.75 * columns + 1.1, 1.75 * len(rows) + 0.8), layout="constrained")
+    figure = Figure(figsize=(1.75 * columns + 1.1, 1.75 * len(rows) + 0.8 + 0.25 * bool(title)), layout="constrained")
+    figure.suptitle(title, fontsize=9)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (label, pictures) in zip(axes, rows.items(), strict=True):
         for axis, picture in zip(line, pictures, strict=True):

@@ -20,5 +20,5 @@ def is_repository(name: str) -> bool:
 
 
 def is_model(name: str) -> bool:
-    """Whether this can be a model that others can open: a Hub id, or an embedded pipeline, ``zoo:flux``."""
+    """Whether this can be a model that others can open: a Hub id, or an embedded pipeline, ``zoo:emoji``."""
     return is_repository(name) or (name.startswith("zoo:") and name.removeprefix("zoo:") in zoo.NAMES)

@@ -1,7 +1,7 @@
 """Small, complete pipelines, trained by ``training/``, for the demo, the tests and the benchmarks.
 
-The FLUX-type pipeline is part of the package. The video pipelines exist only in a checkout of the repository in which
-they were trained.
+The one that draws emoji is part of the package. The others exist only in a checkout of the repository in which they
+were trained.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ertacache.errors import PipelineError
 _EMBEDDED = Path(__file__).parent
 _CHECKOUT = Path(__file__).parents[3] / "training/pipelines"
 FOLDERS = {
-    "flux": _EMBEDDED / "flux",
+    "emoji": _EMBEDDED / "emoji",
+    "flux": _CHECKOUT / "flux",
     "wan": _CHECKOUT / "wan",
     "cogvideox": _CHECKOUT / "cogvideox",
     "opensora": _CHECKOUT / "opensora",
@@ -49,7 +50,7 @@ class Embedded:
     held_out_prompts: list[str]
 
 
-def load(name: str = "flux", *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Embedded:
+def load(name: str = "emoji", *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Embedded:
     """Load one of the small pipelines; no network is needed.
 
     Args:
@@ -82,7 +83,7 @@ def folder_of(name: str) -> Path:
         raise PipelineError(
             "this pipeline is not part of the installed package",
             given=name,
-            cure=f"Train it in a checkout of the repository (python -m training.train {name}), or use 'flux'.",
+            cure=f"Train it in a checkout of the repository (python -m training.train {name}), or use 'emoji'.",
         )
     return folder
 

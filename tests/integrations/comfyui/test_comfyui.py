@@ -1,0 +1,347 @@
+"""The nodes in the real ComfyUI server, on the CPU, with checkpoints of random weights: plumbing, not quality.
+
+``make test-comfyui`` fetches ComfyUI into its own environment and runs these.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ertacache
+from ertacache.method.named_methods import Method
+from ertacache.method.schedule import evenly_spaced
+
+sys.path.insert(0, str(Path(__file__).parent))
+from server import Server, WorkflowError
+from workflows import accelerated, base, calibrating, node, sampled, saved
+
+import examples
+from tests.presenting.conftest import chromium  # noqa: F401
+
+COMFYUI = Path(os.environ.get("COMFYUI", "ComfyUI"))
+if not (COMFYUI / "main.py").exists() or importlib.util.find_spec("aiohttp") is None:
+    pytest.skip("ComfyUI is fetched by make test-comfyui", allow_module_level=True)
+
+SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "res_multistep", "euler_ancestral", "dpmpp_2m_sde")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    running = Server(COMFYUI, tmp_path_factory.mktemp("comfyui"))
+    try:
+        running.wait()
+        yield running
+    finally:
+        running.stop()
+
+
+def made(server, graph):
+    """The latent of a workflow, and how often the model ran."""
+    outputs = server.run(graph)
+    return server.latent(outputs), outputs["count"]["count"][0]
+
+
+def closeness(one, full):
+    """PSNR-like, in dB: the size of the full run's latent over the difference."""
+    return 10 * math.log10(float(full.square().mean() / (one - full).square().mean()))
+
+
+def test_the_nodes_are_there_with_their_help(server):
+    nodes = server.get("/object_info")
+    for name in ("", "Learn", "Prompts", "Calibrate", "SavePolicy", "LoadPolicy", "Report"):
+        assert nodes[f"ERTACache{name}"]["description"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_with_nothing_cached_it_is_exact_and_at_2x_it_runs_half(server, sampler):
+    full, calls = made(server, sampled(base(), sampler_name=sampler))
+    assert calls == 12
+    exact, calls = made(server, sampled(accelerated(base(), speedup=1.0), "fast", sampler_name=sampler))
+    assert calls == 12
+    assert torch.equal(exact, full)
+    fast, calls = made(server, sampled(accelerated(base()), "fast", sampler_name=sampler))
+    assert calls == 6
+    assert closeness(fast, full) > 10
+    removed, calls = made(server, sampled(base(), sampler_name=sampler))
+    assert calls == 12
+    assert torch.equal(removed, full)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_calibrated_policy_beats_taylor_and_fewer_steps_on_held_out_seeds(server, sampler):
+    outputs = server.run(calibrating(base(), f"{sampler}-2x", sampler_name=sampler))
+    policy = ertacache.Policy.load(server.base / f"models/ertacache/{sampler}-2x.json")
+    assert outputs["count"]["count"][0] == policy.calibration.denoiser_calls <= 10 * 12
+    taylor = ertacache.Policy(12, evenly_spaced(12, 6, ()), Method.named("taylor"))
+    taylor.save(server.base / "models/ertacache/taylor-2x.json")
+    scores = {"calibrated": [], "taylor": [], "fewer steps": []}
+    for seed in (1000, 1001, 1002):
+        setting = {"sampler_name": sampler, "seed": seed}
+        full, _ = made(server, sampled(base(), **setting))
+        for way, name in (("calibrated", f"{sampler}-2x"), ("taylor", "taylor-2x")):
+            graph = base() | {"policy": node("ERTACacheLoadPolicy", name=name)}
+            fast, calls = made(server, sampled(accelerated(graph, policy=["policy", 0]), "fast", **setting))
+            assert calls == 6
+            scores[way].append(closeness(fast, full))
+        fewer, _ = made(server, sampled(base(), **setting, steps=6))
+        scores["fewer steps"].append(closeness(fewer, full))
+    mean = {way: sum(values) / len(values) for way, values in scores.items()}
+    assert mean["calibrated"] > mean["taylor"], mean
+    assert mean["calibrated"] > mean["fewer steps"], mean
+
+
+def test_learn_runs_the_first_in_full_and_accelerates_the_next(server):
+    graph = base() | {"fast": node("ERTACacheLearn", model=["model", 0], speedup=2.0, folder="test")}
+    full, _ = made(server, sampled(base(), seed=7))
+    first, calls = made(server, sampled(graph, "fast", seed=7))
+    assert calls == 12
+    assert torch.equal(first, full)
+    second, calls = made(server, sampled(graph, "fast", seed=8))
+    assert calls == 6
+    assert closeness(second, made(server, sampled(base(), seed=8))[0]) > 20
+    _, calls = made(server, sampled(graph, "fast", seed=8, sampler_name="dpmpp_2m"))
+    assert calls == 12, "another sampler is another setting"
+
+
+def test_a_batch_runs_as_one(server):
+    graph = base()
+    graph["empty"]["inputs"]["batch_size"] = 3
+    full, calls = made(server, sampled(graph))
+    assert calls == 12
+    fast, calls = made(server, sampled(accelerated(graph), "fast"))
+    assert calls == 6
+    assert fast.shape == full.shape == (3, 16, 8, 8)
+    assert closeness(fast, full) > 20
+
+
+def test_denoise_below_1_begins_in_the_middle(server):
+    graph = sampled(base(), seed=3)
+    graph |= {"first": graph.pop("sample")}
+    again = {"seed": 4, "denoise": 0.6, "latent_image": ["first", 0]}
+    full, _ = made(server, sampled(graph, **again))
+    exact, _ = made(server, sampled(accelerated(graph, speedup=1.0), "fast", **again))
+    assert torch.equal(exact, full)
+    fast, calls = made(server, sampled(accelerated(graph), "fast", **again))
+    assert calls == 6
+    assert closeness(fast, full) > 20
+
+
+def test_a_mask_keeps_what_it_keeps(server):
+    graph = sampled(base(), seed=3)
+    graph |= {
+        "first": graph.pop("sample"),
+        "mask": node("SolidMask", value=1.0, width=64, height=64),
+        "half": node("CropMask", mask=["mask", 0], x=0, y=0, width=64, height=32),
+        "black": node("SolidMask", value=0.0, width=64, height=64),
+        "joined": node("MaskComposite", destination=["black", 0], source=["half", 0], x=0, y=0, operation="add"),
+        "masked": node("SetLatentNoiseMask", samples=["first", 0], mask=["joined", 0]),
+    }
+    again = {"seed": 4, "latent_image": ["masked", 0]}
+    before = server.latent(server.run({**graph, **saved("first")}))
+    full, _ = made(server, sampled(graph, **again))
+    fast, _ = made(server, sampled(accelerated(graph), "fast", **again))
+    assert torch.allclose(fast[:, :, 4:], before[:, :, 4:], atol=1e-5)
+    assert closeness(fast, full) > 15
+
+
+def test_two_samplers_with_two_experts_keep_apart(server):
+    graph = base("tiny-wan-high", 4096) | {
+        "low": node("UNETLoader", unet_name="tiny-wan-low.safetensors", weight_dtype="default"),
+        "low model": node("TestCounted", model=["low", 0]),
+    }
+
+    def two(high, low):
+        common = {"steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "noise_seed": 5}
+        common |= {"positive": ["positive", 0], "negative": ["negative", 0]}
+        first = {"add_noise": "enable", "latent_image": ["empty", 0], "start_at_step": 0, "end_at_step": 6}
+        second = {"add_noise": "disable", "latent_image": ["one", 0], "start_at_step": 6, "end_at_step": 10000}
+        leave = {"return_with_leftover_noise": "enable"}, {"return_with_leftover_noise": "disable"}
+        return graph | {
+            "fast high": node("ERTACache", model=["model", 0], speedup=high),
+            "fast low": node("ERTACache", model=["low model", 0], speedup=low),
+            "one": node("KSamplerAdvanced", model=["fast high", 0], **common, **first, **leave[0]),
+            "two": node("KSamplerAdvanced", model=["fast low", 0], **common, **second, **leave[1]),
+            **saved("two"),
+        }
+
+    full, calls = made(server, two(1.0, 1.0))
+    assert calls == 12
+    fast, calls = made(server, two(2.0, 2.0))
+    assert calls == 6
+    assert closeness(fast, full) > 20
+
+
+def test_a_part_of_a_policys_grid_is_followed_where_it_lies(server):
+    name = "part"
+    server.run(calibrating(base(), name))
+    policy = ertacache.Policy.load(server.base / f"models/ertacache/{name}.json")
+    graph = base() | {"policy": node("ERTACacheLoadPolicy", name=name)}
+    graph = accelerated(graph, policy=["policy", 0])
+    common = {"steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "noise_seed": 5}
+    common |= {"positive": ["positive", 0], "negative": ["negative", 0]}
+    graph |= {
+        "one": node(
+            "KSamplerAdvanced",
+            model=["fast", 0],
+            add_noise="enable",
+            latent_image=["empty", 0],
+            start_at_step=0,
+            end_at_step=5,
+            return_with_leftover_noise="enable",
+            **common,
+        ),
+        "two": node(
+            "KSamplerAdvanced",
+            model=["fast", 0],
+            add_noise="disable",
+            latent_image=["one", 0],
+            start_at_step=5,
+            end_at_step=10000,
+            return_with_leftover_noise="disable",
+            **common,
+        ),
+        **saved("two"),
+    }
+    _, calls = made(server, graph)
+    begins_anew = 5 not in policy.computed_steps
+    assert calls == len(policy.computed_steps) + begins_anew
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_sde", "euler_cfg_pp"])
+def test_samplers_that_cannot_be_skipped_are_refused_with_those_to_take(server, sampler):
+    with pytest.raises(WorkflowError, match=r"this sampler cannot be accelerated.*Take euler, dpmpp_2m"):
+        server.run(sampled(accelerated(base()), "fast", sampler_name=sampler))
+
+
+def test_another_setting_than_the_policys_is_refused(server):
+    server.run(calibrating(base(), "setting"))
+    graph = accelerated(base() | {"policy": node("ERTACacheLoadPolicy", name="setting")}, policy=["policy", 0])
+    for change, match in (
+        ({"cfg": 6.0}, "true_cfg_scale"),
+        ({"sampler_name": "dpmpp_2m"}, "ComfyUI euler"),
+        ({"steps": 20}, "steps"),
+    ):
+        with pytest.raises(WorkflowError, match=match):
+            server.run(sampled(graph, "fast", **change))
+
+
+def test_comfyuis_own_cache_beside_it_is_refused(server):
+    graph = base() | {
+        "easy": node(
+            "EasyCache", model=["model", 0], reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False
+        ),
+        "fast": node("ERTACache", model=["easy", 0], speedup=2.0),
+    }
+    with pytest.raises(WorkflowError, match="another cache is on this model"):
+        server.run(sampled(graph, "fast"))
+
+
+def test_an_interrupted_calibration_leaves_nothing_behind(server):
+    full, _ = made(server, sampled(base(), seed=11))
+    number = server.queue(calibrating(base(), "never", steps=60, full_runs=200.0, seed=77))
+    time.sleep(2)
+    server.post("/interrupt", {})
+    with pytest.raises(WorkflowError, match="interrupted"):
+        server.finished(number)
+    assert not (server.base / "models/ertacache/never.json").exists()
+    server.run({"count": node("TestCount", after=["empty", 0]), "empty": base()["empty"]})
+    again, calls = made(server, sampled(base(), seed=11))
+    assert calls == 12
+    assert torch.equal(again, full)
+
+
+def test_a_lora_is_another_setting(server):
+    folder = server.base / "models/loras"
+    folder.mkdir(exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    for name, size in (("one", 0.3), ("two", 0.6)):
+        parts = {
+            "lora_up": torch.randn(128, 2, generator=generator),
+            "lora_down": torch.randn(2, 64, generator=generator),
+        }
+        save_file(
+            {f"diffusion_model.img_in.{k}.weight": size * v for k, v in parts.items()}, folder / f"{name}.safetensors"
+        )
+    graph = base()
+    graph["tuned"] = node("LoraLoaderModelOnly", model=["load", 0], lora_name="one.safetensors", strength_model=1.0)
+    graph["model"]["inputs"]["model"] = ["tuned", 0]
+    server.run(calibrating(graph, "lora"))
+    graph |= {"policy": node("ERTACacheLoadPolicy", name="lora")}
+    full, _ = made(server, sampled(graph))
+    fast, calls = made(server, sampled(accelerated(graph, policy=["policy", 0]), "fast"))
+    assert calls == 6
+    assert closeness(fast, full) > 20
+    for change in ({"lora_name": "two.safetensors"}, {"strength_model": 0.5}):
+        other = dict(graph)
+        other["tuned"] = node("LoraLoaderModelOnly", **(graph["tuned"]["inputs"] | change))
+        with pytest.raises(WorkflowError, match="patches"):
+            server.run(sampled(accelerated(other, policy=["policy", 0]), "fast"))
+    graph["model"]["inputs"]["model"] = ["load", 0]
+    with pytest.raises(WorkflowError, match="patches"):
+        server.run(sampled(accelerated(graph, policy=["policy", 0]), "fast"))
+
+
+@pytest.mark.parametrize("name", examples.examples())
+def test_each_example_runs(server, name):
+    """With the tiny model in place of FLUX.1-dev, at 64 pixels, and the latent saved in place of the picture."""
+    graph = examples.examples()[name] | {
+        "load": node("UNETLoader", unet_name="tiny-flux.safetensors", weight_dtype="default"),
+        "unet": node("TestCounted", model=["load", 0]),
+        "clip": node("TestClip", width=32),
+        **saved("report"),
+    }
+    for gone in ("vae", "decode"):
+        del graph[gone]
+    graph["size"]["inputs"] |= {"width": 64, "height": 64}
+    computed = [20, 10] if name == "2 learn" else [10]
+    for seed, calls in enumerate(computed):
+        graph["sampler"]["inputs"]["seed"] = seed
+        outputs = server.run(graph)
+        calibration = 0 if name != "3 calibrate" else load_policy(server, "flux-dev-2x").calibration.denoiser_calls
+        assert outputs["count"]["count"][0] == calls + calibration
+
+
+def load_policy(server, name):
+    return ertacache.Policy.load(server.base / f"models/ertacache/{name}.json")
+
+
+def test_the_examples_open_in_the_front_end(server, chromium, tmp_path):  # noqa: F811
+    definitions = server.get("/object_info")
+    page = chromium.new_page(viewport={"width": 3400, "height": 1200})
+    page.goto(server.address)
+    page.wait_for_function("window.app && window.app.graph && window.app.canvas", timeout=120_000)
+    page.wait_for_timeout(4000)
+    page.keyboard.press("Escape")  # the templates, which open at the first start
+    pictures = Path(os.environ.get("PICTURES", tmp_path))
+    for name, graph in examples.examples().items():
+        opened = json.loads((examples.FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+        assert opened == json.loads(json.dumps(examples.as_opened(graph, definitions))), "write the examples anew"
+        page.evaluate("graph => window.app.loadGraphData(graph)", opened)
+        page.wait_for_timeout(2000)
+        types = page.evaluate("window.app.graph._nodes.map(node => node.has_errors ? '' : node.type)")
+        assert sorted(types) == sorted(one["class_type"] for one in graph.values())
+        links = page.evaluate("Object.keys(window.app.graph.links).length || window.app.graph.links.size")
+        assert links == len(opened["links"])
+        page.keyboard.press(".")  # fits the view
+        page.wait_for_timeout(1500)
+        page.screenshot(path=pictures / f"{name}.png")
+    page.close()
+
+
+def test_the_report_shows_what_was_skipped(server):
+    graph = sampled(accelerated(base()), "fast", seed=21)
+    graph |= {
+        "report": node("ERTACacheReport", model=["fast", 0], latent=["sample", 0]),
+        "text": node("PreviewAny", source=["report", 2]),
+    }
+    outputs = server.run(graph)
+    assert "6 of 12 steps computed" in outputs["text"]["text"][0]
+    assert outputs["report"]["images"]
