@@ -167,7 +167,17 @@ def applying(conditionings: Mapping[str, Sequence[Mapping[str, Any]]], level: fl
 def identity_of(model: Any) -> dict[str, Any]:
     """What distinguishes a model beside its weights: its configuration, and the patches (LoRAs) put on it."""
     config = _plain(getattr(model.model.model_config, "unet_config", {}))
-    return {**config, "patches": _patches(model)}
+    uuid = getattr(model, "patches_uuid", None)
+    if uuid is None or uuid not in _known:
+        while len(_known) >= _KEPT:
+            del _known[next(iter(_known))]
+        _known[uuid] = _patches(model)
+    return {**config, "patches": _known[uuid]}
+
+
+_known: dict[Any, str] = {}
+"""Digests by ComfyUI's number of a state of patches, since large LoRAs take a second to read."""
+_KEPT = 64
 
 
 def _patches(model: Any) -> str:
