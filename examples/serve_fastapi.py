@@ -6,8 +6,8 @@
     curl "localhost:8000/generate?prompt=a+cat&way=learn" --output cat.png
     curl localhost:8000/stats
 
-``way`` is ``off``, ``instant`` or ``learn``. The first request of ``learn`` runs in full and teaches the later ones; set
-LEARN to a folder that outlives the service. The answer's headers say what was computed. Replace `load` by your own
+``way`` is ``off``, ``instant`` or ``learn``. The first request of ``learn`` runs in full and teaches the later ones;
+set LEARN to a folder that outlives the service. The answer's headers say what was computed. Replace `load` by your own
 pipeline.
 """
 
