@@ -26,7 +26,7 @@ from workflows import accelerated, base, calibrating, node, sampled, saved
 import examples
 from tests.presenting.conftest import chromium  # noqa: F401
 
-COMFYUI = Path(os.environ.get("COMFYUI", "ComfyUI"))
+COMFYUI = Path(os.environ.get("COMFYUI", "ComfyUI")).resolve()
 if not (COMFYUI / "main.py").exists() or importlib.util.find_spec("aiohttp") is None:
     pytest.skip("ComfyUI is fetched by make test-comfyui", allow_module_level=True)
 
