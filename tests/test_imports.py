@@ -31,6 +31,7 @@ PARTS = [
     "learning",
     "accelerate",
     "calibration",
+    "integrations",
     "zoo",
     "evaluation",
     "presenting",
