@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
 from torch import Tensor
+
+from ertacache.integrations.named_class import named_class
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
 """From a latent and its noise level to the model output ``v``, the slope of the latent over the noise level."""
@@ -124,9 +125,5 @@ def replayed_sampler(name: str, loop: Loop, config: Mapping[str, Any], *, live: 
         name: of its class, by which policies tell one sampler from another, as ``"ComfyUI euler"``.
         loop, config, live: see there.
     """
-    return _class_of(name)(loop, config, live=live)
-
-
-@cache
-def _class_of(name: str) -> type[ReplayedSampler]:
-    return type(name, (ReplayedSampler,), {"__module__": __name__})
+    made: ReplayedSampler = named_class(name, ReplayedSampler)(loop, config, live=live)
+    return made

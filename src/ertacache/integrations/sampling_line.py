@@ -8,13 +8,13 @@ engine subclasses `SamplingLine`, runs its own loop in ``__call__``, and hands e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ertacache.errors import RunError
+from ertacache.integrations.named_class import named_class
 
 
 class GuidedDenoiser(nn.Module):
@@ -45,12 +45,8 @@ class GuidedDenoiser(nn.Module):
 
 def guided_denoiser(name: str, weights: nn.Module, config: Mapping[str, Any]) -> GuidedDenoiser:
     """Make a denoiser whose class has the model's own name; arguments as for `GuidedDenoiser`."""
-    return _class_of(name)(weights, config)
-
-
-@cache
-def _class_of(name: str) -> type[GuidedDenoiser]:
-    return type(name, (GuidedDenoiser,), {"__module__": __name__})
+    made: GuidedDenoiser = named_class(name, GuidedDenoiser)(weights, config)
+    return made
 
 
 class SamplingLine:

@@ -70,6 +70,11 @@ class WatchedAcceleration(Acceleration):
         if draft is not None and policy is not None:
             check_draft(draft, policy)
 
+    @classmethod
+    def reporting(cls, source: Policy | PolicySource) -> WatchedAcceleration:
+        """Make one whose guard reports, if the source is a policy that a guard can compare with."""
+        return cls(source, "report" if isinstance(source, Policy) and source.envelope is not None else None)
+
     @property
     def report(self) -> WatchedReport:
         """The report of this thread's last call; see `ertacache.acceleration.Acceleration.report`."""

@@ -21,7 +21,7 @@ from ertacache.method.schedule import evenly_spaced
 
 sys.path.insert(0, str(Path(__file__).parent))
 from server import Server, WorkflowError
-from workflows import accelerated, base, calibrating, node, sampled, saved
+from workflows import accelerated, base, calibrating, in_two_parts, node, sampled, saved
 
 import examples
 from tests.presenting.conftest import chromium  # noqa: F401
@@ -159,17 +159,10 @@ def test_two_samplers_with_two_experts_keep_apart(server):
     }
 
     def two(high, low):
-        common = {"steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "noise_seed": 5}
-        common |= {"positive": ["positive", 0], "negative": ["negative", 0]}
-        first = {"add_noise": "enable", "latent_image": ["empty", 0], "start_at_step": 0, "end_at_step": 6}
-        second = {"add_noise": "disable", "latent_image": ["one", 0], "start_at_step": 6, "end_at_step": 10000}
-        leave = {"return_with_leftover_noise": "enable"}, {"return_with_leftover_noise": "disable"}
         return graph | {
             "fast high": node("ERTACache", model=["model", 0], speedup=high),
             "fast low": node("ERTACache", model=["low model", 0], speedup=low),
-            "one": node("KSamplerAdvanced", model=["fast high", 0], **common, **first, **leave[0]),
-            "two": node("KSamplerAdvanced", model=["fast low", 0], **common, **second, **leave[1]),
-            **saved("two"),
+            **in_two_parts(("fast high", "fast low"), 6),
         }
 
     full, calls = made(server, two(1.0, 1.0))
@@ -185,31 +178,7 @@ def test_a_part_of_a_policys_grid_is_followed_where_it_lies(server):
     policy = ertacache.Policy.load(server.base / f"models/ertacache/{name}.json")
     graph = base() | {"policy": node("ERTACacheLoadPolicy", name=name)}
     graph = accelerated(graph, policy=["policy", 0])
-    common = {"steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "noise_seed": 5}
-    common |= {"positive": ["positive", 0], "negative": ["negative", 0]}
-    graph |= {
-        "one": node(
-            "KSamplerAdvanced",
-            model=["fast", 0],
-            add_noise="enable",
-            latent_image=["empty", 0],
-            start_at_step=0,
-            end_at_step=5,
-            return_with_leftover_noise="enable",
-            **common,
-        ),
-        "two": node(
-            "KSamplerAdvanced",
-            model=["fast", 0],
-            add_noise="disable",
-            latent_image=["one", 0],
-            start_at_step=5,
-            end_at_step=10000,
-            return_with_leftover_noise="disable",
-            **common,
-        ),
-        **saved("two"),
-    }
+    graph |= in_two_parts(("fast", "fast"), 5)
     _, calls = made(server, graph)
     begins_anew = 5 not in policy.computed_steps
     assert calls == len(policy.computed_steps) + begins_anew

@@ -60,6 +60,20 @@ def accelerated(graph: Graph, **inputs: Any) -> Graph:
     return graph | {"fast": node("ERTACache", model=["model", 0], **({"speedup": 2.0} | inputs))}
 
 
+def in_two_parts(models: tuple[str, str], cut: int) -> Graph:
+    """Two samplers of one schedule of 12 steps: up to a step, and from there on; the saved latent is the second's."""
+    common = {"steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "noise_seed": 5}
+    common |= {"positive": ["positive", 0], "negative": ["negative", 0]}
+    first = {"add_noise": "enable", "latent_image": ["empty", 0], "start_at_step": 0, "end_at_step": cut}
+    second = {"add_noise": "disable", "latent_image": ["one", 0], "start_at_step": cut, "end_at_step": 10000}
+    first["return_with_leftover_noise"], second["return_with_leftover_noise"] = "enable", "disable"
+    return {
+        "one": node("KSamplerAdvanced", model=[models[0], 0], **common, **first),
+        "two": node("KSamplerAdvanced", model=[models[1], 0], **common, **second),
+        **saved("two"),
+    }
+
+
 def calibrating(graph: Graph, name: str, **changes: Any) -> Graph:
     """Calibrate and save a policy."""
     settings = {

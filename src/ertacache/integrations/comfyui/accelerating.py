@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from ertacache.acceleration import Acceleration, switch_on
-from ertacache.integrations.comfyui.line import KEY, ComfyLine, attach, guidance_of, put, refuse_other_caches
+from ertacache.integrations.comfyui.line import ComfyLine, attach, guidance_of, refuse_other_caches
 from ertacache.learning import Learner
 from ertacache.policy import Policy
 from ertacache.runtime.instant import Instant
@@ -23,12 +20,10 @@ class ModelAcceleration:
 
     Args:
         source: gives each sampling its policy.
-        guarded: whether the guard compares each sampling with calibration's; for calibrated policies.
     """
 
-    def __init__(self, source: Policy | PolicySource, *, guarded: bool = False) -> None:
-        envelope = isinstance(source, Policy) and source.envelope is not None
-        self.acceleration: Acceleration = WatchedAcceleration(source, "report" if guarded and envelope else None)
+    def __init__(self, source: Policy | PolicySource) -> None:
+        self.acceleration: Acceleration = WatchedAcceleration.reporting(source)
         self.reports: list[Report] = []
 
     @classmethod
@@ -52,30 +47,14 @@ class ModelAcceleration:
         clone.model_options["transformer_options"][_HOLDER] = self
         return clone
 
-    def _sampled(
-        self,
-        executor: Any,
-        guider: Any,
-        sigmas: Tensor,
-        extra_args: Mapping[str, Any],
-        callback: Any,
-        noise: Tensor,
-        *rest: Any,
-        **options: Any,
-    ) -> Any:
+    def _sampled(self, executor: Any, guider: Any, *rest: Any, **options: Any) -> Any:
         """The wrapper of SAMPLER_SAMPLE."""
         line = ComfyLine(guider.model_patcher, executor.class_obj, live=True)
-
-        def begin(line: ComfyLine) -> Any:
-            put(line, extra_args)
-            try:
-                line.opened(sigmas, extra_args.get("seed"), self.acceleration.policy)
-                return executor(guider, sigmas, extra_args, callback, noise, *rest, **options)
-            finally:
-                extra_args["model_options"]["transformer_options"].pop(KEY, None)
-
         switch_on(line, self.acceleration)
-        result = line(begin, **guidance_of(guider))
+        policy = self.acceleration.policy
+        result = line(
+            lambda line: line.through(executor, guider, *rest, policy=policy, **options), **guidance_of(guider)
+        )
         self.reports = [*self.reports[-_KEPT:], self.acceleration.report]
         return result
 

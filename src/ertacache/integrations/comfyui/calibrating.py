@@ -12,7 +12,7 @@ import comfy.utils
 from torch import Tensor
 
 from ertacache.calibration import calibrate
-from ertacache.integrations.comfyui.line import ComfyLine, attach, guidance_of, put
+from ertacache.integrations.comfyui.line import ComfyLine, attach, guidance_of
 from ertacache.policy import Policy
 
 
@@ -45,13 +45,8 @@ class Workflow:
         seed = self.seed + prompt
 
         def begin(line: ComfyLine) -> Tensor:
-            def sampled(executor: Any, guider: Any, sigmas: Tensor, extra_args: Any, *rest: Any, **options: Any) -> Any:
-                put(line, extra_args)
-                line.opened(sigmas, seed, None)
-                return executor(guider, sigmas, extra_args, *rest, **options)
-
             result: Tensor = comfy.sample.sample_custom(
-                attach(self.model, sampled),
+                attach(self.model, line.through),
                 comfy.sample.prepare_noise(self.latent, seed),
                 self.cfg,
                 self.sampler,

@@ -67,11 +67,34 @@ class ComfyLine(SamplingLine):
         """
         return begin(self)
 
-    def opened(self, sigmas: Tensor, seed: int | None, policy: Policy | None) -> None:
-        """Begin the loop over these noise levels, (T + 1,); a part of the policy's goes on where that part begins."""
-        levels = [float(sigma) for sigma in sigmas.tolist()]
-        whole, begin = _place_in(policy, levels)
-        self.scheduler.set_timesteps(whole, begin=begin, seed=seed or 0)
+    def through(
+        self,
+        executor: Any,
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: Mapping[str, Any],
+        *rest: Any,
+        policy: Policy | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run a sampler's whole loop, whose evaluations then find this line.
+
+        Args:
+            executor: runs it, with the further arguments of SAMPLER_SAMPLE.
+            guider: what evaluates.
+            sigmas: the noise levels, (T + 1,).
+            extra_args: of the sampler, with the seed and the model's options.
+            rest, options: the further arguments.
+            policy: what is followed; noise levels that are a part of its own go on where that part begins.
+        """
+        whole, begin = _place_in(policy, [float(sigma) for sigma in sigmas.tolist()])
+        self.scheduler.set_timesteps(whole, begin=begin, seed=extra_args.get("seed") or 0)
+        found = extra_args["model_options"].setdefault("transformer_options", {})
+        found[KEY] = self
+        try:
+            return executor(guider, sigmas, extra_args, *rest, **options)
+        finally:
+            found.pop(KEY, None)
 
     def denoised(self, guider: Any, evaluate: Callable[[], Tensor], latent: Tensor, sigma: Tensor) -> Tensor:
         """Get the denoised latent of one evaluation: ``evaluate``'s own, or a prediction without it.
@@ -126,11 +149,6 @@ def _predict(executor: Any, x: Tensor, timestep: Tensor, model_options: Any = No
         return denoised
 
     return line.denoised(executor.class_obj, evaluate, x, timestep) if isinstance(line, ComfyLine) else evaluate()
-
-
-def put(line: ComfyLine, extra_args: Mapping[str, Any]) -> None:
-    """Let the evaluations of a sampler's loop find their line."""
-    extra_args["model_options"].setdefault("transformer_options", {})[KEY] = line
 
 
 def refuse_other_caches(model: Any) -> None:

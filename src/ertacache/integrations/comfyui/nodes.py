@@ -72,7 +72,7 @@ class Accelerate(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, model: Any, speedup: float, policy: Policy | None = None) -> io.NodeOutput:
-        acceleration = ModelAcceleration.instant(speedup) if policy is None else ModelAcceleration(policy, guarded=True)
+        acceleration = ModelAcceleration.instant(speedup) if policy is None else ModelAcceleration(policy)
         return io.NodeOutput(acceleration.on(model))
 
 

@@ -67,22 +67,16 @@ def loop_of(sampler: Any, model: Any) -> Loop:
     single = "unipc" in getattr(function, "__name__", "")  # it makes constants in float32
 
     def loop(evaluate: Evaluate, latent: Tensor, levels: Tensor, seed: int) -> Tensor:
-        dtype = latent.dtype
-        if single:
-            latent = latent.float()
-        stand_in = _ModelStandIn(evaluate, model, levels)
-        arguments = {"model_options": {}, "seed": seed, "denoise_mask": None}
-        last: Tensor = function(stand_in, latent, levels.clone(), extra_args=arguments, disable=True, **options)
-        return last.to(dtype)
-
-    def loop_until_asked(evaluate: Evaluate, latent: Tensor, levels: Tensor, seed: int) -> Tensor:
         def asked(here: Tensor, level: Tensor) -> Tensor:
             return evaluate(here.to(latent.dtype), level).to(here.dtype)
 
+        stand_in, first = _ModelStandIn(asked, model, levels), latent.float() if single else latent
+        arguments = {"model_options": {}, "seed": seed, "denoise_mask": None}
         with torch.inference_mode(False), torch.no_grad():
-            return loop(asked, latent, levels, seed)
+            last: Tensor = function(stand_in, first, levels.clone(), extra_args=arguments, disable=True, **options)
+        return last.to(latent.dtype)
 
-    return loop_until_asked
+    return loop
 
 
 class _ModelStandIn:
@@ -93,7 +87,7 @@ class _ModelStandIn:
         self.inner_model = _GuiderStandIn(model)
 
     def __call__(self, x: Tensor, sigma: Tensor, **options: Any) -> Tensor:
-        return x - _like(sigma, x) * self.evaluate(x, sigma)
+        return denoised_by(x, self.evaluate(x, sigma), sigma)
 
 
 class _GuiderStandIn:

@@ -29,7 +29,7 @@ class StageLine(SamplingLine):
     """
 
     def __init__(self, stage: Any, ctx: Any) -> None:
-        self._state = _State(stage, ctx)
+        self.stage, self._ctx = stage, ctx
         scheduler = ctx.scheduler
         sampler_of(scheduler)  # refuses what cannot be skipped
         network = stage.transformer
@@ -38,16 +38,11 @@ class StageLine(SamplingLine):
         name, plain = own_class(scheduler).__name__, dict(scheduler.config)
         super().__init__(denoiser, replayed_sampler(name, loop_of(scheduler), plain, live=True))
 
-    @property
-    def stage(self) -> Any:
-        """The stage whose loop this is."""
-        return self._state.stage
-
     def __call__(
         self, begin: Callable[[StageLine], Any], *, guidance_scale: float = 1.0, guidance_scale_2: float = 1.0
     ) -> Any:
         """Run the loop; ``begin`` runs the stage's own, and returns what it returns."""
-        scheduler = self._state.ctx.scheduler
+        scheduler = self._ctx.scheduler
         self.scheduler.set_timesteps(sampler_of(scheduler).noise_levels(scheduler))
         return begin(self)
 
@@ -59,27 +54,13 @@ class StageLine(SamplingLine):
             model: the transformer that evaluates; one expert's outputs do not stand for another's.
             call: evaluates.
         """
-        models = self._state.models
-        if not any(model is known for known in models):
-            models.append(model)
-        return self.evaluated(latent, call, [next(k for k, known in enumerate(models) if known is model)])
+        return self.evaluated(latent, call, [int(model is not self.stage.transformer)])
 
     def guidance_of(self, batch: Any) -> dict[str, float]:
         """The guidance scales of a request."""
         scale = float(batch.guidance_scale or 1.0)
         second = getattr(batch, "guidance_scale_2", None)
         return {"guidance_scale": scale, "guidance_scale_2": scale if second is None else float(second)}
-
-
-class _State:
-    """What is no setting of the line."""
-
-    def __init__(self, stage: Any, ctx: Any) -> None:
-        self.stage, self.ctx = stage, ctx
-        self.models: list[Any] = []
-
-    def __deepcopy__(self, memo: Any) -> _State:
-        return self
 
 
 def loop_of(scheduler: Any) -> Loop:

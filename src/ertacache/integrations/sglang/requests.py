@@ -81,9 +81,7 @@ class Accelerations:
             ArgumentError: if there is no such policy, or no folder to learn into.
         """
         if wish not in self._made:
-            source = source_of(wish)
-            guarded = isinstance(source, Policy) and source.envelope is not None
-            self._made[wish] = WatchedAcceleration(source, "report" if guarded else None)
+            self._made[wish] = WatchedAcceleration.reporting(source_of(wish))
         return self._made[wish]
 
 
@@ -103,9 +101,8 @@ def source_of(wish: Wish) -> Policy | PolicySource:
 
 def _file_of(name: str) -> Path:
     folder = Path(os.environ.get(POLICIES) or ".")
-    found = [
-        folder / f"{name}{suffix}" for suffix in ("", ".json", ".safetensors") if (folder / f"{name}{suffix}").is_file()
-    ]
+    files = (folder / f"{name}{suffix}" for suffix in ("", ".json", ".safetensors"))
+    found = [file for file in files if file.is_file()]
     if not found or not found[0].resolve().is_relative_to(folder.resolve()):
         known = sorted(path.stem for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
         raise ArgumentError(
