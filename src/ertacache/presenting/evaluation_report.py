@@ -194,8 +194,8 @@ def report_evaluation(
     cases, step_errors = worst_cases(pipe, full, variants, evaluation.calls, selection, on_generation=on_generation)
     count = len(evaluation.calls)
     lead = (
-        f"{evaluation.model}: {count} prompt{'' if count == 1 else 's'}, each with its own seed, against the full run "
-        f"of {full.num_inference_steps} steps. Plain steps are the baseline: no cache, and as many steps as the policy "
-        "computes, on the scheduler's noise levels or on those of the steps that the policy computes."
+        f"{evaluation.model}, {count} prompt{'' if count == 1 else 's'}, each with its own seed, against the full run "
+        f"of {full.num_inference_steps} steps. Plain steps: as many as the policy computes, without a cache; 'same "
+        "levels': at the noise levels of the steps that it computes."
     )
     report_comparison(Comparison("What policies cost", lead, ways, policies, cases, step_errors), path)

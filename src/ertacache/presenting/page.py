@@ -46,7 +46,7 @@ class Grid:
     def of(cls, table: Table, *, stacked: bool = False) -> Grid:
         """The same table as the terminal shows."""
         columns = [[_text(cell) for cell in column.cells] for column in table.columns]
-        head = [_text(column.header) for column in table.columns] if table.show_header else []
+        head = [" ".join(_text(column.header).split()) for column in table.columns] if table.show_header else []
         texts = _text(table.title or ""), _text(table.caption or "")
         return cls(head, list(zip(*columns, strict=True)), *texts, stacked)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -54,10 +55,12 @@ def evaluation_table(ways: Sequence[Way]) -> Table:
 
     note = timing_note((way.name, way.step_ratio, way.speedup) for way in ways)
     count = len(ways[0].psnr)
-    table = Table(title=f"{count} prompt{'' if count == 1 else 's'}", caption=_literal(note) if note else None)
+    title, caption = f"{count} prompt{'' if count == 1 else 's'}", _literal(note) if note else None
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("")
-    for name in ("PSNR, dB", "steps", "95 %", "SSIM", "step ratio", "speedup", *ways[0].more):
-        table.add_column(name, justify="right", no_wrap=True)
+    # Broken, so that the table has room for names in 80 columns.
+    for name in ("PSNR, dB", "steps", "95\N{NO-BREAK SPACE}%", "SSIM", "step ratio", "speedup", *ways[0].more):
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for way in ways:
         low, high = interval(way.psnr)
         cells = [
