@@ -52,9 +52,9 @@ def test_the_verdict_is_what_was_measured(ours, theirs, said):
 
 def test_the_better_of_two_baselines_is_the_one_to_beat():
     ours, plain = ways([60, 60], [50, 50])
-    better = Way("15 plain steps, same levels", 15, 2.0, [62, 62], [0.9] * 2, [2.0] * 2, "ours", True)
+    better = Way("15 plain steps (same levels)", 15, 2.0, [62, 62], [0.9] * 2, [2.0] * 2, "ours", True)
     said = verdict(ours, [ours, plain, better])
-    assert "farther from the full run than 15 plain steps, same levels (60.0 against 62.0 dB)" in said
+    assert "farther from the full run than 15 plain steps (same levels) (60.0 against 62.0 dB)" in said
 
 
 def test_a_rival_that_is_nearer_is_named():

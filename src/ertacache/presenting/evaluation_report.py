@@ -103,10 +103,10 @@ def _picture_sections(comparison: Comparison) -> list[Section]:
     baseline = baseline_of(worst, ways)
     rival = baseline.name if baseline else FULL
     panels = list(dict.fromkeys([FULL, worst.name, rival]))
-    told = (
-        f"Of {len(worst.psnr)} prompts, those on which {worst.name} is farthest from the full run by PSNR, the worst "
-        "first; then the median and the best."
-    )
+    count = len(worst.psnr)
+    told = f"Of {count} prompts, those on which {worst.name} is farthest from the full run by PSNR, the worst first."
+    if count == 1:
+        told = "There is one prompt only."
     return [
         Section("At a glance", [Sheet(middle, names, gain, figures)]),
         Section(f"Where {worst.name} is worst", [told, Cases(cases, rival, worst.name, panels, gain)]),
@@ -116,8 +116,8 @@ def _picture_sections(comparison: Comparison) -> list[Section]:
 def _cost_plot(ways: Sequence[Way]) -> Plot:
     label = "Quality against cost of " + ", ".join(way.name for way in ways)
     caption = (
-        "Higher is nearer to the full run, further right computes fewer steps. Bars are 95 % intervals of the mean "
-        "over prompts; single prompts are faint."
+        "Higher is nearer to the full run, further right computes fewer steps; ways of one ratio stand side by side. "
+        "Bars are 95 % intervals of the mean over prompts; single prompts are faint."
     )
     return Plot(quality_against_cost(ways), label, caption)
 

@@ -58,9 +58,10 @@ def policy_figure(policy: Policy, measured: Mapping[str, Sequence[Sequence[float
         **LITERAL,
     )
     cached = set(policy.cached_steps)
-    bottom.bar(steps, [1] * len(steps), width=0.9, color=[CACHED if i in cached else COMPUTED for i in steps])
+    heights = [0.4 if i in cached else 1 for i in steps]
+    bottom.bar(steps, heights, width=0.9, color=[CACHED if i in cached else COMPUTED for i in steps])
     bottom.set_yticks([])
-    bottom.set_xlabel("step (dark: computed, light: cached)")
+    bottom.set_xlabel("step (tall: computed, short: cached)")
     for axis in (top, bottom):
         axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ertacache.policy import Policy
 from ertacache.presenting.page import Folded, Grid, Page, Plot, Section, write
@@ -65,4 +66,5 @@ def report_policy(policy: Policy, name: str, path: str | os.PathLike[str]) -> No
     lead = f"{computed}, with the method {policy.method.name}." + (
         " Errors are those measured in calibration." if policy.calibration.step_errors else ""
     )
-    write(Page(_title(name, policy), lead, [policy_section(name, policy)]), path)
+    section = replace(policy_section(name, policy), title="Schedule and errors")
+    write(Page(_title(name, policy), lead, [section]), path)

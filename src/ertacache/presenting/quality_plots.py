@@ -47,7 +47,8 @@ def quality_against_cost(ways: Sequence[Way]) -> Figure:
         drawn[way.name] = axis.errorbar([at], [mean], yerr=bars, linestyle="none", capsize=4, **style)
         seen[policy] += 1
     axis.set(xlabel="step ratio: all steps over computed ones", ylabel="PSNR against the full run, dB")
-    axis.margins(x=0.15)
+    ratios = sorted({way.step_ratio for way in ways})
+    axis.set(xlim=(0.85 * ratios[0], 1.2 * ratios[-1]), xticks=ratios, xticklabels=[f"{at:.3g}x" for at in ratios])
     literal_legend(figure, drawn)
     return figure
 

@@ -33,8 +33,8 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     title = f"{len(rows[0].psnr)} held-out prompts" if len(rows[0].psnr) > 1 else None
     table = Table(title=title, caption=_literal(note) if note else None)
     table.add_column("")
-    for name in ("steps computed", "step ratio", "PSNR, dB", "SSIM", "speedup, denoising"):
-        table.add_column(name, justify="right")
+    for name in ("steps\ncomputed", "step ratio", "PSNR, dB", "SSIM", "speedup,\ndenoising"):
+        table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(rows):
         quality = ("", "") if number == 0 else (f"{row.mean_psnr():.1f}", f"{row.mean_ssim():.3f}")
         ratio = f"{steps / row.computed_steps:.2f}x"

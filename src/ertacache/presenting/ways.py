@@ -52,7 +52,7 @@ def page_names(policies: Mapping[str, Policy]) -> dict[str, str]:
         if kind == 0:
             names[variant.name] = policy
             continue
-        name = plain_name(variant.computed_steps) + (", same levels" if kind == 2 else "")
+        name = plain_name(variant.computed_steps) + (" (same levels)" if kind == 2 else "")
         taken = name in names.values() or name in policies
         names[variant.name] = f"{name} (as {policy})" if taken else name
     return names
