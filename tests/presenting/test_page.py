@@ -188,6 +188,21 @@ def test_the_row_of_clips_follows_the_film_and_can_play_it(page_of_clips, opened
     assert page.locator("video").first.evaluate("video => video.paused")
 
 
+def test_the_row_plays_a_clip_whose_case_is_folded(tmp_path, opened):
+    clips = {"full": clip(0.0), "aligned": clip(0.05)}
+    cases = [Case(f"clip {k}", f"number {k}", clips, {}, fps=8) for k in range(2)]
+    sheet = Section("At a glance", [Sheet(cases[1], list(clips), 8, {})])
+    write(Page("", "", [sheet, Section("Clips", [Cases(cases, *clips, opened=1)])]), tmp_path / "page.html")
+    page = opened(tmp_path / "page.html")
+    page.wait_for_function("[...document.querySelectorAll('video')].every((video) => video.readyState >= 3)")
+    page.locator(".sheet .play").click()
+    seen = set()
+    for _ in range(20):
+        page.wait_for_timeout(60)
+        seen.add(round(greys(page, ".sheet canvas")[0] / 25.5))
+    assert len(seen) >= 4
+
+
 def test_what_is_folded_can_be_unfolded(page_of_pictures, opened):
     page = opened(page_of_pictures)
     assert [case.is_visible() for case in page.locator(".case").all()] == [True, True, False]

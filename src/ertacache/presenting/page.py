@@ -197,12 +197,16 @@ class Folded:
     part: Grid
 
 
+Part = str | Grid | Plot | Sheet | Cases | Folded
+"""What a section may hold; a string is a paragraph."""
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading with its content: paragraphs, tables, plots, pictures."""
 
     title: str
-    parts: Sequence[str | Grid | Plot | Sheet | Cases | Folded]
+    parts: Sequence[Part]
 
 
 @dataclass(frozen=True)
