@@ -31,7 +31,7 @@ def doctor(
     time: Annotated[
         bool,
         typer.Option(
-            "--time", help="Make one or two calls of four steps, and say what full runs and a calibration take here."
+            "--time", help="Make a few calls of four steps, and say what full runs and a calibration take here."
         ),
     ] = False,
     prompt: Annotated[str | None, typer.Option(help="The prompt of these calls.")] = None,

@@ -60,9 +60,9 @@ def estimate_of(trial: Trial, num_inference_steps: int) -> Estimate | None:
 
 
 def _made_of(trial: Trial, num_inference_steps: int) -> int:
-    """How many steps a call makes that asks for T: fewer for image-to-image, as the trial did."""
+    """How many steps a call makes that asks for T: as many times fewer or more as in the trial, such as in stages."""
     if trial.asked is None or trial.made == trial.asked:
         return num_inference_steps if trial.asked else trial.made
-    if trial.first == 0:  # a scheduler that makes one step fewer, whatever T
-        return num_inference_steps - (trial.asked - trial.made)
+    if trial.first == 0 and trial.made == trial.asked - 1:  # a scheduler that makes one step fewer, whatever T
+        return num_inference_steps - 1
     return round(num_inference_steps * trial.made / trial.asked)

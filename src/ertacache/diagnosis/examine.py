@@ -50,9 +50,9 @@ def doctor(
     Args:
         pipe: a diffusers pipeline, accelerated or not.
         policy: a policy; whether it fits is said too.
-        time: also make calls of four steps, one of them cached: one, or two if the first takes less than ten seconds.
-            They say what full runs, a step ratio of 2 and a calibration take on this machine, and try level ``hidden``
-            with one step.
+        time: also make calls of four steps: one is recorded as calibration does, one is timed with its third step
+            cached (and again if that took less than ten seconds), and one ends after a step at level ``hidden``. They
+            show what else is refused, and what full runs, a step ratio of 2 and a calibration take on this machine.
         num_inference_steps: T of the calls to come, 1 or more; by default the pipeline's own.
         **call_arguments: those of the calls to come (size, guidance, a prompt, a picture, ...). A pipeline that takes a
             prompt gets one if none is given.

@@ -135,7 +135,7 @@ class Estimate:
     Args:
         steps: T, for which all figures hold.
         trial_steps: how many steps one call of the trial made.
-        warmed_up: whether a call was made before the one that was timed.
+        warmed_up: whether a whole call, decoding included, was made before the one that was timed.
         full_run: a whole call with every step computed.
         outside: the part of it before the first and after the last step: text encoders, decoder.
         step: a computed step.

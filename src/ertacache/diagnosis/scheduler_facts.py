@@ -11,7 +11,6 @@ from typing import Any
 import diffusers
 
 from ertacache.diagnosis.facts import SchedulerFacts, refusal_of
-from ertacache.errors import ERTACacheError
 from ertacache.runtime.denoisers import has_experts
 from ertacache.runtime.grid_transfer import measured_with
 from ertacache.runtime.scheduler_seam import schedulers_beside
@@ -66,7 +65,7 @@ def _others(scheduler: Any) -> list[str]:
         for kind, options in _alike(scheduler):
             try:
                 supported = noise_levels(kind.from_config(config, **options)) is not None
-            except (ERTACacheError, ImportError, ValueError):  # not supported, installed, or for this configuration
+            except Exception:  # not supported, not installed, or whatever it raises on another one's configuration
                 continue
             if supported and kind is not own_class(scheduler):
                 names.add(kind.__name__)

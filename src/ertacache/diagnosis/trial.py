@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ertacache.calibration.prompts import calls_for
-from ertacache.calibration.recorder import check_sampler
+from ertacache.calibration.recorder import record
 from ertacache.clock import now
 from ertacache.diagnosis.facts import Refusal, refusal_of
 from ertacache.method.named_methods import Method, check_streams_method
@@ -24,7 +24,7 @@ from ertacache.runtime.run import Run
 STEPS = 4
 """How many steps a trial's call makes. The third is cached; the second and the fourth are timed."""
 CHEAP = 10.0
-"""Seconds: a first call that took less only warmed up, and a second one is timed."""
+"""Seconds: a timed call that took less is made again, since the first one warmed up its decoder."""
 PROMPT = "a red star"
 
 
@@ -40,7 +40,7 @@ class Trial:
         intervals: for each step but the first: whether it was computed, its seconds, and those of its denoiser calls.
         denoiser_calls: how many denoiser calls make up a step.
         samples: the latent and the model output of the first step, for each latent that the loop steps.
-        warmed_up: whether a call was made before this one.
+        warmed_up: whether it is the second timed call.
         calibration: why such a call cannot be calibrated, or None if it can.
         hidden: why level ``hidden`` cannot be used, or None if it can.
     """
@@ -63,7 +63,7 @@ class Trial:
 
 
 def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
-    """Make a short call; and another one to be timed, if the first took less than `CHEAP`.
+    """Make short calls: one is recorded as calibration does, then one is timed, and again if that took little time.
 
     Args:
         pipe: the pipeline; left as it was found.
@@ -71,6 +71,7 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
         steps: T of the calls to come, which a call whose arguments set its noise levels makes here too.
 
     Raises:
+        ArgumentError: if sigmas or timesteps are no list of numbers.
         CalibrationError: if the arguments do not go together.
         PipelineError: if the pipeline cannot be served, or takes no such argument.
         RunError: if its loop cannot be followed.
@@ -82,32 +83,30 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
         given.get(n) is not None for n in ("sigmas", "timesteps")
     )
     asked = steps if sets_levels else STEPS
-    call = calls_for(pipe, [given], {"num_inference_steps": asked}, 0)[0].as_given()
+    (call,) = calls_for(pipe, [given], {"num_inference_steps": asked}, 0)
     with preserved(pipe), RandomState.current().lent():
-        trial = _made(pipe, call)
-        calibration, hidden = trial.calibration, _refusal_of_hidden(pipe, call, len(trial.samples))
+        calibration = refusal_of(lambda: record(pipe, call, 0, asked, _nothing, _nothing))
+        trial = _timed(pipe, call.as_given())
         if trial.seconds < CHEAP:
-            trial = replace(_made(pipe, call), warmed_up=True)
+            trial = replace(_timed(pipe, call.as_given()), warmed_up=True)
+        hidden = _refusal_of_hidden(pipe, call, len(trial.samples))
     return replace(trial, asked=None if sets_levels else asked, calibration=calibration, hidden=hidden)
 
 
-def _made(pipe: Any, call: Call) -> Trial:
+def _nothing(seen: object) -> None:
+    """Take no note."""
+
+
+def _timed(pipe: Any, call: Call) -> Trial:
     """Make a call, and time it."""
     watch, twin, arguments = _Stopwatch(), twin_of(pipe), call.arguments()
     with call.random.lent():
         began = now()
         with Run(twin, watch) as run:
             run.call(**arguments)
-        seconds = now() - began - watch.aside
+        seconds = now() - began
     return Trial(
-        None,
-        watch.first,
-        len(watch.ended),
-        seconds,
-        tuple(watch.intervals()),
-        watch.denoiser_calls,
-        tuple(watch.samples),
-        calibration=watch.calibration,
+        None, watch.first, len(watch.ended), seconds, watch.intervals(), watch.denoiser_calls, tuple(watch.samples)
     )
 
 
@@ -115,16 +114,16 @@ class _Stopwatch(Driver):
     """Caches the third step, and takes the time of each step and of its denoiser calls.
 
     Attributes:
-        aside: the seconds that its own checks took.
+        first: the index of the first step.
+        denoiser_calls: how many of them make up that step.
+        samples: the latent and the model output of the first step of each stream.
         ended: when each step ended.
     """
 
     def __init__(self) -> None:
         self.first = self.denoiser_calls = 0
-        self.aside = 0.0
         self.ended: list[float] = []
         self.samples: list[tuple[Tensor, Tensor]] = []
-        self.calibration: Refusal | None = None
         self._computed: list[bool] = []
         self._denoised: list[float] = []
         self._began = 0.0
@@ -137,27 +136,20 @@ class _Stopwatch(Driver):
         if step.stream == 0:
             self._denoised.append(now() - self._began)
             self._computed.append(step.computed)
-        if step.stream == len(self.samples):
-            self._see(step)
-        return step.model_output
-
-    def _see(self, step: Step) -> None:
-        """Take in the first step of a latent."""
-        began = now()
-        if step.stream == 0:
+        if not self.samples:
             self.first, self.denoiser_calls = step.index, step.denoiser_calls
-        self.samples.append((step.sample.detach(), step.model_output.detach()))
-        self.calibration = self.calibration or refusal_of(lambda: check_sampler(step))
-        self.aside += now() - began
+        if step.stream == len(self.samples):
+            self.samples.append((step.sample.detach(), step.model_output.detach()))
+        return step.model_output
 
     def stepped(self, index: int, sample: Tensor, stream: int) -> None:
         if stream == 0:
             self.ended.append(now())
 
-    def intervals(self) -> list[tuple[bool, float, float]]:
+    def intervals(self) -> tuple[tuple[bool, float, float], ...]:
         """See `Trial`."""
         spent = [end - before for before, end in zip(self.ended, self.ended[1:], strict=False)]
-        return list(zip(self._computed[1:], spent, self._denoised[1:], strict=True))
+        return tuple(zip(self._computed[1:], spent, self._denoised[1:], strict=True))
 
 
 class _FirstStep(Driver):

@@ -91,10 +91,10 @@ def estimate_rows(estimate: Estimate | None, tried: bool) -> Iterator[Row]:
     """What a trial on this machine says."""
     if estimate is None:
         if not tried:
-            yield "timed", "nothing; time=True (--time) makes one or two calls of a few steps"
+            yield "timed", "nothing; time=True (--time) makes a few calls of four steps"
         return
     e, calls = estimate, estimate.denoiser_calls
-    second = "the second of two calls" if e.warmed_up else "one call, not warmed up,"
+    second = "the second of two whole calls" if e.warmed_up else "one whole call, its decoder not warmed up,"
     yield "timed", f"{second} of {e.trial_steps} steps, one of them cached; the rest follows from that"
     yield (
         "full run",
