@@ -64,12 +64,12 @@ lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed  ## the slow tests, and tables like those of docs/pipelines.md
+bench: $(VENV)/installed  ## the slow tests, and tables like those of docs/records/pipelines.md
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.method
 
-paper: $(VENV)/installed  ## the paper's tables and figures, and docs/paper.md about them; hours, and resumable
+paper: $(VENV)/installed  ## the paper's tables and figures, and docs/records/paper.md about them; hours, and resumable
 	$(BIN)/python -m benchmarks.paper
 
 train: $(VENV)/installed  ## train the embedded pipeline anew; hours on a CPU

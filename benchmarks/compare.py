@@ -1,4 +1,4 @@
-"""Measures every rival on the small trained pipelines, side by side in one run, and writes docs/results.md.
+"""Measures every rival on the small trained pipelines, side by side in one run, and writes docs/records/results.md.
 
     ertacache benchmark     # all rivals on all pipelines; hours
 

@@ -1,4 +1,4 @@
-"""What each full run brings: quality against the cost of calibration, beside rivals at their own cost: docs/cost.md.
+"""What each full run brings, beside rivals at their own cost of calibration: docs/records/cost.md.
 
     python -m benchmarks.cost     # all trained pipelines; about two hours on two cores
 

@@ -1,4 +1,4 @@
-"""Every pipeline at its own model's defaults, beside every rival, from 1.3x to 5x: docs/pipelines.md.
+"""Every pipeline at its own model's defaults, beside every rival, from 1.3x to 5x: docs/records/pipelines.md.
 
     python -m benchmarks.defaults     # all settings; hours on a core, and resumable
 

@@ -1,4 +1,4 @@
-"""Every method at every budget on the small trained pipelines, side by side in one run: docs/pipelines.md.
+"""Every method at every budget on the small trained pipelines, side by side in one run: docs/records/pipelines.md.
 
     python -m benchmarks.method flux wan cogvideox opensora
 

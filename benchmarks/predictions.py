@@ -1,4 +1,4 @@
-"""How well it is predicted which transfers to other steps are worse than as many plain steps: docs/transfer.md.
+"""How well it is predicted which transfers to other steps are worse than as many plain steps: docs/records/transfer.md.
 
     python -m benchmarks.predictions flux wan
 

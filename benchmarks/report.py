@@ -1,4 +1,4 @@
-"""Writes docs/results.md from the figures that `benchmarks.compare` measured, which also calls it when it is done.
+"""Writes docs/records/results.md from the figures of `benchmarks.compare`, which also calls it when it is done.
 
 python -m benchmarks.report     # write the page again from benchmarks/results; measures nothing
 """
@@ -318,4 +318,4 @@ def write_page(results: Path, page: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_page(Path("benchmarks/results"), Path("docs/results.md"))
+    write_page(Path("benchmarks/results"), Path("docs/records/results.md"))

@@ -1,4 +1,4 @@
-"""How far calibration scales: a real calibration's exchanges, replayed with step times of large models: docs/scale.md.
+"""How far calibration scales: real exchanges, replayed with step times of large models: docs/how-to/many-gpus.md.
 
     python -m benchmarks.scale               # some minutes
     python -m benchmarks.scale --pairs 3     # one worker and two, by turns, on two idle cores
@@ -60,8 +60,8 @@ class Model:
 
 
 MODELS = (
-    Model("FLUX-dev, 1024 x 1024", 0.19, "measured, docs/gpu.md"),
-    Model("Wan 2.1 1.3B, 81 frames, 480p", 1.3, "measured, docs/gpu.md"),
+    Model("FLUX-dev, 1024 x 1024", 0.19, "measured, docs/records/gpu.md"),
+    Model("Wan 2.1 1.3B, 81 frames, 480p", 1.3, "measured, docs/records/gpu.md"),
     Model("Wan 2.1 14B, 81 frames, 480p", 13.0, "ten times the 1.3B's operations"),
     Model("LTX-2 19B, 121 frames", 0.6, "operations of tokens times parameters, at FLUX's rate"),
     Model("the small FLUX, here", 0.02, "measured here, about"),

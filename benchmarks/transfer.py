@@ -1,4 +1,4 @@
-"""What a policy loses in a setting that it was not calibrated in, against one that was: docs/transfer.md.
+"""What a policy loses in a setting that it was not calibrated in, against one that was: docs/records/transfer.md.
 
     python -m benchmarks.transfer flux wan
 
@@ -183,7 +183,7 @@ def _new_notes(result: Result, known: Sequence[str]) -> list[str]:
 
 
 def markdown_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table of docs/transfer.md, a row for each setting and step ratio."""
+    """The table of docs/records/transfer.md, a row for each setting and step ratio."""
     lines = [
         ["used at", "computed", "fewer steps", "calibrated there", "transferred", "lost, dB (95 % interval)", "a call"]
     ]

@@ -1,4 +1,4 @@
-"""At 20 steps, and with two experts of ten steps each: methods side by side: docs/pipelines.md.
+"""At 20 steps, and with two experts of ten steps each: methods side by side: docs/records/pipelines.md.
 
     python -m benchmarks.twenty     # an hour on a core, and resumable
 

@@ -1,1 +1,1 @@
-"""The contract that every pipeline must keep, tried on tiny pipelines of all classes; writes docs/support.md."""
+"""The contract of every pipeline, tried on tiny pipelines of all classes; writes docs/reference/support.md."""

@@ -1,4 +1,4 @@
-"""Run every case and write docs/support.json and docs/support.md: ``python -m contract``; an hour, and resumable.
+"""Run every case; writes support.json and support.md of docs/reference: ``python -m contract``; an hour, and resumable.
 
 With names of cases, or parts of names, only those cases are run and printed, and nothing is written.
 """

@@ -1,4 +1,4 @@
-"""Writes docs/support.md from docs/support.json, where the contract records its outcomes.
+"""Writes docs/reference/support.md from docs/reference/support.json, where the contract records its outcomes.
 
 python -m contract.page     # write the page again from what is recorded; runs nothing
 """
@@ -20,7 +20,7 @@ from contract.case import Case
 from contract.check import Outcome
 from contract.not_tried import REASONS
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs/reference"
 RECORD, PAGE = DOCS / "support.json", DOCS / "support.md"
 
 Found = Mapping[str, tuple[str, Outcome]]
@@ -32,8 +32,8 @@ INTRODUCTION = """# What works
 were not tried. Of {changes:,} changes made after calibration, none spoiled the picture without a message.**
 
 Every row was run, on a tiny pipeline of the class with random weights. So this page shows what runs, not how good the
-pictures are: see [pipelines.md](pipelines.md) for quality. `python -m contract` runs everything again and writes this
-page (an hour, resumable).
+pictures are: see [pipelines.md](../records/pipelines.md) for quality. `python -m contract` runs everything again and
+writes this page (an hour, resumable).
 
 A class works if it keeps the contract of `contract/check.py`:
 
@@ -44,7 +44,7 @@ A class works if it keeps the contract of `contract/check.py`:
 
 The calibrated policies here are `aligned` on evenly spaced steps, which is quick to calibrate. Such policies are never
 transferred: another number of steps or other guidance is always refused. So this page does not show transfers, which
-only policies with a searched schedule get; [transfer.md](transfer.md) has those.
+only policies with a searched schedule get; [transfer.md](../records/transfer.md) has those.
 """
 
 
@@ -55,8 +55,9 @@ WORKS = """A class counts as working if at least one case of it works.
 - {by_hand} classes work only with policies made by hand, such as evenly spaced ones: *calibrated* is "no" in all their
   cases. They count as working too.
 
-*Levels* are what can be cached ([method.md](method.md)): `all` stands for `velocity`, `output` and `hidden`. Each
-pipeline ran with its own scheduler; some also ran with all others, and the second table lists those that work.
+*Levels* are what can be cached ([method.md](../records/method.md)): `all` stands for `velocity`, `output` and
+`hidden`. Each pipeline ran with its own scheduler; some also ran with all others, and the second table lists those that
+work.
 """
 
 

@@ -1,4 +1,4 @@
-"""The figures of docs/cost.md: how settings of rivals are chosen, how tables are made, and what calibrate quotes."""
+"""The figures of docs/records/cost.md: how rivals are set, how tables are made, what calibrate quotes."""
 
 import json
 from pathlib import Path

@@ -15,7 +15,7 @@ from contract.case import Case
 from ertacache.errors import ArgumentError
 from ertacache.runtime.layout_tables import BLOCK_OUTPUTS, register_block
 
-ADDING = (Path(__file__).parent.parent / "docs/adding-a-model.md").read_text()
+ADDING = (Path(__file__).parent.parent / "docs/how-to/own-model.md").read_text()
 
 
 class MyBlock(torch.nn.Module):

@@ -107,7 +107,7 @@ def test_no_internal_function_takes_over_8_arguments():
     assert {name for name in commands if name.split(".")[-2] != name.split(".")[-1]} == set()
 
 
-ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+ARCHITECTURE = (ROOT / "docs/understand/architecture.md").read_text()
 WALKS = re.findall(r"^### (.*)\n((?:.*\n)*?)(?=^#|\Z)", ARCHITECTURE, re.MULTILINE)
 
 
@@ -140,7 +140,7 @@ def resolved(name):
 
 
 PAGES = [
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "README.md",
     *MODULES.values(),
     *(ROOT / "benchmarks").glob("*.py"),

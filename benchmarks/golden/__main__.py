@@ -1,4 +1,4 @@
-"""Is one schedule for all prompts the limit, and how far from the best is ours? Every schedule: docs/golden-path.md.
+"""Is one schedule for all prompts the limit, and how far is ours from the best? docs/records/golden-path.md.
 
     python -m benchmarks.golden flux     # an hour on a core, and resumable
 

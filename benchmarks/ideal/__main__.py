@@ -1,4 +1,4 @@
-"""Every method on the ideal denoiser, which no training made: docs/ideal.md.
+"""Every method on the ideal denoiser, which no training made: docs/records/ideal.md.
 
     python -m benchmarks.ideal     # half an hour on a core, and resumable
 

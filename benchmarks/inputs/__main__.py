@@ -1,4 +1,4 @@
-"""Try wrong input everywhere, and write docs/errors.md: ``python -m benchmarks.inputs [--mutations 1000]``."""
+"""Try wrong input everywhere; writes docs/reference/errors.md: ``python -m benchmarks.inputs [--mutations 1000]``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.inputs.cases import ACCEPTED, SECONDS, Tally
 from benchmarks.markdown import table
 from ertacache.files import written_whole
 
-PAGE = Path(__file__).parents[2] / "docs/errors.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/errors.md"
 
 
 def main(

@@ -114,7 +114,7 @@ def main(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
     out: Annotated[Path | None, typer.Option(help="figures, as JSON; benchmarks/results/paper, if not --quick")] = None,
-    page: Annotated[Path | None, typer.Option(help="docs/paper.md, if not --quick")] = None,
+    page: Annotated[Path | None, typer.Option(help="docs/records/paper.md, if not --quick")] = None,
     work: Annotated[Path, typer.Option(help="policies and unfinished measurements")] = Path("out/paper"),
     quick: Annotated[
         bool, typer.Option("--quick", help="two prompts, six steps, flux and wan: a check, no figures")
@@ -123,7 +123,7 @@ def main(
     """Measure the paper's tables and figures, and write the page about them."""
     console = Console()
     out = out or (work / "quick/results/paper" if quick else Path("benchmarks/results/paper"))
-    page = page or (work / "quick/paper.md" if quick else Path("docs/paper.md"))
+    page = page or (work / "quick/paper.md" if quick else Path("docs/records/paper.md"))
     for name in experiments or ():
         if name not in EXPERIMENTS:
             raise typer.BadParameter(f"there is no {name!r}; choose among {', '.join(EXPERIMENTS)}")

@@ -1,4 +1,4 @@
-"""Writes docs/paper.md from the stored figures: each table and figure of the paper beside what was measured here.
+"""Writes docs/records/paper.md from the stored figures: the paper's tables and figures beside what was measured here.
 
 python -m benchmarks.paper.page     # write the page again from benchmarks/results/paper; measures nothing
 """
@@ -22,9 +22,9 @@ TITLE = "# The paper's experiments, measured again\n"
 SMALL = ("emoji", "flux", "wan", "cogvideox", "opensora")
 MEASURED = """`emoji`, `flux`, `wan`, `cogvideox` and `opensora` are small pipelines that this project trained. `emoji`
 draws real pictures of 64 x 64 pixels by captions that leave most of them open, with guidance 8 and no shift: there
-fewer steps make other pictures ([regime.md](regime.md)). The others draw what a caption says in full, pictures of
-96 x 96 pixels and clips of 48 x 48 ([pipelines.md](pipelines.md)), and half of the steps do. Table 4 uses random
-weights."""
+fewer steps make other pictures ([regime.md](../understand/regime.md)). The others draw what a caption says in full,
+pictures of 96 x 96 pixels and clips of 48 x 48 ([pipelines.md](pipelines.md)), and half of the steps do. Table 4 uses
+random weights."""
 
 
 HEAD = """*Reproduced*: the 95 % interval of the gain over prompts lies above 0. *Reversed*: it lies below 0.
@@ -144,4 +144,4 @@ def _protocol(found: Results) -> str:
 
 
 if __name__ == "__main__":
-    write_page(Path("benchmarks/results/paper"), Path("docs/paper.md"))
+    write_page(Path("benchmarks/results/paper"), Path("docs/records/paper.md"))

@@ -1,4 +1,4 @@
-"""Every tiny pipeline keeps the contract or is refused, as docs/support.json records, and docs/support.md shows it."""
+"""Every tiny pipeline keeps the contract or is refused, as docs/reference/support.json records and support.md shows."""
 
 from __future__ import annotations
 

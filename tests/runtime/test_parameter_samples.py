@@ -47,7 +47,7 @@ def test_the_same_weights_rounded_are_the_same_and_the_report_says_that_they_are
     assert doubt.startswith(
         f"they are stored as {str(dtype).removeprefix('torch.')} here, and were as float32 in calibration"
     )
-    assert "docs/quantised.md" in doubt
+    assert "docs/how-to/quantised.md" in doubt
     assert difference(expected, weights_of(other.to(dtype)))[0]
 
 

@@ -1,4 +1,4 @@
-"""Samplers that are one loop, and denoisers that are no module: the example of docs/adding-a-model.md."""
+"""Samplers that are one loop, and denoisers that are no module: the example of docs/how-to/own-model.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import ertacache
 from ertacache.errors import PolicyMismatchError, RunError
 from ertacache.integrations.replayed_sampler import replayed_sampler
 
-ADDING = (Path(__file__).parents[2] / "docs/adding-a-model.md").read_text(encoding="utf-8")
+ADDING = (Path(__file__).parents[2] / "docs/how-to/own-model.md").read_text(encoding="utf-8")
 CALLS: list[None] = []
 """Of the networks; an attribute of theirs would be restored after calibration."""
 SETTING = {"num_inference_steps": 12, "guidance_scale": 1.0}

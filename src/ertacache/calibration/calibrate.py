@@ -65,7 +65,8 @@ def calibrate(
         full_runs: the cost limit of the whole calibration, in full runs' denoiser calls, 1 or more. By default 10, or
             8 for each prompt for a budget of quality. With 1, a policy is made from the recording of one full run
             alone, and its error is not measured; with more, more prompts are used, and then the schedule is searched
-            longer. docs/cost.md has what each number brings. Methods that do not search use all prompts by default.
+            longer. docs/records/cost.md has what each number brings. Methods that do not search use all prompts by
+            default.
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict has one; -2^63 to 2^63 - 1.
         progress: show a progress bar, and the cost of calibration.
         checkpoint: a folder in which full runs are kept, but not the search. A later calibration on the same prompts

@@ -84,8 +84,8 @@ def better_policy(
     The two are compared by the mean logarithm of the final errors, as in the search, so that one prompt with a large
     error does not outvote the rest. The fitted weights are compared by the loop in which all prompts use them, not by
     that of held-out prompts, whose errors add up from step to step: judged by that on 12 prompts, Taylor's weights
-    seemed better by up to 4 dB where they were 5 dB worse on new prompts (docs/research-log.md). Where the loop with
-    Taylor's weights would take ``loops.denoiser_calls`` above ``limit``, it is left out.
+    seemed better by up to 4 dB where they were 5 dB worse on new prompts (docs/records/research-log.md). Where the loop
+    with Taylor's weights would take ``loops.denoiser_calls`` above ``limit``, it is left out.
     """
     if method.predictor != "aligned":
         return policy_of(loops, method, budget, fit, threshold=threshold, notes=notes)

@@ -1,7 +1,7 @@
 """How many prompts a calibration uses, and what each may cost: from the limit that the user gave for all of it.
 
 A full run of every prompt and one closed loop over all of them is most of what a calibration is worth: more prompts
-bring more than more loops (docs/cost.md). So a limit is spent on as many prompts as can have both.
+bring more than more loops (docs/records/cost.md). So a limit is spent on as many prompts as can have both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ertacache.method.named_methods import Method
 from ertacache.value_checks import number
 
 FULL_RUNS = 10.0
-"""The default limit for budgets of steps and of seconds, in full runs in all; see docs/cost.md."""
+"""The default limit for budgets of steps and of seconds, in full runs in all; see docs/records/cost.md."""
 QUALITY_RUNS = 8.0
 """The default limit for a budget of quality, which has to find the number of steps too, in full runs per prompt."""
 MOST_FULL_RUNS = 1e6

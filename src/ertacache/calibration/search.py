@@ -20,7 +20,7 @@ from ertacache.method.surrogate import Surrogate, climb
 
 
 def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: Surrogate) -> Iterator[Schedule]:
-    """Yield the schedules that closed loops try first, in order (measured in docs/research-log.md).
+    """Yield the schedules that closed loops try first, in order (measured in docs/records/research-log.md).
 
     They are: the best of a few mild bends (`ertacache.method.surrogate.Surrogate.best_bend`); the schedule of
     `all_denser_at_ends` with the smallest surrogate error; the one that

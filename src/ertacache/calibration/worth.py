@@ -1,4 +1,4 @@
-"""What more full runs would bring, as measured on the small pipelines of this project: docs/cost.md."""
+"""What more full runs would bring, as measured on the small pipelines of this project: docs/records/cost.md."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def worth_of_more(step_ratio: float, full_runs: float) -> str:
         return ""
     return (
         f"full_runs={MOST} would bring {measured[max(reached)]:.1f} dB more, if this model is like the small ones that "
-        "this was measured on (docs/cost.md)"
+        "this was measured on (docs/records/cost.md)"
     )

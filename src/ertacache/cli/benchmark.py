@@ -32,7 +32,7 @@ def benchmark(
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option(help="The Markdown page about all figures in --out. Default: docs/results.md, if not --quick."),
+        typer.Option(help="The Markdown page about all of --out. Default: docs/records/results.md, if not --quick."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="The HTML page with pictures. Default: results.html in the --work folder.")
@@ -55,7 +55,7 @@ def benchmark(
             cure="Clone the repository and install it from there: pip install -e '.[dev]'.",
         )
     folder = checked_folder(out or (work / "quick" if quick else Path("benchmarks/results")))
-    page = checked_output(page or (work / "quick/results.md" if quick else Path("docs/results.md")))
+    page = checked_output(page or (work / "quick/results.md" if quick else Path("docs/records/results.md")))
     webpage = checked_output(report or work / ("quick/results.html" if quick else "results.html"), besides=[page])
     checked_folder(work)
     from ertacache import zoo

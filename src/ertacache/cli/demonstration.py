@@ -95,7 +95,7 @@ def ways(ratio: str, policy: Policy) -> list[Variant]:
     """The policy, the best rival that needs no other package, and fewer steps, all computing as many steps.
 
     The rival is TaylorSeer's prediction of the denoiser's output at evenly spaced steps: of all that were measured on
-    these pipelines the best or among them (docs/pipelines.md).
+    these pipelines the best or among them (docs/records/pipelines.md).
     """
     steps, computed = policy.num_inference_steps, len(policy.computed_steps)
     taylor = Policy(steps, evenly_spaced(steps, computed, (0, steps - 1)), Method.named("taylor"))

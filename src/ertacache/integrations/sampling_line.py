@@ -2,7 +2,7 @@
 
 Calibration, budgets, instant and learnt policies, reports and guards work on it as they do on a diffusers pipeline. An
 engine subclasses `SamplingLine`, runs its own loop in ``__call__``, and hands each evaluation of its guided denoiser to
-`SamplingLine.evaluated`. docs/adding-a-model.md shows it on a loop of ten lines.
+`SamplingLine.evaluated`. docs/how-to/own-model.md shows it on a loop of ten lines.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ ANSWER = 0.375
 """How strongly outputs react to errors of the latent, per unit of guidance; see `Feedback`.
 
 Closed loops measured half as much, averaged over directions. But errors grow in the directions that react most. With
-this value, predictions rank transfers as their measured gains do (docs/transfer.md).
+this value, predictions rank transfers as their measured gains do (docs/records/transfer.md).
 """
 STRONGEST = 4.0
 """Guidance above this counts as this much: pictures that differ so much no longer drift apart."""

@@ -4,9 +4,9 @@ A closed loop skips the cached steps, predicts them, and ends at some distance f
 combinations of outputs, and samplers are linear in them. So all that a loop does to the latent follows from the
 outputs' dot products, but for one thing: how later outputs answer the errors that predictions leave in the latent.
 
-That is taken from measurements (docs/research-log.md). Measured in closed loops of four pipelines, an output is wrong
-by ``c / (s (1 - s))^0.7`` times the latent's error at noise level s: it pulls the error back. How strongly depends on
-the direction of the error; c is 0.25 in the mean, with a deviation of 0.6. Weights that make up for errors which are
+That is taken from measurements (docs/records/research-log.md). Measured in closed loops of four pipelines, an output is
+wrong by ``c / (s (1 - s))^0.7`` times the latent's error at noise level s: it pulls the error back. How strongly
+depends on the direction; c is 0.25 in the mean, with a deviation of 0.6. Weights that make up for errors which are
 pulled back anyway overshoot, and over long gaps these errors grow; where nothing is pulled back, the weights must do
 it. So a loop is simulated for each of a few answers, `ANSWERS`, and the weights are fitted on all of them.
 """

@@ -3,7 +3,7 @@
 On every grid, a model's outputs vary with the noise level in the same way. The policy keeps this in a Gram matrix
 (`ertacache.method.gram_weights`), from which the new weights are solved. The error of the result is predicted
 (`ertacache.method.error_growth`); if as many plain steps are predicted to be better, the transfer is refused.
-docs/transfer.md has the measurements.
+docs/records/transfer.md has the measurements.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ NEAR_STEPS = (0.6, 1.7)
 """By how much a call may multiply the number of steps.
 
 In this range a transferred policy is 2 to 16 dB closer to the full run than fewer steps are, and up to 7 dB farther
-than a policy calibrated for the call (docs/transfer.md).
+than a policy calibrated for the call (docs/records/transfer.md).
 """
 MOST_BENT = 0.5
 """How many steps the noise levels may leave the calibrated curve: schedulers round, but another shift is far more."""
 FARTHER = 1.5
 """How many times the predicted error of plain steps a transfer's predicted error may be.
 
-Predictions rank transfers, but are not more accurate than that (docs/transfer.md).
+Predictions rank transfers, but are not more accurate than that (docs/records/transfer.md).
 """
 
 

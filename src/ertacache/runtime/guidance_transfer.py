@@ -38,7 +38,7 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
     The schedule stays. With an output ``v = u + g d``, where d is the contrast of the guidance branches, the weights
     on u and d stay as well; so the factors of the contrasts are multiplied by new over old guidance. The trajectory
     also changes with guidance, which the weights do not follow. So calls do this automatically for near scales only;
-    calibrating at the other guidance loses nothing. docs/transfer.md has the measured loss.
+    calibrating at the other guidance loses nothing. docs/records/transfer.md has the measured loss.
 
     In these cases the weights stay as they are, and only the recorded guidance changes, so that calls are accepted:
 

@@ -119,7 +119,7 @@ def difference(expected: Weights, actual: Weights, model: nn.Module | None = Non
 def _stored_otherwise(expected: Weights, actual: Weights) -> str:
     return (
         f"they are stored as {kinds(actual)} here, and were as {kinds(expected)} in calibration (what another "
-        "precision loses was measured in docs/quantised.md)"
+        "precision loses was measured in docs/how-to/quantised.md)"
     )
 
 

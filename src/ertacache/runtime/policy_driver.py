@@ -127,7 +127,7 @@ class PolicyDriver(Driver):
         """Go on with other denoiser calls: of another expert, or since guidance begins or ends.
 
         Weights that were fitted through a change of experts use the outputs of both. All others would not: Taylor's
-        lose up to 9 dB by it (docs/research-log.md).
+        lose up to 9 dB by it (docs/records/research-log.md).
         """
         alike = self.policy.method.fits_weights and step.form == [key[1:] for key in self.pattern]
         if not alike:

@@ -1,9 +1,9 @@
 """The draft: a policy for a second run of each call from the same noise, and the errors that calibration saw with it.
 
 The errors of cached steps hardly show whether a picture turned bad, even if each one were known exactly: it depends on
-how the denoiser amplifies them, which a single run does not show (docs/research-log.md). A second run from the same
-noise does, mostly with fewer computed steps. It makes other errors, and if the denoiser amplifies small errors, the two
-runs part.
+how the denoiser amplifies them, which a single run does not show (docs/records/research-log.md). A second run from the
+same noise does, mostly with fewer computed steps. It makes other errors, and if the denoiser amplifies small errors,
+the two runs part.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def estimated_errors(distances: Sequence[float], drifts: tuple[GuardReport, Guar
     If the draft computes fewer steps, the distance to it is nearly all the draft's own error. Divided by the draft's
     drift, it says how much the denoiser amplifies errors on this prompt; times the run's drift, it estimates the run's
     error. If the draft computes more steps, the distance is mostly the run's error itself, and the drifts change it
-    little (docs/research-log.md).
+    little (docs/records/research-log.md).
 
     Args:
         distances: the distances to the draft, one for each sample.

@@ -6,8 +6,8 @@ If a policy corrects nothing, the drift is the change since the previous compute
 
 The score of a step is the logarithm of the root of the sum of squares of the drifts so far, in standard deviations
 above calibration's mean. The sum restarts in the middle of the run, and drifts after four fifths of it do not count. Of
-all variants tried (docs/research-log.md), this one separates bad pictures from good ones best. Pictures turn bad in
-between: earlier drifts say little about the end, and later only fine noise still changes.
+all variants tried (docs/records/research-log.md), this one separates bad pictures from good ones best. Pictures turn
+bad in between: earlier drifts say little about the end, and later only fine noise still changes.
 """
 
 from __future__ import annotations
