@@ -123,7 +123,17 @@ def test_a_loop_that_cannot_be_followed_shows_in_a_trial(make_toy):
 
 @pytest.mark.parametrize(
     "name",
-    ["Wan 2.2", "WanModular", "LTX2", "StableDiffusionXLImg2Img", "Amused", "DDIM", "FluxControlNet", "HeliosPyramid"],
+    [
+        "Wan 2.2",
+        "WanModular",
+        "LTX2",
+        "StableDiffusionXLImg2Img",
+        "Amused",
+        "DDIM",
+        "FluxControlNet",
+        "HeliosPyramid",
+        "VisualCloze",
+    ],
 )
 def test_it_agrees_with_the_contract(name):
     family, (_, recorded) = Family(CASES[name]), RECORDED[name]

@@ -18,7 +18,7 @@ from ertacache.runtime.call_signature import CallSignature
 from ertacache.runtime.driver import Driver, Step, Stop
 from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.repeatable_call import Call, twin_of
+from ertacache.runtime.repeatable_call import Call, silence
 from ertacache.runtime.run import Run
 
 STEPS = 4
@@ -66,7 +66,8 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
     """Make short calls: one is recorded as calibration does, then one is timed, and again if that took little time.
 
     Args:
-        pipe: the pipeline; left as it was found.
+        pipe: the pipeline; left as it was found. It makes the calls itself: a copy's scheduler would not be the one of
+            a pipeline within it.
         arguments: those of the call, without the number of steps.
         steps: T of the calls to come, which a call whose arguments set its noise levels makes here too.
 
@@ -85,6 +86,7 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
     asked = steps if sets_levels else STEPS
     (call,) = calls_for(pipe, [given], {"num_inference_steps": asked}, 0)
     with preserved(pipe), RandomState.current().lent():
+        silence(pipe)
         calibration = refusal_of(lambda: record(pipe, call, 0, asked, _nothing, _nothing))
         trial = _timed(pipe, call.as_given())
         if trial.seconds < CHEAP:
@@ -99,10 +101,10 @@ def _nothing(seen: object) -> None:
 
 def _timed(pipe: Any, call: Call) -> Trial:
     """Make a call, and time it."""
-    watch, twin, arguments = _Stopwatch(), twin_of(pipe), call.arguments()
+    watch, arguments = _Stopwatch(), call.arguments()
     with call.random.lent():
         began = now()
-        with Run(twin, watch) as run:
+        with Run(pipe, watch) as run:
             run.call(**arguments)
         seconds = now() - began
     return Trial(
@@ -167,7 +169,7 @@ def _refusal_of_hidden(pipe: Any, call: Call, latents: int) -> Refusal | None:
     def check() -> None:
         check_streams_method(Method(level="hidden"), latents)
         try:
-            with call.random.lent(), Run(twin_of(pipe, decodes=False), _FirstStep()) as run:
+            with call.random.lent(), Run(pipe, _FirstStep()) as run:
                 run.call(**call.arguments())
         except Stop:
             pass
