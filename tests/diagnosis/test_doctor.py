@@ -290,3 +290,11 @@ def test_a_copy_of_the_pipeline_is_not_needed(flux, call):
     other = copy.copy(flux)
     other.scheduler = copy.deepcopy(flux.scheduler)
     assert ertacache.doctor(flux, **call).to_json() == ertacache.doctor(other, **call).to_json()
+
+
+@pytest.mark.parametrize("name", ["WanModular", "StableDiffusionXL, DPMSolverMultistep", "LTX2"])
+def test_nothing_is_left_on_others_either(name):
+    family = Family(CASES[name])
+    before = state_of(family.pipe)
+    ertacache.doctor(family.pipe, time=True, **family.all_arguments())
+    assert differences(state_of(family.pipe), before) == []
