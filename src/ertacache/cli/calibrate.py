@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
+from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
+from ertacache.cli.policy_check import USUAL, checked_policy, unchecked
 from ertacache.cli.prompts_file import read_prompts
-from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
+from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
+
+if TYPE_CHECKING:
+    from ertacache.policy import Policy
 
 
 def calibrate(
@@ -28,7 +33,11 @@ def calibrate(
     speedup: options.Speedup = None,
     computed_steps: options.ComputedSteps = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Budget: lambda of Algorithm 2 (method 'paper' and its parts).")
+        float | None,
+        typer.Option(
+            help="Budget of the methods 'offline', 'offline+time' and 'paper' alone: how far an output may drift "
+            "before it is computed again, usually 0.02 to 0.6; less is nearer to the full run."
+        ),
     ] = None,
     seconds: options.Seconds = None,
     min_psnr: options.MinPSNR = None,
@@ -53,9 +62,17 @@ def calibrate(
         Path | None,
         typer.Option(help="A folder to keep full runs in, for another try or budget."),
     ] = None,
+    check: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Afterwards, compare so many prompts with full runs and with fewer plain steps, beside --full-runs: "
+            "at 2x that costs 2 full runs each. Default: 2; 0 if --full-runs is given.",
+        ),
+    ] = None,
     settings: options.Settings = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = AUTO,
+    dtype: options.Dtype = AUTO,
     seed: options.Seed = 0,
     num_workers: NumWorkers = None,
     ray: RayAddress = None,
@@ -85,17 +102,23 @@ def calibrate(
     budget = budget or {"speedup": 2.0}
     only_budget(budget)
     named, workers = Method.named(method), workers_of(num_workers, ray)
-    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
-    lines = lines or (embedded.calibration_prompts if embedded else [])
-    lines = lines[: limit or (16 if judged else 8)]
-    common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **arguments}
-    pipe = pipe if workers is None else loader_of(model, device, dtype)
+    opened = open_pipeline(ModelSource(model, device, dtype), settings, steps)
+    lines = lines or (opened.embedded.calibration_prompts if opened.embedded else [])
+    used = lines[: limit or (16 if judged else 8)]
+    common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **opened.arguments}
+    pipe = opened.shared_by(workers)
     if frontier is not None:
-        written = _make_frontier(pipe, lines, frontier, common)
-    else:
-        written = _make_policy(pipe, lines, out, {"method": named, "full_runs": full_runs, **budget, **common})
-    for path in written:
-        say(f"wrote {path}")
+        for path in _make_frontier(pipe, used, frontier, common):
+            say(f"wrote {path}")
+        return
+    policy = _make_policy(pipe, used, out, {"method": named, "full_runs": full_runs, **budget, **common})
+    count = (0 if full_runs else USUAL) if check is None else check
+    if count:
+        policy = checked_policy(opened.pipe, policy, lines, opened.arguments, seed=seed, count=count)
+        kept_somewhere(out, policy.save)
+    elif check is None:
+        say(unchecked(policy))
+    say(f"wrote {out}")
 
 
 def _given(**budget: float | None) -> dict[str, Any]:
@@ -121,9 +144,9 @@ def _make_frontier(pipe: Any, prompts: list[str], folder: Path, arguments: Mappi
     return kept_somewhere(folder, partial(write_frontier, made))
 
 
-def _make_policy(pipe: Any, prompts: list[str], out: Path, arguments: Mapping[str, Any]) -> list[Path]:
+def _make_policy(pipe: Any, prompts: list[str], out: Path, arguments: Mapping[str, Any]) -> Policy:
     from ertacache.calibration import calibrate as calibrate_policy
 
     policy = calibrate_policy(pipe, prompts, **arguments)
-    kept_somewhere(out, policy.save)
-    return [out]
+    kept_somewhere(out, policy.save)  # before it is checked, so that an interrupt costs nothing
+    return policy

@@ -9,10 +9,11 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import say
+from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits
 from ertacache.cli.prompts_file import read_prompts
-from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
+from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
 
@@ -33,8 +34,8 @@ def draft(
         Path | None, typer.Option(help="The folder of `ertacache calibrate --checkpoint`: reuses its full runs.")
     ] = None,
     settings: options.Settings = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = AUTO,
+    dtype: options.Dtype = AUTO,
     seed: options.Seed = 0,
     num_workers: NumWorkers = None,
     ray: RayAddress = None,
@@ -49,14 +50,13 @@ def draft(
 
     loaded = pretrained(policy)
     other = None if by is None else pretrained(by)
-    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.asked_steps)
-    del arguments["num_inference_steps"]
-    check_fits(pipe, loaded)
-    lines = (lines or (embedded.calibration_prompts if embedded else []))[:limit]
+    opened = open_pipeline(ModelSource(model, device, dtype), settings, loaded.asked_steps)
+    del opened.arguments["num_inference_steps"]
+    check_fits(opened.pipe, loaded)
+    lines = (lines or (opened.embedded.calibration_prompts if opened.embedded else []))[:limit]
     workers = workers_of(num_workers, ray)
-    pipe = pipe if workers is None else loader_of(model, device, dtype)
-    common = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **arguments}
-    made = make_draft(pipe, loaded, lines, by=other, **common)
+    common = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **opened.arguments}
+    made = make_draft(opened.shared_by(workers), loaded, lines, by=other, **common)
     say(
         f"drafts compute {len(made.policy.computed_steps)} of {made.policy.num_made_steps} steps; made in "
         f"{made.full_runs:.2f} full runs per prompt"

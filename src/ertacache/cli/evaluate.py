@@ -12,10 +12,11 @@ import typer
 from ertacache.cli import options
 from ertacache.cli.console import console, say
 from ertacache.cli.json_file import write_json
+from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits, short_name
 from ertacache.cli.prompts_file import read_prompts
-from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
+from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
@@ -48,8 +49,8 @@ def evaluate(
         Path, typer.Option(help="A folder for unfinished measurements, so that an interrupted run resumes.")
     ] = Path("out/evaluate"),
     settings: options.Settings = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = AUTO,
+    dtype: options.Dtype = AUTO,
     seed: options.Seed = 1000,
     quick: Annotated[bool, typer.Option("--quick", help="Two prompts only: a check, not a measurement.")] = False,
     num_workers: NumWorkers = None,
@@ -69,7 +70,8 @@ def evaluate(
 
     loaded = _load(policies)
     steps = next(iter(loaded.values())).asked_steps
-    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
+    opened = open_pipeline(ModelSource(model, device, dtype), settings, steps)
+    pipe, arguments, embedded = opened.pipe, opened.arguments, opened.embedded
     lines = (lines or (embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
     for policy in loaded.values():
         check_fits(pipe, policy)
@@ -79,11 +81,11 @@ def evaluate(
     if workers is None:
         rows = _measured(pipe, loaded, calls, work)
     else:
-        rows = run_evaluation(loader_of(model, device, dtype), loaded, calls, work, workers=workers)
+        rows = run_evaluation(opened.shared_by(workers), loaded, calls, work, workers=workers)
     console.print(evaluation_table(rows))
     about = {"model": model, "policies": policies, "arguments": arguments, "prompts": lines}
     about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
-    about |= {"device": device, "dtype": dtype}
+    about |= {"device": opened.source.device, "dtype": opened.source.dtype}
     kept_somewhere(out, partial(write_json, as_json(rows, **about, seed=seed)))
     say(f"wrote {out}")
     _write_page(pipe, Evaluation(model, loaded, calls, rows), page, show=show, fps=fps)

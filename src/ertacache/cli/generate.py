@@ -12,10 +12,11 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
+from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits
 from ertacache.cli.prompts_file import read_prompts
-from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
+from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 from ertacache.untrusted_text import typed
@@ -76,8 +77,8 @@ def generate(
         typer.Option(help="The file of `ertacache draft` for this policy: run the draft too, and report the score."),
     ] = None,
     settings: options.Settings = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = AUTO,
+    dtype: options.Dtype = AUTO,
     seed: options.Seed = 0,
     recompute_flagged: Annotated[
         bool, typer.Option("--recompute-flagged", help="In bulk: make again in full what the guard flags.")
@@ -95,17 +96,16 @@ def generate(
     target = out or Path("out" if lines else "out.png")
     _check_target(target, bool(lines), compare, [policy, draft])
     loaded, drafted = _load(policy, guard, draft)
-    pipe, arguments, _ = open_pipeline(
-        model, device, dtype, settings, steps or (loaded.asked_steps if loaded else None)
-    )
+    steps = steps or (loaded.asked_steps if loaded else None)
+    opened = open_pipeline(ModelSource(model, device, dtype), settings, steps)
+    pipe, arguments = opened.pipe, opened.arguments
     way = _Way(loaded, guard, drafted, speedup, learn)
     if lines:
         from ertacache.cli.bulk_generation import generate_many
 
         fast = way.variant(pipe, arguments.pop("num_inference_steps"))
-        load = pipe if workers is None else loader_of(model, device, dtype)
         given = {"seed": seed, "recompute_flagged": recompute_flagged, "fps": fps}
-        generate_many(load, fast, lines, arguments, target, workers, **given)
+        generate_many(opened.shared_by(workers), fast, lines, arguments, target, workers, **given)
     else:
         _generate_one(pipe, way, arguments, (typed(prompt or ""), seed), target, compare=compare, fps=fps)
 

@@ -34,12 +34,19 @@ Settings = Annotated[
         "--set", metavar="NAME=VALUE", help="An argument of the pipeline call, e.g. true_cfg_scale=4. Repeatable."
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps. auto: the GPU if there is one.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the weights: float32, bfloat16, float16. auto: half precision on a GPU, float32 on a CPU."
+    ),
+]
 Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of the first prompt; each further prompt adds 1.")]
 Method = Annotated[str, typer.Option(help=f"One of {METHODS}.")]
 PolicyOut = Annotated[Path, typer.Option(help="The policy file to write.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="num_inference_steps; a policy brings its own.")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="num_inference_steps. Default: the policy's, or else the pipeline's own.")
+]
 FPS = Annotated[int, typer.Option(min=1, help="Frames per second of clips.")]
 
 Speedup = Annotated[float | None, typer.Option(help="Budget: least step ratio (all steps over computed steps).")]

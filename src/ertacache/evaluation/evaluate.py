@@ -29,7 +29,7 @@ def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
     """
     found = []
     for name, policy in policies.items():
-        plain, sub_grid = fewer_steps(_asked_for(policy)), fewer_steps_on_subgrid(policy)
+        plain, sub_grid = fewer_steps(plain_steps(policy)), fewer_steps_on_subgrid(policy)
         beside = f" ({plain.num_inference_steps}, as {name})" if len(policies) > 1 else ""
         found += [
             Variant(name, policy.asked_steps, policy=policy),
@@ -39,9 +39,15 @@ def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
     return found
 
 
-def _asked_for(policy: Policy) -> int:
-    """The ``num_inference_steps`` with which a scheduler makes as many steps as a policy computes."""
-    return len(policy.computed_steps) + policy.asked_steps - policy.num_inference_steps
+def plain_steps(policy: Policy) -> int:
+    """The ``num_inference_steps`` with which a plain call makes as many steps as a policy computes.
+
+    Image-to-image makes a share of the steps that it is asked for, and some schedulers make one more.
+    """
+    computed = len(policy.computed_steps)
+    if policy.first_step:
+        return max(1, round(policy.asked_steps * computed / policy.num_made_steps))
+    return computed + policy.asked_steps - policy.num_inference_steps
 
 
 def evaluate(
