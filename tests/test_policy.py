@@ -331,3 +331,13 @@ def test_an_unknown_name_is_refused_with_the_names_there_are() -> None:
 def test_only_what_was_fitted_depends_on_the_calibrated_noise_levels() -> None:
     free = {name for name, method in NAMED_METHODS.items() if not method.depends_on_calibration}
     assert free == {"uniform", "reuse", "taylor"}
+
+
+def test_a_policy_prints_in_two_lines(make_policy):
+    record = CalibrationRecord("speedup=2", num_prompts=6, error=0.0067)
+    policy = make_policy(8, (2, 4, 5), calibration=record)
+    assert str(policy) == "Policy(reuse: 5 of 8 steps computed, 1.60x, error 0.67% over 6 prompts)\n  ●●○●○○●●"
+    judged = dataclasses.replace(policy, calibration=dataclasses.replace(record, psnr=(40.0, 42.0), ssim=(0.9, 0.9)))
+    assert "PSNR 41.0 dB over 2 held-out prompts" in repr(judged)
+    assert policy.shifted(3).pattern == policy.pattern
+    assert repr(make_policy(8, (1,))).startswith("Policy(reuse: 7 of 8 steps computed, 1.14x, not measured)")

@@ -79,11 +79,16 @@ def test_a_picture_named_as_a_clip_and_more_than_one_are_written(tmp_path):
 
 
 def test_inspect_tells_every_step_and_draws_it(policy_file, tmp_path):
-    done = run("inspect", policy_file, "--plot", tmp_path / "policy.png")
+    done = run("inspect", policy_file)
+    assert done.exit_code == 0, done.output
+    assert Policy.load(policy_file).pattern in done.output
+    assert "FluxTransformer2DModel" in done.output
+    assert "noise level" not in done.output
+    assert len(done.output.splitlines()) < 20
+    done = run("inspect", policy_file, "--coefficients", "--plot", tmp_path / "policy.png")
     assert done.exit_code == 0, done.output
     assert len(re.findall(r"\bcached\b", done.output)) == 4
     assert len(re.findall(r"│ computed ", done.output)) == 4
-    assert "FluxTransformer2DModel" in done.output
     assert (tmp_path / "policy.png").stat().st_size > 0
 
 

@@ -43,8 +43,8 @@ def checked_policy(
     held_out = len(prompts) >= used + count
     first = used if held_out else 0
     calls = calls_of(arguments, prompts[first : first + count], seed + first)
-    price = full_runs_of(policy, len(calls))
-    say(f"checking it costs {price:.3g} full runs more, on {len(calls)} prompts (--check 0 leaves that out)")
+    price, several = full_runs_of(policy, len(calls)), "s" * (len(calls) != 1)
+    say(f"checking it costs {price:.3g} full runs more, on {len(calls)} prompt{several} (--check 0 leaves that out)")
     try:
         with console.status("checking"):
             found = check(pipe, policy, calls, held_out=held_out)
@@ -63,7 +63,7 @@ def verdict(found: Check) -> list[str]:
         return [str(found)]
     warning = (
         f"no nearer to the full run than {found.computed} plain steps, which cost as much: use those "
-        f"(num_inference_steps={found.computed}), compute more steps (a smaller --speedup), or calibrate longer "
+        f"(num_inference_steps={found.plain_steps}), compute more steps (a smaller --speedup), or calibrate longer "
         "(--full-runs)"
     )
     return [str(found), f"warning: {warning}"]

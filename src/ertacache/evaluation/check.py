@@ -22,6 +22,7 @@ class Check:
         plain: the same of as many plain steps as the policy computes.
         computed: how many steps the policy computes.
         made: of how many.
+        plain_steps: the ``num_inference_steps`` of the plain calls.
         held_out: whether calibration did not use these prompts.
     """
 
@@ -29,6 +30,7 @@ class Check:
     plain: tuple[float, ...]
     computed: int
     made: int
+    plain_steps: int
     held_out: bool
 
     @property
@@ -61,15 +63,14 @@ def check(pipe: Any, policy: Policy, calls: Sequence[Mapping[str, Any]], *, held
         PipelineError: if the pipeline returns no tensor of pictures.
     """
     full, fast = Variant("full", policy.asked_steps), Variant("policy", policy.asked_steps, policy=policy)
-    near, plain = [], []
+    plain = fewer_steps(plain_steps(policy))
+    distances: list[tuple[float, float]] = []
     for call in calls:
-        reference, ours, theirs = (
-            generate(pipe, variant, started(call)).pictures
-            for variant in (full, fast, fewer_steps(plain_steps(policy)))
-        )
-        near.append(psnr(ours, reference))
-        plain.append(psnr(theirs, reference))
-    return Check(tuple(near), tuple(plain), len(policy.computed_steps), policy.num_made_steps, held_out)
+        reference, *others = (generate(pipe, way, started(call)).pictures for way in (full, fast, plain))
+        distances.append((psnr(others[0], reference), psnr(others[1], reference)))
+    near, far = zip(*distances, strict=True)
+    computed, made = len(policy.computed_steps), policy.num_made_steps
+    return Check(near, far, computed, made, plain.num_inference_steps, held_out)
 
 
 def full_runs_of(policy: Policy, num_prompts: int) -> float:
