@@ -28,14 +28,17 @@ def calibrate(
     prompts: options.Prompts = None,
     out: options.PolicyOut = Path("policy.safetensors"),
     steps: Annotated[
-        int | None, typer.Option(min=1, help="num_inference_steps of the calls that the policy is for.")
+        int | None,
+        typer.Option(
+            min=1, help="num_inference_steps of the calls that the policy is for. Default: the pipeline's own."
+        ),
     ] = None,
     speedup: options.Speedup = None,
     computed_steps: options.ComputedSteps = None,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Budget of the methods 'offline', 'offline+time' and 'paper' alone: how far an output may drift "
+            help="Goal, for the methods offline, offline+time and paper alone: how far an output may drift "
             "before it is computed again, usually 0.02 to 0.6; less is nearer to the full run."
         ),
     ] = None,
@@ -45,22 +48,25 @@ def calibrate(
     min_sound: options.MinSound = None,
     frontier: Annotated[
         Path | None,
-        typer.Option(help="Instead of a budget: a folder for policies from 1.2x to 5x, with a table and a plot."),
+        typer.Option(
+            help="Instead of a goal: a folder for policies from 1.2x to 5x, with a table and a plot of their quality."
+        ),
     ] = None,
     method: options.Method = "aligned",
     full_runs: Annotated[
         float | None,
         typer.Option(
-            help="Cost limit of the whole calibration, in full runs. Default: 10; for a quality budget 8 per prompt."
+            help="The most that the whole calibration may cost, in full runs of a prompt. Default: 10; for a goal of "
+            "quality 8 per prompt."
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Use at most this many prompts. Default: 8; for a quality budget or --frontier 16."),
+        typer.Option(min=1, help="Use at most this many prompts. Default: 8; for a goal of quality or --frontier 16."),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="A folder to keep full runs in, for another try or budget."),
+        typer.Option(help="A folder to keep full runs in, for another try or goal."),
     ] = None,
     check: Annotated[
         int | None,
@@ -77,7 +83,10 @@ def calibrate(
     num_workers: NumWorkers = None,
     ray: RayAddress = None,
 ) -> None:
-    """Make a policy for a model from a few prompts."""
+    """Make a policy for a model from a few prompts: a small file that says which denoising steps are skipped, and how.
+
+    Exactly one goal is taken; without one, --speedup 2.
+    """
     lines = read_prompts(prompts, model)
     _check_outputs(out, frontier, checkpoint, prompts)
     from ertacache.calibration.budget import QUALITIES, only_budget

@@ -56,7 +56,7 @@ def generate(
     ] = False,
     speedup: Annotated[
         float | None,
-        typer.Option(help="Without a policy: compute at most one step in so many, with no calibration."),
+        typer.Option(help="Without a policy or any preparation: compute at most one step in so many."),
     ] = None,
     learn: Annotated[
         Path | None,
@@ -68,13 +68,16 @@ def generate(
     guard: Annotated[
         str | None,
         typer.Option(
-            help="'report' says whether the run drifts more than calibration's did; 'compute' then also computes the "
-            "remaining steps."
+            help="With a policy. 'report' says whether the picture deviates more than those of calibration did, and "
+            "needs a look; 'compute' then also computes the remaining steps."
         ),
     ] = None,
     draft: Annotated[
         Path | None,
-        typer.Option(help="The file of `ertacache draft` for this policy: run the draft too, and report the score."),
+        typer.Option(
+            help="The file of `ertacache draft` for this policy: also make a second, cheap run, and say whether the "
+            "difference is suspicious."
+        ),
     ] = None,
     settings: options.Settings = None,
     device: options.Device = AUTO,

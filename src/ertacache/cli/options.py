@@ -42,25 +42,35 @@ Dtype = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of the first prompt; each further prompt adds 1.")]
-Method = Annotated[str, typer.Option(help=f"One of {METHODS}.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="How skipped steps are predicted. aligned: by weights fitted on the prompts, nearest to the full run. "
+        "taylor: extrapolated. reuse: the last output again. Others, to compare with: uniform (reuse, every second "
+        f"step, say), and the published ERTACache (paper) with its parts. One of {METHODS}."
+    ),
+]
 PolicyOut = Annotated[Path, typer.Option(help="The policy file to write.")]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="num_inference_steps. Default: the policy's, or else the pipeline's own.")
 ]
 FPS = Annotated[int, typer.Option(min=1, help="Frames per second of clips.")]
 
-Speedup = Annotated[float | None, typer.Option(help="Budget: least step ratio (all steps over computed steps).")]
-ComputedSteps = Annotated[int | None, typer.Option(help="Budget: largest number of computed steps.")]
+Speedup = Annotated[
+    float | None,
+    typer.Option(help="Goal: so many times fewer computed steps; 2 runs the denoiser at half of them."),
+]
+ComputedSteps = Annotated[int | None, typer.Option(help="Goal: run the denoiser at no more than so many steps.")]
 Seconds = Annotated[
-    float | None, typer.Option(help="Budget: longest time of one call, in seconds, on the machine that calibrates.")
+    float | None, typer.Option(help="Goal: the longest time of one call, in seconds, on the machine that calibrates.")
 ]
 MinPSNR = Annotated[
-    float | None, typer.Option(help="Budget: mean PSNR against full runs, in dB, to reach with 95 % confidence.")
+    float | None, typer.Option(help="Goal: mean PSNR against full runs, in dB, reached with 95 % confidence; 40, say.")
 ]
 MinSSIM = Annotated[
-    float | None, typer.Option(help="Budget: mean SSIM against full runs, to reach with 95 % confidence.")
+    float | None, typer.Option(help="Goal: mean SSIM against full runs, below 1, reached with 95 % confidence.")
 ]
 MinSound = Annotated[
     float | None,
-    typer.Option(help="Budget: mean signal-to-error ratio of the sound, in dB, to reach with 95 % confidence."),
+    typer.Option(help="Goal: mean signal-to-error ratio of the sound, in dB, reached with 95 % confidence."),
 ]
