@@ -3,17 +3,8 @@
 import pytest
 import torch
 
-from ertacache import zoo
 from ertacache.cli.model_source import ModelSource, _best_device, _best_dtype
 from tests.cli.running import run
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The embedded pipeline as one of a user's own: it brings no arguments for its calls."""
-    folder = tmp_path_factory.mktemp("emoji") / "pipeline"
-    zoo.load("emoji").pipe.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
+from ertacache.cli.input_image import read_image
+from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_check import USUAL, checked_policy, unchecked
@@ -77,6 +79,8 @@ def calibrate(
         ),
     ] = None,
     settings: options.Settings = None,
+    image: options.InputImage = None,
+    lora: options.Loras = None,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
     seed: options.Seed = 0,
@@ -88,6 +92,7 @@ def calibrate(
     Exactly one goal is taken; without one, --speedup 2.
     """
     lines = read_prompts(prompts, model)
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image)
     _check_outputs(out, frontier, checkpoint, prompts)
     from ertacache.calibration.budget import QUALITIES, only_budget
     from ertacache.method.named_methods import Method
@@ -111,7 +116,8 @@ def calibrate(
     budget = budget or {"speedup": 2.0}
     only_budget(budget)
     named, workers = Method.named(method), workers_of(num_workers, ray)
-    opened = open_pipeline(ModelSource(model, device, dtype), settings, steps)
+    source = ModelSource(model, device, dtype, loras, image is not None)
+    opened = open_pipeline(source, settings, steps, picture)
     lines = lines or (opened.embedded.calibration_prompts if opened.embedded else [])
     used = lines[: limit or (16 if judged else 8)]
     common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **opened.arguments}

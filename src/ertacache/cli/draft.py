@@ -9,6 +9,8 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import say
+from ertacache.cli.input_image import read_image
+from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits
@@ -34,6 +36,8 @@ def draft(
         Path | None, typer.Option(help="The folder of `ertacache calibrate --checkpoint`: reuses its full runs.")
     ] = None,
     settings: options.Settings = None,
+    image: options.InputImage = None,
+    lora: options.Loras = None,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
     seed: options.Seed = 0,
@@ -42,6 +46,7 @@ def draft(
 ) -> None:
     """Make the file for `generate --draft`, where a second, cheap run flags pictures that need a look."""
     lines = read_prompts(prompts, model)
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image)
     checked_output(out, besides=[policy, by, prompts])
     if checkpoint is not None:
         checked_folder(checkpoint)
@@ -50,7 +55,8 @@ def draft(
 
     loaded = pretrained(policy)
     other = None if by is None else pretrained(by)
-    opened = open_pipeline(ModelSource(model, device, dtype), settings, loaded.asked_steps)
+    source = ModelSource(model, device, dtype, loras, image is not None)
+    opened = open_pipeline(source, settings, loaded.asked_steps, picture)
     del opened.arguments["num_inference_steps"]
     check_fits(opened.pipe, loaded)
     lines = (lines or (opened.embedded.calibration_prompts if opened.embedded else []))[:limit]

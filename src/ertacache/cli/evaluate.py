@@ -11,10 +11,12 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
+from ertacache.cli.input_image import read_image
 from ertacache.cli.json_file import write_json
+from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
-from ertacache.cli.policy_arguments import check_fits, short_name
+from ertacache.cli.policy_arguments import check_fits, policy_of, short_name
 from ertacache.cli.prompts_file import read_prompts
 from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
@@ -49,6 +51,9 @@ def evaluate(
         Path, typer.Option(help="A folder for unfinished measurements, so that an interrupted run resumes.")
     ] = Path("out/evaluate"),
     settings: options.Settings = None,
+    image: options.InputImage = None,
+    lora: options.Loras = None,
+    any_lora: options.AnyLora = False,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
     seed: options.Seed = 1000,
@@ -58,6 +63,7 @@ def evaluate(
 ) -> None:
     """Measure what policies cost in quality and save in time, against full runs and fewer steps."""
     lines = read_prompts(prompts, model)
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image)
     checked_output(out, besides=[*policies, prompts])
     page = report or out.with_suffix(".html")
     checked_output(page, besides=[*policies, prompts, out])
@@ -68,9 +74,10 @@ def evaluate(
     from ertacache.presenting.evaluation_report import Evaluation
     from ertacache.presenting.tables import evaluation_table
 
-    loaded = _load(policies)
+    loaded = _load(policies, any_lora)
     steps = next(iter(loaded.values())).asked_steps
-    opened = open_pipeline(ModelSource(model, device, dtype), settings, steps)
+    source = ModelSource(model, device, dtype, loras, image is not None)
+    opened = open_pipeline(source, settings, steps, picture)
     pipe, arguments, embedded = opened.pipe, opened.arguments, opened.embedded
     lines = (lines or (embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
     for policy in loaded.values():
@@ -83,7 +90,8 @@ def evaluate(
     else:
         rows = run_evaluation(opened.shared_by(workers), loaded, calls, work, workers=workers)
     console.print(evaluation_table(rows))
-    about = {"model": model, "policies": policies, "arguments": arguments, "prompts": lines}
+    shown = {name: value for name, value in arguments.items() if name != "image"}
+    about = {"model": model, "policies": policies, "arguments": shown, "prompts": lines}
     about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
     about |= {"device": opened.source.device, "dtype": opened.source.dtype}
     kept_somewhere(out, partial(write_json, as_json(rows, **about, seed=seed)))
@@ -92,13 +100,12 @@ def evaluate(
     say(f"wrote {page}")
 
 
-def _load(policies: Sequence[str]) -> dict[str, Policy]:
+def _load(policies: Sequence[str], any_lora: bool) -> dict[str, Policy]:
     """Load the policies by their short names, which must differ from each other and from other rows of the table."""
     from ertacache.evaluation.evaluate import variants_of
-    from ertacache.sharing import pretrained
 
     names = [short_name(name) for name in policies]
-    loaded = {short: pretrained(name) for short, name in zip(names, policies, strict=True)}
+    loaded = {short: policy_of(name, any_lora) for short, name in zip(names, policies, strict=True)}
     rows = ["full", *(variant.name for variant in variants_of(loaded))]
     twice = [name for name in (*names, *rows) if names.count(name) > 1 or rows.count(name) > 1]
     if twice:
@@ -114,9 +121,10 @@ def _measured(pipe: Any, policies: Mapping[str, Policy], calls: list[dict[str, A
     from rich.progress import Progress
 
     from ertacache.evaluation.evaluate import evaluate as run_evaluation
+    from ertacache.evaluation.evaluate import variants_of
 
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("generating", total=3 * len(policies) * len(calls))
+        task = progress.add_task("generating", total=len(variants_of(policies)) * len(calls))
         return run_evaluation(pipe, policies, calls, work, on_generation=lambda n: progress.advance(task, n))
 
 

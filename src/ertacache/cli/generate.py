@@ -12,9 +12,11 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
+from ertacache.cli.input_image import read_image
+from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
-from ertacache.cli.policy_arguments import check_fits
+from ertacache.cli.policy_arguments import check_fits, policy_of
 from ertacache.cli.prompts_file import read_prompts
 from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
@@ -80,6 +82,9 @@ def generate(
         ),
     ] = None,
     settings: options.Settings = None,
+    image: options.InputImage = None,
+    lora: options.Loras = None,
+    any_lora: options.AnyLora = False,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
     seed: options.Seed = 0,
@@ -95,12 +100,13 @@ def generate(
     bulk = {"recompute-flagged": recompute_flagged, "workers": num_workers, "ray": ray}
     _check_one_or_many(prompt, prompts, {"compare": compare, "draft": draft}, bulk)
     lines = read_prompts(prompts, model) if prompts else []
-    workers = workers_of(num_workers, ray)
+    workers, loras, picture = workers_of(num_workers, ray), tuple(map(Lora.parsed, lora or [])), read_image(image)
     target = out or Path("out" if lines else "out.png")
     _check_target(target, bool(lines), compare, [policy, draft])
-    loaded, drafted = _load(policy, guard, draft)
+    loaded, drafted = _load(policy, any_lora, guard, draft)
     steps = steps or (loaded.asked_steps if loaded else None)
-    opened = open_pipeline(ModelSource(model, device, dtype), settings, steps)
+    source = ModelSource(model, device, dtype, loras, image is not None)
+    opened = open_pipeline(source, settings, steps, picture)
     pipe, arguments = opened.pipe, opened.arguments
     way = _Way(loaded, guard, drafted, speedup, learn)
     if lines:
@@ -142,7 +148,7 @@ def _generate_one(
 ) -> None:
     """Make one picture or clip of a prompt and a seed, write it, and print what it took."""
     from ertacache.evaluation.comparison import Variant
-    from ertacache.runtime.call_results import sampling_rate_of
+    from ertacache.runtime.call_results import frame_rate_of, sampling_rate_of
 
     num_steps = arguments.pop("num_inference_steps")
     full, fast = Variant("full", num_steps), way.variant(pipe, num_steps)
@@ -153,7 +159,7 @@ def _generate_one(
         out = out.with_suffix(".mp4" if are_clips else ".png")
     sounded = results[fast.name].sound
     sound = None if sounded is None else (sounded[0], sampling_rate_of(pipe))
-    fps = round(arguments.get("frame_rate") or fps) if sound else fps  # so that clip and sound end together
+    fps = frame_rate_of(arguments, fps, sound)
     pictures = {name: list(result.pictures) for name, result in results.items()}
     kept_somewhere(out, partial(_write, pictures, asked[0], fps=fps, compare=compare, sound=sound))
     say(f"wrote {out}")
@@ -208,13 +214,14 @@ def _check_needs(policy: str | None, options_given: Mapping[str, Any]) -> None:
         )
 
 
-def _load(policy: str | None, guard: str | None, draft: Path | None) -> tuple[Policy | None, Draft | None]:
+def _load(
+    policy: str | None, any_lora: bool, guard: str | None, draft: Path | None
+) -> tuple[Policy | None, Draft | None]:
     """Load the policy and the draft, and check that guard and draft fit the policy."""
-    from ertacache.sharing import pretrained
     from ertacache.watching.draft import Draft, check_draft
     from ertacache.watching.guard import check_guard
 
-    loaded = pretrained(policy) if policy is not None else None
+    loaded = policy_of(policy, any_lora) if policy is not None else None
     drafted = Draft.load(draft) if draft else None
     if loaded:
         check_guard(loaded, guard)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ertacache.cli.input_image import taking_image
+from ertacache.cli.loras import Lora, load_loras
 from ertacache.cli.one_line_errors import first_line
 from ertacache.errors import ArgumentError
 
@@ -23,6 +25,9 @@ class ModelSource:
         model: a diffusers folder, a Hub id, or ``zoo:`` and the name of a small pipeline.
         device: where to run; `AUTO` for the accelerator if there is one, else the CPU.
         dtype: of the weights, one of `DTYPES`; `AUTO` for half precision on an accelerator, else float32.
+        loras: loaded into it.
+        takes_image: whether its calls are to take an ``image``; a text-to-image pipeline then becomes its
+            image-to-image sibling.
 
     Raises:
         ArgumentError: if there is no such dtype.
@@ -31,6 +36,8 @@ class ModelSource:
     model: str
     device: str = AUTO
     dtype: str = AUTO
+    loras: tuple[Lora, ...] = ()
+    takes_image: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in (AUTO, *DTYPES):
@@ -64,9 +71,18 @@ class ModelSource:
             one.
 
         Raises:
-            ArgumentError: if the model cannot be loaded.
+            ArgumentError: if the model or a LoRA cannot be loaded, or the pipeline takes no picture.
             PipelineError: if there is no such small pipeline.
         """
+        pipe, arguments, embedded = self._alone()
+        load_loras(pipe, self.loras)
+        return taking_image(pipe) if self.takes_image else pipe, arguments, embedded
+
+    def pipeline(self) -> Any:
+        """Load the pipeline alone, as a worker does."""
+        return self.load()[0]
+
+    def _alone(self) -> tuple[Any, dict[str, Any], Embedded | None]:
         import torch
 
         from ertacache import zoo
@@ -83,10 +99,6 @@ class ModelSource:
                 given=self.model,
                 cure="Give a folder that holds a diffusers pipeline, a Hub id, or zoo:emoji.",
             ) from error
-
-    def pipeline(self) -> Any:
-        """Load the pipeline alone, as a worker does."""
-        return self.load()[0]
 
     def _from_diffusers(self, dtype: Any) -> Any:
         from ertacache import zoo

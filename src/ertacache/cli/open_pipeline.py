@@ -36,7 +36,7 @@ class Opened:
         return self.pipe if workers is None else self.source.pipeline
 
 
-def open_pipeline(source: ModelSource, settings: Sequence[str] | None, steps: int | None) -> Opened:
+def open_pipeline(source: ModelSource, settings: Sequence[str] | None, steps: int | None, image: Any = None) -> Opened:
     """Check the options, load a pipeline, and say in one line what was chosen where the options leave it open.
 
     Args:
@@ -44,6 +44,7 @@ def open_pipeline(source: ModelSource, settings: Sequence[str] | None, steps: in
         settings: arguments of the call, each ``NAME=VALUE``.
         steps: ``num_inference_steps``; None for that of ``settings``, of the small pipeline, or else the default of
             the pipeline's ``__call__``.
+        image: the picture that every call begins with, or None.
 
     Raises:
         ArgumentError: if an option cannot be used, or the model cannot be loaded.
@@ -60,8 +61,9 @@ def open_pipeline(source: ModelSource, settings: Sequence[str] | None, steps: in
         given["num_inference_steps"] = steps
     chosen = source.chosen()
     pipe, arguments, embedded = chosen.load()
-    check_arguments(pipe, given)
-    call = {**arguments, **given}
+    pictured = {} if image is None else {"image": image}
+    check_arguments(pipe, {**given, **pictured})
+    call = {**arguments, **given, **pictured}
     if "num_inference_steps" not in call:
         call["num_inference_steps"] = _usual_steps(pipe)
     _say_what_was_chosen(source, chosen, None if "num_inference_steps" in given else call)

@@ -34,6 +34,24 @@ Settings = Annotated[
         "--set", metavar="NAME=VALUE", help="An argument of the pipeline call, e.g. true_cfg_scale=4. Repeatable."
     ),
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="PATH_OR_REPO[:SCALE]",
+        help="A LoRA to load: a file, a folder or a Hub id, and its strength, by default 1. Repeatable.",
+    ),
+]
+AnyLora = Annotated[
+    bool,
+    typer.Option("--any-lora", help="Follow policies with other LoRAs than they were calibrated with, at some loss."),
+]
+InputImage = Annotated[
+    Path | None,
+    typer.Option(
+        "--image", help="A picture to begin with, for image-to-image, editing and image-to-video; one for all prompts."
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps. auto: the GPU if there is one.")]
 Dtype = Annotated[
     str,

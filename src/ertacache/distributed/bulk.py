@@ -20,7 +20,7 @@ from ertacache.evaluation.comparison import Result, Variant, generate, started
 from ertacache.files import written_whole
 from ertacache.presenting.films import write_film
 from ertacache.presenting.pictures import write_pictures
-from ertacache.runtime.call_results import sampling_rate_of
+from ertacache.runtime.call_results import frame_rate_of, sampling_rate_of
 from ertacache.runtime.call_signature import check_call_arguments
 from ertacache.runtime.pipeline_key import digest_of
 
@@ -82,7 +82,7 @@ def made_of(pipe: Any, order: Order, number: int) -> Made:
             result = generate(pipe, full, started(call))
             entry |= {"recomputed": True, "computed_steps": full.num_inference_steps}
         entry["seconds"] = round(now() - begin, 3)
-        return Made(*_file(pipe, result, order.fps), entry)
+        return Made(*_file(pipe, result, order), entry)
     except ERTACacheError:
         raise  # a policy that does not fit fits no prompt
     except Exception as error:
@@ -101,13 +101,14 @@ def _entry(result: Result, variant: Variant) -> dict[str, Any]:
     return entry
 
 
-def _file(pipe: Any, result: Result, fps: int) -> tuple[bytes, str]:
+def _file(pipe: Any, result: Result, order: Order) -> tuple[bytes, str]:
     """The content of a file with a call's pictures, or its clip with sound; and the file's suffix."""
     clips = result.pictures.ndim == 5
     with TemporaryDirectory() as folder:
         path = Path(folder) / ("made.mp4" if clips else "made.png")
         if clips:
             sound = None if result.sound is None else (result.sound[0], sampling_rate_of(pipe))
+            fps = frame_rate_of(order.arguments, order.fps, sound)
             write_film({"": list(result.pictures)}, path, fps=fps, sound=sound)
         else:
             write_pictures(list(result.pictures), path)
