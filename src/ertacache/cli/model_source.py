@@ -110,6 +110,7 @@ class ModelSource:
             if is_modular(pipe):
                 pipe.load_components(dtype=dtype)
         silence(pipe)
+        zoo.hide_empty_truncations(pipe)
         return pipe.to(self.device)
 
 
