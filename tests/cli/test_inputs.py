@@ -123,3 +123,56 @@ def test_what_is_no_picture_is_refused(folder, prompts, tmp_path):
     assert "No such file" in refused(*star, tmp_path / "none.png")
     with pytest.raises(ArgumentError, match="takes no picture"):
         taking_image(zoo.load("wan").pipe)
+
+
+def test_json_lines_give_each_prompt_its_picture(folder, picture, tmp_path):
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "blue.png")
+    lines = [{"prompt": "a red star", "image": str(picture)}, {"prompt": "a blue ring", "image": "blue.png"}]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    out, strength = tmp_path / "policy.safetensors", ["--set", "strength=0.5"]
+    done = run("calibrate", folder, "--prompts", file, *strength, *QUICK, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert Policy.load(out).origin.pipeline_class == "FluxImg2ImgPipeline"
+    made = ["generate", folder, "--prompts", file, *strength, *SMALL, "--steps", 4, "--out", tmp_path / "made"]
+    done = run(*made)
+    assert done.exit_code == 0, done.output
+    red, blue = (
+        Image.open(tmp_path / f"made/0000{k}.png").convert("RGB").resize((1, 1)).getpixel((0, 0)) for k in (0, 1)
+    )
+    assert red[0] > red[2]  # strength 0.5 keeps the colour
+    assert blue[2] > blue[0]
+    lines[1]["image"] = lines[0]["image"]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    assert "made in another way" in refused(*made)
+    evaluated = [
+        "evaluate",
+        folder,
+        out,
+        "--prompts",
+        file,
+        *strength,
+        *SMALL,
+        "--show",
+        0,
+        "--work",
+        tmp_path / "work",
+    ]
+    done = run(*evaluated, "--out", tmp_path / "evaluation.json")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "evaluation.json").read_text())["prompts"] == ["a red star", "a blue ring"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a red star", "prompt 1 is not a JSON object"),
+        ('{"image": "a.png"}', "prompt 1 is not a JSON object"),
+        ('{"prompt": "a"}\n{"prompt": "b", "image": "p.png"}', "some prompts have a picture"),
+        ('{"prompt": "a", "image": "none.png"}', "No such file"),
+    ],
+)
+def test_json_lines_that_are_none_are_refused(text, told, picture, tmp_path):
+    (tmp_path / "p.png").write_bytes(picture.read_bytes())
+    (tmp_path / "prompts.jsonl").write_text(text)
+    assert told in refused("calibrate", "zoo:emoji", "--prompts", tmp_path / "prompts.jsonl")

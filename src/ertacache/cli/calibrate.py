@@ -16,7 +16,7 @@ from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_check import USUAL, checked_policy, unchecked
-from ertacache.cli.prompts_file import read_prompts
+from ertacache.cli.prompt_lines import Prompt, first_image, read_lines
 from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
@@ -91,8 +91,8 @@ def calibrate(
 
     Exactly one goal is taken; without one, --speedup 2.
     """
-    lines = read_prompts(prompts, model)
-    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image)
+    lines = read_lines(prompts, model)
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image) or first_image(lines)
     _check_outputs(out, frontier, checkpoint, prompts)
     from ertacache.calibration.budget import QUALITIES, only_budget
     from ertacache.method.named_methods import Method
@@ -116,9 +116,9 @@ def calibrate(
     budget = budget or {"speedup": 2.0}
     only_budget(budget)
     named, workers = Method.named(method), workers_of(num_workers, ray)
-    source = ModelSource(model, device, dtype, loras, image is not None)
+    source = ModelSource(model, device, dtype, loras, picture is not None)
     opened = open_pipeline(source, settings, steps, picture)
-    lines = lines or (opened.embedded.calibration_prompts if opened.embedded else [])
+    lines = lines or list(opened.embedded.calibration_prompts if opened.embedded else [])
     used = lines[: limit or (16 if judged else 8)]
     common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **opened.arguments}
     pipe = opened.shared_by(workers)
@@ -149,7 +149,7 @@ def _check_outputs(out: Path, frontier: Path | None, checkpoint: Path | None, pr
         checked_folder(checkpoint)
 
 
-def _make_frontier(pipe: Any, prompts: list[str], folder: Path, arguments: Mapping[str, Any]) -> list[Path]:
+def _make_frontier(pipe: Any, prompts: list[Prompt], folder: Path, arguments: Mapping[str, Any]) -> list[Path]:
     from ertacache.calibration import profile
     from ertacache.cli.frontier_folder import write_frontier
     from ertacache.presenting.tables import frontier_table
@@ -159,7 +159,7 @@ def _make_frontier(pipe: Any, prompts: list[str], folder: Path, arguments: Mappi
     return kept_somewhere(folder, partial(write_frontier, made))
 
 
-def _make_policy(pipe: Any, prompts: list[str], out: Path, arguments: Mapping[str, Any]) -> Policy:
+def _make_policy(pipe: Any, prompts: list[Prompt], out: Path, arguments: Mapping[str, Any]) -> Policy:
     from ertacache.calibration import calibrate as calibrate_policy
 
     policy = calibrate_policy(pipe, prompts, **arguments)

@@ -14,7 +14,7 @@ from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits
-from ertacache.cli.prompts_file import read_prompts
+from ertacache.cli.prompt_lines import first_image, read_lines
 from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
@@ -45,8 +45,8 @@ def draft(
     ray: RayAddress = None,
 ) -> None:
     """Make the file for `generate --draft`, where a second, cheap run flags pictures that need a look."""
-    lines = read_prompts(prompts, model)
-    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image)
+    lines = read_lines(prompts, model)
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image) or first_image(lines)
     checked_output(out, besides=[policy, by, prompts])
     if checkpoint is not None:
         checked_folder(checkpoint)
@@ -55,11 +55,11 @@ def draft(
 
     loaded = pretrained(policy)
     other = None if by is None else pretrained(by)
-    source = ModelSource(model, device, dtype, loras, image is not None)
+    source = ModelSource(model, device, dtype, loras, picture is not None)
     opened = open_pipeline(source, settings, loaded.asked_steps, picture)
     del opened.arguments["num_inference_steps"]
     check_fits(opened.pipe, loaded)
-    lines = (lines or (opened.embedded.calibration_prompts if opened.embedded else []))[:limit]
+    lines = (lines or list(opened.embedded.calibration_prompts if opened.embedded else []))[:limit]
     workers = workers_of(num_workers, ray)
     common = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **opened.arguments}
     made = make_draft(opened.shared_by(workers), loaded, lines, by=other, **common)

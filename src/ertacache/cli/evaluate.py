@@ -17,7 +17,7 @@ from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits, policy_of, short_name
-from ertacache.cli.prompts_file import read_prompts
+from ertacache.cli.prompt_lines import first_image, read_lines, texts_of
 from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
@@ -34,8 +34,8 @@ def evaluate(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="A text file with one prompt per line, none of them used in calibration. The small pipelines have "
-            "their own."
+            help="A text file with one prompt per line, or JSON lines (see calibrate), none of them used in "
+            "calibration. The small pipelines have their own."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The figures per prompt, as JSON.")] = Path("evaluation.json"),
@@ -62,8 +62,8 @@ def evaluate(
     ray: RayAddress = None,
 ) -> None:
     """Measure what policies cost in quality and save in time, against full runs and fewer steps."""
-    lines = read_prompts(prompts, model)
-    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image)
+    lines = read_lines(prompts, model)
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image) or first_image(lines)
     checked_output(out, besides=[*policies, prompts])
     page = report or out.with_suffix(".html")
     checked_output(page, besides=[*policies, prompts, out])
@@ -76,10 +76,10 @@ def evaluate(
 
     loaded = _load(policies, any_lora)
     steps = next(iter(loaded.values())).asked_steps
-    source = ModelSource(model, device, dtype, loras, image is not None)
+    source = ModelSource(model, device, dtype, loras, picture is not None)
     opened = open_pipeline(source, settings, steps, picture)
     pipe, arguments, embedded = opened.pipe, opened.arguments, opened.embedded
-    lines = (lines or (embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
+    lines = (lines or list(embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
     for policy in loaded.values():
         check_fits(pipe, policy)
     calls = calls_of(arguments, lines, seed)
@@ -91,7 +91,7 @@ def evaluate(
         rows = run_evaluation(opened.shared_by(workers), loaded, calls, work, workers=workers)
     console.print(evaluation_table(rows))
     shown = {name: value for name, value in arguments.items() if name != "image"}
-    about = {"model": model, "policies": policies, "arguments": shown, "prompts": lines}
+    about = {"model": model, "policies": policies, "arguments": shown, "prompts": texts_of(lines)}
     about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
     about |= {"device": opened.source.device, "dtype": opened.source.dtype}
     kept_somewhere(out, partial(write_json, as_json(rows, **about, seed=seed)))

@@ -17,7 +17,7 @@ from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits, policy_of
-from ertacache.cli.prompts_file import read_prompts
+from ertacache.cli.prompt_lines import first_image, read_lines
 from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
@@ -39,7 +39,9 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to generate.")] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="In bulk: a text file with one prompt per line; --out is then a folder, with a manifest."),
+        typer.Option(
+            help="In bulk: a text file with one prompt per line, or JSON lines (see calibrate); --out is then a folder."
+        ),
     ] = None,
     policy: Annotated[
         str | None,
@@ -99,13 +101,17 @@ def generate(
     _check_needs(policy, {"compare": compare and speedup is None, "guard": guard, "draft": draft})
     bulk = {"recompute-flagged": recompute_flagged, "workers": num_workers, "ray": ray}
     _check_one_or_many(prompt, prompts, {"compare": compare, "draft": draft}, bulk)
-    lines = read_prompts(prompts, model) if prompts else []
-    workers, loras, picture = workers_of(num_workers, ray), tuple(map(Lora.parsed, lora or [])), read_image(image)
+    lines = read_lines(prompts, model) if prompts else []
+    workers, loras, picture = (
+        workers_of(num_workers, ray),
+        tuple(map(Lora.parsed, lora or [])),
+        read_image(image) or first_image(lines),
+    )
     target = out or Path("out" if lines else "out.png")
     _check_target(target, bool(lines), compare, [policy, draft])
     loaded, drafted = _load(policy, any_lora, guard, draft)
     steps = steps or (loaded.asked_steps if loaded else None)
-    source = ModelSource(model, device, dtype, loras, image is not None)
+    source = ModelSource(model, device, dtype, loras, picture is not None)
     opened = open_pipeline(source, settings, steps, picture)
     pipe, arguments = opened.pipe, opened.arguments
     way = _Way(loaded, guard, drafted, speedup, learn)

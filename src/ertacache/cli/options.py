@@ -26,7 +26,11 @@ Model = Annotated[
 ]
 PolicyName = Annotated[str, typer.Argument(help="A policy file, or a Hub id: you/name.")]
 Prompts = Annotated[
-    Path | None, typer.Option(help="A text file with one prompt per line. The small pipelines have their own prompts.")
+    Path | None,
+    typer.Option(
+        help="A text file with one prompt per line; or .jsonl, with an object per line, such as "
+        '{"prompt": "a red star", "image": "star.png"}. The small pipelines have their own prompts.'
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -49,7 +53,9 @@ AnyLora = Annotated[
 InputImage = Annotated[
     Path | None,
     typer.Option(
-        "--image", help="A picture to begin with, for image-to-image, editing and image-to-video; one for all prompts."
+        "--image",
+        help="A picture to begin with: image-to-image, editing, image-to-video. One for all prompts; with JSON lines, "
+        "each prompt can have its own.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps. auto: the GPU if there is one.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ertacache.cli.console import console, say
 from ertacache.cli.one_line_errors import first_line
+from ertacache.cli.prompt_lines import Prompt
 from ertacache.errors import ERTACacheError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ USUAL = 2
 
 
 def checked_policy(
-    pipe: Any, policy: Policy, prompts: Sequence[str], arguments: Mapping[str, Any], *, seed: int, count: int
+    pipe: Any, policy: Policy, prompts: Sequence[Prompt], arguments: Mapping[str, Any], *, seed: int, count: int
 ) -> Policy:
     """Check a new policy against full runs and fewer plain steps, and print what that shows.
 

@@ -38,6 +38,7 @@ class Order:
         seed: prompt k gets ``seed + k``.
         recompute_flagged: whether what the guard flags is made again in full.
         fps: of clips.
+        own: further arguments of single prompts' calls, such as ``image``, one dict for each prompt; or none at all.
     """
 
     prompts: Sequence[str]
@@ -46,13 +47,20 @@ class Order:
     seed: int
     recompute_flagged: bool = False
     fps: int = 16
+    own: Sequence[Mapping[str, Any]] = ()
+
+    def call(self, number: int) -> dict[str, Any]:
+        """The arguments of one prompt's call, with ``seed`` in place of ``generator``."""
+        own = self.own[number] if self.own else {}
+        return {**self.arguments, **own, "prompt": self.prompts[number], "seed": self.seed + number}
 
     @property
     def key(self) -> str:
         """A digest of all that pictures depend on, but the prompts and the pipeline."""
         policy = self.variant.policy
         way = [self.variant.num_inference_steps, self.variant.speedup, self.variant.guard, self.recompute_flagged]
-        return digest_of([way, policy and policy.fingerprint, dict(self.arguments), self.seed])
+        own = [[dict(arguments) for arguments in self.own]] if self.own else []
+        return digest_of([way, policy and policy.fingerprint, dict(self.arguments), self.seed, *own])
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Made:
 
 def made_of(pipe: Any, order: Order, number: int) -> Made:
     """Make the picture of one prompt; an error of this one call is noted, and does not end the others."""
-    call = {**order.arguments, "prompt": order.prompts[number], "seed": order.seed + number}
+    call = order.call(number)
     begin = now()
     try:
         result = generate(pipe, order.variant, started(call))
