@@ -102,11 +102,8 @@ def generate(
     bulk = {"recompute-flagged": recompute_flagged, "workers": num_workers, "ray": ray}
     _check_one_or_many(prompt, prompts, {"compare": compare, "draft": draft}, bulk)
     lines = read_lines(prompts, model) if prompts else []
-    workers, loras, picture = (
-        workers_of(num_workers, ray),
-        tuple(map(Lora.parsed, lora or [])),
-        read_image(image) or first_image(lines),
-    )
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image) or first_image(lines)
+    workers = workers_of(num_workers, ray)
     target = out or Path("out" if lines else "out.png")
     _check_target(target, bool(lines), compare, [policy, draft])
     loaded, drafted = _load(policy, any_lora, guard, draft)
