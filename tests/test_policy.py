@@ -14,10 +14,12 @@ import torch
 
 import ertacache.files
 from ertacache.errors import MethodError, PolicyFileError
+from ertacache.learning.learnt import Learnt
 from ertacache.method.named_methods import NAMED_METHODS, Method
 from ertacache.method.prediction import Prediction
 from ertacache.policy import CalibrationRecord, Denoiser, Origin, Policy, Rectification, Weights
 from ertacache.policy.drift_envelope import Envelope
+from ertacache.watching.draft import Draft
 
 PAPER, ALIGNED = Method.named("paper"), Method.named("aligned")
 NAN = math.nan
@@ -341,3 +343,10 @@ def test_a_policy_prints_in_two_lines(make_policy):
     assert "PSNR 41.0 dB over 2 held-out prompts" in repr(judged)
     assert policy.shifted(3).pattern == policy.pattern
     assert repr(make_policy(8, (1,))).startswith("Policy(reuse: 7 of 8 steps computed, 1.14x, not measured)")
+
+
+def test_drafts_and_learnt_settings_print_shortly(make_policy):
+    draft = Draft(make_policy(8, (1, 2, 3)), "0123456789abcdef", 0.0, 1.0, 2.5, 3.0)
+    assert repr(draft) == "Draft(of policy 0123456789abcdef: 5 of 8 steps computed, limit 2.50)\n  ●○○○●●●●"
+    learnt = Learnt("FluxPipeline, 30 steps", torch.eye(30, dtype=torch.float64), 3, 4, (0.1,), (15,))
+    assert repr(learnt) == "Learnt(FluxPipeline, 30 steps: 3 full generations, 4 samples, 1 audits)"

@@ -139,6 +139,8 @@ def test_a_frontier_is_written_whole_and_picked_from_without_the_model(make_poli
         return replace(make_policy(10, tuple(range(1, 11 - computed))), calibration=record)
 
     profile = Profile((made(8, 60, 61, 62), made(6, 40, 41, 42), made(5, 50, 51, 52)))
+    whole = "Profile(3 policies of 10 steps, 1.25x to 2.00x, PSNR 61.0 to 51.0 dB over 3 held-out prompts)"
+    assert repr(profile) == whole
     written = write_frontier(profile, tmp_path / "front")
     assert all(path.is_file() for path in written)
     rows = json.loads((tmp_path / "front/frontier.json").read_text())
