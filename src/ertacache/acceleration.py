@@ -224,8 +224,8 @@ def disabled(pipe: Any) -> Iterator[None]:
     Args:
         pipe: a diffusers pipeline.
     """
-    before = _paused.get()
-    _paused.set(before | {(id(_acceleration(pipe)), id(pipe))})
+    before, on = _paused.get(), _acceleration(pipe)  # kept here, so that no other one gets its id meanwhile
+    _paused.set(before | {(id(on), id(pipe))})
     try:
         yield
     finally:
