@@ -28,7 +28,7 @@ def heun_folder(tmp_path_factory):
 def test_a_pipeline_of_the_package():
     done = run("doctor", "zoo:emoji")
     assert done.exit_code == 0, done.output
-    assert done.output.startswith("Served")
+    assert done.stdout.startswith("Served")
     assert "FluxTransformer2DModel, float32" in done.output
 
 
@@ -45,7 +45,7 @@ def test_as_json_with_a_trial():
 def test_one_that_is_not_served_ends_with_status_1(heun_folder):
     done = run("doctor", heun_folder)
     assert done.exit_code == 1
-    assert done.output.startswith("Not served: this scheduler is not supported: it calls the denoiser 2 times a step")
+    assert done.stdout.startswith("Not served: this scheduler is not supported: it calls the denoiser 2 times a step")
     assert json.loads(run("doctor", heun_folder, "--json").stdout)["served"] is False
 
 
@@ -59,7 +59,7 @@ def test_a_policy_is_described_and_compared(policy_file, heun_folder):
     assert "4 of 8 steps computed" in done.output
     done = run("doctor", "zoo:emoji", "--policy", policy_file)
     assert done.exit_code == 1
-    assert done.output.startswith("Served, but not by this policy: ")
+    assert done.stdout.startswith("Served, but not by this policy: ")
     assert "--time is for a pipeline" in refused("doctor", policy_file, "--time")
 
 

@@ -10,6 +10,8 @@ from rich.text import Text
 from ertacache.untrusted_text import visible
 
 console = Console()
+notes = Console(stderr=True)
+"""For what is beside the result, so that a program can read standard output."""
 
 
 def say(text: str, *, to: Console | None = None, soft_wrap: bool = False) -> None:

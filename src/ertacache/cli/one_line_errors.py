@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from traceback import walk_tb
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from ertacache.cli.console import say
+from ertacache.cli.console import notes, say
 from ertacache.errors import ERTACacheError
 from ertacache.untrusted_text import visible
 
@@ -25,14 +24,14 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say("interrupted", to=Console(stderr=True))
+        say("interrupted", to=notes)
         raise typer.Exit(130) from None
     except Exception as error:
         message = _message_of(error)
         if message is None:
             raise
         line = Text.assemble(("error:", "red"), " ", visible(" ".join(message.split())))
-        Console(stderr=True).print(line, soft_wrap=True)
+        notes.print(line, soft_wrap=True)
         raise typer.Exit(2) from None
 
 

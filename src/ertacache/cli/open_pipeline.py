@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ertacache.cli.call_arguments import check_arguments, parse_setting
-from ertacache.cli.console import say
+from ertacache.cli.console import notes, say
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.errors import ArgumentError
 
@@ -108,4 +108,4 @@ def _say_what_was_chosen(asked: ModelSource, chosen: ModelSource, call: Mapping[
     if call is not None:
         found["--steps"] = f"{call['num_inference_steps']} steps, the pipeline's default"
     if found:
-        say(f"chosen here: {', '.join(found.values())} (otherwise: {', '.join(found)})")
+        say(f"chosen here: {', '.join(found.values())} (otherwise: {', '.join(found)})", to=notes)
