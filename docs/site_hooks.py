@@ -30,9 +30,7 @@ def on_files(files: Files, config: Any) -> Files:
             path = _outside(link[2], page)
             if path is not None and path.exists() and files.get_file_from_path(_page_of(path)) is None:
                 files.append(
-                    File.generated(
-                        config, _page_of(path), content=_shown(path), inclusion=InclusionLevel.NOT_IN_NAV
-                    )
+                    File.generated(config, _page_of(path), content=_shown(path), inclusion=InclusionLevel.NOT_IN_NAV)
                 )
     return files
 
@@ -75,7 +73,9 @@ def _shown(path: Path) -> str:
     title = f"---\nsearch:\n  exclude: true\n---\n# {path.relative_to(REPOSITORY)}\n\n"
     if path.is_dir():
         readme = path / "README.md"
-        names = "\n".join(f"- `{item.name}`" for item in sorted(path.iterdir()) if not item.name.startswith((".", "__")))
+        names = "\n".join(
+            f"- `{item.name}`" for item in sorted(path.iterdir()) if not item.name.startswith((".", "__"))
+        )
         return title + (_fenced(readme) if readme.exists() else names)
     if path.suffix == ".ipynb":
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
