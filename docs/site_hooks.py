@@ -37,6 +37,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put in the commands and the changelog, and point links out of docs/ to their pages on the site."""
+    if page.parent is None:  # a page that is a tab of its own has nothing to list beside it
+        page.meta["hide"] = ["navigation"]
     if page.file.src_uri == "reference/cli.md":
         markdown = re.sub("<!-- commands.*-->", lambda _: _commands(), markdown)
     if page.file.src_uri == "reference/changelog.md":
@@ -73,9 +75,7 @@ def _shown(path: Path) -> str:
     title = f"---\nsearch:\n  exclude: true\n---\n# {path.relative_to(REPOSITORY)}\n\n"
     if path.is_dir():
         readme = path / "README.md"
-        names = "\n".join(
-            f"- `{item.name}`" for item in sorted(path.iterdir()) if not item.name.startswith((".", "__"))
-        )
+        names = "\n".join(f"- `{item.name}`" for item in sorted(path.iterdir()) if item.name[0] not in "._")
         return title + (_fenced(readme) if readme.exists() else names)
     if path.suffix == ".ipynb":
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
