@@ -72,7 +72,8 @@ def _page_of(path: Path) -> str:
 
 def _shown(path: Path) -> str:
     """A file as a page; of a folder, its README or the names in it."""
-    title = f"---\nsearch:\n  exclude: true\n---\n# {path.relative_to(REPOSITORY)}\n\n"
+    head = "---\nsearch:\n  exclude: true\n---\n"
+    title = f"{head}# {path.relative_to(REPOSITORY)}\n\n"
     if path.is_dir():
         readme = path / "README.md"
         names = "\n".join(f"- `{item.name}`" for item in sorted(path.iterdir()) if item.name[0] not in "._")
@@ -80,7 +81,7 @@ def _shown(path: Path) -> str:
     if path.suffix == ".ipynb":
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         texts = (("".join(cell["source"]), cell["cell_type"]) for cell in cells)
-        return title + "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for text, kind in texts)
+        return head + "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for text, kind in texts)
     return title + _fenced(path)
 
 
@@ -97,7 +98,7 @@ def _commands() -> str:
 
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="ertacache")
-    return text.partition("\n")[2]  # the page has a title
+    return text[text.index("\n## ") :]  # before it stands a list of what follows
 
 
 def _changes() -> str:
