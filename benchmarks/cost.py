@@ -1,6 +1,7 @@
 """What each full run brings, beside rivals at their own cost of calibration: docs/records/cost.md.
 
-    python -m benchmarks.cost     # all trained pipelines; about two hours on two cores
+    python -m benchmarks.cost                  # all trained pipelines; about two hours on two cores
+    python -m benchmarks.cost --keep-rivals    # ours anew, beside the rivals of the results that are there
 
 For every trained pipeline and step ratio, on held-out prompts and by a prior that has *not* seen the pipeline: an
 instant policy (0 full runs), one learnt from a generation (1), calibrations with more and more; fewer steps; and rivals
@@ -10,6 +11,7 @@ compared with the same full run. What was measured is kept.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -208,6 +210,27 @@ def _measured(
     return measure(embedded.pipe, full, variants, calls, folder, adaptive=adaptive)
 
 
+def with_kept_rivals(ours: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """One pipeline's figures, with rivals from earlier results on the same prompts: they do not depend on this library.
+
+    Raises:
+        RuntimeError: if fewer steps differ, so that the pipeline, prompts or machine are others.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for ratio, row in before["psnr"].items():
+        own = {name: ours["psnr"][f"{ratio} {name}"] for name in (FEWER, *map(str, (0, 1, *TOTALS)))}
+        apart = max(abs(x - y) for x, y in zip(own[FEWER], row[FEWER], strict=True))
+        if apart > SAME:
+            raise RuntimeError(f"{before['model']}: fewer steps differs by {apart:.2f} dB from the earlier results")
+        found[ratio] = {**row, **own}
+    return {
+        "model": before["model"],
+        "psnr": found,
+        "full_runs": ours["full_runs"],
+        "prompts_used": ours["prompts_used"],
+    }
+
+
 def joined(model: str, ours: Mapping[str, Any], settings: Mapping[str, Sequence[Measured]]) -> dict[str, Any]:
     """One pipeline's figures: PSNR by ratio and way, a list over prompts; None where a rival is not that fast."""
     found: dict[str, dict[str, Any]] = {}
@@ -319,11 +342,18 @@ def main(
     work: Annotated[Path, typer.Option(help="unfinished measurements")] = Path("out/benchmark-cost"),
     prompts: Annotated[int, typer.Option(help="held-out prompts")] = 4,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
+    keep_rivals: Annotated[bool, typer.Option(help="take the rivals from the earlier results")] = False,
 ) -> None:
     """Measure, and write the figures."""
     torch.set_num_threads(1)
     results = []
-    for model in models or zoo.available():
+    earlier = json.loads((out / "cost.json").read_text("utf-8"))["results"] if keep_rivals else []
+    before = {result["model"]: result for result in earlier}
+    for model in models or (before if keep_rivals else zoo.available()):
+        if keep_rivals:
+            results.append(with_kept_rivals(measured_ours(model, prompts, seed, work), before[model]))
+            print(ours_table(results), flush=True)
+            continue
         rivals = measured_rivals(zoo.load(model), model, prompts, seed, work / model, SPEEDUPS)
         results.append(joined(model, measured_ours(model, prompts, seed, work), rivals))
         print(ours_table(results), flush=True)

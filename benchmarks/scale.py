@@ -101,8 +101,8 @@ class Recorder(Alone):
         """A silent one, which counts denoiser calls."""
         shown, outer = CalibrationProgress(False), self
 
-        def advance(denoiser_calls: int) -> None:
-            outer.calls += denoiser_calls
+        def advance(count: int) -> None:
+            outer.calls += count
 
         shown.advance = advance  # type: ignore[method-assign]
         return shown

@@ -14,7 +14,8 @@ from benchmarks.rivals.harness import Entry, Setting
 from benchmarks.rivals.ours import ALIGNED
 from ertacache.evaluation.comparison import Variant, calls_of
 from ertacache.evaluation.harness import Measured
-from ertacache.presenting.page import Cases, Grid, Page, Plot, Section, write
+from ertacache.presenting.differences import visible_gain
+from ertacache.presenting.page import Cases, Grid, Page, Part, Plot, Section, write
 from ertacache.presenting.quality_plots import prompt_by_prompt
 from ertacache.presenting.worst_cases import Selection, worst_cases
 
@@ -61,7 +62,7 @@ def section_of(
     rivals = by_rival(settings)
     title = f"{subject.name}: {len(prompts)} held-out prompts, {subject.num_steps} steps"
     curve = "Mean PSNR of every rival over its cost; ours is thick, bands are 95 % intervals over prompts."
-    parts: list[str | Grid | Plot | Cases] = [Plot(figure_of(rivals, title), curve, curve)]
+    parts: list[Part] = [Plot(figure_of(rivals, title), curve, curve)]
     for cost, label in COSTS.values():
         parts.append(_grid(quality_rows(rivals, cost), f"Mean PSNR in dB at equal {label}"))
         parts.append(_grid(lead_rows(rivals, cost), f"Ours against the best of all others, at equal {label}"))
@@ -91,7 +92,9 @@ def section_of(
         ),
         on_generation=on_generation,
     )
-    parts.append(Cases(cases, "full", ALIGNED.name))
+    rival = next((name for name in chosen if name != ALIGNED.name), "full")  # the best of the others at that cost
+    panels = list(dict.fromkeys(["full", ALIGNED.name, rival]))
+    parts.append(Cases(cases, rival, ALIGNED.name, panels, visible_gain([case.pictures for case in cases], "full")))
     return Section(subject.name, parts)
 
 

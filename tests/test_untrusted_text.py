@@ -17,7 +17,7 @@ from rich.console import Console
 from ertacache.errors import ArgumentError
 from ertacache.evaluation.comparison import Row
 from ertacache.policy import CalibrationRecord
-from ertacache.presenting.evaluation_report import report_comparison
+from ertacache.presenting.evaluation_report import Comparison, report_comparison
 from ertacache.presenting.inline_media import inline_svg
 from ertacache.presenting.model_card import card
 from ertacache.presenting.page import Case, Grid
@@ -25,6 +25,7 @@ from ertacache.presenting.pictures import contact_sheet, side_by_side
 from ertacache.presenting.policy_plots import policy_figure
 from ertacache.presenting.quality_plots import prompt_by_prompt, quality_against_cost
 from ertacache.presenting.tables import comparison_table, policy_facts
+from ertacache.presenting.ways import Way
 from ertacache.untrusted_text import decoded, typed, visible
 
 SOURCE = Path(__file__).parent.parent / "src"
@@ -51,6 +52,10 @@ def printed(thing):
 
 def row(name):
     return Row(name, 4, [40.0, 41.0, 30.0, 35.0], [0.9] * 4, [2.0] * 4, [1.0] * 4)
+
+
+def way(name, beside=""):
+    return Way(name, 4, 2.0, [40.0, 41.0, 30.0, 35.0], [0.9] * 4, [2.0] * 4, beside)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_no_control_character_reaches_the_terminal(make_policy):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_plots_hold_every_text_as_it_is(name, make_policy, tmp_path):
     figures = [
-        quality_against_cost([row(name), row("other")]),
+        quality_against_cost([way(name), way("other", beside=name)]),
         prompt_by_prompt(row(name), row("other")),
         policy_figure(make_policy(8, (1, 2)), {name: [[0.1] * 8]}),
     ]
@@ -132,12 +137,10 @@ def test_plots_hold_every_text_as_it_is(name, make_policy, tmp_path):
 
 def test_a_page_holds_every_text_as_it_is(make_policy, tmp_path):
     name = '</script><b> $x^{2$ [/x] "a"  b \x1b[2J\udce9'
-    pictures = {"full": torch.rand(3, 8, 8), name: torch.rand(3, 8, 8)}
-    ways = [row(name), row("other")]
+    pictures = {key: torch.rand(3, 8, 8) for key in ("full", name, "other")}
     cases = [Case(name, name, pictures, {name: "40 dB"})]
-    report_comparison(
-        name, name, ways, comparison_table(ways), cases, {name: make_policy(8, (1,))}, {}, tmp_path / "a.html"
-    )
+    ways = [way(name), way("other", beside=name)]
+    report_comparison(Comparison(name, name, ways, {name: make_policy(8, (1,))}, cases, {}), tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert page.count("</script>") == 1
     assert "\x1b" not in page

@@ -121,7 +121,8 @@ def test_beginnings_have_the_steps_asked_for_and_evenly_spaced_ones_among_them(l
     for cached in found:
         assert len(cached) == 10 - computed
         assert not {0, *forced} & set(cached)
-    assert surrogate.error(found[0]) <= surrogate.error(even)
+    worst = [max(one.error(cached) for one in surrogate.alone) for cached in (found[0], even)]
+    assert worst[0] <= worst[1]
     assert surrogate.error(found[1]) <= surrogate.error(found[0])
     if computed > 2:
         assert surrogate.error(found[2]) <= surrogate.error(found[1])
@@ -154,7 +155,33 @@ def test_the_surrogate_is_exact_where_the_denoiser_does_not_depend_on_the_latent
             differences = [history[k] - history[k + 1] for k in range(min(ORDER, len(history) - 1))]
             features = slopes[i] * np.stack([*differences, history[0]])
             error = error - np.linalg.lstsq(features.T, error)[0] @ features
-    assert surrogate.error(cached) == pytest.approx(np.linalg.norm(error), rel=1e-4)
+    way = np.linalg.norm(response[-1] @ outputs)
+    assert surrogate.error(cached) == pytest.approx(np.linalg.norm(error) / way, rel=1e-4)
+
+
+def test_the_first_schedule_is_the_one_under_which_the_worst_prompt_suffers_least():
+    levels, response = tuple(np.linspace(1, 0, 13).tolist()), np.tril(np.full((12, 12), -1 / 12))
+    steps = np.arange(12)[:, None]
+
+    def turning_at(turn, seed):  # outputs that swing round at one step, and drift
+        rng = np.random.default_rng(seed)
+        swing, drift, bend = rng.normal(size=(3, 40))
+        rows = np.tanh((steps - turn) / 1.5) * swing + 0.02 * steps * drift + 0.002 * steps**2 * bend
+        return rows @ rows.T
+
+    def surrogate(gram):
+        return Surrogate(Outputs.of(gram, levels), response)
+
+    grams = [*(turning_at(1, seed) for seed in range(3)), turning_at(7, 3)]  # three turn early, one late
+    alone = [surrogate(gram) for gram in grams]
+    together = surrogate(sum(grams))
+    found = replace(together, alone=alone).best_bend(6)
+
+    def worst(cached):
+        return max(one.error(cached) for one in alone)
+
+    assert worst(found) == min(map(worst, safe_bends(12, 6, ())))
+    assert worst(found) < worst(together.best_bend(6))
 
 
 def test_a_climb_ends_where_no_move_is_better():

@@ -21,9 +21,11 @@ def test_evaluate_measures_a_policy_beside_fewer_steps_and_goes_on_where_it_was(
     assert policy["flops"] == pytest.approx([0.5, 0.5])
     assert fewer["flops"] == pytest.approx([0.5, 0.5])
     assert all(len(row["psnr"]) == len(row["ssim"]) == 2 for row in figures["rows"])
-    assert re.search(r"policy.*x.*MB.*\d\d\.\d", done.output)
+    assert re.search(r"policy +\d\d\.\d +4 .* 2\.00x .*x .*MB", done.output)
     page = out.with_suffix(".html").read_text()
     assert page.count("data:image/png") == 2 * 4  # both prompts in full and in three ways
+    assert "2x fewer denoiser calls" in page
+    assert "4 plain steps (same levels)" in page
     worst = min(policy["psnr"])
     assert page.index(f"<td>{worst:.1f} dB</td>") < page.index(f"<td>{max(policy['psnr']):.1f} dB</td>")
 

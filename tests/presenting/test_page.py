@@ -8,20 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
-from ertacache.presenting.page import Case, Cases, Grid, Page, Plot, Section, write
+from ertacache.presenting.page import Case, Cases, Folded, Grid, Page, Plot, Section, Sheet, write
 from ertacache.presenting.quality_plots import prompt_by_prompt, quality_against_cost
+from ertacache.presenting.tables import evaluation_table
+from ertacache.presenting.ways import Way
 from ertacache.presenting.worst_cases import worst_first
 
-SIZE, FRAMES = 48, 8
+SIZE, FRAMES, GAIN = 48, 8, 2
 GREYS = {"full": 0.2, "aligned": 0.6, "fewer steps": 0.9}
 
 
-class Way:
-    def __init__(self, name, speedup, psnr):
-        self.name, self.speedup, self.psnr = name, speedup, psnr
-
-
-ROWS = [Way("aligned", [2.0, 2.1, 1.9], [40.0, 45.0, 30.0]), Way("fewer steps", [2.0, 2.0, 2.2], [35.0, 41.0, 33.0])]
+ROWS = [
+    Way("aligned", 15, 2.0, [40.0, 45.0, 30.0], [0.9] * 3, [2.0, 2.1, 1.9]),
+    Way("fewer steps", 15, 2.0, [35.0, 41.0, 33.0], [0.9] * 3, [2.0, 2.0, 2.2], "aligned", is_plain=True),
+]
 
 
 def grey(level):
@@ -41,12 +41,15 @@ def page_of_pictures(tmp_path_factory):
         Plot(quality_against_cost(ROWS), "quality", "how to read it"),
         Plot(prompt_by_prompt(*ROWS), "prompt by prompt"),
     ]
+    table = Grid.of(evaluation_table(ROWS), stacked=True)
+    factors = Grid(["step", "factors"], [[str(k), "+1.234, " * 12] for k in range(9)])
     sections = [
-        Section("Plots", ["A sentence.", Grid(["way", "PSNR"], [["aligned", "38.3"], ["fewer", "36.3"]]), *plots]),
-        Section("Pictures", [Cases(cases, "full", "aligned")]),
+        Section("At a glance", [Sheet(cases[1], list(GREYS), GAIN, {"aligned": "15 steps, 40.0 dB"})]),
+        Section("Plots", ["A sentence.", table, *plots, Folded("Factors", factors)]),
+        Section("Pictures", [Cases(cases, "full", "aligned", ["full", "aligned"], GAIN, opened=2)]),
     ]
     path = tmp_path_factory.mktemp("report") / "page.html"
-    write(Page("A report", "What it is.", sections), path)
+    write(Page("A report", "What it is.", sections, ["2x fewer denoiser calls."]), path)
     return path
 
 
@@ -55,7 +58,8 @@ def page_of_clips(tmp_path_factory):
     clips = {"full": clip(0.0), "aligned": clip(0.05)}
     path = tmp_path_factory.mktemp("report") / "clips.html"
     cases = [Case("a clip", "one", clips, {}, fps=8), Case("another", "two", clips, {}, fps=8)]
-    write(Page("Clips", "", [Section("Clips", [Cases(cases, "full", "aligned")])]), path)
+    sheet = Section("At a glance", [Sheet(cases[1], ["full", "aligned"], 8, {})])
+    write(Page("Clips", "", [sheet, Section("Clips", [Cases(cases, "full", "aligned")])]), path)
     return path
 
 
@@ -141,10 +145,94 @@ def test_what_is_chosen_is_seen_wherever_it_stands_in_the_menu(page_of_pictures,
 
     assert seen() == pytest.approx([255 * GREYS[left], 255 * GREYS[right]], abs=2)
     page.locator("input.difference").check()
-    assert seen() == pytest.approx([0 if left == right else 255] * 2, abs=2)
+    apart = min(255, 255 * GAIN * abs(GREYS[left] - GREYS[right]))
+    assert seen() == pytest.approx([apart] * 2, abs=2 * GAIN)
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+def shown_grey(canvas):
+    """The grey in the middle of a canvas as it is seen, 0 .. 255."""
+    shot = Image.open(io.BytesIO(canvas.screenshot())).convert("L")
+    return shot.getpixel((shot.width // 2, shot.height // 2))
+
+
+def test_a_row_of_pictures_shows_each_with_its_difference_from_the_first(page_of_pictures, opened):
+    page = opened(page_of_pictures)
+    for place in (".sheet", ".cases > .case:first-of-type"):
+        cells = page.locator(f"{place} .cell")
+        cells.first.scroll_into_view_if_needed()
+        names = [name.strip() for name in cells.locator("b").all_inner_texts()]
+        assert names == list(GREYS)[: len(names)]
+        assert len(names) >= 2
+        assert cells.first.locator(".apart").count() == 0
+        for cell, name in zip(cells.all(), names, strict=True):
+            assert shown_grey(cell.locator(".drawn")) == pytest.approx(255 * GREYS[name], abs=2)
+            if name != "full":
+                apart = min(255, 255 * GAIN * abs(GREYS[name] - GREYS["full"]))
+                assert shown_grey(cell.locator(".apart")) == pytest.approx(apart, abs=2 * GAIN)
+
+
+def test_the_row_of_clips_follows_the_film_and_can_play_it(page_of_clips, opened):
+    page = opened(page_of_clips)
+    page.wait_for_function("[...document.querySelectorAll('video')].every((video) => video.readyState >= 3)")
+    page.locator(".frame").nth(1).fill("5")
+    page.wait_for_function(
+        "(() => {const v = document.querySelectorAll('video')[1]; return v.currentTime > 0.6 && !v.seeking})()"
+    )
+    page.wait_for_timeout(200)
+    full, aligned, apart = greys(page, ".sheet canvas")
+    assert [full, aligned] == pytest.approx([255 * 0.6, 255 * 0.65], abs=4)
+    assert apart == pytest.approx(255 * 0.05, abs=5)
+    page.locator(".sheet .play").click()
+    page.wait_for_function("!document.querySelectorAll('video')[1].paused")
+    assert page.locator(".sheet .play").inner_text() == "Pause"
+    assert page.locator("video").first.evaluate("video => video.paused")
+
+
+def test_the_row_plays_a_clip_whose_case_is_folded(tmp_path, opened):
+    clips = {"full": clip(0.0), "aligned": clip(0.05)}
+    cases = [Case(f"clip {k}", f"number {k}", clips, {}, fps=8) for k in range(2)]
+    sheet = Section("At a glance", [Sheet(cases[1], list(clips), 8, {})])
+    write(Page("", "", [sheet, Section("Clips", [Cases(cases, *clips, opened=1)])]), tmp_path / "page.html")
+    page = opened(tmp_path / "page.html")
+    page.wait_for_function("[...document.querySelectorAll('video')].every((video) => video.readyState >= 3)")
+    page.locator(".sheet .play").click()
+    seen = set()
+    for _ in range(20):
+        page.wait_for_timeout(60)
+        seen.add(round(greys(page, ".sheet canvas")[0] / 25.5))
+    assert len(seen) >= 4
+
+
+def test_what_is_folded_can_be_unfolded(page_of_pictures, opened):
+    page = opened(page_of_pictures)
+    assert [case.is_visible() for case in page.locator(".case").all()] == [True, True, False]
+    assert not page.get_by_text("+1.234").first.is_visible()
+    page.get_by_text("1 more, to the best").click()
+    page.get_by_text("Factors", exact=True).click()
+    assert page.locator(".case").nth(2).is_visible()
+    assert page.get_by_text("+1.234").first.is_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_figure_of_the_table_is_on_the_screen(page_of_pictures, opened, width):
+    page = opened(page_of_pictures, viewport={"width": width, "height": 800})
+    cells = page.locator(".stacking td").all()
+    assert len(cells) == 2 * 6
+    for cell in cells:
+        box = cell.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+
+
+def test_plots_stand_side_by_side_where_there_is_room(page_of_pictures, opened):
+    for width, side_by_side in ((1280, True), (390, False)):
+        page = opened(page_of_pictures, viewport={"width": width, "height": 800})
+        first, second = (plot.bounding_box() for plot in page.locator(".plot").all())
+        assert (second["x"] >= first["x"] + first["width"]) == side_by_side
+        assert (second["y"] >= first["y"] + first["height"]) != side_by_side
+
+
+@pytest.mark.parametrize("width", [360, 390, 1280])
 def test_nothing_is_wider_than_the_screen(page_of_pictures, page_of_clips, opened, width):
     for path in (page_of_pictures, page_of_clips):
         page = opened(path, viewport={"width": width, "height": 800})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +14,23 @@ from ertacache.method.prior import outputs_with_prior
 from ertacache.method.surrogate import Surrogate
 
 
-def gram_of(recordings: Sequence[Recording], num_steps: int | None = None) -> NDArray[np.float64]:
-    """Compute ``<v_i, v_j>`` for all pairs of steps, summed over prompts.
+def grams_of(recordings: Sequence[Recording], num_steps: int | None = None) -> list[NDArray[np.float64]]:
+    """Compute ``<v_i, v_j>`` for all pairs of steps, for each prompt.
 
     Args:
-        recordings: one recording for each of this process's prompts; all prompts are summed.
+        recordings: one recording for each of this process's prompts; those of all prompts are returned.
         num_steps: how many rows to use, from the first one on; None for all that were recorded.
 
     Returns:
-        (num_steps, num_steps), float64.
+        As many as there are prompts, each (num_steps, num_steps), float64.
     """
     own = [recording.gram()[:num_steps, :num_steps] for recording in recordings]
-    total: NDArray[np.float64] = np.sum(current_shard().gather(own, "dot products of the full runs"), axis=0)
+    return current_shard().gather(own, "dot products of the full runs")
+
+
+def gram_of(recordings: Sequence[Recording], num_steps: int | None = None) -> NDArray[np.float64]:
+    """As `grams_of`, summed over prompts."""
+    total: NDArray[np.float64] = np.sum(grams_of(recordings, num_steps), axis=0)
     return total
 
 
@@ -39,11 +45,19 @@ def surrogate_of(
         guidance: the guidance scale; 1 for none.
         without: the trained pipeline to leave out of the prior, by name, to judge it.
     """
-    shard, streams = current_shard(), []
-    for k in range(setting.num_streams):
-        own, here = [recording.of_stream(k) for recording in recordings], setting.of_stream(k)
-        num_prompts = len(shard.gather([None] * len(own), "number of prompts"))
-        outputs = outputs_with_prior(gram_of(own, here.num_steps), num_prompts, here.angles, guidance, without)
-        response = shard.agreed(own[0].response, "the sampler's response")
-        streams.append(Surrogate.answering(outputs, response, here.forced, here.emptied))
-    return Surrogate.joint(streams)
+    streams = [[recording.of_stream(k) for recording in recordings] for k in range(setting.num_streams)]
+    grams = [grams_of(own, setting.of_stream(k).num_steps) for k, own in enumerate(streams)]
+    responses = [current_shard().agreed(own[0].response, "the sampler's response") for own in streams]
+
+    def of(some: slice) -> Surrogate:
+        """The surrogate of some of the prompts."""
+        joined = []
+        for k, (all_prompts, response) in enumerate(zip(grams, responses, strict=True)):
+            here, chosen = setting.of_stream(k), all_prompts[some]
+            total = np.sum(chosen, axis=0)
+            outputs = outputs_with_prior(total, len(chosen), here.angles, guidance, without)
+            joined.append(Surrogate.answering(outputs, response, here.forced, here.emptied))
+        return Surrogate.joint(joined)
+
+    prompts = range(len(grams[0]))
+    return replace(of(slice(None)), alone=[of(slice(k, k + 1)) for k in prompts if len(prompts) > 1])

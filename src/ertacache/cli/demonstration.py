@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from ertacache import zoo
 from ertacache.calibration import calibrate
+from ertacache.calibration.progress import CalibrationProgress
 from ertacache.evaluation.comparison import Row, Variant, calls_of, compare, fewer_steps
 from ertacache.method.named_methods import Method
 from ertacache.method.schedule import evenly_spaced
 from ertacache.output_paths import kept_somewhere
 from ertacache.policy import Policy
-from ertacache.presenting.evaluation_report import report_comparison
+from ertacache.presenting.evaluation_report import Comparison, ranking, report_comparison
 from ertacache.presenting.films import write_film
 from ertacache.presenting.page import Case
 from ertacache.presenting.pictures import contact_sheet, side_by_side
 from ertacache.presenting.policy_plots import policy_plot
 from ertacache.presenting.tables import comparison_table
+from ertacache.presenting.ways import Way, plain_name
 from ertacache.presenting.worst_cases import Gallery, worst_first
 
 PICTURES = 6
@@ -55,7 +54,7 @@ def run(
         num_calibration_prompts: how many prompts to calibrate on.
         out: the folder to write to.
         seed: of the first held-out prompt.
-        console: where to show progress and the table.
+        console: where to print the table.
 
     Returns:
         The files that were written.
@@ -81,14 +80,14 @@ def run(
     prompts = embedded.held_out_prompts[:num_prompts]
     full, variants = Variant("full", steps), [way for each in policies.items() for way in ways(*each)]
     ours = {way.name: policy for way, policy in zip(variants[::_WAYS], policies.values(), strict=True)}
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("generating", total=(1 + len(variants)) * len(prompts))
-        gallery = Gallery(full.name, list(ours), partial(progress.advance, task))
+    with CalibrationProgress(True, "generations") as progress:
+        progress.phase("generating")
+        progress.expect((1 + len(variants)) * len(prompts))
+        gallery = Gallery(full.name, list(ours), progress.advance)
         calls = calls_of(settings, prompts, seed)
         rows = compare(embedded.pipe, full, variants, calls, on_result=gallery.take, keep_latents=True)
-    table = comparison_table(rows)
-    console.print(table)
-    return kept_somewhere(out, Demonstration(model, policies, ours, prompts, rows, table, gallery).write)
+    console.print(comparison_table(rows))
+    return kept_somewhere(out, Demonstration(model, policies, ours, prompts, rows, gallery).write)
 
 
 def ways(ratio: str, policy: Policy) -> list[Variant]:
@@ -121,7 +120,6 @@ class Demonstration:
         ours: the same, by the name of their row.
         prompts: the held-out prompts.
         rows: figures of the full run, and then for each step ratio of `ways`.
-        table: the same as a table.
         gallery: the pictures, and the error of each step.
     """
 
@@ -130,12 +128,11 @@ class Demonstration:
     ours: Mapping[str, Policy]
     prompts: Sequence[str]
     rows: Sequence[Row]
-    table: Table
     gallery: Gallery
 
     def write(self, folder: Path) -> list[Path]:
         """Write pictures or clips, the plots, the policies and the page; returns the files."""
-        full, *compared = self.rows
+        full = self.rows[0]
         are_clips = self.gallery.pictures[0][full.name].ndim == 4
         names = self._write_clips(folder) if are_clips else self._write_pictures(folder)
         errors = self.gallery.step_errors
@@ -143,18 +140,14 @@ class Demonstration:
             policy_plot(policy, folder / f"policy-{ratio}.png", {"held-out prompts": errors[name]})
             policy.save(folder / f"policy-{ratio}.safetensors")  # again: the folder may be another one
             names += [f"policy-{ratio}.png", f"policy-{ratio}.safetensors"]
-        report_comparison(
-            f"The small {self.model} pipeline, {' and '.join(self.policies)}",
+        ways = self._ways()
+        title = f"The small {self.model} pipeline, {' and '.join(self.policies)}"
+        lead = (
             f"{len(self.prompts)} prompts that neither training nor calibration saw, and for each all "
             f"{full.computed_steps} steps; and with as many computed steps ours, evenly spaced Taylor prediction, and "
-            "plain steps.",
-            compared,
-            self.table,
-            self._cases(),
-            self.ours,
-            errors,
-            folder / "report.html",
+            "plain steps without a cache."
         )
+        report_comparison(Comparison(title, lead, ways, self.ours, self._cases(ways), errors), folder / "report.html")
         return [folder / name for name in (*names, "report.html")]
 
     def _write_pictures(self, folder: Path) -> list[str]:
@@ -189,15 +182,29 @@ class Demonstration:
         }
         return {label: [one[name] for one in pictures] for name, label in labels.items()}
 
-    def _cases(self) -> list[Case]:
+    def _ways(self) -> list[Way]:
+        """The rows but for the full run, as the page shows them."""
+        full, *compared = self.rows
+        found = []
+        for number, row in enumerate(compared):
+            policy, kind = list(self.ours)[number // _WAYS], number % _WAYS
+            is_plain = kind == _WAYS - 1
+            name = plain_name(row.computed_steps) if is_plain else row.name
+            ratio = full.computed_steps / row.computed_steps
+            figures = row.psnr, row.ssim, row.speedup
+            found.append(Way(name, row.computed_steps, ratio, *figures, policy if kind else "", is_plain))
+        return found
+
+    def _cases(self, ways: Sequence[Way]) -> list[Case]:
         """The prompts as the page shows them, worst first."""
-        _, *compared = self.rows
+        full, *compared = self.rows
+        names = {full.name: full.name, **{row.name: way.name for row, way in zip(compared, ways, strict=True)}}
         return [
             Case(
                 self.prompts[k],
-                note,
-                self.gallery.pictures[k],
-                {row.name: f"{row.psnr[k]:.1f} dB" for row in compared},
+                f"prompt {k + 1}, {rank}",
+                {names[name]: picture for name, picture in self.gallery.pictures[k].items()},
+                {way.name: f"{way.psnr[k]:.1f} dB" for way in ways},
             )
-            for k, note in worst_first(compared[0].psnr, len(self.prompts))
+            for k, rank in worst_first(ranking(ways).psnr, len(self.prompts))
         ]

@@ -66,6 +66,7 @@ def evaluate(
     from ertacache.evaluation.evaluate import evaluate as run_evaluation
     from ertacache.presenting.evaluation_report import Evaluation
     from ertacache.presenting.tables import evaluation_table
+    from ertacache.presenting.ways import ways_of
 
     loaded = _load(policies)
     steps = next(iter(loaded.values())).asked_steps
@@ -80,7 +81,7 @@ def evaluate(
         rows = _measured(pipe, loaded, calls, work)
     else:
         rows = run_evaluation(loader_of(model, device, dtype), loaded, calls, work, workers=workers)
-    console.print(evaluation_table(rows))
+    console.print(evaluation_table(ways_of(loaded, rows)))
     about = {"model": model, "policies": policies, "arguments": arguments, "prompts": lines}
     about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
     about |= {"device": device, "dtype": dtype}
@@ -109,22 +110,20 @@ def _load(policies: Sequence[str]) -> dict[str, Policy]:
 
 
 def _measured(pipe: Any, policies: Mapping[str, Policy], calls: list[dict[str, Any]], work: Path) -> list[Measured]:
-    from rich.progress import Progress
-
+    from ertacache.calibration.progress import CalibrationProgress
     from ertacache.evaluation.evaluate import evaluate as run_evaluation
 
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("generating", total=3 * len(policies) * len(calls))
-        return run_evaluation(pipe, policies, calls, work, on_generation=lambda n: progress.advance(task, n))
+    with CalibrationProgress(True, "generations") as progress:
+        progress.phase("generating")
+        progress.expect(3 * len(policies) * len(calls))
+        return run_evaluation(pipe, policies, calls, work, on_generation=progress.advance)
 
 
 def _write_page(pipe: Any, evaluation: Evaluation, page: Path, *, show: int, fps: int) -> None:
-    from rich.progress import Progress
-
+    from ertacache.calibration.progress import CalibrationProgress
     from ertacache.presenting.evaluation_report import report_evaluation
 
-    generations = min(show, len(evaluation.calls)) * (1 + len(evaluation.rows))
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("pictures for the page", total=generations)
-        advance = partial(progress.advance, task)
-        report_evaluation(pipe, evaluation, page, show=show, fps=fps, on_generation=advance)
+    with CalibrationProgress(True, "generations") as progress:
+        progress.phase("pictures for the page")
+        progress.expect(min(show, len(evaluation.calls)) * (1 + 3 * len(evaluation.policies)))
+        report_evaluation(pipe, evaluation, page, show=show, fps=fps, on_generation=progress.advance)

@@ -36,6 +36,7 @@ class Surrogate:
         forced: steps that must be computed, as those at which another expert begins.
         emptied: those of them at which guidance begins or ends, so that the history is emptied.
         others: the surrogates of the further latents that the loop steps, such as sound.
+        alone: of each prompt by itself, if several were recorded; `best_bend` is judged by the one that suffers most.
     """
 
     outputs: Outputs
@@ -45,6 +46,7 @@ class Surrogate:
     forced: Sequence[int] = ()
     emptied: Sequence[int] = ()
     others: Sequence[Surrogate] = ()
+    alone: Sequence[Surrogate] = field(default=(), kw_only=True)
     _errors: dict[Schedule, float] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
@@ -62,18 +64,18 @@ class Surrogate:
         return replace(streams[0], others=tuple(streams[1:]))
 
     def error(self, cached: Sequence[int]) -> float:
-        """Predict the norm of the final error of a schedule; comparable only between schedules of one setting.
+        """Predict the final error of a schedule, relative to the way from the first latent to the last.
 
-        If the loop steps several latents, it is the error of the one that suffers most, relative to its size.
+        If the loop steps several latents, it is the error of the one that suffers most.
 
         Args:
             cached: the cached steps.
         """
         key = tuple(cached)
         if key not in self._errors:
-            own = float(self._simulated(key, ORDER, (*self.answers, *self.doubts)).errors.max())
-            relative = [own / self._size, *(other.error(cached) / other._size for other in self.others)]
-            self._errors[key] = max(relative) if self.others else own
+            size = float(np.linalg.norm(self.response[-1] @ self.outputs.rows))
+            own = float(self._simulated(key, ORDER, (*self.answers, *self.doubts)).errors.max()) / size
+            self._errors[key] = max([own, *(other.error(key) for other in self.others)])
         return self._errors[key]
 
     def solved(self, cached: Sequence[int], order: int) -> dict[int, Prediction]:
@@ -86,17 +88,19 @@ class Surrogate:
         return self._simulated(cached, order, self.answers).predictions
 
     def best_bend(self, computed: int) -> Schedule:
-        """The schedule of `ertacache.method.schedule.safe_bends` with the smallest error.
+        """The schedule of `ertacache.method.schedule.safe_bends` whose worst prompt has the smallest error.
+
+        Where a few prompts turn into other pictures, the mean over a handful says little of the next ones; a schedule
+        under which no prompt suffers much keeps the next ones too (docs/records/research-log.md).
 
         Args:
             computed: how many steps are computed.
         """
-        return min(safe_bends(len(self.response), computed, self.forced), key=self.error)
 
-    @property
-    def _size(self) -> float:
-        """The norm of the way from the first latent to the last, to which errors are compared."""
-        return float(np.linalg.norm(self.response[-1] @ self.outputs.rows))
+        def worst(cached: Schedule) -> float:
+            return max(one.error(cached) for one in self.alone or (self,))
+
+        return min(safe_bends(len(self.response), computed, self.forced), key=worst)
 
     def _simulated(self, cached: Sequence[int], order: int, answers: Sequence[Array]) -> Simulated:
         rows, contrasts = self.outputs.rows, self.outputs.contrasts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,19 +31,24 @@ class Grid:
         head: the names of the columns; empty for a table without a head.
         rows: the cells, as text.
         caption: what the table shows.
+        note: a warning below it.
+        stacked: on a narrow screen every row becomes a block of its own; otherwise the table is scrolled there.
     """
 
     kind: ClassVar[str] = "grid"
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    note: str = ""
+    stacked: bool = False
 
     @classmethod
-    def of(cls, table: Table) -> Grid:
+    def of(cls, table: Table, *, stacked: bool = False) -> Grid:
         """The same table as the terminal shows."""
         columns = [[_text(cell) for cell in column.cells] for column in table.columns]
-        head = [_text(column.header) for column in table.columns] if table.show_header else []
-        return cls(head, list(zip(*columns, strict=True)), _text(table.title or ""))
+        head = [" ".join(_text(column.header).split()) for column in table.columns] if table.show_header else []
+        texts = _text(table.title or ""), _text(table.caption or "")
+        return cls(head, list(zip(*columns, strict=True)), *texts, stacked)
 
 
 def _text(cell: Any) -> str:
@@ -94,6 +100,11 @@ class Case:
     sounds: Mapping[str, Tensor] = field(default_factory=dict)
     sampling_rate: int = 0
 
+    @property
+    def key(self) -> str:
+        """Tells it from the other cases of a page: other parts of the page find its pictures by this."""
+        return hashlib.sha256(f"{self.note}\0{self.prompt}".encode("utf-8", "backslashreplace")).hexdigest()[:12]
+
     @cached_property
     def sound_uris(self) -> dict[str, str]:
         """The sounds, each as a ``data:`` URI; the loudest of them fills the range, the others keep their ratio."""
@@ -123,6 +134,24 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """One prompt's pictures in a row, and below each its difference from the first. Its case must be in the page.
+
+    Args:
+        case: the prompt.
+        names: of the ways to generate to show; the first is what the others are compared with.
+        gain: how many times as bright differences are shown.
+        figures: for names of ways, what to print above the picture.
+    """
+
+    kind: ClassVar[str] = "sheet"
+    case: Case
+    names: Sequence[str]
+    gain: int
+    figures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Cases:
     """Prompts to look at: for each, two ways to generate on either side of a slider.
 
@@ -130,12 +159,18 @@ class Cases:
         cases: at least one, all with the same ways to generate.
         left: the way shown left of the slider at first.
         right: the way shown right of it at first.
+        panels: of the ways that are also shown beside the slider, each with its difference from the first.
+        gain: how many times as bright differences are shown.
+        opened: how many cases are seen at once; the others can be unfolded.
     """
 
     kind: ClassVar[str] = "cases"
     cases: Sequence[Case]
     left: str
     right: str
+    panels: Sequence[str] = ()
+    gain: int = 8
+    opened: int = 3
 
     @property
     def names(self) -> list[str]:
@@ -149,11 +184,29 @@ class Cases:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """Content that a click unfolds.
+
+    Args:
+        summary: what it is.
+        part: the content.
+    """
+
+    kind: ClassVar[str] = "folded"
+    summary: str
+    part: Grid
+
+
+Part = str | Grid | Plot | Sheet | Cases | Folded
+"""What a section may hold; a string is a paragraph."""
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading with its content: paragraphs, tables, plots, cases."""
+    """A heading with its content: paragraphs, tables, plots, pictures."""
 
     title: str
-    parts: Sequence[str | Grid | Plot | Cases]
+    parts: Sequence[Part]
 
 
 @dataclass(frozen=True)
@@ -164,11 +217,13 @@ class Page:
         title: the heading of the page.
         lead: what the page shows, in a sentence or two.
         sections: the content.
+        verdict: what came out, one sentence each.
     """
 
     title: str
     lead: str
     sections: Sequence[Section]
+    verdict: Sequence[str] = ()
 
 
 def write(page: Page, path: str | os.PathLike[str]) -> None:

@@ -35,14 +35,16 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int) -> None:
         figure.savefig(unfinished, dpi=dpi, format=Path(path).suffix[1:].lower() or "png")
 
 
-def literal_legend(axis: Any, drawn: Mapping[str, Any]) -> None:
-    """Add a legend that shows its labels as they are.
+def literal_legend(figure: Figure, drawn: Mapping[str, Any]) -> None:
+    """Add a legend that shows its labels as they are, below the axes: there it covers no data.
 
     Args:
-        axis: a matplotlib axis.
+        figure: a figure with constrained layout.
         drawn: for each label, the line or marker that it names.
     """
-    legend = axis.legend(list(drawn.values()), [str(k) for k in range(len(drawn))], frameon=False, fontsize=8)
-    # The labels are set afterwards: axis.legend() leaves out those that begin with an underscore.
+    handles, labels = list(drawn.values()), [str(k) for k in range(len(drawn))]
+    columns = 2 if len(drawn) > 1 else 1
+    legend = figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
+    # The labels are set afterwards: legend() leaves out those that begin with an underscore.
     for text, label in zip(legend.get_texts(), drawn, strict=True):
         text.set(text=visible(label), **LITERAL)

@@ -14,6 +14,9 @@ from ertacache.metrics import interval
 from ertacache.policy import Policy
 from ertacache.presenting.plot_style import CACHED, COMPUTED, LITERAL, literal_legend, save_figure
 
+BAND_FROM = 4
+"""From so many prompts on, the plot of a policy shows the range between the quartiles too."""
+
 
 def policy_plot(
     policy: Policy, path: str | os.PathLike[str], measured: Mapping[str, Sequence[Sequence[float]]] | None = None
@@ -36,7 +39,7 @@ def policy_figure(policy: Policy, measured: Mapping[str, Sequence[Sequence[float
         measured: for each label, one curve per prompt: the relative error of the latent after every step. Without
             it, the curve that calibration measured is drawn.
     """
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     steps = range(policy.first_step, policy.num_inference_steps)
     curves = dict(measured or {})
@@ -44,7 +47,7 @@ def policy_figure(policy: Policy, measured: Mapping[str, Sequence[Sequence[float
         curves = {"calibration prompts": [policy.calibration.step_errors]}
     drawn = {label: _median_curve(top, lines, steps) for label, lines in curves.items()}
     if curves:
-        literal_legend(top, drawn)
+        literal_legend(figure, drawn)
         top.set_yscale("log")
     top.set_ylabel("error of the latent, relative")
     for step in policy.computed_steps:
@@ -55,20 +58,21 @@ def policy_figure(policy: Policy, measured: Mapping[str, Sequence[Sequence[float
         **LITERAL,
     )
     cached = set(policy.cached_steps)
-    bottom.bar(steps, [1] * len(steps), width=0.9, color=[CACHED if i in cached else COMPUTED for i in steps])
+    heights = [0.4 if i in cached else 1 for i in steps]
+    bottom.bar(steps, heights, width=0.9, color=[CACHED if i in cached else COMPUTED for i in steps])
     bottom.set_yticks([])
-    bottom.set_xlabel("step (dark: computed, light: cached)")
+    bottom.set_xlabel("step (tall: computed, short: cached)")
     for axis in (top, bottom):
         axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _median_curve(axis: Any, lines: Sequence[Sequence[float]], steps: Sequence[int]) -> Any:
-    """Draw the median over prompts; with four prompts or more also a band between the quartiles."""
+    """Draw the median over prompts; from `BAND_FROM` prompts on also a band between the quartiles."""
     columns = [sorted(column) for column in zip(*lines, strict=True)]
     count = len(lines)
     drawn = axis.plot(steps, [column[count // 2] for column in columns], marker=".", markersize=4)[0]
-    if count >= 4:
+    if count >= BAND_FROM:
         low = [column[count // 4] for column in columns]
         high = [column[(3 * count) // 4] for column in columns]
         axis.fill_between(steps, low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)

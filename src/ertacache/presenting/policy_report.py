@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ertacache.policy import Policy
-from ertacache.presenting.page import Grid, Page, Plot, Section, write
-from ertacache.presenting.policy_plots import policy_figure
+from ertacache.presenting.page import Folded, Grid, Page, Plot, Section, write
+from ertacache.presenting.policy_plots import BAND_FROM, policy_figure
 from ertacache.presenting.tables import policy_facts, policy_steps
 
 
@@ -21,16 +22,33 @@ def policy_section(
         policy: the policy.
         measured: for each label, one curve per prompt: the relative error of the latent after every step.
     """
-    curves = {**measured} if measured else {}
+    curves = dict(measured or {})
     if policy.calibration.step_errors:
         curves["calibration prompts, together"] = [policy.calibration.step_errors]
     computed = ", ".join(map(str, policy.computed_steps))
     plot = Plot(
         policy_figure(policy, curves),
-        f"Schedule of {name}: steps {computed} are computed. Above it the error of the latent after every step.",
-        "Lines are medians over prompts, bands the range between the quartiles. Vertical lines are computed steps.",
+        f"Schedule of {name}: steps {computed} are computed."
+        + (" Above it the error of the latent after every step." if curves else ""),
+        _reading(curves),
     )
-    return Section(f"The policy {name}", [Grid.of(policy_facts(policy)), plot, Grid.of(policy_steps(policy))])
+    factors = Folded("Step by step: noise levels, factors, errors", Grid.of(policy_steps(policy)))
+    return Section(_title(name, policy), [Grid.of(policy_facts(policy)), plot, factors])
+
+
+def _title(name: str, policy: Policy) -> str:
+    return f"{name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps"
+
+
+def _reading(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """How to read the plot: only what is drawn in it."""
+    most = max((len(lines) for lines in curves.values()), default=0)
+    told = []
+    if most > 1:
+        told.append("Lines over several prompts are medians.")
+    if most >= BAND_FROM:
+        told.append("Bands are the range between the quartiles.")
+    return " ".join([*told, "Vertical lines are computed steps."])
 
 
 def report_policy(policy: Policy, name: str, path: str | os.PathLike[str]) -> None:
@@ -44,8 +62,9 @@ def report_policy(policy: Policy, name: str, path: str | os.PathLike[str]) -> No
     Raises:
         OutputError: if it cannot be written.
     """
-    lead = (
-        f"{len(policy.computed_steps)} of {policy.num_made_steps} steps run the denoiser, with the method "
-        f"{policy.method.name}. Errors are those measured in calibration."
+    computed = f"{len(policy.computed_steps)} of {policy.num_made_steps} steps run the denoiser"
+    lead = f"{computed}, with the method {policy.method.name}." + (
+        " Errors are those measured in calibration." if policy.calibration.step_errors else ""
     )
-    write(Page(f"Policy {name}", lead, [policy_section(name, policy)]), path)
+    section = replace(policy_section(name, policy), title="Schedule and errors")
+    write(Page(_title(name, policy), lead, [section]), path)

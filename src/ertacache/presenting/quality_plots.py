@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,32 +12,44 @@ from matplotlib.figure import Figure
 
 from ertacache.metrics import interval
 from ertacache.presenting.plot_style import LITERAL, literal_legend
+from ertacache.presenting.ways import Way
 from ertacache.untrusted_text import visible
+
+MARKERS = "os^Dv"
+"""The policy's own marker, and those of the ways that are compared with it."""
 
 
 class Series(Protocol):
-    """What was measured of one way to generate: each list holds one number per prompt."""
+    """What was measured of one way to generate: PSNR, one number per prompt."""
 
     @property
     def name(self) -> str: ...
     @property
-    def speedup(self) -> Sequence[float]: ...
-    @property
     def psnr(self) -> Sequence[float]: ...
 
 
-def quality_against_cost(rows: Sequence[Series]) -> Figure:
-    """Plot mean PSNR (dB, with 95 % intervals of the mean) over median speedup; single prompts are faint points."""
-    figure, axis = _axis(6.4, 4.2)
-    drawn = {}
-    for number, row in enumerate(rows):
-        colour = f"C{number}"
-        mean, (low, high) = fmean(row.psnr), interval(row.psnr)
-        axis.scatter(row.speedup, row.psnr, s=9, color=colour, alpha=0.3, linewidths=0)
+def quality_against_cost(ways: Sequence[Way]) -> Figure:
+    """Plot mean PSNR (dB, with 95 % intervals of the mean) over the step ratio; single prompts are faint points.
+
+    A policy and the ways beside it have one colour, and stand side by side where they would cover each other.
+    """
+    figure, axis = _axis(6.0, 4.4)
+    drawn: dict[str, Any] = {}
+    policies = [way.name for way in ways if not way.beside]
+    seen: Counter[str] = Counter()
+    for way in ways:
+        policy = way.beside or way.name
+        colour, at = f"C{policies.index(policy)}", way.step_ratio * (1 + 0.015 * seen[policy])
+        style = {"marker": MARKERS[seen[policy] % len(MARKERS)], "color": colour}
+        mean, (low, high) = fmean(way.psnr), interval(way.psnr)
+        axis.scatter([at] * len(way.psnr), way.psnr, s=9, alpha=0.3, linewidths=0, **style)
         bars = [[mean - low], [high - mean]]
-        drawn[row.name] = axis.errorbar([median(row.speedup)], [mean], yerr=bars, fmt="o", color=colour, capsize=4)
-    axis.set(xlabel="speedup of denoising, measured", ylabel="PSNR against the full run, dB")
-    literal_legend(axis, drawn)
+        drawn[way.name] = axis.errorbar([at], [mean], yerr=bars, linestyle="none", capsize=4, **style)
+        seen[policy] += 1
+    axis.set(xlabel="step ratio: all steps over computed ones", ylabel="PSNR against the full run, dB")
+    ratios = sorted({way.step_ratio for way in ways})
+    axis.set(xlim=(0.85 * ratios[0], 1.2 * ratios[-1]), xticks=ratios, xticklabels=[f"{at:.3g}x" for at in ratios])
+    literal_legend(figure, drawn)
     return figure
 
 

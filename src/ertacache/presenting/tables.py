@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -15,55 +16,63 @@ from ertacache.untrusted_text import visible
 if TYPE_CHECKING:  # a plain install has no metrics, but can still show a policy
     from ertacache.calibration import Profile
     from ertacache.evaluation.comparison import Row
-    from ertacache.evaluation.harness import Measured
     from ertacache.learning.learnt import Learnt
+    from ertacache.presenting.ways import Way
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:
-    """One row per variant: steps, speedup, quality against the full run.
+    """One row per variant: steps, quality against the full run, speedup; a warning below if the timings scatter.
 
     Args:
         rows: what `ertacache.evaluation.comparison.compare` returned: the full run first.
     """
-    table = Table(title=f"{len(rows[0].psnr)} held-out prompts" if len(rows[0].psnr) > 1 else None)
+    from ertacache.presenting.verdict import timing_note
+
+    steps = rows[0].computed_steps
+    note = timing_note((row.name, steps / row.computed_steps, row.speedup) for row in rows[1:])
+    title = f"{len(rows[0].psnr)} held-out prompts" if len(rows[0].psnr) > 1 else None
+    table = Table(title=title, caption=_literal(note) if note else None)
     table.add_column("")
-    for name in ("steps computed", "speedup, denoising", "PSNR, dB", "SSIM"):
-        table.add_column(name, justify="right")
+    for name in ("steps\ncomputed", "step ratio", "PSNR, dB", "SSIM", "speedup,\ndenoising"):
+        table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(rows):
         quality = ("", "") if number == 0 else (f"{row.mean_psnr():.1f}", f"{row.mean_ssim():.3f}")
-        table.add_row(_literal(row.name), str(row.computed_steps), f"{row.median_speedup():.2f}x", *quality)
+        ratio = f"{steps / row.computed_steps:.2f}x"
+        table.add_row(_literal(row.name), str(row.computed_steps), ratio, *quality, f"{row.median_speedup():.2f}x")
     return table
 
 
-def evaluation_table(rows: Sequence[Measured]) -> Table:
-    """One row per variant: speedup of denoising and of the whole call, extra memory, quality.
+def evaluation_table(ways: Sequence[Way]) -> Table:
+    """One row per way to generate: steps, quality, measured speedup; a warning below if the timings scatter.
 
-    The 95 % interval is that of the mean PSNR. "motion", for clips, is the relative error of the change between frames.
+    The 95 % interval is that of the mean PSNR. Speedups are medians, "speedup" is that of denoising.
 
     Args:
-        rows: what `ertacache.evaluation.evaluate.evaluate` returned; at least one.
+        ways: what was measured; at least one.
     """
     from ertacache.metrics import interval
+    from ertacache.presenting.verdict import timing_note
 
-    clips, more = any(row.motion for row in rows), list(rows[0].more)
-    table = Table(title=f"{len(rows[0].psnr)} prompts")
+    note = timing_note((way.name, way.step_ratio, way.speedup) for way in ways)
+    count = len(ways[0].psnr)
+    title, caption = f"{count} prompt{'' if count == 1 else 's'}", _literal(note) if note else None
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("")
-    named = ["speedup", "call", "memory", "PSNR, dB", "95 %", "SSIM", *(["motion"] if clips else []), *more]
-    for name in named:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        low, high = interval(row.psnr)
+    # Broken, so that the table has room for names in 80 columns.
+    for name in ("PSNR, dB", "steps", "95\N{NO-BREAK SPACE}%", "SSIM", "step ratio", "speedup", *ways[0].more):
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for way in ways:
+        low, high = interval(way.psnr)
         cells = [
-            f"{row.median_speedup:.2f}x",
-            f"{median(row.call_speedup):.2f}x",
-            f"{row.peak_bytes / 1e6:+.1f} MB",
-            f"{row.mean_psnr:.1f}",
+            f"{way.mean_psnr:.1f}",
+            str(way.computed_steps),
             f"{low:.1f}-{high:.1f}",
-            f"{fmean(row.ssim):.4f}",
-            *([f"{fmean(row.motion):.3f}"] if clips else []),
-            *[f"{fmean(row.more[name]):.3f}" for name in more],
+            f"{fmean(way.ssim):.4f}",
+            f"{way.step_ratio:.2f}x",
+            f"{median(way.speedup):.2f}x",
+            *way.more.values(),
         ]
-        table.add_row(_literal(row.name), *cells)
+        table.add_row(_literal(way.name), *cells)
     return table
 
 

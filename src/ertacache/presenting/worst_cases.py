@@ -34,6 +34,8 @@ def worst_first(psnr: Sequence[float], count: int) -> list[tuple[int, str]]:
     if len(order) > 1:
         ranks[order[-1]] = f"the best of {len(psnr)}"
     if len(order) <= count:
+        if len(order) > 2:
+            ranks[order[len(order) // 2]] = f"the median of {len(psnr)}"
         return list(ranks.items())
     if count < 3:
         return [(k, ranks[k]) for k in order[:count]]
