@@ -18,6 +18,8 @@ import diffusers
 
 from contract.case import Case
 from contract.check import Outcome
+from contract.families import CASES
+from contract.in_words import in_words
 from contract.not_tried import REASONS
 
 DOCS = Path(__file__).parents[1] / "docs/reference"
@@ -56,19 +58,33 @@ WORKS = """A class counts as working if at least one case of it works.
   cases. They count as working too.
 
 *Levels* are what can be cached ([method.md](../records/method.md)): `all` stands for `velocity`, `output` and
-`hidden`. Each pipeline ran with its own scheduler; some also ran with all others, and the second table lists those that
-work.
+`hidden`. *Why not* says why a case cannot be calibrated. Each pipeline ran with its own scheduler; some also ran with
+[others](#schedulers). `ertacache doctor MODEL` says the same of your own pipeline, of whatever class
+([doctor.md](../how-to/doctor.md)).
 """
 
 
-REFUSED_SCHEDULERS = """Other schedulers were tried with policies made by hand for 8 steps. A scheduler that evaluates
-the denoiser several times a step is refused for that, whatever its class. Of these only Heun was run here; KDPM2 is
-another (`tests/runtime/test_samplers.py`).
+SCHEDULERS = """What counts is that a scheduler calls the model once a step, not its name. These pipelines were also run
+with other schedulers than their own, with policies made by hand for 8 steps.
 
-`EulerDiscreteScheduler` is refused with some pipelines over the number of steps. These pipelines pass a list of noise
-levels, which this scheduler reads as one step fewer than was asked for: 7 in place of 8. A policy for 8 steps does not
-fit such a call.
+- **Euler.** `EulerDiscreteScheduler` works: it is Stable Diffusion XL's own, and is in the table for others. Two
+  pipelines refuse it with a policy made by hand for 8 steps, since it then makes 7. `speedup=` and calibrated policies
+  count the steps that are made, and work there too (`tests/families/test_support.py`).
+- **Twice a step.** Heun, KDPM2 and PNDM were refused with every pipeline that they ran with; KDPM2 was run in
+  `tests/runtime/test_samplers.py` only.
+- **Karras sigmas.** `use_karras_sigmas=True` changes the noise levels, not how often the model is called. It was not
+  run with every scheduler that has the option, and works where it was:
+{karras}
 """
+KARRAS = (
+    "StableDiffusionXL, DPMSolverMultistep",
+    "StableVideoDiffusion",
+    "Cosmos2TextToImage",
+    "Cosmos2_5_PredictBase",
+)
+"""Cases whose scheduler has ``use_karras_sigmas``, one for each class of scheduler."""
+SEARCH = '<div class="filter-tables"></div>\n'
+"""Where docs/reference/filter-tables.js puts a box that filters the rows; nothing without scripts."""
 
 
 CHANGES = """A policy (`aligned` on evenly spaced steps, which is never transferred) is calibrated on one pipeline. Then
@@ -155,9 +171,10 @@ def row_of(case: str, pipeline: str, outcome: Outcome) -> str:
     """One case as a row of the first table, or as a row with the reason if it is refused."""
     what = f"| {pipeline} | {_variant(case, pipeline)} |"
     if not outcome.works:
-        return f"{what} {reason_of(outcome.refusal)} |"
+        return f"{what} {in_words(reason_of(outcome.refusal))} |"
     levels = "all" if len(outcome.levels) == 3 else ", ".join(outcome.levels)
-    return f"{what} {levels} | {f'no: {reason_of(outcome.calibration)}' if outcome.calibration else 'yes'} |"
+    calibrated, why = "no" if outcome.calibration else "yes", in_words(reason_of(outcome.calibration))
+    return f"{what} {levels} | {calibrated} | {why} |"
 
 
 def _variant(case: str, pipeline: str) -> str:
@@ -168,8 +185,9 @@ def _variant(case: str, pipeline: str) -> str:
 
 def page_of(found: Found) -> str:
     """The whole page."""
-    works = {case: row for case, row in found.items() if row[1].works}
-    refused = {case: row for case, row in found.items() if not row[1].works}
+    rows = sorted(found.items(), key=lambda item: item[1][0].lower())
+    works = {case: row for case, row in rows if row[1].works}
+    refused = {case: row for case, row in rows if not row[1].works}
     classes = {pipeline for pipeline, _ in works.values()}
     left = not_tried(found)
     introduction = INTRODUCTION.format(
@@ -178,19 +196,14 @@ def page_of(found: Found) -> str:
         left=len(left),
         changes=sum(len(outcome.around) for _, outcome in found.values()),
     )
-    lines = [introduction, f"## Works: {len(classes)} classes\n", _works_in_words(works, refused)]
-    lines += ["| pipeline | case | levels | calibrated |", "|---|---|---|---|"]
+    lines = [introduction, SEARCH, f"## Works: {len(classes)} classes\n", _works_in_words(works, refused)]
+    lines += ["| pipeline | case | levels | calibrated | why not |", "|---|---|---|---|---|"]
     lines += [row_of(case, *row) for case, row in works.items()]
-    lines += [
-        "\nOther schedulers that work:\n",
-        "| pipeline | case | schedulers |",
-        "|---|---|---|",
-        *_schedulers(works),
-    ]
-    lines += ["\n## Refused\n", "| why | pipelines |", "|---|---|", *_refused(refused)]
-    lines += ["\n## Schedulers that are refused\n", REFUSED_SCHEDULERS]
-    lines += ["| scheduler | why | with |", "|---|---|---|"]
-    lines += _refused_schedulers(works)
+    lines += ["\n## Refused\n", "| pipeline | case | why not, and what to do |", "|---|---|---|"]
+    lines += [row_of(case, *row) for case, row in refused.items()]
+    lines += ["\n## Schedulers\n", SCHEDULERS.format(karras=_karras())]
+    lines += ["| pipeline | case | its own scheduler | others that work |", "|---|---|---|---|", *_schedulers(works)]
+    lines += ["\nRefused:\n", "| scheduler | why | with |", "|---|---|---|", *_refused_schedulers(works)]
     lines += [
         f"\n## Not tried: {len(left)} classes\n",
         "There is no tiny pipeline of these. The same code accepts or refuses them by behaviour, not by name.\n",
@@ -209,23 +222,25 @@ def _works_in_words(works: Found, refused: Found) -> str:
     return WORKS.format(both=both, by_hand=len(classes - calibrated))
 
 
+def _karras() -> str:
+    """The schedulers with Karras sigmas that were run, each with a pipeline."""
+    built = (CASES[case].build() for case in KARRAS)
+    return "\n".join(f"    - `{_class_of(pipe.scheduler)}` with `{_class_of(pipe)}`" for pipe in built)
+
+
+def _class_of(thing: Any) -> str:
+    return type(thing).__name__
+
+
 def _schedulers(works: Found) -> list[str]:
     """The other schedulers with which a case was run and works."""
     rows = []
     for case, (pipeline, outcome) in works.items():
         names = [name.removesuffix("Scheduler") for name, reason in outcome.schedulers if not reason]
         if names:
-            rows.append(f"| {pipeline} | {_variant(case, pipeline)} | {', '.join(names)} |")
+            own = _class_of(CASES[case].build().scheduler).removesuffix("Scheduler")
+            rows.append(f"| {pipeline} | {_variant(case, pipeline)} | {own} | {', '.join(names)} |")
     return rows
-
-
-def _refused(refused: Found) -> list[str]:
-    """The pipelines that are refused, by reason."""
-    by_reason: dict[str, list[str]] = {}
-    for case, (pipeline, outcome) in refused.items():
-        variant = _variant(case, pipeline)
-        by_reason.setdefault(reason_of(outcome.refusal), []).append(f"{pipeline} ({variant})" if variant else pipeline)
-    return [f"| {reason} | {', '.join(names)} |" for reason, names in by_reason.items()]
 
 
 def _refused_schedulers(works: Found) -> list[str]:
@@ -234,7 +249,7 @@ def _refused_schedulers(works: Found) -> list[str]:
     for pipeline, outcome in works.values():
         for name, why in outcome.schedulers:
             if why:
-                by_reason.setdefault((name, reason_of(why)), []).append(pipeline)
+                by_reason.setdefault((name, in_words(reason_of(why))), []).append(pipeline)
     return [f"| {name} | {why} | {', '.join(dict.fromkeys(by_reason[name, why]))} |" for name, why in sorted(by_reason)]
 
 

@@ -31,6 +31,7 @@ PARTS = [
     "learning",
     "accelerate",
     "calibration",
+    "diagnosis",
     "integrations",
     "zoo",
     "evaluation",

@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 WRITTEN_BY_COMMANDS = {DOCS / "reference/support.md", DOCS / "reference/errors.md"}
 TO_READ = [page for page in PAGES if page not in WRITTEN_BY_COMMANDS and DOCS / "records" not in page.parents]
-LINKING = [*PAGES, ROOT / "README.md", ROOT / "training/README.md"]
+LINKING = [*PAGES, *ROOT.glob("*.md"), ROOT / "training/README.md"]
 
 
 def name(page: Path) -> str:

@@ -12,7 +12,8 @@ Calibrate a policy once on a few prompts and save it; then let calls of the pipe
 
 `profile` makes policies for many budgets at once. `enable` and `disable` switch a policy on and off without a ``with``
 block. `draft` makes a check that flags pictures which may have turned out bad. `transferred` adapts a policy to other
-guidance. All errors are in `ertacache.errors` and derive from `ERTACacheError`.
+guidance. `doctor` says in advance whether a pipeline is served. All errors are in `ertacache.errors` and derive from
+`ERTACacheError`.
 """
 
 import sys
@@ -24,6 +25,7 @@ from ertacache.errors import ERTACacheError
 
 __all__ = [
     "Acceleration",
+    "Diagnosis",
     "Draft",
     "ERTACacheError",
     "Method",
@@ -33,6 +35,7 @@ __all__ = [
     "accelerated",
     "calibrate",
     "disable",
+    "doctor",
     "draft",
     "enable",
     "profile",
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from ertacache.calibration.make_draft import draft
     from ertacache.calibration.make_profile import profile
     from ertacache.calibration.profile import Profile
+    from ertacache.diagnosis import Diagnosis, doctor
     from ertacache.method.named_methods import Method
     from ertacache.policy import Policy
     from ertacache.runtime.guidance_transfer import transferred
@@ -55,6 +59,7 @@ else:  # torch and diffusers take seconds to import, and wait until something is
         "accelerate": ("accelerated", "enable"),
         "acceleration": ("Acceleration", "disable"),
         "calibration": ("Profile", "calibrate", "draft", "profile"),
+        "diagnosis": ("Diagnosis", "doctor"),
         "method.named_methods": ("Method",),
         "policy": ("Policy",),
         "runtime.guidance_transfer": ("transferred",),

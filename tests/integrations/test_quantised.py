@@ -203,3 +203,12 @@ def test_a_saved_policy_knows_the_quantised_weights_in_another_process(kind, tmp
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"cached {policy.cached_steps}" in done.stdout
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_the_doctor_names_the_storage_and_finds_nothing_against_it(kind, tmp_path):
+    found = ertacache.doctor(piped(QUANTISED[kind](0, tmp_path)), time=True, num_inference_steps=30, **call(0))
+    assert found.served
+    assert all(one.refusal is None for one in (*found.ways, *found.levels))
+    assert set(found.denoisers[0].stored.split(", ")) - {"float32"}
+    assert found.findings == ()

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ertacache.calibration.budget import Budget, StepsBudget
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.recording import Recording, Setting
 from ertacache.calibration.recording_store import readable
 from ertacache.calibration.worth import worth_of_more
+from ertacache.method.named_methods import Method
 from ertacache.runtime.driver import Step
 
 
@@ -33,6 +35,19 @@ class Workload:
     without: str | None = None
     step_ratio: float | None = None
     prompts_left: int = 0
+
+    @classmethod
+    def of(cls, num_inference_steps: int, method: Method, budget: Budget, prompts_left: int = 0) -> Workload:
+        """Make the workload of a calibration; a search keeps the traces of two loops at a time."""
+        hidden, searches = method.level == "hidden", method.schedule == "search"
+        computed = budget.computed if isinstance(budget, StepsBudget) else num_inference_steps
+        return cls(
+            budget.full_runs,
+            traced_steps=2 * computed if searches and not hidden else 0,
+            hidden=hidden,
+            step_ratio=num_inference_steps / computed if searches and isinstance(budget, StepsBudget) else None,
+            prompts_left=prompts_left,
+        )
 
 
 RECORDINGS = Workload()
@@ -91,17 +106,36 @@ class Announcement:
             self.progress.say(more)
 
     def _say_memory(self, sample: Tensor, output: Tensor, calls_per_step: int, residuals: Sequence[Tensor]) -> None:
-        steps, prompts = self.num_steps, self.own_prompts
-        with_contrast = output.nbytes + 4 * output.numel()  # a model output, and the branches' contrast in float32
-        kept = sample.nbytes * (steps + 1) + output.nbytes * steps + self.workload.traced_steps * with_contrast
-        live = 18 * sample.numel() * 4
-        live += 2 * sum(residual.nbytes for residual in residuals)  # of level hidden
-        one = with_contrast * steps  # one prompt at a time
+        steps = self.num_steps
+        live, kept = memory(sample, output, residuals, steps, self.own_prompts, self.workload.traced_steps)
         self.progress.expect(int(self.workload.full_runs * steps * calls_per_step * self.num_prompts))
         self.progress.say(
-            f"calibration uses {readable(live * prompts + one)} of memory besides the pipeline, and "
-            f"{readable(kept * prompts)} for recordings in {self.reserve(kept * prompts)}"
+            f"calibration uses {readable(live)} of memory besides the pipeline, and {readable(kept)} for recordings in "
+            f"{self.reserve(kept)}"
         )
+
+
+def memory(
+    sample: Tensor, output: Tensor, residuals: Sequence[Tensor], steps: int, prompts: int, traced_steps: int
+) -> tuple[int, int]:
+    """How much memory a calibration takes.
+
+    Args:
+        sample: the latent of a step.
+        output: the model output of a step.
+        residuals: the blocks' residuals of a step, for level ``hidden``.
+        steps: T.
+        prompts: how many prompts this process has.
+        traced_steps: see `Workload`.
+
+    Returns:
+        The bytes that are in use besides the pipeline, and those of all recordings.
+    """
+    with_contrast = output.nbytes + 4 * output.numel()  # a model output, and the branches' contrast in float32
+    kept = sample.nbytes * (steps + 1) + output.nbytes * steps + traced_steps * with_contrast
+    live = 18 * sample.numel() * 4
+    live += 2 * sum(residual.nbytes for residual in residuals)  # of level hidden
+    return live * prompts + with_contrast * steps, kept * prompts  # one prompt at a time has its contrasts in memory
 
 
 def in_words(seconds: float) -> str:

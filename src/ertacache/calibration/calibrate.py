@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ertacache.calibration.announcement import Workload
-from ertacache.calibration.budget import Budget, StepsBudget, check_prompts, parse_budget
+from ertacache.calibration.budget import check_prompts, parse_budget
 from ertacache.calibration.full_runs import open_session
 from ertacache.calibration.options import MEMORY_LIMIT, CalibrationOptions, checked_steps
 from ertacache.calibration.plan import Plan
@@ -134,7 +134,7 @@ def calibrate(
     check_prompts(budget, len(listed))
     plan = Plan.of(budget, chosen, len(listed), num_inference_steps, full_runs)
     left = len(listed) - plan.num_prompts
-    workload = _workload(num_inference_steps, chosen, plan.limiting(budget), left)
+    workload = Workload.of(num_inference_steps, chosen, plan.limiting(budget), left)
     with open_session(pipe, listed[: plan.num_prompts], options, workload) as session:
         made = session.loops.setting.num_steps
         if made != num_inference_steps:  # image-to-image makes fewer
@@ -142,19 +142,6 @@ def calibrate(
         policy = session.with_origin(solve(session, chosen, plan.limiting(budget)))
         _say_what_was_made(policy, session.progress)
         return policy
-
-
-def _workload(num_inference_steps: int, method: Method, budget: Budget, prompts_left: int) -> Workload:
-    """Make the workload of a calibration; a search keeps the traces of two loops at a time."""
-    hidden, searches = method.level == "hidden", method.schedule == "search"
-    computed = budget.computed if isinstance(budget, StepsBudget) else num_inference_steps
-    return Workload(
-        budget.full_runs,
-        traced_steps=2 * computed if searches and not hidden else 0,
-        hidden=hidden,
-        step_ratio=num_inference_steps / computed if searches and isinstance(budget, StepsBudget) else None,
-        prompts_left=prompts_left,
-    )
 
 
 def _say_what_was_made(policy: Policy, progress: CalibrationProgress) -> None:

@@ -17,6 +17,7 @@ from ertacache.cli.benchmark import benchmark
 from ertacache.cli.calibrate import calibrate
 from ertacache.cli.console import escape_unprintable, say
 from ertacache.cli.demo import demo
+from ertacache.cli.doctor import doctor
 from ertacache.cli.draft import draft
 from ertacache.cli.evaluate import evaluate
 from ertacache.cli.generate import generate
@@ -49,7 +50,7 @@ app = typer.Typer(
     add_completion=False,
     help="Make a diffusion pipeline faster, and see what it costs.",
 )
-for command in (demo, calibrate, pick, draft, generate, inspect, evaluate, push, benchmark):
+for command in (demo, doctor, calibrate, pick, draft, generate, inspect, evaluate, push, benchmark):
     app.command()(command)
 
 

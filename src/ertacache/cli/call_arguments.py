@@ -31,12 +31,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return name, value  # a plain string need not be quoted
 
 
-def check_arguments(pipe: Any, given: Mapping[str, Any]) -> None:
+def check_arguments(pipe: Any, given: Mapping[str, Any], *, complete: bool = True) -> None:
     """Refuse arguments that the pipeline's call does not take, and pipelines that need arguments not given.
 
     Args:
         pipe: the pipeline.
         given: the arguments of ``--set``, by name.
+        complete: whether a call will be made of them.
 
     Raises:
         PipelineError: naming the argument, and similar names if there are any.
@@ -52,7 +53,7 @@ def check_arguments(pipe: Any, given: Mapping[str, Any]) -> None:
 
     signature = CallSignature.of(pipe)
     signature.check(given, type(pipe).__name__)
-    for name, default in signature.defaults.items():
+    for name, default in signature.defaults.items() if complete else ():
         if default is inspect.Parameter.empty and name not in given and name not in _GIVEN_BY_COMMANDS:
             raise PipelineError(
                 f"the call of this pipeline needs {name!r}",

@@ -21,8 +21,14 @@ def inspect(
     report: Annotated[Path | None, typer.Option(help="Also write everything as one HTML page.")] = None,
 ) -> None:
     """Show what a policy does, step by step; or what a folder of learnt settings knows, and how good it is."""
-    if _is_learnt(policy):
-        _show_learnt(policy, plot, report)
+    if is_learnt(policy):
+        if plot or report:
+            raise ArgumentError(
+                "a folder of learnt settings has no plot and no page",
+                given=f"{policy}, and --{'plot' if plot else 'report'}",
+                cure="Leave it out; both are for one policy.",
+            )
+        show_learnt(policy)
         return
     if plot is not None:
         from ertacache.presenting.plot_style import plot_suffixes
@@ -47,7 +53,8 @@ def inspect(
         say(f"wrote {report}")
 
 
-def _is_learnt(name: str) -> bool:
+def is_learnt(name: str) -> bool:
+    """Whether this is a folder of learnt settings."""
     if not Path(name).is_dir():
         return False
     from ertacache.learning.learnt import LearntFolder
@@ -55,13 +62,12 @@ def _is_learnt(name: str) -> bool:
     return bool(LearntFolder(Path(name)).files())
 
 
-def _show_learnt(name: str, plot: Path | None, report: Path | None) -> None:
-    if plot or report:
-        raise ArgumentError(
-            "a folder of learnt settings has no plot and no page",
-            given=f"{name}, and --{'plot' if plot else 'report'}",
-            cure="Leave it out; both are for one policy.",
-        )
+def show_learnt(name: str) -> None:
+    """Print what a folder of learnt settings knows.
+
+    Raises:
+        ArgumentError: if none of its files can be read.
+    """
     from ertacache.learning.learnt import LearntFolder
     from ertacache.presenting.tables import learnt_settings
 

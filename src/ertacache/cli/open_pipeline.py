@@ -16,7 +16,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def open_pipeline(
-    model: str, device: str, dtype: str, settings: Sequence[str] | None, steps: int | None
+    model: str,
+    device: str,
+    dtype: str,
+    settings: Sequence[str] | None,
+    steps: int | None,
+    *,
+    makes_calls: bool = True,
 ) -> tuple[Any, dict[str, Any], Embedded | None]:
     """Check the options, then load a pipeline.
 
@@ -26,10 +32,12 @@ def open_pipeline(
         dtype: of the weights, one of `DTYPES`.
         settings: arguments of the call, each ``NAME=VALUE``.
         steps: ``num_inference_steps``; None if ``settings`` gives it, or the model is a small pipeline.
+        makes_calls: whether the command will call the pipeline, so that the number of steps and all arguments that
+            its calls need must be there.
 
     Returns:
-        The pipeline; the arguments of its calls, ``num_inference_steps`` included; and the small pipeline with its
-        prompts, if the model is one.
+        The pipeline; the arguments of its calls, with ``num_inference_steps`` if it is known; and the small pipeline
+        with its prompts, if the model is one.
 
     Raises:
         ArgumentError: if an option cannot be used, or the model cannot be loaded.
@@ -46,11 +54,11 @@ def open_pipeline(
                 cure="Leave the second one out.",
             )
         given["num_inference_steps"] = steps
-    if not model.startswith("zoo:") and "num_inference_steps" not in given:
+    if makes_calls and not model.startswith("zoo:") and "num_inference_steps" not in given:
         raise ArgumentError("the number of steps is not given", given=model, cure="Pass --steps N.")
     _check_device(device)
     pipe, arguments, embedded = load_pipeline(model, device, dtype)
-    check_arguments(pipe, given)
+    check_arguments(pipe, given, complete=makes_calls)
     return pipe, {**arguments, **given}, embedded
 
 

@@ -96,11 +96,7 @@ class Stack:
             self.mode, self.entering = "", None
             self.leaving.clear()
         if entering is None or not leaving:
-            raise self._refused(
-                "saw none of the denoiser's blocks run, for instance because it is compiled as a whole",
-                "no call of a block",
-                "Compile its blocks instead (compile_repeated_blocks)",
-            )
+            raise self.unseen()
         if entering.shape != leaving[0].shape:
             raise self._refused(
                 "needs a block stack whose output has the shape of its input",
@@ -150,6 +146,14 @@ class Stack:
         output = call(*args, **kwargs)
         self.leaving[:] = [_hidden_of(module, output, self.entering.shape[1]).detach()]
         return output
+
+    def unseen(self) -> PipelineError:
+        """Make the error for a denoiser that runs without its blocks being seen."""
+        return self._refused(
+            "saw none of the denoiser's blocks run, for instance because it is compiled as a whole",
+            "no call of a block",
+            "Compile its blocks instead (compile_repeated_blocks)",
+        )
 
     def _refused(self, reason: str, given: str, instead: str = "") -> PipelineError:
         cure = f"{instead}, or use" if instead else "Use"

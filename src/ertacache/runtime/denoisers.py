@@ -73,14 +73,19 @@ def changes_of_expert(pipe: Any, scheduler: Any) -> tuple[int, ...]:
     Returns:
         Their indices in the grid; empty for pipelines of one denoiser.
     """
+    if not has_experts(pipe):
+        return ()
+    boundary = pipe.config["boundary_ratio"] * scheduler.config.num_train_timesteps
+    timesteps = torch.as_tensor(scheduler.timesteps).tolist()
+    return tuple(i for i in range(1, len(timesteps)) if timesteps[i] < boundary <= timesteps[i - 1])
+
+
+def has_experts(pipe: Any) -> bool:
+    """Whether a second expert takes over at a boundary of the noise levels."""
     config = getattr(pipe, "config", None)
     ratio = config.get("boundary_ratio") if isinstance(config, Mapping) else None
     experts = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
-    if ratio is None or any(expert is None for expert in experts):
-        return ()
-    boundary = ratio * scheduler.config.num_train_timesteps
-    timesteps = torch.as_tensor(scheduler.timesteps).tolist()
-    return tuple(i for i in range(1, len(timesteps)) if timesteps[i] < boundary <= timesteps[i - 1])
+    return ratio is not None and all(expert is not None for expert in experts)
 
 
 def _denoises(module: nn.Module) -> bool:

@@ -24,8 +24,7 @@ from ertacache.method.named_methods import Method
 from ertacache.policy import Origin, Policy
 from ertacache.runtime.guidance_transfer import scale_of
 from ertacache.runtime.sampler_response import latents_of
-from ertacache.runtime.schedulers import set_noise_levels
-from ertacache.runtime.unwrap import own_class
+from ertacache.runtime.schedulers import fresh_twin, set_noise_levels
 
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
 """The schedulers with which transfers to other steps were measured, both of them in flow matching."""
@@ -87,7 +86,12 @@ def _is_measured(method: Method) -> bool:
 
 def of_measured_kind(origin: Origin) -> bool:
     """Whether transfers were measured with this scheduler on such noise levels."""
-    return origin.scheduler_class in SCHEDULERS and origin.noise_levels[0] <= 1 + 1e-4
+    return measured_with(origin.scheduler_class, origin.noise_levels)
+
+
+def measured_with(scheduler_class: str, levels: Sequence[float]) -> bool:
+    """Whether transfers were measured with a scheduler of this class on such noise levels."""
+    return scheduler_class in SCHEDULERS and levels[0] <= 1 + 1e-4
 
 
 def refusal(policy: Policy, levels: Sequence[float], cause: str = "the scheduler's shift") -> str | None:
@@ -149,11 +153,8 @@ def response(scheduler: Any, levels: Sequence[float]) -> NDArray[np.float64]:
     Raises:
         PipelineError: if the scheduler cannot be given other noise levels.
     """
-    kind: Any = own_class(scheduler)
-    twin = kind.from_config(scheduler.config)
     steps = len(levels) - 1
-    # The noise levels set here are replaced in the next line; mu only has to be there.
-    twin.set_timesteps(steps, **({"mu": 1.0} if twin.config.get("use_dynamic_shifting") else {}))
+    twin = fresh_twin(scheduler, steps)
     set_noise_levels(twin, levels)
     units, start = torch.eye(steps, dtype=torch.float64), torch.zeros(1, steps, dtype=torch.float64)
     return np.array(latents_of(twin, twin.timesteps, units, start).numpy(), dtype=np.float64)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ertacache.errors import PolicyMismatchError
+from ertacache.errors import PipelineError, PolicyMismatchError
 from ertacache.policy import Denoiser, Origin, Policy
 from ertacache.runtime import parameter_samples
 from ertacache.runtime.call_setting import CallSetting
@@ -181,6 +181,21 @@ def check_latent_shape(policy: Policy, shape: Sequence[int], call: CallSetting |
     if model is not None:
         expected, actual = list(model.k.shape[1:]), list(model.part_of(shape))
         _agree(policy, f"latent shape (error model per {model.granularity})", expected, actual, call)
+
+
+def check_output_shape(latent: Sequence[int], output: Sequence[int]) -> None:
+    """Raise `PipelineError` if level ``output`` cannot be used, since latent and model output differ in shape.
+
+    Args:
+        latent: the shape of the latent, with the batch axis.
+        output: the shape of the model output that the scheduler is given.
+    """
+    if tuple(latent) != tuple(output):
+        raise PipelineError(
+            "level 'output' caches model output minus latent, but here the two differ in shape",
+            given=f"latents {tuple(latent)}, model output {tuple(output)}",
+            cure="Calibrate with a method of level 'velocity', such as 'aligned' or 'taylor'.",
+        )
 
 
 def check_stream(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ertacache.errors import PipelineError, RunError
+from ertacache.errors import RunError
 from ertacache.method.named_methods import check_streams_method
 from ertacache.method.prediction import Prediction
 from ertacache.policy import Policy
@@ -27,6 +27,7 @@ from ertacache.runtime.policy_checks import (
     check_calls_per_step,
     check_guidance,
     check_latent_shape,
+    check_output_shape,
     check_pipeline,
     check_stream,
     check_streams,
@@ -99,12 +100,8 @@ class Resolved:
             PolicyMismatchError: if the policy was made for other guidance branches or latents.
         """
         policy, shape = self.policy, tuple(latent[1:])
-        if policy.method.level == "output" and tuple(latent) != tuple(output):
-            raise PipelineError(
-                "level 'output' caches model output minus latent, but here the two differ in shape",
-                given=f"latents {tuple(latent)}, model output {tuple(output)}",
-                cure="Calibrate with a method of level 'velocity', such as 'aligned' or 'taylor'.",
-            )
+        if policy.method.level == "output":
+            check_output_shape(latent, output)
         check_calls_per_step(policy, denoiser_calls, self.setting)
         check_latent_shape(policy, shape, self.setting)
         if not policy.origin or policy.method.predictor != "aligned" or shape == policy.origin.latent_shape:

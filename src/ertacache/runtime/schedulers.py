@@ -229,6 +229,17 @@ def _patched(scheduler: Any) -> list[str]:
 _SEAMS = ("step", "set_timesteps")
 
 
+def fresh_twin(scheduler: Any, steps: int) -> Any:
+    """Make a scheduler of the same class and configuration, before the first of so many steps.
+
+    Its noise levels are of the right kind, but not a call's own, where these depend on the size of the picture.
+    """
+    kind: Any = own_class(scheduler)
+    twin = kind.from_config(scheduler.config)
+    twin.set_timesteps(steps, **({"mu": 1.0} if twin.config.get("use_dynamic_shifting") else {}))  # it has to be there
+    return twin
+
+
 def parts_of(scheduler: Any) -> list[Any]:
     """List the scheduler and all schedulers within it."""
     parts = [scheduler]
