@@ -69,10 +69,11 @@ class Setting:
 
 def guided(name: str, scale: float) -> Setting:
     """Other guidance."""
+    changed: dict[str, Any] = {name: scale}
     return Setting(
         f"guidance {scale:g}",
-        {name: scale},
-        admit=lambda policy: transferred(policy, **{name: scale}),
+        changed,
+        admit=lambda policy: transferred(policy, **changed),
         done="refused, unless by `transferred`",
     )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from diffusers import DiffusionPipeline, FluxPipeline
 from torch import nn
 
 import ertacache
-from ertacache.errors import PipelineError, PolicyMismatchError
+from ertacache.errors import BudgetError, PipelineError, PolicyMismatchError
 
 CACHED = (2, 3, 5)
 COMPUTED = (0, 1, 4, 6, 7)
@@ -112,13 +115,82 @@ def test_enable_lasts_until_disable(flux, flux_call, make_policy, counted):
     assert run.computed_steps == COMPUTED
 
 
-def test_enabling_twice_is_refused_and_the_first_stays(flux, flux_call, make_policy):
+def test_a_block_holds_and_gives_back_what_was_enabled(flux, flux_call, make_policy):
+    own = type(flux)
+    first = ertacache.enable(flux, make_policy(8, (1,)))
+    enabled = type(flux)
     with ertacache.accelerated(flux, make_policy(8, CACHED)) as run:
-        with pytest.raises(PipelineError, match=r"accelerated already .*ertacache\.disable\(pipe\) first"):
-            ertacache.enable(flux, make_policy(8, (1,)))
+        for again in (ertacache.enable, lambda *given: ertacache.accelerated(*given).__enter__()):
+            with pytest.raises(PipelineError, match=r"accelerated already .*ertacache\.disable\(pipe\)"):
+                again(flux, make_policy(8, (4,)))
         flux(**flux_call())
-    assert run.cached_steps == CACHED
+    assert (run.cached_steps, first.cached_steps) == (CACHED, ())
+    assert type(flux) is enabled
+    flux(**flux_call())
+    assert (run.cached_steps, first.cached_steps) == (CACHED, (1,))
+    with ertacache.accelerated(flux, make_policy(8, CACHED)):
+        ertacache.disable(flux)
+    assert type(flux) is own
+
+
+def test_a_second_enable_takes_the_place_of_the_first_unless_it_is_refused(flux, flux_call, make_policy):
+    before = attributes_of(flux)
+    first = ertacache.enable(flux, make_policy(8, (1,)))
+    second = ertacache.enable(flux, make_policy(8, CACHED))
+    flux(**flux_call())
+    assert (first.cached_steps, second.cached_steps) == ((), CACHED)
+    with pytest.raises(BudgetError):
+        ertacache.enable(flux, speedup=0.5)
+    flux(**flux_call())
+    assert second.cached_steps == CACHED
+    ertacache.disable(flux)
     assert type(flux) is FluxPipeline
+    after = attributes_of(flux)
+    assert [place for place in before if place[1] == "__class__" and before[place] is not after[place]] == []
+
+
+def test_disabled_calls_run_in_full_and_what_was_enabled_is_back(flux, flux_call, make_policy, counted):
+    plain = flux(**flux_call()).images
+    counter = counted(flux.transformer)
+    with ertacache.disabled(flux):  # nothing is enabled
+        assert torch.equal(flux(**flux_call()).images, plain)
+    run = ertacache.enable(flux, make_policy(8, CACHED))
+    fast = flux(**flux_call()).images
+    counter.take()
+    with ertacache.disabled(flux):
+        assert torch.equal(flux(**flux_call()).images, plain)
+        with ertacache.disabled(flux):
+            assert torch.equal(flux(**flux_call()).images, plain)
+        assert torch.equal(flux(**flux_call()).images, plain)
+        with ertacache.accelerated(flux, make_policy(8, (1,))) as inner:
+            flux(**flux_call())
+        assert inner.cached_steps == (1,)
+    with suppress(OSError), ertacache.disabled(flux):
+        raise OSError("disk full")
+    assert counter.take() == 3 * 8 + 7
+    assert torch.equal(flux(**flux_call()).images, fast)
+    assert (counter.take(), run.cached_steps) == (5, CACHED)
+
+
+def test_disabled_is_for_one_pipeline_and_one_thread(flux, flux_call, make_policy):
+    run = ertacache.enable(flux, make_policy(8, CACHED))
+    copied = copy.copy(flux)
+    copied.scheduler = copy.deepcopy(flux.scheduler)
+    with ertacache.disabled(flux):
+        copied(**flux_call())
+        assert run.cached_steps == CACHED
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(lambda: (flux(**flux_call()), run.report)[1]).result().cached_steps == list(CACHED)
+    pauses, overlap = [ertacache.disabled(flux), ertacache.disabled(flux)], Barrier(2)
+
+    def pause(number):
+        with pauses[number]:
+            overlap.wait()
+
+    with ThreadPoolExecutor(2) as pool:  # the blocks overlap, and neither leaves anything behind
+        list(pool.map(pause, (0, 1)))
+    flux(**flux_call())
+    assert run.report.cached_steps == list(CACHED)
 
 
 def test_disabling_a_plain_pipeline_does_nothing(flux):

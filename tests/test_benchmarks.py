@@ -153,7 +153,7 @@ def test_figures_of_another_setting_are_not_joined_nor_lost(tmp_path):
 
 
 def test_the_tables_that_the_pages_show_are_those_that_were_measured():
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     texts = [page.read_text() for page in pages]
     tables = sorted((ROOT / "benchmarks/results").glob("*.md"))
     assert tables

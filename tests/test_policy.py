@@ -14,10 +14,12 @@ import torch
 
 import ertacache.files
 from ertacache.errors import MethodError, PolicyFileError
+from ertacache.learning.learnt import Learnt
 from ertacache.method.named_methods import NAMED_METHODS, Method
 from ertacache.method.prediction import Prediction
 from ertacache.policy import CalibrationRecord, Denoiser, Origin, Policy, Rectification, Weights
 from ertacache.policy.drift_envelope import Envelope
+from ertacache.watching.draft import Draft
 
 PAPER, ALIGNED = Method.named("paper"), Method.named("aligned")
 NAN = math.nan
@@ -331,3 +333,20 @@ def test_an_unknown_name_is_refused_with_the_names_there_are() -> None:
 def test_only_what_was_fitted_depends_on_the_calibrated_noise_levels() -> None:
     free = {name for name, method in NAMED_METHODS.items() if not method.depends_on_calibration}
     assert free == {"uniform", "reuse", "taylor"}
+
+
+def test_a_policy_prints_in_two_lines(make_policy):
+    record = CalibrationRecord("speedup=2", num_prompts=6, error=0.0067)
+    policy = make_policy(8, (2, 4, 5), calibration=record)
+    assert str(policy) == "Policy(reuse: 5 of 8 steps computed, 1.60x, error 0.67% over 6 prompts)\n  ●●○●○○●●"
+    judged = dataclasses.replace(policy, calibration=dataclasses.replace(record, psnr=(40.0, 42.0), ssim=(0.9, 0.9)))
+    assert "PSNR 41.0 dB over 2 held-out prompts" in repr(judged)
+    assert policy.shifted(3).pattern == policy.pattern
+    assert repr(make_policy(8, (1,))).startswith("Policy(reuse: 7 of 8 steps computed, 1.14x, not measured)")
+
+
+def test_drafts_and_learnt_settings_print_shortly(make_policy):
+    draft = Draft(make_policy(8, (1, 2, 3)), "0123456789abcdef", 0.0, 1.0, 2.5, 3.0)
+    assert repr(draft) == "Draft(of policy 0123456789abcdef: 5 of 8 steps computed, limit 2.50)\n  ●○○○●●●●"
+    learnt = Learnt("FluxPipeline, 30 steps", torch.eye(30, dtype=torch.float64), 3, 4, (0.1,), (15,))
+    assert repr(learnt) == "Learnt(FluxPipeline, 30 steps: 3 full generations, 4 samples, 1 audits)"

@@ -1,5 +1,7 @@
 """The small pipelines: found, or refused with the reason."""
 
+import logging
+
 import pytest
 
 from ertacache import zoo
@@ -35,3 +37,14 @@ def test_each_that_is_here_generates(name):
     pixels = output.images if hasattr(output, "images") else output.frames
     assert pixels.shape[-2:] == (call["height"], call["width"])
     assert pixels.shape[1] == call.get("num_frames", 3)
+
+
+def test_a_cut_prompt_is_named_if_there_is_a_text_to_name(caplog):
+    pipe = zoo.load("emoji").pipe
+    log = logging.getLogger(type(pipe).__module__)
+    with caplog.at_level(logging.WARNING, log.name):
+        log.warning("The following part of your input was truncated because 24 tokens: ['']")
+        log.warning("The following part of your input was truncated because 24 tokens: ['', '']")
+        log.warning("The following part of your input was truncated because 24 tokens: ['', 'a star']")
+        log.warning("anything else: ['']")
+    assert [record.getMessage()[-12:] for record in caplog.records] == ["', 'a star']", "g else: ['']"]

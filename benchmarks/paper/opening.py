@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.paper.published import TITLES
 from ertacache import zoo
 from ertacache.cli import open_pipeline as opening
+from ertacache.cli.model_source import ModelSource
 from ertacache.cli.prompts_file import read_prompts
 from ertacache.errors import PipelineError
 
@@ -45,12 +46,12 @@ def open_pipeline(
 
     Raises:
         PipelineError: if there are too few prompts.
-        ArgumentError: if prompts or the number of steps are missing, or the model cannot be loaded.
+        ArgumentError: if prompts are missing, or the model cannot be loaded.
     """
     lines = read_prompts(prompts, model)
-    pipe, arguments, embedded = opening.open_pipeline(model, device, dtype, settings, steps)
-    if embedded:
-        return model.removeprefix("zoo:"), replace(embedded, arguments=arguments)
+    opened = opening.open_pipeline(ModelSource(model, device, dtype), settings, steps)
+    if opened.embedded:
+        return model.removeprefix("zoo:"), replace(opened.embedded, arguments=opened.arguments)
     if len(lines) < 2 * calibration:
         raise PipelineError(
             "a pipeline that brings no prompts needs more of them",
@@ -58,7 +59,7 @@ def open_pipeline(
             cure=f"Pass --prompts FILE with {2 * calibration} prompts or more, one a line.",
         )
     half = len(lines) // 2
-    return Path(model).name, zoo.Embedded(pipe, arguments, lines[:half], lines[half:])
+    return Path(model).name, zoo.Embedded(opened.pipe, opened.arguments, lines[:half], lines[half:])
 
 
 def family_of(pipe: Any) -> str:

@@ -17,6 +17,7 @@ from benchmarks.vbench import scores as scoring
 from benchmarks.vbench.dimensions import DIMENSIONS, VBenchError, checked
 from ertacache import Policy
 from ertacache.cli import options
+from ertacache.cli.model_source import ModelSource
 from ertacache.cli.one_line_errors import one_line_errors
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.evaluation.comparison import Variant, generate, started
@@ -94,7 +95,8 @@ def export(
         entries = layout.chosen(layout.read_prompts(prompt_list or runner.prompt_list_of(python)), wanted, prompts)
         loaded = Policy.load(policy) if policy is not None else None
         steps = steps or (loaded.num_inference_steps if loaded else None)
-        pipe, arguments, _ = open_pipeline(model, device, dtype, settings, steps)
+        opened = open_pipeline(ModelSource(model, device, dtype), settings, steps)
+        pipe, arguments = opened.pipe, opened.arguments
         num_steps = arguments.pop("num_inference_steps")
         variant = Variant(policy.stem if policy else "full", num_steps, policy=loaded)
         what = {"model": model, "steps": num_steps, "arguments": arguments, "dtype": dtype, "seed": seed, "fps": fps}

@@ -11,8 +11,9 @@ Calibrate a policy once on a few prompts and save it; then let calls of the pipe
 >>> print(run.report)  # doctest: +SKIP
 
 `profile` makes policies for many budgets at once. `enable` and `disable` switch a policy on and off without a ``with``
-block. `draft` makes a check that flags pictures which may have turned out bad. `transferred` adapts a policy to other
-guidance. `doctor` says in advance whether a pipeline is served. All errors are in `ertacache.errors` and derive from
+block, and `disabled` makes single calls in full. `draft` makes a check that flags pictures which may have turned out
+bad. `transferred` adapts a policy to other guidance. `doctor` says in advance whether a pipeline is served. All errors
+are in `ertacache.errors` and derive from
 `ERTACacheError`.
 """
 
@@ -35,6 +36,7 @@ __all__ = [
     "accelerated",
     "calibrate",
     "disable",
+    "disabled",
     "doctor",
     "draft",
     "enable",
@@ -44,7 +46,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ertacache.accelerate import accelerated, enable
-    from ertacache.acceleration import Acceleration, disable
+    from ertacache.acceleration import Acceleration, disable, disabled
     from ertacache.calibration.calibrate import calibrate
     from ertacache.calibration.make_draft import draft
     from ertacache.calibration.make_profile import profile
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
 else:  # torch and diffusers take seconds to import, and wait until something is asked for that needs them
     _PARTS = {
         "accelerate": ("accelerated", "enable"),
-        "acceleration": ("Acceleration", "disable"),
+        "acceleration": ("Acceleration", "disable", "disabled"),
         "calibration": ("Profile", "calibrate", "draft", "profile"),
         "diagnosis": ("Diagnosis", "doctor"),
         "method.named_methods": ("Method",),

@@ -34,6 +34,9 @@ def enable(
 ) -> WatchedAcceleration:
     """Make every later call of ``pipe`` follow a policy, until `ertacache.disable`.
 
+    A pipeline that is enabled already follows the new policy in place of the earlier one; if the new one is refused,
+    the earlier one stays. `ertacache.disabled` makes single calls in full.
+
     Either a calibrated ``policy`` is given, or ``speedup`` or ``num_computed_steps`` alone: then each call makes an
     *instant* policy from its own noise levels and from what the outputs of diffusion models have in common. It needs no
     calibration, and loses more than a calibrated one.
@@ -70,8 +73,8 @@ def enable(
         BudgetError: without a policy, on no budget or two, or one out of range; or if one is given beside a policy.
         GuardError: if there is no such guard, the policy has no envelope to compare with, or the draft is for another
             policy.
-        PipelineError: if the pipeline is enabled already, has no denoiser, has another cache on, or its scheduler is
-            not supported.
+        PipelineError: in a block of `accelerated`; or if the pipeline has no denoiser, has another cache on, or its
+            scheduler is not supported.
         PolicyMismatchError: if the policy was made for another model or scheduler, or is not a policy.
 
     Notes:
@@ -91,7 +94,7 @@ def enable(
         ``copy.deepcopy(pipe.scheduler)``. Copies of an enabled pipeline are enabled.
     """
     acceleration = WatchedAcceleration(_Wanted(speedup, num_computed_steps, learn, audit).source(policy), guard, draft)
-    switch_on(pipe, acceleration)
+    switch_on(pipe, acceleration, holds=False)
     return acceleration
 
 
@@ -140,7 +143,8 @@ def accelerated(
 ) -> Iterator[WatchedAcceleration]:
     """Make the calls of ``pipe`` within a ``with`` block follow a policy; arguments and errors as for `enable`.
 
-    The pipeline is as before afterwards, also if the block raises. The report can still be read then.
+    The pipeline is as before afterwards, also if the block raises; what `enable` switched on before is then in force
+    again. The report can still be read then.
 
     >>> with accelerated(pipe, policy) as run:  # doctest: +SKIP
     ...     image = pipe("a red star", num_inference_steps=30).images[0]
@@ -148,13 +152,8 @@ def accelerated(
     (0, 3, 6, 11, 14, 17, 20, 23, 27, 29)
     >>> print(run.report)  # doctest: +SKIP
     """
-    asked: dict[str, Any] = {
-        "speedup": speedup,
-        "num_computed_steps": num_computed_steps,
-        "learn": learn,
-        "audit": audit,
-    }
-    acceleration = enable(pipe, policy, **asked, guard=guard, draft=draft)
+    acceleration = WatchedAcceleration(_Wanted(speedup, num_computed_steps, learn, audit).source(policy), guard, draft)
+    switch_on(pipe, acceleration)
     try:
         yield acceleration
     finally:

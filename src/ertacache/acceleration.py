@@ -1,13 +1,15 @@
 """Switch a policy on and off on a pipeline object: its class becomes a subclass whose calls follow the policy.
 
-`ertacache.accelerate` has the public functions `enable` and `accelerated`; `disable` is here.
+`ertacache.accelerate` has the public functions `enable` and `accelerated`; `disable` and `disabled` are here.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from ertacache.errors import ERTACacheError, PipelineError
@@ -22,6 +24,7 @@ from ertacache.runtime.preserving import preserved
 from ertacache.runtime.report import Report
 from ertacache.runtime.run import Run
 from ertacache.runtime.schedulers import sampler_of
+from ertacache.runtime.unwrap import own_class
 
 
 class CallWatch:
@@ -120,32 +123,37 @@ class Acceleration:
         return result
 
 
-def switch_on(pipe: Any, acceleration: Acceleration) -> None:
-    """Make every later call of the pipeline follow the acceleration's policy, until `disable`.
+def switch_on(pipe: Any, acceleration: Acceleration, *, holds: bool = True) -> None:
+    """Make every later call of the pipeline follow the acceleration's policy, until it is switched off.
 
     Args:
         pipe: a diffusers pipeline.
         acceleration: makes the calls.
+        holds: whether it stays until `switch_off`, which brings back what was on before, as `accelerated` does. If not,
+            another one may take its place, as after `enable`.
 
     Raises:
-        PipelineError: if the pipeline is accelerated already, has no denoiser, has another cache on, or its scheduler
-            is not supported.
+        PipelineError: if an acceleration that holds is on, or the pipeline has no denoiser, has another cache on, or
+            its scheduler is not supported.
         PolicyMismatchError: if the policy was made for another model or scheduler.
     """
-    _check_plain(pipe)
+    _check_free(pipe)
     denoisers_of(pipe)
     sampler_of(getattr(pipe, "scheduler", None))
     acceleration.source.check(pipe)
     with _switching:
-        _check_plain(pipe)  # another thread may have enabled it meanwhile
-        pipe.__class__ = _accelerated_class(type(pipe), acceleration)
+        _check_free(pipe)  # another thread may have begun a block meanwhile
+        pipe.__class__ = _accelerated_class(pipe, acceleration, holds)
 
 
-def _accelerated_class(own: Any, acceleration: Acceleration) -> type:
+def _accelerated_class(pipe: Any, acceleration: Acceleration, holds: bool) -> type:
     """Make a subclass of a pipeline's class, of the same name, whose calls go to the acceleration."""
+    own: Any = own_class(pipe)
 
     @functools.wraps(own.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if (id(acceleration), id(self)) in _paused.get():
+            return own.__call__(self, *args, **kwargs)
         return acceleration.call(self, args, kwargs)
 
     def reduced(self: Any, protocol: Any) -> Any:
@@ -153,7 +161,7 @@ def _accelerated_class(own: Any, acceleration: Acceleration) -> type:
         return _made, (make, _Arguments(arguments)), *rest
 
     body = {"__call__": call, "_ertacache_class": own, "_ertacache_acceleration": acceleration}
-    body |= {"__reduce_ex__": reduced}
+    body |= {"__reduce_ex__": reduced, "_ertacache_holds": holds, "_ertacache_before": type(pipe) if holds else own}
     body |= {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
     return type(own.__name__, (own,), body)
 
@@ -189,25 +197,53 @@ def disable(pipe: Any) -> None:
     Args:
         pipe: a diffusers pipeline.
     """
-    switch_off(pipe, _acceleration(pipe))
+    with _switching:
+        if _acceleration(pipe) is not None:
+            pipe.__class__ = own_class(pipe)
 
 
-def switch_off(pipe: Any, acceleration: Acceleration | None) -> None:
+def switch_off(pipe: Any, acceleration: Acceleration) -> None:
     """Make the pipeline as it was before this acceleration; a no-op if it is not switched on any more."""
     with _switching:
-        if acceleration is not None and _acceleration(pipe) is acceleration:  # another one may be on by now
-            pipe.__class__ = type(pipe)._ertacache_class
+        if _acceleration(pipe) is acceleration:  # another one may be on by now
+            pipe.__class__ = type(pipe)._ertacache_before
+
+
+@contextmanager
+def disabled(pipe: Any) -> Iterator[None]:
+    """Make the calls of ``pipe`` within a ``with`` block run in full, as without any policy.
+
+    >>> enable(pipe, policy)  # doctest: +SKIP
+    >>> with disabled(pipe):  # doctest: +SKIP
+    ...     full = pipe("a red star", num_inference_steps=30).images[0]
+
+    What was enabled is in force again afterwards, also if the block raises. Its ``report`` stays that of the last
+    accelerated call. The block is for the calls of its own thread, and of asyncio tasks that begin within it; other
+    threads are not affected. A policy that is enabled within the block is followed. A no-op if nothing is enabled.
+
+    Args:
+        pipe: a diffusers pipeline.
+    """
+    before, on = _paused.get(), _acceleration(pipe)  # kept here, so that no other one gets its id meanwhile
+    _paused.set(before | {(id(on), id(pipe))})
+    try:
+        yield
+    finally:
+        _paused.set(before)
 
 
 _switching = threading.Lock()  # held while a pipeline's class changes
+_paused: ContextVar[frozenset[tuple[int, int]]] = ContextVar("paused", default=frozenset())
+"""The accelerations, each with its pipeline, by their ids, whose calls run in full here."""
 
 
-def _check_plain(pipe: Any) -> None:
-    if _acceleration(pipe) is not None:
+def _check_free(pipe: Any) -> None:
+    if getattr(type(pipe), "_ertacache_holds", False):
         raise PipelineError(
             "this pipeline is accelerated already",
-            given=type(pipe).__name__,
-            cure="Call ertacache.disable(pipe) first.",
+            given=f"{type(pipe).__name__}, in a block of ertacache.accelerated()",
+            cure="Leave the block first, or call ertacache.disable(pipe); what ertacache.enable() switched on can be "
+            "replaced.",
         )
 
 

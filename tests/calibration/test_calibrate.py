@@ -14,9 +14,11 @@ from ertacache.calibration.budget import StepsBudget
 from ertacache.calibration.loop_result import Fit, FittedOn
 from ertacache.calibration.make_policy import better_policy
 from ertacache.calibration.prompts import calls_for, prompts_of
+from ertacache.calibration.worthwhile import warnings_of
 from ertacache.errors import BudgetError, CalibrationError, GuardError, MethodError, PipelineError
 from ertacache.method.named_methods import NAMED_METHODS
 from ertacache.method.prediction import Prediction
+from ertacache.policy import CalibrationRecord
 
 
 def generate(embedded, policy=None, prompt="a red star on a gray background", **changes):
@@ -418,3 +420,12 @@ def test_a_text_for_a_pipeline_that_takes_none_is_refused_with_what_it_takes():
             raise AssertionError("not to be called")
 
     assert calls_for(Open(), ["a red star"], {}, 0)[0].arguments()["prompt"] == "a red star"
+
+
+def test_few_steps_and_a_large_error_are_noted(embedded, settings, prompts, make_policy):
+    few = ertacache.calibrate(embedded.pipe, prompts, speedup=2, **{**settings, "num_inference_steps": 4})
+    little, far = few.calibration.notes[-2:]
+    assert "a run of 4 steps leaves little to skip" in little
+    assert f"{few.calibration.error:.0%} from those of the full runs" in far
+    assert warnings_of(make_policy(12, (1,), calibration=CalibrationRecord("", error=0.05))) == []
+    assert warnings_of(make_policy(4, ())) == []  # nothing is skipped

@@ -79,11 +79,16 @@ def test_a_picture_named_as_a_clip_and_more_than_one_are_written(tmp_path):
 
 
 def test_inspect_tells_every_step_and_draws_it(policy_file, tmp_path):
-    done = run("inspect", policy_file, "--plot", tmp_path / "policy.png")
+    done = run("inspect", policy_file)
+    assert done.exit_code == 0, done.output
+    assert Policy.load(policy_file).pattern in done.output
+    assert "FluxTransformer2DModel" in done.output
+    assert "noise level" not in done.output
+    assert len(done.output.splitlines()) < 20
+    done = run("inspect", policy_file, "--coefficients", "--plot", tmp_path / "policy.png")
     assert done.exit_code == 0, done.output
     assert len(re.findall(r"\bcached\b", done.output)) == 4
     assert len(re.findall(r"│ computed ", done.output)) == 4
-    assert "FluxTransformer2DModel" in done.output
     assert (tmp_path / "policy.png").stat().st_size > 0
 
 
@@ -134,6 +139,8 @@ def test_a_frontier_is_written_whole_and_picked_from_without_the_model(make_poli
         return replace(make_policy(10, tuple(range(1, 11 - computed))), calibration=record)
 
     profile = Profile((made(8, 60, 61, 62), made(6, 40, 41, 42), made(5, 50, 51, 52)))
+    whole = "Profile(3 policies of 10 steps, 1.25x to 2.00x, PSNR 61.0 to 51.0 dB over 3 held-out prompts)"
+    assert repr(profile) == whole
     written = write_frontier(profile, tmp_path / "front")
     assert all(path.is_file() for path in written)
     rows = json.loads((tmp_path / "front/frontier.json").read_text())

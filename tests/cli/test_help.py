@@ -23,7 +23,8 @@ def test_help_names_what_there_is_and_waits_for_nothing():
     assert options.METHODS.split(", ") == list(NAMED_METHODS)
     code = (
         "import sys; from typer.testing import CliRunner; from ertacache.cli import app\n"
-        "for asked in ('--help', 'calibrate --help', 'calibrate', 'calibrate zoo:flux --out /proc/a/b', 'nosuch'):\n"
+        "for asked in ('--help', 'calibrate --help', 'calibrate', 'calibrate a/b', 'calibrate zoo:flux --out /proc/a', "
+        "'nosuch'):\n"
         "    CliRunner().invoke(app, asked.split())\n"
         "print([m for m in ('torch', 'diffusers', 'transformers', 'matplotlib') if m in sys.modules])"
     )

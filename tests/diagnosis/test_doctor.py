@@ -249,6 +249,13 @@ def test_the_price_is_the_one_that_calibration_announces(flux, call, capfd):
     assert f"{readable(estimate.recordings)} for recordings" in said
 
 
+def test_a_slow_call_is_timed_once(make_toy, monkeypatch):
+    monkeypatch.setattr("ertacache.diagnosis.trial.CHEAP", 0.0)
+    found = ertacache.doctor(make_toy(), time=True, latents=torch.zeros(1, 4, 8, 8), num_inference_steps=20)
+    assert not found.estimate.warmed_up
+    assert "its decoder not warmed up" in str(found)
+
+
 def trial(*intervals, made, asked=4, first=0, seconds=1.0):
     pair = torch.zeros(1, 4), torch.zeros(1, 4)
     return Trial(asked, first, made, seconds, intervals, 1, (pair,))
@@ -272,6 +279,7 @@ def test_image_to_image_makes_its_share_of_the_steps():
         ({"time": "yes"}, ArgumentError),
         ({"num_inference_steps": 0}, ArgumentError),
         ({"no_such": 1}, PipelineError),
+        ({"time": True, "num_inference_steps": 8, "sigmas": [1.0, 0.5]}, CalibrationError),
         ({"policy": "policy.safetensors"}, PolicyMismatchError),
     ],
 )
@@ -290,3 +298,11 @@ def test_a_copy_of_the_pipeline_is_not_needed(flux, call):
     other = copy.copy(flux)
     other.scheduler = copy.deepcopy(flux.scheduler)
     assert ertacache.doctor(flux, **call).to_json() == ertacache.doctor(other, **call).to_json()
+
+
+@pytest.mark.parametrize("name", ["WanModular", "StableDiffusionXL, DPMSolverMultistep", "LTX2"])
+def test_nothing_is_left_on_others_either(name):
+    family = Family(CASES[name])
+    before = state_of(family.pipe)
+    ertacache.doctor(family.pipe, time=True, **family.all_arguments())
+    assert differences(state_of(family.pipe), before) == []

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from ertacache import Method, Policy, calibrate, zoo
+from ertacache.distributed import bulk
 from ertacache.distributed.bulk import MANIFEST, Manifest, Order, generate_all, made_of
 from ertacache.distributed.messages import HandedIn
 from ertacache.errors import CalibrationError, OutputError, PipelineError
-from ertacache.evaluation.comparison import Variant, calls_of, generate, started
+from ertacache.evaluation.comparison import Result, Variant, calls_of, generate, started
 from ertacache.evaluation.evaluate import evaluate
 from tests.cli.running import run
 from tests.distributed.threads import Threads
@@ -207,3 +208,19 @@ def test_options_that_do_not_go_together_are_refused(arguments, message):
     done = run("generate", "zoo:flux", *arguments)
     assert done.exit_code == 2
     assert message in done.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("sounds", "expected"), [(True, 25), (False, 10)])
+def test_a_clip_with_sound_keeps_the_frame_rate_of_its_call(sounds, expected, small, order, monkeypatch):
+    """As one that is made alone, so that clip and sound end together; a clip without sound has the rate asked for."""
+    written = []
+
+    def write(films, path, *, fps, sound):
+        path.write_bytes(b"clip")
+        written.append(fps)
+
+    clip = Result(torch.zeros(1, 5, 3, 8, 8), 1.0, 1.0, 1.0, 1.0, sound=torch.zeros(1, 1, 100) if sounds else None)
+    monkeypatch.setattr(bulk, "write_film", write)
+    monkeypatch.setattr(bulk, "generate", lambda *given: clip)
+    made = made_of(small.pipe, replace(order, arguments={**order.arguments, "frame_rate": 25.0}, fps=10), 0)
+    assert (made.data, made.suffix, written) == (b"clip", ".mp4", [expected])

@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from peft import LoraConfig
 
 import ertacache
-from ertacache.errors import PolicyMismatchError
+from ertacache.errors import ArgumentError, PolicyMismatchError
 from ertacache.method.named_methods import Method
 from ertacache.policy import Policy, Rectification
 from ertacache.runtime import identity
@@ -93,6 +93,46 @@ def test_other_adapters_are_refused_at_once_and_in_later_calls(flux, flux_call, 
     ertacache.disable(flux)
     flux.transformer.enable_lora()
     assert "adapters of transformer was [] when it was calibrated, and is ['style x 4'] now" in refusal(flux, fitted)
+
+
+def test_other_adapters_are_followed_by_a_policy_that_was_transferred_to_any(
+    flux, flux_call, fitted, make_flux, tmp_path
+):
+    refused = "To force it, call ertacache.transferred(policy, adapters='any')"
+    add_adapter(flux.transformer, "style")
+    assert refused in refusal(flux, fitted)
+    ertacache.transferred(fitted, adapters="any").save(tmp_path / "any.safetensors")
+    policy = Policy.load(tmp_path / "any.safetensors")
+    assert policy.cached_steps == fitted.cached_steps
+    assert "used with any adapters" in policy.calibration.notes[-1]
+    with ertacache.accelerated(flux, policy) as run:
+        flux(**flux_call(guided=True))
+        assert run.cached_steps == CACHED
+        (note,) = [note for note in run.report.notes if "adapters" in note]
+        assert "were [] when the policy was calibrated, and are ['style x 4'] now" in note
+        assert "docs/how-to/lora.md" in note
+        flux.transformer.set_adapters("style", 0.5)
+        flux(**flux_call(guided=True))
+        assert any("['style x 2'] now" in note for note in run.report.notes)
+    other = make_flux(seed=1)
+    add_adapter(other.transformer, "style")
+    assert "the weights of transformer are not those" in refusal(other, policy)
+    with pytest.raises(ArgumentError, match="'any' alone"):
+        ertacache.transferred(fitted, adapters=["style"])
+
+
+def test_adapters_of_other_weights_and_other_guidance_are_followed_too(flux, flux_call, make_policy, origin_for):
+    add_adapter(flux.transformer, "a")
+    origin = origin_for(flux, flux_call(guided=True), calls=2, shape=(16, 16))
+    policy = make_policy(8, CACHED, "aligned", origin=origin)
+    moved = ertacache.transferred(ertacache.transferred(policy, adapters="any"), adapters="any", true_cfg_scale=3.0)
+    assert moved.origin.denoisers["transformer"].adapters == ("*", "a x 4")
+    flux.transformer.delete_adapters("a")
+    add_adapter(flux.transformer, "a")
+    assert "other weights" in refusal(flux, policy)
+    with ertacache.accelerated(flux, moved) as run:
+        flux(**flux_call(guided=True, true_cfg_scale=3.0))
+    assert run.cached_steps == CACHED
 
 
 def test_which_adapters_take_part_and_how_much_is_what_counts(flux, flux_call, make_policy, origin_for):

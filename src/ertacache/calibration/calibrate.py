@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ertacache.calibration.announcement import Workload
@@ -15,6 +16,7 @@ from ertacache.calibration.policy_for_budget import solve
 from ertacache.calibration.progress import CalibrationProgress
 from ertacache.calibration.prompts import prompts_of
 from ertacache.calibration.shard import Workers
+from ertacache.calibration.worthwhile import warnings_of
 from ertacache.method.named_methods import Method
 from ertacache.policy import Policy
 
@@ -104,6 +106,7 @@ def calibrate(
         and ``notes`` are always there. ``psnr`` and ``ssim`` are measured for a budget of quality, ``seconds`` for one
         of seconds. ``step_errors`` are not measured for ``offline``, ``offline+time`` and ``paper``. ``threshold`` is
         there if Algorithm 2 chose the schedule. ``taylor_kept`` says whether Taylor's weights replace fitted ones.
+        ``notes`` also warn of 10 steps or fewer, and of an error over 0.1.
     """
     num_inference_steps = checked_steps(num_inference_steps)
     chosen = method if isinstance(method, Method) else Method.named(method)
@@ -139,9 +142,14 @@ def calibrate(
         made = session.loops.setting.num_steps
         if made != num_inference_steps:  # image-to-image makes fewer
             budget = parse_budget(made, chosen, given)
-        policy = session.with_origin(solve(session, chosen, plan.limiting(budget)))
+        policy = _warned(session.with_origin(solve(session, chosen, plan.limiting(budget))))
         _say_what_was_made(policy, session.progress)
         return policy
+
+
+def _warned(policy: Policy) -> Policy:
+    record = policy.calibration
+    return replace(policy, calibration=replace(record, notes=(*record.notes, *warnings_of(policy))))
 
 
 def _say_what_was_made(policy: Policy, progress: CalibrationProgress) -> None:

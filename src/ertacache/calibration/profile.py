@@ -44,6 +44,14 @@ class Profile:
             if len(policy.calibration.psnr) < 2 or policy.calibration.seconds is None:
                 raise _wrong(f"the policy of {count} steps does not say what quality it has, or what time it takes")
 
+    def __repr__(self) -> str:
+        most, least = self.policies[0], self.policies[-1]
+        return (
+            f"Profile({len(self.policies)} policies of {most.num_made_steps} steps, {most.step_ratio:.2f}x to "
+            f"{least.step_ratio:.2f}x, PSNR {fmean(most.calibration.psnr):.1f} to {fmean(least.calibration.psnr):.1f} "
+            f"dB over {len(most.calibration.psnr)} held-out prompts)"
+        )
+
     def frontier(self) -> list[Policy]:
         """Return the policies that are worth their cost: each has a higher mean PSNR than all with fewer steps."""
         kept: list[Policy] = []

@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ertacache.cli.console import console, say
+from ertacache.cli.prompt_lines import Prompt, texts_of
 from ertacache.distributed.bulk import MANIFEST, Manifest, Order, generate_all
 from ertacache.evaluation.comparison import Variant
 
@@ -17,7 +18,7 @@ from ertacache.evaluation.comparison import Variant
 def generate_many(
     load: Any,
     variant: Variant,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     arguments: Mapping[str, Any],
     folder: Path,
     workers: Any,
@@ -37,7 +38,8 @@ def generate_many(
     Raises:
         typer.Exit: with status 1, if a picture could not be made.
     """
-    order = Order(prompts, variant, arguments, **given)
+    own = [{} if isinstance(prompt, str) else dict(prompt) for prompt in prompts]
+    order = Order(texts_of(prompts), variant, arguments, own=own if any(own) else (), **given)
     known = Manifest(folder, order)
     left = len(known.left())
     if left < len(prompts):

@@ -58,7 +58,9 @@ def check_arguments(pipe: Any, given: Mapping[str, Any], *, complete: bool = Tru
             raise PipelineError(
                 f"the call of this pipeline needs {name!r}",
                 given=type(pipe).__name__,
-                cure=f"Pass --set {name}=VALUE, or call the pipeline from Python if a shell cannot express the value.",
+                cure="Pass --image FILE."
+                if name == "image"
+                else f"Pass --set {name}=VALUE, or call the pipeline from Python if a shell cannot express the value.",
             )
 
 

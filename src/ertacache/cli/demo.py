@@ -18,7 +18,7 @@ def demo(
     model: Annotated[str, typer.Option(help=f"One of {options.MODELS}.")] = "emoji",
     speedup: Annotated[
         list[float] | None,
-        typer.Option(help="The step ratio to ask for (all steps over computed steps); several times for several ones."),
+        typer.Option(help="All steps over computed ones; 2 computes half of them. Repeatable. Default: 2 and 3."),
     ] = None,
     method: options.Method = "aligned",
     prompts: Annotated[int, typer.Option(min=1, max=64, help="How many held-out prompts to generate.")] = 12,
@@ -26,7 +26,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures, the plots and the policies.")] = Path("out/demo"),
     seed: options.Seed = 1000,
 ) -> None:
-    """Calibrate on a small pipeline, and show full, accelerated, a rival's and fewer-steps runs side by side."""
+    """Calibrate on a small pipeline, and show full, accelerated and fewer-steps runs, and a rival's, side by side."""
     checked_folder(out)
     from ertacache.cli import demonstration
 

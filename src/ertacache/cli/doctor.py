@@ -11,6 +11,8 @@ import typer
 from ertacache.cli import options
 from ertacache.cli.console import console, say
 from ertacache.cli.inspect import is_learnt, show_learnt
+from ertacache.cli.loras import Lora
+from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.errors import ArgumentError
 
@@ -37,20 +39,24 @@ def doctor(
     prompt: Annotated[str | None, typer.Option(help="The prompt of these calls.")] = None,
     steps: options.Steps = None,
     settings: options.Settings = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    lora: options.Loras = None,
+    device: options.Device = AUTO,
+    dtype: options.Dtype = AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say whether a pipeline is served, how, and what it costs; exit with status 1 if it is not."""
     if is_learnt(model) or _is_policy(model):
-        given = {"--policy": policy, "--time": time, "--prompt": prompt, "--set": settings, "--json": as_json}
+        given = {"--policy": policy, "--time": time, "--prompt": prompt, "--set": settings, "--lora": lora}
+        given["--json"] = as_json
         _show_file(model, [name for name, value in given.items() if value])
         return
     loaded = _loaded(policy)
-    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps, makes_calls=time)
-    if embedded is not None and prompt is None:
-        prompt = embedded.calibration_prompts[0]
-    found = _diagnosis(pipe, loaded, {**arguments, **({} if prompt is None else {"prompt": prompt})}, time=time)
+    source = ModelSource(model, device, dtype, tuple(map(Lora.parsed, lora or [])))
+    opened = open_pipeline(source, settings, steps, makes_calls=time)
+    if opened.embedded is not None and prompt is None:
+        prompt = opened.embedded.calibration_prompts[0]
+    called = {**opened.arguments, **({} if prompt is None else {"prompt": prompt})}
+    found = _diagnosis(opened.pipe, loaded, called, time=time)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:

@@ -9,10 +9,13 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import say
+from ertacache.cli.input_image import read_image
+from ertacache.cli.loras import Lora
+from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
 from ertacache.cli.policy_arguments import check_fits
-from ertacache.cli.prompts_file import read_prompts
-from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
+from ertacache.cli.prompt_lines import first_image, read_lines
+from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
 
@@ -33,14 +36,17 @@ def draft(
         Path | None, typer.Option(help="The folder of `ertacache calibrate --checkpoint`: reuses its full runs.")
     ] = None,
     settings: options.Settings = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    image: options.InputImage = None,
+    lora: options.Loras = None,
+    device: options.Device = AUTO,
+    dtype: options.Dtype = AUTO,
     seed: options.Seed = 0,
     num_workers: NumWorkers = None,
     ray: RayAddress = None,
 ) -> None:
     """Make the file for `generate --draft`, where a second, cheap run flags pictures that need a look."""
-    lines = read_prompts(prompts, model)
+    lines = read_lines(prompts, model)
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image) or first_image(lines)
     checked_output(out, besides=[policy, by, prompts])
     if checkpoint is not None:
         checked_folder(checkpoint)
@@ -49,14 +55,14 @@ def draft(
 
     loaded = pretrained(policy)
     other = None if by is None else pretrained(by)
-    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, loaded.asked_steps)
-    del arguments["num_inference_steps"]
-    check_fits(pipe, loaded)
-    lines = (lines or (embedded.calibration_prompts if embedded else []))[:limit]
+    source = ModelSource(model, device, dtype, loras, picture is not None)
+    opened = open_pipeline(source, settings, loaded.asked_steps, picture)
+    del opened.arguments["num_inference_steps"]
+    check_fits(opened.pipe, loaded)
+    lines = (lines or list(opened.embedded.calibration_prompts if opened.embedded else []))[:limit]
     workers = workers_of(num_workers, ray)
-    pipe = pipe if workers is None else loader_of(model, device, dtype)
-    common = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **arguments}
-    made = make_draft(pipe, loaded, lines, by=other, **common)
+    common = {"seed": seed, "checkpoint": checkpoint, "workers": workers, **opened.arguments}
+    made = make_draft(opened.shared_by(workers), loaded, lines, by=other, **common)
     say(
         f"drafts compute {len(made.policy.computed_steps)} of {made.policy.num_made_steps} steps; made in "
         f"{made.full_runs:.2f} full runs per prompt"

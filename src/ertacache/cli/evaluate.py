@@ -11,11 +11,14 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
+from ertacache.cli.input_image import read_image
 from ertacache.cli.json_file import write_json
+from ertacache.cli.loras import Lora
+from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
-from ertacache.cli.policy_arguments import check_fits, short_name
-from ertacache.cli.prompts_file import read_prompts
-from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
+from ertacache.cli.policy_arguments import check_fits, policy_of, short_name
+from ertacache.cli.prompt_lines import first_image, read_lines, texts_of
+from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 
@@ -31,8 +34,8 @@ def evaluate(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="A text file with one prompt per line, none of them used in calibration. The small pipelines have "
-            "their own."
+            help="A text file with one prompt per line, or JSON lines (see calibrate), none of them used in "
+            "calibration. The small pipelines have their own."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The figures per prompt, as JSON.")] = Path("evaluation.json"),
@@ -48,15 +51,19 @@ def evaluate(
         Path, typer.Option(help="A folder for unfinished measurements, so that an interrupted run resumes.")
     ] = Path("out/evaluate"),
     settings: options.Settings = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    image: options.InputImage = None,
+    lora: options.Loras = None,
+    any_lora: options.AnyLora = False,
+    device: options.Device = AUTO,
+    dtype: options.Dtype = AUTO,
     seed: options.Seed = 1000,
     quick: Annotated[bool, typer.Option("--quick", help="Two prompts only: a check, not a measurement.")] = False,
     num_workers: NumWorkers = None,
     ray: RayAddress = None,
 ) -> None:
     """Measure what policies cost in quality and save in time, against full runs and fewer steps."""
-    lines = read_prompts(prompts, model)
+    lines = read_lines(prompts, model)
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image) or first_image(lines)
     checked_output(out, besides=[*policies, prompts])
     page = report or out.with_suffix(".html")
     checked_output(page, besides=[*policies, prompts, out])
@@ -68,10 +75,12 @@ def evaluate(
     from ertacache.presenting.tables import evaluation_table
     from ertacache.presenting.ways import ways_of
 
-    loaded = _load(policies)
+    loaded = _load(policies, any_lora)
     steps = next(iter(loaded.values())).asked_steps
-    pipe, arguments, embedded = open_pipeline(model, device, dtype, settings, steps)
-    lines = (lines or (embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
+    source = ModelSource(model, device, dtype, loras, picture is not None)
+    opened = open_pipeline(source, settings, steps, picture)
+    pipe, arguments, embedded = opened.pipe, opened.arguments, opened.embedded
+    lines = (lines or list(embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
     for policy in loaded.values():
         check_fits(pipe, policy)
     calls = calls_of(arguments, lines, seed)
@@ -80,24 +89,24 @@ def evaluate(
     if workers is None:
         rows = _measured(pipe, loaded, calls, work)
     else:
-        rows = run_evaluation(loader_of(model, device, dtype), loaded, calls, work, workers=workers)
+        rows = run_evaluation(opened.shared_by(workers), loaded, calls, work, workers=workers)
     console.print(evaluation_table(ways_of(loaded, rows)))
-    about = {"model": model, "policies": policies, "arguments": arguments, "prompts": lines}
+    shown = {name: value for name, value in arguments.items() if name != "image"}
+    about = {"model": model, "policies": policies, "arguments": shown, "prompts": texts_of(lines)}
     about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
-    about |= {"device": device, "dtype": dtype}
+    about |= {"device": opened.source.device, "dtype": opened.source.dtype}
     kept_somewhere(out, partial(write_json, as_json(rows, **about, seed=seed)))
     say(f"wrote {out}")
     _write_page(pipe, Evaluation(model, loaded, calls, rows), page, show=show, fps=fps)
     say(f"wrote {page}")
 
 
-def _load(policies: Sequence[str]) -> dict[str, Policy]:
+def _load(policies: Sequence[str], any_lora: bool) -> dict[str, Policy]:
     """Load the policies by their short names, which must differ from each other and from other rows of the table."""
     from ertacache.evaluation.evaluate import variants_of
-    from ertacache.sharing import pretrained
 
     names = [short_name(name) for name in policies]
-    loaded = {short: pretrained(name) for short, name in zip(names, policies, strict=True)}
+    loaded = {short: policy_of(name, any_lora) for short, name in zip(names, policies, strict=True)}
     rows = ["full", *(variant.name for variant in variants_of(loaded))]
     twice = [name for name in (*names, *rows) if names.count(name) > 1 or rows.count(name) > 1]
     if twice:
@@ -112,10 +121,11 @@ def _load(policies: Sequence[str]) -> dict[str, Policy]:
 def _measured(pipe: Any, policies: Mapping[str, Policy], calls: list[dict[str, Any]], work: Path) -> list[Measured]:
     from ertacache.calibration.progress import CalibrationProgress
     from ertacache.evaluation.evaluate import evaluate as run_evaluation
+    from ertacache.evaluation.evaluate import variants_of
 
     with CalibrationProgress(True, "generations") as progress:
         progress.phase("generating")
-        progress.expect(3 * len(policies) * len(calls))
+        progress.expect(len(variants_of(policies)) * len(calls))
         return run_evaluation(pipe, policies, calls, work, on_generation=progress.advance)
 
 

@@ -12,10 +12,13 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
+from ertacache.cli.input_image import read_image
+from ertacache.cli.loras import Lora
+from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
-from ertacache.cli.policy_arguments import check_fits
-from ertacache.cli.prompts_file import read_prompts
-from ertacache.cli.worker_options import NumWorkers, RayAddress, loader_of, workers_of
+from ertacache.cli.policy_arguments import check_fits, policy_of
+from ertacache.cli.prompt_lines import first_image, read_lines
+from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
 from ertacache.output_paths import checked_folder, checked_output, kept_somewhere
 from ertacache.untrusted_text import typed
@@ -36,7 +39,9 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to generate.")] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="In bulk: a text file with one prompt per line; --out is then a folder, with a manifest."),
+        typer.Option(
+            help="In bulk: a text file with one prompt per line, or JSON lines (see calibrate); --out is then a folder."
+        ),
     ] = None,
     policy: Annotated[
         str | None,
@@ -55,7 +60,7 @@ def generate(
     ] = False,
     speedup: Annotated[
         float | None,
-        typer.Option(help="Without a policy: compute at most one step in so many, with no calibration."),
+        typer.Option(help="Without a policy or any preparation: compute at most one step in so many."),
     ] = None,
     learn: Annotated[
         Path | None,
@@ -67,17 +72,23 @@ def generate(
     guard: Annotated[
         str | None,
         typer.Option(
-            help="'report' says whether the run drifts more than calibration's did; 'compute' then also computes the "
-            "remaining steps."
+            help="With a policy. 'report' says whether the picture deviates more than those of calibration did, and "
+            "needs a look; 'compute' then also computes the remaining steps."
         ),
     ] = None,
     draft: Annotated[
         Path | None,
-        typer.Option(help="The file of `ertacache draft` for this policy: run the draft too, and report the score."),
+        typer.Option(
+            help="The file of `ertacache draft` for this policy: also make a second, cheap run, and say whether the "
+            "difference is suspicious."
+        ),
     ] = None,
     settings: options.Settings = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    image: options.InputImage = None,
+    lora: options.Loras = None,
+    any_lora: options.AnyLora = False,
+    device: options.Device = AUTO,
+    dtype: options.Dtype = AUTO,
     seed: options.Seed = 0,
     recompute_flagged: Annotated[
         bool, typer.Option("--recompute-flagged", help="In bulk: make again in full what the guard flags.")
@@ -90,22 +101,23 @@ def generate(
     _check_needs(policy, {"compare": compare and speedup is None, "guard": guard, "draft": draft})
     bulk = {"recompute-flagged": recompute_flagged, "workers": num_workers, "ray": ray}
     _check_one_or_many(prompt, prompts, {"compare": compare, "draft": draft}, bulk)
-    lines = read_prompts(prompts, model) if prompts else []
+    lines = read_lines(prompts, model) if prompts else []
+    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image) or first_image(lines)
     workers = workers_of(num_workers, ray)
     target = out or Path("out" if lines else "out.png")
     _check_target(target, bool(lines), compare, [policy, draft])
-    loaded, drafted = _load(policy, guard, draft)
-    pipe, arguments, _ = open_pipeline(
-        model, device, dtype, settings, steps or (loaded.asked_steps if loaded else None)
-    )
+    loaded, drafted = _load(policy, any_lora, guard, draft)
+    steps = steps or (loaded.asked_steps if loaded else None)
+    source = ModelSource(model, device, dtype, loras, picture is not None)
+    opened = open_pipeline(source, settings, steps, picture)
+    pipe, arguments = opened.pipe, opened.arguments
     way = _Way(loaded, guard, drafted, speedup, learn)
     if lines:
         from ertacache.cli.bulk_generation import generate_many
 
         fast = way.variant(pipe, arguments.pop("num_inference_steps"))
-        load = pipe if workers is None else loader_of(model, device, dtype)
         given = {"seed": seed, "recompute_flagged": recompute_flagged, "fps": fps}
-        generate_many(load, fast, lines, arguments, target, workers, **given)
+        generate_many(opened.shared_by(workers), fast, lines, arguments, target, workers, **given)
     else:
         _generate_one(pipe, way, arguments, (typed(prompt or ""), seed), target, compare=compare, fps=fps)
 
@@ -139,7 +151,7 @@ def _generate_one(
 ) -> None:
     """Make one picture or clip of a prompt and a seed, write it, and print what it took."""
     from ertacache.evaluation.comparison import Variant
-    from ertacache.runtime.call_results import sampling_rate_of
+    from ertacache.runtime.call_results import frame_rate_of, sampling_rate_of
 
     num_steps = arguments.pop("num_inference_steps")
     full, fast = Variant("full", num_steps), way.variant(pipe, num_steps)
@@ -150,7 +162,7 @@ def _generate_one(
         out = out.with_suffix(".mp4" if are_clips else ".png")
     sounded = results[fast.name].sound
     sound = None if sounded is None else (sounded[0], sampling_rate_of(pipe))
-    fps = round(arguments.get("frame_rate") or fps) if sound else fps  # so that clip and sound end together
+    fps = frame_rate_of(arguments, fps, sound)
     pictures = {name: list(result.pictures) for name, result in results.items()}
     kept_somewhere(out, partial(_write, pictures, asked[0], fps=fps, compare=compare, sound=sound))
     say(f"wrote {out}")
@@ -205,13 +217,14 @@ def _check_needs(policy: str | None, options_given: Mapping[str, Any]) -> None:
         )
 
 
-def _load(policy: str | None, guard: str | None, draft: Path | None) -> tuple[Policy | None, Draft | None]:
+def _load(
+    policy: str | None, any_lora: bool, guard: str | None, draft: Path | None
+) -> tuple[Policy | None, Draft | None]:
     """Load the policy and the draft, and check that guard and draft fit the policy."""
-    from ertacache.sharing import pretrained
     from ertacache.watching.draft import Draft, check_draft
     from ertacache.watching.guard import check_guard
 
-    loaded = pretrained(policy) if policy is not None else None
+    loaded = policy_of(policy, any_lora) if policy is not None else None
     drafted = Draft.load(draft) if draft else None
     if loaded:
         check_guard(loaded, guard)

@@ -19,8 +19,15 @@ def inspect(
     policy: options.PolicyName,
     plot: Annotated[Path | None, typer.Option(help="Also plot the schedule and the error per step, as PNG.")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write everything as one HTML page.")] = None,
+    coefficients: Annotated[
+        bool,
+        typer.Option(
+            "--coefficients",
+            help="Also list every step: its noise level, and from which outputs, with which factors, it is predicted.",
+        ),
+    ] = False,
 ) -> None:
-    """Show what a policy does, step by step; or what a folder of learnt settings knows, and how good it is."""
+    """Show what a policy does and what was measured of it; or what a folder of learnt settings knows."""
     if is_learnt(policy):
         if plot or report:
             raise ArgumentError(
@@ -42,7 +49,8 @@ def inspect(
 
     loaded = pretrained(policy)
     console.print(policy_facts(loaded))
-    console.print(policy_steps(loaded))
+    if coefficients:
+        console.print(policy_steps(loaded))
     if plot is not None:
         kept_somewhere(plot, partial(policy_plot, loaded))
         say(f"wrote {plot}")

@@ -1,51 +1,65 @@
-"""Opening the pipeline that a command is given."""
+"""Opening the pipeline that a command is given, with the arguments of its calls."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ertacache.cli.call_arguments import check_arguments, parse_setting
-from ertacache.cli.one_line_errors import first_line
+from ertacache.cli.console import say
+from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.errors import ArgumentError
 
 if TYPE_CHECKING:  # wrong paths and options are reported before torch is imported
     from ertacache.zoo import Embedded
 
-DTYPES = ("float32", "bfloat16", "float16")
+
+@dataclass(frozen=True)
+class Opened:
+    """A pipeline that is loaded.
+
+    Args:
+        source: where it came from, its device and dtype chosen.
+        pipe: the pipeline.
+        arguments: of its calls; with ``num_inference_steps``, if the command will call it.
+        embedded: the small pipeline with its prompts, if it is one.
+    """
+
+    source: ModelSource
+    pipe: Any
+    arguments: dict[str, Any]
+    embedded: Embedded | None
+
+    def shared_by(self, workers: Any) -> Any:
+        """The pipeline, or what loads it in each of the workers, if there are any."""
+        return self.pipe if workers is None else self.source.pipeline
 
 
 def open_pipeline(
-    model: str,
-    device: str,
-    dtype: str,
+    source: ModelSource,
     settings: Sequence[str] | None,
     steps: int | None,
+    image: Any = None,
     *,
     makes_calls: bool = True,
-) -> tuple[Any, dict[str, Any], Embedded | None]:
-    """Check the options, then load a pipeline.
+) -> Opened:
+    """Check the options, load a pipeline, and say in one line what was chosen where the options leave it open.
 
     Args:
-        model: a diffusers folder, a Hub id, or ``zoo:`` and the name of a small pipeline.
-        device: where to run.
-        dtype: of the weights, one of `DTYPES`.
+        source: where the pipeline comes from.
         settings: arguments of the call, each ``NAME=VALUE``.
-        steps: ``num_inference_steps``; None if ``settings`` gives it, or the model is a small pipeline.
+        steps: ``num_inference_steps``; None for that of ``settings``, of the small pipeline, or else the default of
+            the pipeline's ``__call__``.
+        image: the picture that every call begins with, or None.
         makes_calls: whether the command will call the pipeline, so that the number of steps and all arguments that
             its calls need must be there.
-
-    Returns:
-        The pipeline; the arguments of its calls, with ``num_inference_steps`` if it is known; and the small pipeline
-        with its prompts, if the model is one.
 
     Raises:
         ArgumentError: if an option cannot be used, or the model cannot be loaded.
         PipelineError: if there is no such small pipeline, or the call does not take the arguments.
     """
     given = dict(parse_setting(text) for text in settings or [])
-    if dtype not in DTYPES:
-        raise ArgumentError("there is no dtype of that name", given=dtype, cure=f"Choose one of {', '.join(DTYPES)}.")
     if steps is not None:
         if given.get("num_inference_steps", steps) != steps:
             raise ArgumentError(
@@ -54,49 +68,44 @@ def open_pipeline(
                 cure="Leave the second one out.",
             )
         given["num_inference_steps"] = steps
-    if makes_calls and not model.startswith("zoo:") and "num_inference_steps" not in given:
-        raise ArgumentError("the number of steps is not given", given=model, cure="Pass --steps N.")
-    _check_device(device)
-    pipe, arguments, embedded = load_pipeline(model, device, dtype)
-    check_arguments(pipe, given, complete=makes_calls)
-    return pipe, {**arguments, **given}, embedded
+    chosen = source.chosen()
+    pipe, arguments, embedded = chosen.load()
+    pictured = {} if image is None else {"image": image}
+    check_arguments(pipe, {**given, **pictured}, complete=makes_calls)
+    call = {**arguments, **given, **pictured}
+    if makes_calls and "num_inference_steps" not in call:
+        call["num_inference_steps"] = _usual_steps(pipe)
+    _say_what_was_chosen(source, chosen, call if makes_calls and "num_inference_steps" not in given else None)
+    return Opened(chosen, pipe, call, embedded)
 
 
-def _check_device(device: str) -> None:
-    import torch
+def _usual_steps(pipe: Any) -> int:
+    from ertacache.runtime.call_signature import CallSignature
 
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # no such device, or a build of PyTorch without it
+    usual = CallSignature.of(pipe).defaults.get("num_inference_steps")
+    if not isinstance(usual, int):
         raise ArgumentError(
-            f"the device {device!r} cannot be used here: {first_line(error)}",
-            given=f"--device {device}",
-            cure="Choose another: cpu works everywhere.",
-        ) from error
+            "the number of steps is not given, and this pipeline has no default",
+            given=type(pipe).__name__,
+            cure="Pass --steps N.",
+        )
+    return usual
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> tuple[Any, dict[str, Any], Embedded | None]:
-    """Load a pipeline; see `open_pipeline`."""
-    import torch
+def _say_what_was_chosen(asked: ModelSource, chosen: ModelSource, call: Mapping[str, Any] | None) -> None:
+    """Name what no option gave.
 
-    from ertacache import zoo
-    from ertacache.runtime.repeatable_call import silence
-    from ertacache.runtime.unwrap import is_modular
-
-    torch_dtype = getattr(torch, dtype)
-    if model.startswith("zoo:"):
-        embedded = zoo.load(model.removeprefix("zoo:"), dtype=torch_dtype, device=device)
-        return embedded.pipe, embedded.arguments, embedded
-    try:
-        with zoo.quiet():
-            pipe = zoo.pipeline_class(model).from_pretrained(model, dtype=torch_dtype)
-            if is_modular(pipe):
-                pipe.load_components(dtype=torch_dtype)
-        silence(pipe)
-        return pipe.to(device), {}, None
-    except Exception as error:  # a folder may hold anything, and its files may be damaged in any way
-        raise ArgumentError(
-            f"the model {model!r} cannot be loaded: {first_line(error)}",
-            given=model,
-            cure="Give a folder that holds a diffusers pipeline, a Hub id, or zoo:emoji.",
-        ) from error
+    Args:
+        asked: the source as the options name it.
+        chosen: the same with device and dtype.
+        call: the arguments of the calls, if the number of steps among them is the pipeline's own.
+    """
+    found = {}
+    if asked.device == AUTO:
+        found["--device"] = chosen.device
+    if asked.dtype == AUTO:
+        found["--dtype"] = chosen.dtype
+    if call is not None:
+        found["--steps"] = f"{call['num_inference_steps']} steps, the pipeline's default"
+    if found:
+        say(f"chosen here: {', '.join(found.values())} (otherwise: {', '.join(found)})")

@@ -15,6 +15,19 @@ def short_name(policy: str) -> str:
     return path.stem if path.suffix == ".safetensors" or path.is_file() else path.resolve().name
 
 
+def policy_of(name: str, any_lora: bool) -> Policy:
+    """Load a policy, a file or Hub id; ``any_lora`` makes it follow calls with other LoRAs than it was calibrated with.
+
+    Raises:
+        PolicyFileError: if the file is not a policy.
+    """
+    from ertacache.runtime.guidance_transfer import transferred
+    from ertacache.sharing import pretrained
+
+    loaded = pretrained(name)
+    return transferred(loaded, adapters="any") if any_lora else loaded
+
+
 def check_fits(pipe: Any, policy: Policy, **watched: Any) -> None:
     """Raise before the work if the policy is not for this pipeline.
 

@@ -1,10 +1,8 @@
-"""The workers that a command is given, and how each of them loads its pipeline."""
+"""The workers that a command is given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -39,14 +37,3 @@ def workers_of(num_workers: int | None, ray: str | None) -> Processes | RayWorke
     if ray is None:
         return Processes(num_workers)
     return RayWorkers(num_workers, address=None if ray == "local" else ray)
-
-
-def loader_of(model: str, device: str, dtype: str) -> Callable[[], Any]:
-    """A function that loads the pipeline in a worker."""
-    return partial(_loaded, model, device, dtype)
-
-
-def _loaded(model: str, device: str, dtype: str) -> Any:
-    from ertacache.cli.open_pipeline import load_pipeline
-
-    return load_pipeline(model, device, dtype)[0]

@@ -19,7 +19,7 @@ from ertacache.diagnosis.scheduler_facts import scheduler_facts
 from ertacache.diagnosis.trial import Trial, try_out
 from ertacache.diagnosis.ways import levels_of, refusal_of_pipeline, ways_of
 from ertacache.diagnosis.wording import numbers
-from ertacache.errors import ArgumentError, CalibrationError, PipelineError, RunError
+from ertacache.errors import ArgumentError, PipelineError, RunError
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import guidance_of
 from ertacache.runtime.call_signature import CallSignature, check_call_arguments
@@ -62,6 +62,7 @@ def doctor(
 
     Raises:
         ArgumentError: if an argument is wrong, or a trial needs a number of steps and the pipeline has none.
+        CalibrationError: if the arguments of a trial's call do not go together.
         PipelineError: if this is no pipeline, or its call takes no such argument.
         PolicyMismatchError: if ``policy`` is no policy.
     """
@@ -84,7 +85,7 @@ def doctor(
         )
     try:
         trial = try_out(plain, call_arguments, steps)
-    except (CalibrationError, PipelineError, RunError) as error:
+    except (PipelineError, RunError) as error:
         return _refused(static, Refusal.of(error))
     return _with_trial(static, trial, steps)
 

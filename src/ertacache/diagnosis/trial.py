@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
@@ -20,6 +21,7 @@ from ertacache.runtime.preserving import preserved
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.repeatable_call import Call, silence
 from ertacache.runtime.run import Run
+from ertacache.runtime.unwrap import is_modular
 
 STEPS = 4
 """How many steps a trial's call makes. The third is cached; the second and the fourth are timed."""
@@ -86,6 +88,8 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
     asked = steps if sets_levels else STEPS
     (call,) = calls_for(pipe, [given], {"num_inference_steps": asked}, 0)
     with preserved(pipe), RandomState.current().lent():
+        if is_modular(pipe):
+            pipe._blocks = copy.deepcopy(pipe._blocks)  # the next line switches their progress bars off
         silence(pipe)
         calibration = refusal_of(lambda: record(pipe, call, 0, asked, _nothing, _nothing))
         trial = _timed(pipe, call.as_given())

@@ -20,7 +20,7 @@ from ertacache.evaluation.comparison import Result, Variant, generate, started
 from ertacache.files import written_whole
 from ertacache.presenting.films import write_film
 from ertacache.presenting.pictures import write_pictures
-from ertacache.runtime.call_results import sampling_rate_of
+from ertacache.runtime.call_results import frame_rate_of, sampling_rate_of
 from ertacache.runtime.call_signature import check_call_arguments
 from ertacache.runtime.pipeline_key import digest_of
 
@@ -38,6 +38,7 @@ class Order:
         seed: prompt k gets ``seed + k``.
         recompute_flagged: whether what the guard flags is made again in full.
         fps: of clips.
+        own: further arguments of single prompts' calls, such as ``image``, one dict for each prompt; or none at all.
     """
 
     prompts: Sequence[str]
@@ -46,13 +47,20 @@ class Order:
     seed: int
     recompute_flagged: bool = False
     fps: int = 16
+    own: Sequence[Mapping[str, Any]] = ()
+
+    def call(self, number: int) -> dict[str, Any]:
+        """The arguments of one prompt's call, with ``seed`` in place of ``generator``."""
+        own = self.own[number] if self.own else {}
+        return {**self.arguments, **own, "prompt": self.prompts[number], "seed": self.seed + number}
 
     @property
     def key(self) -> str:
         """A digest of all that pictures depend on, but the prompts and the pipeline."""
         policy = self.variant.policy
         way = [self.variant.num_inference_steps, self.variant.speedup, self.variant.guard, self.recompute_flagged]
-        return digest_of([way, policy and policy.fingerprint, dict(self.arguments), self.seed])
+        own = [[dict(arguments) for arguments in self.own]] if self.own else []
+        return digest_of([way, policy and policy.fingerprint, dict(self.arguments), self.seed, *own])
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Made:
 
 def made_of(pipe: Any, order: Order, number: int) -> Made:
     """Make the picture of one prompt; an error of this one call is noted, and does not end the others."""
-    call = {**order.arguments, "prompt": order.prompts[number], "seed": order.seed + number}
+    call = order.call(number)
     begin = now()
     try:
         result = generate(pipe, order.variant, started(call))
@@ -82,7 +90,7 @@ def made_of(pipe: Any, order: Order, number: int) -> Made:
             result = generate(pipe, full, started(call))
             entry |= {"recomputed": True, "computed_steps": full.num_inference_steps}
         entry["seconds"] = round(now() - begin, 3)
-        return Made(*_file(pipe, result, order.fps), entry)
+        return Made(*_file(pipe, result, order), entry)
     except ERTACacheError:
         raise  # a policy that does not fit fits no prompt
     except Exception as error:
@@ -101,13 +109,14 @@ def _entry(result: Result, variant: Variant) -> dict[str, Any]:
     return entry
 
 
-def _file(pipe: Any, result: Result, fps: int) -> tuple[bytes, str]:
+def _file(pipe: Any, result: Result, order: Order) -> tuple[bytes, str]:
     """The content of a file with a call's pictures, or its clip with sound; and the file's suffix."""
     clips = result.pictures.ndim == 5
     with TemporaryDirectory() as folder:
         path = Path(folder) / ("made.mp4" if clips else "made.png")
         if clips:
             sound = None if result.sound is None else (result.sound[0], sampling_rate_of(pipe))
+            fps = frame_rate_of(order.arguments, order.fps, sound)
             write_film({"": list(result.pictures)}, path, fps=fps, sound=sound)
         else:
             write_pictures(list(result.pictures), path)

@@ -225,16 +225,19 @@ def compare(
     return rows
 
 
-def calls_of(arguments: Mapping[str, Any], prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
+def calls_of(
+    arguments: Mapping[str, Any], prompts: Sequence[str | Mapping[str, Any]], seed: int
+) -> list[dict[str, Any]]:
     """One call per prompt, as `compare` takes them; prompt k has the seed ``seed + k``.
 
     Args:
         arguments: of every call; ``num_inference_steps`` is dropped, since each variant has its own.
-        prompts: the texts.
+        prompts: texts, or dicts of call arguments with a ``prompt``.
         seed: of the first prompt.
     """
     settings = {name: value for name, value in arguments.items() if name != "num_inference_steps"}
-    return [{**settings, "prompt": prompt, "seed": seed + k} for k, prompt in enumerate(prompts)]
+    own = [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts]
+    return [{**settings, **arguments_of_one, "seed": seed + k} for k, arguments_of_one in enumerate(own)]
 
 
 def started(call: Mapping[str, Any]) -> dict[str, Any]:

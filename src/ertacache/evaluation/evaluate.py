@@ -21,6 +21,8 @@ from ertacache.runtime.pipeline_key import digest_of, pipeline_key
 def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
     """For each policy three variants: the policy, fewer steps, and fewer steps on the policy's sub-grid.
 
+    Image-to-image has no sub-grid: it lays a grid of more levels than it uses.
+
     Args:
         policies: by name.
 
@@ -29,19 +31,26 @@ def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
     """
     found = []
     for name, policy in policies.items():
-        plain, sub_grid = fewer_steps(_asked_for(policy)), fewer_steps_on_subgrid(policy)
+        plain = fewer_steps(plain_steps(policy))
+        sub_grids = [] if policy.first_step else [fewer_steps_on_subgrid(policy)]
         beside = f" ({plain.num_inference_steps}, as {name})" if len(policies) > 1 else ""
         found += [
             Variant(name, policy.asked_steps, policy=policy),
             Variant(plain.name + beside, plain.num_inference_steps),
-            Variant(sub_grid.name + beside, sub_grid.num_inference_steps, noise_levels=sub_grid.noise_levels),
+            *(Variant(v.name + beside, v.num_inference_steps, noise_levels=v.noise_levels) for v in sub_grids),
         ]
     return found
 
 
-def _asked_for(policy: Policy) -> int:
-    """The ``num_inference_steps`` with which a scheduler makes as many steps as a policy computes."""
-    return len(policy.computed_steps) + policy.asked_steps - policy.num_inference_steps
+def plain_steps(policy: Policy) -> int:
+    """The ``num_inference_steps`` with which a plain call makes as many steps as a policy computes.
+
+    Image-to-image makes a share of the steps that it is asked for, and some schedulers make one more.
+    """
+    computed = len(policy.computed_steps)
+    if policy.first_step:
+        return max(1, round(policy.asked_steps * computed / policy.num_made_steps))
+    return computed + policy.asked_steps - policy.num_inference_steps
 
 
 def evaluate(
@@ -64,8 +73,8 @@ def evaluate(
         workers: processes that share the calls; the quality is the same to the bit for any number of them.
 
     Returns:
-        Three for each policy: itself, fewer steps, and fewer steps on the policy's sub-grid. LPIPS and the CLIP score
-        are measured too if their weights are on this machine.
+        Three for each policy, or two for image-to-image: itself, fewer steps, and fewer steps on the policy's
+        sub-grid. LPIPS and the CLIP score are measured too if their weights are on this machine.
 
     Raises:
         PolicyMismatchError: if the policies are for different numbers of steps, or for another pipeline.

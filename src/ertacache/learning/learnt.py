@@ -64,6 +64,10 @@ class Learnt:
             if not bool(gram.isfinite().all()):
                 raise wrong("a Gram matrix that is not finite")
 
+    def __repr__(self) -> str:
+        known = f"{self.generations} full generations, {self.samples} samples, {len(self.audits)} audits"
+        return f"Learnt({self.setting}: {known})"
+
     def __add__(self, other: Learnt) -> Learnt:
         """Both together: sums of sums."""
         return replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from ertacache.value_checks import each, flag, invalid, normalized, number, optional, text, whole
@@ -79,6 +80,14 @@ class CalibrationRecord:
     def total_full_runs(self) -> float:
         """The cost of all prompts together, in units of one full run."""
         return self.full_runs * self.num_prompts
+
+    def measured(self) -> str:
+        """What was measured of the distance to the full runs, in a few words."""
+        if self.psnr:
+            return f"PSNR {fmean(self.psnr):.1f} dB over {len(self.psnr)} held-out prompts"
+        if self.error is None:
+            return "not measured"
+        return f"error {self.error:.2%} over {self.num_prompts} prompt{'s' * (self.num_prompts != 1)}"
 
     def unmeasured(self, *notes: str) -> CalibrationRecord:
         """Drop all measurements, for a policy that was derived from the measured one; add these notes."""

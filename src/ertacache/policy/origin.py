@@ -77,6 +77,10 @@ class Weights:
         return len(self.elements)
 
 
+ANY_ADAPTERS = "*"
+"""Before the calibrated adapters of a `Denoiser`: calls with others are followed too, at a cost that is not known."""
+
+
 @dataclass(frozen=True)
 class Denoiser:
     """The identity of one module that runs in the sampling loop: a denoiser, or a ControlNet.
@@ -85,7 +89,7 @@ class Denoiser:
         model_class: the name of the module's class.
         config: the module's configuration, as JSON data.
         weights: samples of the module's parameters.
-        adapters: the active adapters, with their scales.
+        adapters: the active adapters, with their scales; after `ANY_ADAPTERS`, if any others are followed too.
         adapter_weights: samples of the parameters of the active adapters.
 
     Raises:

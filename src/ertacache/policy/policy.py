@@ -48,6 +48,9 @@ class Policy:
     (0, 1, 3, 6, 7)
     >>> policy.step_ratio
     1.6
+    >>> policy
+    Policy(taylor: 5 of 8 steps computed, 1.60x, not measured)
+      ●●○●○○●●
 
     `save` and `load` keep a policy in a file. ``push_to_hub`` uploads it to the Hugging Face Hub, and
     ``from_pretrained`` loads it from there, from a folder or from a file (`ertacache.sharing`).
@@ -154,6 +157,18 @@ class Policy:
             yield "the Gram matrix of the outputs is not finite"
         if gram is not None and not _is_of_dot_products(gram):
             yield "the Gram matrix holds no dot products: it is not symmetric, or an entry is too large for its lengths"
+
+    def __repr__(self) -> str:
+        return (
+            f"Policy({self.method.name}: {len(self.computed_steps)} of {self.num_made_steps} steps computed, "
+            f"{self.step_ratio:.2f}x, {self.calibration.measured()})\n  {self.pattern}"
+        )
+
+    @property
+    def pattern(self) -> str:
+        """The steps that a call makes, in order: ``●`` for a computed one, ``○`` for a cached one."""
+        cached = set(self.cached_steps)
+        return "".join("○" if i in cached else "●" for i in range(self.first_step, self.num_inference_steps))
 
     @property
     def computed_steps(self) -> tuple[int, ...]:

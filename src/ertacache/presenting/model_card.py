@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ertacache.policy import Policy
+from ertacache.policy.origin import ANY_ADAPTERS
 from ertacache.presenting.published_figures import EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE, Figures
 from ertacache.untrusted_text import visible
 
@@ -99,7 +100,11 @@ def _settings(policy: Policy) -> str:
             "A call with another denoiser, adapter, scheduler or number of steps is refused, and the error names the "
             "difference. If the policy was fitted, so is a call with other noise levels or guidance."
         )
-        adapters = [name for denoiser in origin.denoisers.values() for name in denoiser.adapters]
+        adapters = [
+            "any" if name == ANY_ADAPTERS else name
+            for denoiser in origin.denoisers.values()
+            for name in denoiser.adapters
+        ]
         facts |= {
             "pipeline": origin.pipeline_class,
             "denoisers": ", ".join(f"{name}: {d.model_class}" for name, d in origin.denoisers.items()),

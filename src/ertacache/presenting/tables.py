@@ -130,6 +130,7 @@ def policy_facts(policy: Policy) -> Table:
         "method": policy.method.name,
         "steps": f"{len(policy.computed_steps)} of {policy.num_made_steps} computed, "
         f"step ratio {policy.step_ratio:.2f}",
+        "schedule": f"{policy.pattern}  (● computed, ○ predicted from earlier outputs)",
         "budget": record.budget,
         "calibration": f"{record.num_prompts} prompts, {record.denoiser_calls} denoiser calls, "
         f"{record.total_full_runs:.1f} full runs in all",

@@ -57,4 +57,9 @@ def sampling_rate_of(pipe: Any) -> int:
     return _USUAL_RATE
 
 
+def frame_rate_of(arguments: Mapping[str, Any], fps: int, sound: Any) -> int:
+    """The frames per second of a clip: with sound those of the call, so that both end together; else ``fps``."""
+    return round(arguments.get("frame_rate") or fps) if sound is not None else fps
+
+
 _USUAL_RATE = 24_000

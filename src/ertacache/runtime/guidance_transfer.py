@@ -1,13 +1,15 @@
-"""Transfer a policy to another guidance scale: the same schedule, with the weights on the contrast rescaled."""
+"""Transfer a policy to another guidance scale, with the weights on the contrast rescaled, or to other adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
-from ertacache.errors import PolicyMismatchError
+from ertacache.errors import ArgumentError, PolicyMismatchError
 from ertacache.method.prediction import Prediction
 from ertacache.policy import Policy
+from ertacache.policy.origin import ANY_ADAPTERS, Origin
 from ertacache.runtime.policy_checks import check_policy
 from ertacache.value_checks import number
 
@@ -32,13 +34,13 @@ def strength_of(guidance: Mapping[str, float]) -> float:
     return max(1.0, guidance[scale]) if scale else 1.0
 
 
-def transferred(policy: Policy, **guidance: float) -> Policy:
-    """Transfer a policy to another guidance scale than it was calibrated at.
+def transferred(policy: Policy, *, adapters: Literal["any"] | None = None, **guidance: float) -> Policy:
+    """Transfer a policy to another guidance scale, or to other adapters (LoRA), than it was calibrated with.
 
-    The schedule stays. With an output ``v = u + g d``, where d is the contrast of the guidance branches, the weights
-    on u and d stay as well; so the factors of the contrasts are multiplied by new over old guidance. The trajectory
-    also changes with guidance, which the weights do not follow. So calls do this automatically for near scales only;
-    calibrating at the other guidance loses nothing. docs/records/transfer.md has the measured loss.
+    *Guidance.* The schedule stays. With an output ``v = u + g d``, where d is the contrast of the guidance branches,
+    the weights on u and d stay as well; so the factors of the contrasts are multiplied by new over old guidance. The
+    trajectory also changes with guidance, which the weights do not follow. So calls do this automatically for near
+    scales only; calibrating at the other guidance loses nothing. docs/records/transfer.md has the measured loss.
 
     In these cases the weights stay as they are, and only the recorded guidance changes, so that calls are accepted:
 
@@ -50,19 +52,25 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
     refused. If it was a part of the batch, Taylor's weights take the place of fitted ones that have contrast factors;
     the call's report notes that.
 
+    *Adapters.* Schedule and weights stay, and calls with whatever adapters are active are followed. The report of each
+    says so. The weights beneath the adapters must still be the calibrated ones, so a fused LoRA is refused.
+    docs/how-to/lora.md has the measured loss.
+
     Args:
         policy: a policy with an origin.
+        adapters: ``"any"`` to follow calls with other adapters than those of calibration.
         **guidance: guidance arguments of the later calls, e.g. ``true_cfg_scale=7.0``; those not given stay.
 
     Returns:
         A policy for calls at that guidance, without an envelope (no guard) and without measured quality.
 
     Raises:
-        ArgumentError: if a value is not a number.
+        ArgumentError: if a value is not a number, or ``adapters`` is something else.
         PolicyFileError: if a factor becomes too large.
         PolicyMismatchError: if the policy's calls had no such argument, its origin is unknown, or it is no policy.
 
     >>> transferred(policy, true_cfg_scale=7.0).save("flux-7.safetensors")  # doctest: +SKIP
+    >>> transferred(policy, adapters="any").save("flux-lora.safetensors")  # doctest: +SKIP
     """
     check_policy(policy)
     calibrated = policy.origin.guidance if policy.origin else {}
@@ -73,17 +81,34 @@ def transferred(policy: Policy, **guidance: float) -> Policy:
                 given=f"{name}; they had {', '.join(calibrated) or 'none'}",
                 cure="Name one that they had, or calibrate a policy for this setting with ertacache.calibrate().",
             )
-    if policy.origin is None or not guidance:
+    if adapters not in (None, "any"):
+        raise ArgumentError("adapters takes 'any' alone", given=adapters, cure="Pass adapters='any', or leave it out.")
+    if policy.origin is None or not (guidance or adapters):
         return policy
     wanted = _filled_in(calibrated, {name: float(number(name, value)) for name, value in guidance.items()})
     ratio = _ratio(calibrated, wanted)
+    notes = [guidance_note(calibrated, wanted)] if guidance else []
+    origin = replace(policy.origin, guidance={**calibrated, **wanted})
+    if adapters:
+        origin = _with_any_adapters(origin)
+        notes.append("used with any adapters (LoRA), though it was calibrated with its own or none")
     return replace(
         policy,
-        origin=replace(policy.origin, guidance={**calibrated, **wanted}),
+        origin=origin,
         predictions={step: _rescaled(prediction, ratio) for step, prediction in policy.predictions.items()},
-        envelope=None,  # drifts and outputs depend on guidance
+        envelope=None,  # drifts and outputs depend on guidance and adapters
         gram=None,
-        calibration=policy.calibration.unmeasured(guidance_note(calibrated, wanted)),
+        calibration=policy.calibration.unmeasured(*notes),
+    )
+
+
+def _with_any_adapters(origin: Origin) -> Origin:
+    return replace(
+        origin,
+        denoisers={
+            name: replace(denoiser, adapters=(ANY_ADAPTERS, *(a for a in denoiser.adapters if a != ANY_ADAPTERS)))
+            for name, denoiser in origin.denoisers.items()
+        },
     )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ertacache.runtime import parameter_samples
 from ertacache.runtime.environment import environment_of
@@ -36,8 +38,15 @@ def pipeline_key(pipe: Any, circumstances: Circumstances) -> str:
 
 
 def digest_of(parts: Sequence[Any]) -> str:
-    """Digest objects by their ``repr`` to 16 hexadecimal digits."""
+    """Digest objects by their ``repr`` to 16 hexadecimal digits; tensors, arrays and pictures by their content."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(repr(part).encode())
+        digest.update(repr(tree_map(_content, part)).encode())
     return digest.hexdigest()[:16]
+
+
+def _content(value: Any) -> Any:
+    """What tells a tensor, an array or a picture from others like it; anything else as it is."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else value

@@ -222,7 +222,8 @@ def at_near_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy | 
     near = NEAR_SCALES[0] <= guidance[scale] / calibrated[scale] <= NEAR_SCALES[1]
     if not near or guidance[scale] <= 1 or not all(p.contrast_factors for p in policy.predictions.values()):
         return None  # a scale of 1 or less switches the second branch off
-    moved = MEMO.get(policy, (scale, guidance[scale]), lambda: transferred(policy, **{scale: guidance[scale]}))
+    changed: dict[str, Any] = {scale: guidance[scale]}
+    moved = MEMO.get(policy, (scale, guidance[scale]), lambda: transferred(policy, **changed))
     return moved if moved.origin and moved.origin.guidance == guidance else None  # another argument may differ too
 
 

@@ -61,6 +61,10 @@ class Draft:
             full_runs=partial(number, at_least=0),
         )
 
+    def __repr__(self) -> str:
+        made = f"{len(self.policy.computed_steps)} of {self.policy.num_made_steps} steps computed"
+        return f"Draft(of policy {self.of}: {made}, limit {self.limit:.2f})\n  {self.policy.pattern}"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all.
 

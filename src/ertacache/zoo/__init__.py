@@ -7,6 +7,8 @@ were trained.
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +67,7 @@ def load(name: str = "emoji", *, dtype: torch.dtype = torch.float32, device: str
     with quiet():
         pipe = pipeline_class(folder).from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
+    hide_empty_truncations(pipe)
     prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     return Embedded(pipe.to(device), settings, prompts["calibration"], prompts["held_out"])
@@ -121,6 +124,15 @@ def _is_modular_on_the_hub(model: str) -> bool:
         return not file_exists(model, "model_index.json") and file_exists(model, "modular_model_index.json")
     except (HfHubHTTPError, HFValidationError, OSError):
         return False
+
+
+def hide_empty_truncations(pipe: Any) -> None:
+    """Hide what a pipeline says of a prompt that was cut off where it names the part that is missing as ``['']``."""
+    logging.getLogger(type(pipe).__module__).addFilter(_names_a_text)
+
+
+def _names_a_text(record: logging.LogRecord) -> bool:
+    return re.search(r"was truncated .*: \[(''(, )?)+\]$", record.getMessage()) is None
 
 
 @contextmanager

@@ -1,0 +1,55 @@
+"""The picture of ``--image``, for pipelines that begin with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ertacache.cli.one_line_errors import first_line
+from ertacache.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def read_image(file: Path | None) -> Image | None:
+    """Read the picture, in RGB and upright; None if none is given.
+
+    Raises:
+        ArgumentError: if the file is not a picture.
+        OSError: if it cannot be read.
+    """
+    if file is None:
+        return None
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as opened:
+            upright: Image.Image = ImageOps.exif_transpose(opened).convert("RGB")
+            return upright
+    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+        raise ArgumentError(
+            f"the picture cannot be read: {first_line(error)}", given=f"--image {file}", cure="Give a PNG or JPEG."
+        ) from error
+
+
+def taking_image(pipe: Any) -> Any:
+    """The pipeline if its calls take an ``image``, else diffusers' image-to-image pipeline of the same parts.
+
+    Raises:
+        ArgumentError: if there is none.
+    """
+    from ertacache.runtime.call_signature import CallSignature
+
+    if "image" in CallSignature.of(pipe):
+        return pipe
+    from diffusers import AutoPipelineForImage2Image
+
+    try:
+        return AutoPipelineForImage2Image.from_pipe(pipe)
+    except (ValueError, TypeError, AttributeError) as error:  # a class without a sibling
+        raise ArgumentError(
+            "this pipeline takes no picture, and diffusers has no image-to-image pipeline of its parts",
+            given=f"--image, and {type(pipe).__name__}",
+            cure="Leave --image out, or give a model that begins with a picture.",
+        ) from error
