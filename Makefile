@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 # The CPU build that development and CI use; a plain `torch` may bring gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-integrations test-ray test-comfyui test-sglang lint bench paper train clean
+.PHONY: demo test test-integrations test-ray test-comfyui test-sglang docs lint bench paper train clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,15 @@ $(VENV)-sglang/installed: pyproject.toml tests/integrations/sglang/requirements.
 test-sglang: $(VENV)-sglang/installed  ## the plug-in in SGLang's wheel, and the oldest diffusers, which it pins
 	OMP_NUM_THREADS=1 $(VENV)-sglang/bin/python -m pytest tests/integrations/sglang
 
+$(VENV)-docs/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV)-docs/bin/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	touch $@
+
+docs: $(VENV)-docs/installed  ## the site of docs/, in out/site; a broken link or a missing reference is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,4 +85,4 @@ train: $(VENV)/installed  ## train the embedded pipeline anew; hours on a CPU
 	$(BIN)/python -m training.train emoji
 
 clean:
-	rm -rf $(VENV) $(VENV)-integrations $(VENV)-ray $(VENV)-comfyui $(VENV)-sglang out
+	rm -rf $(VENV) $(VENV)-integrations $(VENV)-ray $(VENV)-comfyui $(VENV)-sglang $(VENV)-docs out

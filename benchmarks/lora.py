@@ -1,4 +1,4 @@
-"""A policy with a LoRA that it was not calibrated with, beside one calibrated with it: docs/how-to/lora.md.
+"""A policy with a LoRA that it was not calibrated with, beside one calibrated with it: docs/records/lora.md.
 
     python -m benchmarks.lora flux     # about ten minutes on one core
     python -m benchmarks.lora emoji

@@ -1,4 +1,4 @@
-"""Quantised denoisers: a policy calibrated on one, and one carried over from plain weights: docs/how-to/quantised.md.
+"""Quantised denoisers: a policy calibrated on one, and one carried over from plain weights: docs/records/quantised.md.
 
     make test-integrations    # makes the environment with torchao, gguf, bitsandbytes and quanto
     .venv-integrations/bin/python -m benchmarks.quantised

@@ -1,4 +1,4 @@
-"""How far calibration scales: real exchanges, replayed with step times of large models: docs/how-to/many-gpus.md.
+"""How far calibration scales: real exchanges, replayed with step times of large models: docs/records/scale.md.
 
     python -m benchmarks.scale               # some minutes
     python -m benchmarks.scale --pairs 3     # one worker and two, by turns, on two idle cores

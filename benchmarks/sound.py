@@ -1,4 +1,4 @@
-"""Clip and sound: every method that predicts several latents, on the small LTX-2-type pipeline: docs/how-to/sound.md.
+"""Clip and sound: every method that predicts several latents, on the small LTX-2-type pipeline: docs/records/sound.md.
 
     python -m benchmarks.sound     # half an hour on a core, and resumable
 

@@ -56,7 +56,8 @@ def draft(
         seed: prompt k gets a generator seeded ``seed + k``, unless its dict has one.
         progress: show a progress bar.
         checkpoint: as for `ertacache.calibrate`; with the folder of the policy's calibration, its full runs are reused.
-        memory_limit, workers: as for `ertacache.calibrate`.
+        memory_limit: as for `ertacache.calibrate`.
+        workers: as for `ertacache.calibrate`.
         **call_arguments: passed to every pipeline call, those of the policy's calibration; ``num_inference_steps`` is
             the policy's.
 

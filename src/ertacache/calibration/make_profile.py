@@ -59,7 +59,8 @@ def profile(
         progress: show a progress bar.
         checkpoint: a folder in which full runs and finished policies are kept, so that an interrupted profile can be
             continued.
-        memory_limit, workers: as for `ertacache.calibrate`.
+        memory_limit: as for `ertacache.calibrate`.
+        workers: as for `ertacache.calibrate`.
         **call_arguments: passed to every pipeline call; they must be those of the calls to come.
 
     Returns:

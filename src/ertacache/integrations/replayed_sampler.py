@@ -123,7 +123,9 @@ def replayed_sampler(name: str, loop: Loop, config: Mapping[str, Any], *, live: 
 
     Args:
         name: of its class, by which policies tell one sampler from another, as ``"ComfyUI euler"``.
-        loop, config, live: see there.
+        loop: see there.
+        config: see there.
+        live: see there.
     """
     made: ReplayedSampler = named_class(name, ReplayedSampler)(loop, config, live=live)
     return made

@@ -33,7 +33,8 @@ class Rectification:
     Args:
         granularity: what one K and B is for: a ``step``, a ``channel`` or an ``element``.
         axis: the channel axis of the model output, 1 to 8, where the batch axis is 0.
-        k, b: float64: (cached steps,), (cached steps, channels), or (cached steps, *shape of one sample).
+        k: float64: (cached steps,), (cached steps, channels), or (cached steps, *shape of one sample).
+        b: float64, of the shape of ``k``.
 
     Raises:
         PolicyFileError: if a value has the wrong type, shape or range.
