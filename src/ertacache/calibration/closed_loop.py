@@ -8,7 +8,7 @@ already contain the errors of earlier steps, so the weights make up for these to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ertacache.method.history import History
 from ertacache.method.named_methods import Method, Predictor
 from ertacache.method.prediction import Prediction, predicted, reuse, taylor
 from ertacache.method.residual import to_cache
+from ertacache.method.simulated_loop import Solution
 from ertacache.runtime.guidance_contrast import contrast
 from ertacache.runtime.scheduler_step import output_coefficient, plain_step
 from ertacache.runtime.schedulers import sampler_of
@@ -47,6 +48,7 @@ class LoopPlan:
         earlier: the outputs of an earlier loop of the same method, or None.
         replayed: the computed steps whose outputs are taken from ``earlier`` and not computed again.
         trace: filled with the outputs that this loop computes; None to keep none.
+        expected: by step, the weights that fits are drawn towards.
     """
 
     cached_steps: frozenset[int]
@@ -56,11 +58,17 @@ class LoopPlan:
     earlier: Trace | None = None
     replayed: frozenset[int] = frozenset()
     trace: Trace | None = None
+    expected: Mapping[int, Solution] = field(default_factory=dict)
 
-    def of_stream(self, stream: int, weights: FittedOn | Mapping[int, Sequence[Prediction]]) -> LoopPlan:
+    def of_stream(
+        self,
+        stream: int,
+        weights: FittedOn | Mapping[int, Sequence[Prediction]],
+        expected: Mapping[int, Solution],
+    ) -> LoopPlan:
         """The plan of another latent; 0 is this one's."""
         earlier, trace = (kept and kept.of_stream(stream) for kept in (self.earlier, self.trace))
-        return replace(self, weights=weights, earlier=earlier, trace=trace)
+        return replace(self, weights=weights, earlier=earlier, trace=trace, expected=expected)
 
     def is_skipped(self, step: int) -> bool:
         """Return whether the denoiser is skipped at this step."""
@@ -265,7 +273,14 @@ class ClosedLoop:
         if self.plan.predictor == "taylor":
             return StepFit(taylor(self._setting.noise_levels, index, steps))
         equations = [one for one in self._equations if one is not None]
-        return fit_step(equations, steps[: self.plan.method.order + 1], leave_one_out=self._leave_one_out)
+        used = tuple(steps[: self.plan.method.order + 1])
+        foreseen, expected = self.plan.expected.get(index, ((), ()))
+        return fit_step(
+            equations,
+            used,
+            leave_one_out=self._leave_one_out,
+            expected=expected if foreseen == used else None,  # a loop may empty its history where none was foreseen
+        )
 
     def _equations_of(self, prompts: Sequence[PromptAtStep], order: int) -> list[NormalEquations]:
         """Set up, for each own prompt, the least squares that take it nearest to its full run's next latent."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ertacache.calibration.recording import Recording, Setting
 from ertacache.calibration.shard import current_shard
-from ertacache.method.prior import outputs_with_prior
+from ertacache.method.prior import outputs_with_prior, prior_outputs
 from ertacache.method.surrogate import Surrogate
 
 
@@ -50,14 +50,17 @@ def surrogate_of(
     responses = [current_shard().agreed(own[0].response, "the sampler's response") for own in streams]
 
     def of(some: slice) -> Surrogate:
-        """The surrogate of some of the prompts."""
+        """The surrogate of some of the prompts; of none, the prior."""
         joined = []
         for k, (all_prompts, response) in enumerate(zip(grams, responses, strict=True)):
             here, chosen = setting.of_stream(k), all_prompts[some]
-            total = np.sum(chosen, axis=0)
-            outputs = outputs_with_prior(total, len(chosen), here.angles, guidance, without)
+            outputs = prior_outputs(here.angles, guidance, without)
+            if chosen:
+                total = np.sum(chosen, axis=0)
+                outputs = outputs_with_prior(total, len(chosen), here.angles, guidance, without)
             joined.append(Surrogate.answering(outputs, response, here.forced, here.emptied))
         return Surrogate.joint(joined)
 
     prompts = range(len(grams[0]))
-    return replace(of(slice(None)), alone=[of(slice(k, k + 1)) for k in prompts if len(prompts) > 1])
+    alone = [of(slice(k, k + 1)) for k in prompts if len(prompts) > 1]
+    return replace(of(slice(None)), alone=alone, prior=of(slice(0)))

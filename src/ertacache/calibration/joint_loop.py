@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from ertacache.calibration.lockstep import PromptAtStep
 from ertacache.calibration.loop_result import Fit, FittedOn, Weights, joint
 from ertacache.calibration.quality import Quality
 from ertacache.calibration.recording import Recording, Setting
+from ertacache.method.simulated_loop import Solution
 
 GiveUp = Callable[[int, float], bool]
 """``give_up(step, score)`` returns whether to end a loop early, given the score of its latents after this step."""
@@ -23,12 +24,13 @@ class JointLoop:
     """The state of one closed loop.
 
     Args:
-        plan: the plan of the loop; its weights are replaced by each latent's.
+        plan: the plan of the loop; its weights are replaced by each latent's, and so is what is expected of them.
         weights: the weights that each prompt uses.
         recordings: the full run of each of this process's prompts.
         setting: the setting of the full runs.
         numbers: the numbers of these prompts among all.
         leave_one_out: whether to fit, for each prompt, weights on the other prompts as well.
+        expected: for each latent and step, the weights that fits are drawn towards; empty for none.
         give_up: called after every step with the score of the latent that suffers most; the loop ends if it returns
             True.
 
@@ -45,12 +47,17 @@ class JointLoop:
         numbers: Sequence[int],
         *,
         leave_one_out: bool,
+        expected: Sequence[Mapping[int, Solution]] = (),
         give_up: GiveUp = lambda step, score: False,
     ) -> None:
         self._give_up = give_up
         self._loops = [
             ClosedLoop(
-                plan.of_stream(k, weights if isinstance(weights, FittedOn) else weights.of_stream(k).left_out),
+                plan.of_stream(
+                    k,
+                    weights if isinstance(weights, FittedOn) else weights.of_stream(k).left_out,
+                    expected[k] if expected else {},
+                ),
                 [recording.of_stream(k) for recording in recordings],
                 setting.of_stream(k),
                 numbers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from ertacache.calibration.recording import Recording, Setting
 from ertacache.calibration.shard import current_shard
 from ertacache.calibration.step_fit import holds_out
 from ertacache.method.named_methods import Method, Predictor
+from ertacache.method.simulated_loop import Solution
 from ertacache.method.surrogate import Surrogate
 from ertacache.runtime.repeatable_call import Call
 
@@ -198,6 +199,7 @@ class ClosedLoops:
             self.setting,
             self.numbers,
             leave_one_out=self.holds_out,
+            expected=self._expected(cached, method, predictor),
             give_up=give_up,
         )
 
@@ -205,6 +207,15 @@ class ClosedLoops:
         if trace is not None and not here:
             trace.lose(steps)
         return fit
+
+    def _expected(
+        self, cached: Collection[int], method: Method, predictor: Predictor
+    ) -> Sequence[Mapping[int, Solution]]:
+        """The weights of the prior, which knows outputs that are velocities, for each latent and step."""
+        prior = self.surrogate.prior
+        if prior is None or predictor != "aligned" or method.level != "velocity":
+            return ()
+        return prior.solutions(sorted(cached), method.order)
 
     def settled(self, loop: Callable[[], T]) -> tuple[T, bool]:
         """As `ertacache.calibration.shard.Shard.settled`; calls of a loop that is over are counted too."""

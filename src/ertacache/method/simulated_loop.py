@@ -59,16 +59,19 @@ def direction_of(response: Array) -> float:
     return -float(np.sign(np.diagonal(response).sum())) or 1.0
 
 
+Solution = tuple[tuple[int, ...], tuple[float, ...]]
+"""The computed steps that a step's prediction uses, newest first, and one weight for each feature."""
+
+
 class Simulated(NamedTuple):
     """The result of simulated loops.
 
     Args:
-        solutions: by step, from the first cached one on: the computed steps that its prediction uses, newest first, and
-            one weight for each feature.
+        solutions: by step, from the first cached one on.
         errors: how far the last latent is from the full run's, for each answer, float64.
     """
 
-    solutions: dict[int, tuple[tuple[int, ...], tuple[float, ...]]]
+    solutions: dict[int, Solution]
     errors: Array
 
     @property

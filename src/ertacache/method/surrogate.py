@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ertacache.method.gram_weights import Outputs
 from ertacache.method.prediction import Prediction
 from ertacache.method.schedule import Schedule, moves, safe_bends
-from ertacache.method.simulated_loop import DIVERGING, Simulated, answers_at, direction_of, simulated
+from ertacache.method.simulated_loop import DIVERGING, Simulated, Solution, answers_at, direction_of, simulated
 
 Array = NDArray[np.float64]
 
@@ -37,6 +37,7 @@ class Surrogate:
         emptied: those of them at which guidance begins or ends, so that the history is emptied.
         others: the surrogates of the further latents that the loop steps, such as sound.
         alone: of each prompt by itself, if several were recorded; `best_bend` is judged by the one that suffers most.
+        prior: what would be expected if nothing had been recorded, or None; fits are drawn towards its weights.
     """
 
     outputs: Outputs
@@ -47,6 +48,7 @@ class Surrogate:
     emptied: Sequence[int] = ()
     others: Sequence[Surrogate] = ()
     alone: Sequence[Surrogate] = field(default=(), kw_only=True)
+    prior: Surrogate | None = field(default=None, kw_only=True)
     _errors: dict[Schedule, float] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
@@ -86,6 +88,10 @@ class Surrogate:
             order: the highest difference that is used, 1 to 3.
         """
         return self._simulated(cached, order, self.answers).predictions
+
+    def solutions(self, cached: Sequence[int], order: int) -> list[dict[int, Solution]]:
+        """As `solved`, but the weights of the features, for each latent that the loop steps."""
+        return [one._simulated(cached, order, one.answers).solutions for one in (self, *self.others)]
 
     def best_bend(self, computed: int) -> Schedule:
         """The schedule of `ertacache.method.schedule.safe_bends` whose worst prompt has the smallest error.
