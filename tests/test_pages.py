@@ -89,3 +89,13 @@ def test_links_and_headings_are_found(tmp_path):
     assert list(links(page)) == ["b.md#c", "e.png", "i.png"]
     assert anchors(page) == {"what-it-is-one"}
     assert list(in_nav([{"A": "a.md"}, {"B": [{"C": "c.md"}]}])) == ["a.md", "c.md"]
+
+
+def test_the_readme_is_short_and_each_of_its_numbers_has_a_command():
+    readme, listed = (ROOT / "README.md").read_text("utf-8"), (DOCS / "records/numbers.md").read_text("utf-8")
+    assert len(readme.split()) <= 700
+    text = re.sub(r"`[^`\n]+`|\]\([^)]*\)|^#+ .*$", "", prose(ROOT / "README.md"), flags=re.MULTILINE)
+    numbers = re.findall(r"\d+(?:\.\d+)?", text)
+    assert 0 < len(numbers) <= 20
+    of_readme = "\n".join(line for line in listed.splitlines() if line.startswith("| README"))
+    assert not [number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]*\d)", of_readme)]
