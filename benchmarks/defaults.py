@@ -133,7 +133,7 @@ def measured(name: str, prompts: int, seed: int, work: Path) -> dict[str, Any]:
     own = folder / key_of(embedded, seed, "ours")
     ways = our_ways(embedded, default.model, own)
     calls = calls_of(embedded.arguments, embedded.held_out_prompts[:prompts], seed)
-    rows = measure(embedded.pipe, Variant("full", steps), list(ways.values()), calls, own / "measured")
+    rows = measure(embedded.pipe, Variant("full", steps), list(ways.values()), calls, own / f"measured-{len(ways)}")
     psnr: dict[str, dict[str, Any]] = {f"{speedup:g}": {} for speedup in SPEEDUPS}
     for (speedup, way), row in zip(ways, rows, strict=True):
         psnr[f"{speedup:g}"][way] = row.psnr
