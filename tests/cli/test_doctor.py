@@ -7,6 +7,7 @@ import shutil
 
 import diffusers
 import pytest
+from PIL import Image
 
 import ertacache
 from ertacache import zoo
@@ -61,6 +62,15 @@ def test_a_policy_is_described_and_compared(policy_file, heun_folder):
     assert done.exit_code == 1
     assert done.stdout.startswith("Served, but not by this policy: ")
     assert "--time is for a pipeline" in refused("doctor", policy_file, "--time")
+    assert "--steps is for a pipeline" in refused("doctor", policy_file, "--steps", 8)
+
+
+def test_a_picture_makes_it_image_to_image(tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    done = run("doctor", "zoo:emoji", "--image", tmp_path / "red.png", "--set", "strength=0.5", "--time", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["pipeline"], found["estimate"]["steps"]) == ("FluxImg2ImgPipeline", 15)
 
 
 def test_a_folder_of_learnt_settings(tmp_path):

@@ -170,6 +170,9 @@ def test_json_lines_give_each_prompt_its_picture(folder, picture, tmp_path):
         ('{"image": "a.png"}', "prompt 1 is not a JSON object"),
         ('{"prompt": "a"}\n{"prompt": "b", "image": "p.png"}', "some prompts have a picture"),
         ('{"prompt": "a", "image": "none.png"}', "No such file"),
+        ('{"prompt": "a", "image": ["p.png"]}', "the image of prompt 1 is not a path"),
+        ('{"prompt": "a"}\n{"prompt": "b", "seed": 5}', "prompt 2 has 'seed', which the command itself gives"),
+        ('{"prompt": "a", "num_inference_steps": 5}', "prompt 1 has 'num_inference_steps'"),
     ],
 )
 def test_json_lines_that_are_none_are_refused(text, told, picture, tmp_path):

@@ -9,7 +9,7 @@ import diffusers
 import pytest
 import torch
 from accelerate import cpu_offload
-from accelerate.hooks import remove_hook_from_module
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
 
 import ertacache
 from contract.case import STEPS, Family
@@ -163,6 +163,11 @@ def test_compiled_as_a_whole_or_by_blocks(flux, call):
     torch._dynamo.reset()
 
 
+def test_hooks_that_move_inputs_alone_do_not_offload(flux):
+    add_hook_to_module(flux.transformer, AlignDevicesHook(execution_device=torch.device("cpu")))
+    assert ertacache.doctor(flux).denoisers[0].state == ()
+
+
 def test_offloaded(flux, call):
     for module in (flux.transformer, flux.vae):
         cpu_offload(module, execution_device=torch.device("cpu"))
@@ -197,6 +202,7 @@ def test_a_model_of_few_steps_is_told_so(flux, call):
     assert "by its name (schnell)" in finding.what
     found = ertacache.doctor(flux, time=True, num_inference_steps=2, **call)
     assert found.estimate is None
+    assert found.findings[-1].what.startswith("the call makes 2 steps, too few to estimate")
     assert found.served
 
 
@@ -256,14 +262,15 @@ def test_a_slow_call_is_timed_once(make_toy, monkeypatch):
     assert "its decoder not warmed up" in str(found)
 
 
-def trial(*intervals, made, asked=4, first=0, seconds=1.0):
+def trial(*intervals, made, asked=4, first=0, seconds=1.0, share=1.0):
     pair = torch.zeros(1, 4), torch.zeros(1, 4)
-    return Trial(asked, first, made, seconds, intervals, 1, (pair,))
+    return Trial(asked, first, made, seconds, intervals, 1, (pair,), share)
 
 
 def test_image_to_image_makes_its_share_of_the_steps():
     steps = [(True, 0.2, 0.1), (False, 0.0, 0.0)]
     assert estimate_of(trial(*steps, made=3, first=1), 40).steps == 30
+    assert estimate_of(trial(*steps, made=5, asked=14, first=9, share=0.3), 40).steps == 12
     assert estimate_of(trial(*steps, made=3), 40).steps == 39
     assert estimate_of(trial(*steps, made=8), 40).steps == 80
     assert estimate_of(trial(*steps, made=30, asked=None), 40).steps == 30
@@ -271,6 +278,19 @@ def test_image_to_image_makes_its_share_of_the_steps():
     whole = estimate_of(trial(*steps, made=3, first=1), 40)
     assert whole.outside == pytest.approx(1.0 - 0.2 - 0.2)
     assert whole.pays_from == pytest.approx(10 * 30 * 0.2 / (15 * 0.2))
+
+
+def test_image_to_image_of_a_small_strength():
+    family = Family(CASES["StableDiffusionXLImg2Img"])
+    call = {name: value for name, value in family.all_arguments().items() if name != "num_inference_steps"}
+    found = ertacache.doctor(family.pipe, time=True, num_inference_steps=30, **{**call, "strength": 0.3})
+    assert found.estimate.steps == 9
+    assert 3 <= found.estimate.trial_steps <= 5
+    found = ertacache.doctor(family.pipe, time=True, num_inference_steps=30, **{**call, "strength": 0.1})
+    assert found.estimate is None
+    assert any(finding.what.startswith("the call makes 3 steps, too few") for finding in found.findings)
+    with pytest.raises(CalibrationError, match="no step at all"):
+        ertacache.doctor(family.pipe, time=True, num_inference_steps=30, **{**call, "strength": 0.02})
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,14 @@ def test_workers_make_the_pictures_that_one_process_makes(small, order, tmp_path
     torch.testing.assert_close(made, wanted, rtol=0, atol=1 / 255)
 
 
+def test_arguments_of_single_prompts_are_checked_before_the_first_picture(order, small, tmp_path):
+    wrong = replace(order, own=[*[{}] * 5, {"no_such": 1}])
+    for where, workers in ((small.pipe, None), (load, Threads(2))):
+        with pytest.raises(PipelineError, match="takes no 'no_such'"):
+            generate_all(where, wrong, tmp_path, workers)
+    assert not (tmp_path / MANIFEST).exists()
+
+
 def test_a_worker_that_is_killed_and_an_interruption_lose_nothing(order, tmp_path, small):
     killed = []
 
@@ -224,3 +232,5 @@ def test_a_clip_with_sound_keeps_the_frame_rate_of_its_call(sounds, expected, sm
     monkeypatch.setattr(bulk, "generate", lambda *given: clip)
     made = made_of(small.pipe, replace(order, arguments={**order.arguments, "frame_rate": 25.0}, fps=10), 0)
     assert (made.data, made.suffix, written) == (b"clip", ".mp4", [expected])
+    made_of(small.pipe, replace(order, own=[{"frame_rate": 25.0}] * 6, fps=10), 0)
+    assert written == [expected] * 2

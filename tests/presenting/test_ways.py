@@ -1,5 +1,7 @@
 """Names that a page gives to ways to generate: readable, and no two alike."""
 
+from dataclasses import replace
+
 import pytest
 
 from ertacache.evaluation.evaluate import variants_of
@@ -44,3 +46,17 @@ def test_what_was_measured_is_found_by_name(calibrated):
     assert baseline_of(policy, [policy, plain, same]) is same
     (alone,) = ways_of(policies, rows[:1])
     assert baseline_of(alone, [alone]) is None
+
+
+def test_image_to_image_has_one_kind_of_plain_steps(calibrated):
+    """Its sub-grid cannot be run, so a policy has one row less, and the next policy's rows stay its own."""
+    begins = [replace(calibrated(*cached), first_step=2) for cached in ((3, 4, 6), (3, 4, 5, 6))]
+    policies = dict(zip(("policy", "strong"), begins, strict=True))
+    rows = [Measured(v.name, 0, [0.5], [2.0], [1.9], [40.0], [0.9]) for v in variants_of(policies)]
+    ways = ways_of(policies, rows)
+    assert [(way.name, way.beside, way.is_plain, way.computed_steps) for way in ways] == [
+        ("policy", "", False, 3),
+        ("3 plain steps", "policy", True, 3),
+        ("strong", "", False, 2),
+        ("2 plain steps", "strong", True, 2),
+    ]

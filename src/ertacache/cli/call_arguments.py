@@ -12,8 +12,8 @@ from ertacache.untrusted_text import typed
 
 _GIVEN_BY_COMMANDS = ("prompt", "num_inference_steps", "generator", "output_type")
 """The arguments that every command gives to the call."""
-_RESERVED = ("prompt", "generator", "output_type", "return_dict", "callback_on_step_end")
-"""Those that ``--set`` cannot give, because the commands rely on them."""
+RESERVED = ("prompt", "generator", "output_type", "return_dict", "callback_on_step_end")
+"""Those that neither ``--set`` nor a single prompt can give otherwise, because the commands rely on them."""
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -42,7 +42,7 @@ def check_arguments(pipe: Any, given: Mapping[str, Any], *, complete: bool = Tru
     Raises:
         PipelineError: naming the argument, and similar names if there are any.
     """
-    reserved = [name for name in given if name in _RESERVED]
+    reserved = [name for name in given if name in RESERVED]
     if reserved:
         raise PipelineError(
             f"the command itself gives {reserved[0]!r} to the pipeline",

@@ -10,6 +10,7 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
+from ertacache.cli.input_image import read_image
 from ertacache.cli.inspect import is_learnt, show_learnt
 from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
@@ -39,6 +40,7 @@ def doctor(
     prompt: Annotated[str | None, typer.Option(help="The prompt of these calls.")] = None,
     steps: options.Steps = None,
     settings: options.Settings = None,
+    image: options.InputImage = None,
     lora: options.Loras = None,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
@@ -46,13 +48,13 @@ def doctor(
 ) -> None:
     """Say whether a pipeline is served, how, and what it costs; exit with status 1 if it is not."""
     if is_learnt(model) or _is_policy(model):
-        given = {"--policy": policy, "--time": time, "--prompt": prompt, "--set": settings, "--lora": lora}
-        given["--json"] = as_json
+        given = {"--policy": policy, "--time": time, "--prompt": prompt, "--steps": steps, "--set": settings}
+        given |= {"--image": image, "--lora": lora, "--json": as_json}
         _show_file(model, [name for name, value in given.items() if value])
         return
-    loaded = _loaded(policy)
-    source = ModelSource(model, device, dtype, tuple(map(Lora.parsed, lora or [])))
-    opened = open_pipeline(source, settings, steps, makes_calls=time)
+    picture, loaded = read_image(image), _loaded(policy)
+    source = ModelSource(model, device, dtype, tuple(map(Lora.parsed, lora or [])), picture is not None)
+    opened = open_pipeline(source, settings, steps, picture, makes_calls=time)
     if opened.embedded is not None and prompt is None:
         prompt = opened.embedded.calibration_prompts[0]
     called = {**opened.arguments, **({} if prompt is None else {"prompt": prompt})}

@@ -131,9 +131,10 @@ def _measured(pipe: Any, policies: Mapping[str, Policy], calls: list[dict[str, A
 
 def _write_page(pipe: Any, evaluation: Evaluation, page: Path, *, show: int, fps: int) -> None:
     from ertacache.calibration.progress import CalibrationProgress
+    from ertacache.evaluation.evaluate import variants_of
     from ertacache.presenting.evaluation_report import report_evaluation
 
     with CalibrationProgress(True, "generations") as progress:
         progress.phase("pictures for the page")
-        progress.expect(min(show, len(evaluation.calls)) * (1 + 3 * len(evaluation.policies)))
+        progress.expect(min(show, len(evaluation.calls)) * (1 + len(variants_of(evaluation.policies))))
         report_evaluation(pipe, evaluation, page, show=show, fps=fps, on_generation=progress.advance)

@@ -29,7 +29,7 @@ def read_image(file: Path | None) -> Image | None:
             return upright
     except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
         raise ArgumentError(
-            f"the picture cannot be read: {first_line(error)}", given=f"--image {file}", cure="Give a PNG or JPEG."
+            f"the picture cannot be read: {first_line(error)}", given=file, cure="Give a PNG or JPEG."
         ) from error
 
 

@@ -7,27 +7,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ertacache.cli.call_arguments import RESERVED
 from ertacache.cli.input_image import read_image
 from ertacache.cli.prompts_file import read_prompts
 from ertacache.errors import ArgumentError
 
 Prompt = str | Mapping[str, Any]
 """A text, or the arguments of its call: ``prompt``, and others such as ``image``."""
+_OF_ALL = {"seed", "num_inference_steps", *RESERVED} - {"prompt"}
+"""Arguments that no single prompt can have."""
 
 
 def read_lines(file: Path | None, model: str) -> list[Prompt]:
     """Read prompts, one per line; in a file whose name ends in ``.jsonl``, each line is a JSON object.
 
-    An object has a ``prompt``, and may have further arguments of the call. Its ``image`` is the path of a picture,
-    relative to the file.
+    An object has a ``prompt``, and may have further arguments of the call, but for those that the command gives. Its
+    ``image`` is the path of a picture, relative to the file.
 
     Args:
         file: the file, if one is given.
         model: the model of the command.
 
     Raises:
-        ArgumentError: as `ertacache.cli.prompts_file.read_prompts`; or if a line is no such object, a picture cannot be
-            read, or some lines have a picture and others have none.
+        ArgumentError: as `ertacache.cli.prompts_file.read_prompts`; or if a line is no such object or has an argument
+            that the command gives, a picture cannot be read, or some lines have a picture and others have none.
         OSError: if a file cannot be read.
     """
     lines = read_prompts(file, model)
@@ -62,6 +65,15 @@ def _parsed(line: str, number: int, file: Path) -> dict[str, Any]:
             given=file,
             cure='Write each line like {"prompt": "a red star", "image": "star.png"}.',
         )
+    taken = [name for name in call if name in _OF_ALL]
+    if taken:
+        raise ArgumentError(
+            f"prompt {number} has {taken[0]!r}, which the command itself gives",
+            given=file,
+            cure="Leave it out: --steps is for all prompts, and prompt k has the seed --seed + k.",
+        )
     if "image" in call:
-        call["image"] = read_image(file.parent / str(call["image"]))
+        if not isinstance(call["image"], str):
+            raise ArgumentError(f"the image of prompt {number} is not a path", given=file, cure="Give one picture.")
+        call["image"] = read_image(file.parent / call["image"])
     return call

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
+from ertacache.calibration.worthwhile import FEW_STEPS
 from ertacache.diagnosis.facts import DenoiserFacts, Finding, SchedulerFacts
 from ertacache.runtime.denoisers import has_experts
 
-FEW_STEPS = 8
-"""Models that are made to run in so many steps or fewer leave little to skip."""
 _DISTILLED = re.compile("schnell|turbo|lightning|hyper-|lcm|distil|dmd", re.IGNORECASE)
 """Parts of the names of models that are distilled to few steps."""
 

@@ -64,4 +64,5 @@ def _hooked(model: nn.Module) -> list[str]:
 
 
 def _offloads(hook: Any) -> bool:
-    return hasattr(hook, "offload") or type(hook).__name__ == "CpuOffload"
+    """Whether a hook of accelerate moves weights away; one that only moves inputs to a device does not."""
+    return bool(getattr(hook, "offload", False)) or type(hook).__name__ == "CpuOffload"

@@ -26,7 +26,7 @@ def estimate_of(trial: Trial, num_inference_steps: int) -> Estimate | None:
     Returns:
         The estimate; None if the trial made too few steps to time one, or T is too small for a step ratio of 2.
     """
-    computed_step, steps = trial.typical(computed=True), _made_of(trial, num_inference_steps)
+    computed_step, steps = trial.typical(computed=True), made_of(trial, num_inference_steps)
     if computed_step is None or steps < 2 * SPEEDUP:
         return None
     step, denoiser = computed_step
@@ -59,10 +59,19 @@ def estimate_of(trial: Trial, num_inference_steps: int) -> Estimate | None:
     )
 
 
-def _made_of(trial: Trial, num_inference_steps: int) -> int:
-    """How many steps a call makes that asks for T: as many times fewer or more as in the trial, such as in stages."""
+def made_of(trial: Trial, num_inference_steps: int) -> int:
+    """How many steps a call makes that asks for T.
+
+    Image-to-image makes the share that its strength says. Otherwise it is as many times fewer or more as in the trial,
+    such as in stages.
+
+    Args:
+        trial: what a short call showed.
+        num_inference_steps: T of the calls to come.
+    """
     if trial.asked is None or trial.made == trial.asked:
         return num_inference_steps if trial.asked else trial.made
     if trial.first == 0 and trial.made == trial.asked - 1:  # a scheduler that makes one step fewer, whatever T
         return num_inference_steps - 1
-    return round(num_inference_steps * trial.made / trial.asked)
+    share = trial.share if trial.first > 0 and trial.share < 1 else trial.made / trial.asked
+    return max(1, round(num_inference_steps * share))

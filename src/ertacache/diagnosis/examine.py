@@ -12,7 +12,7 @@ from ertacache.accelerate import accelerated
 from ertacache.calibration.options import checked_steps
 from ertacache.diagnosis.advice import findings_of
 from ertacache.diagnosis.denoiser_facts import denoiser_facts
-from ertacache.diagnosis.estimate import estimate_of
+from ertacache.diagnosis.estimate import estimate_of, made_of
 from ertacache.diagnosis.facts import Finding, LevelFacts, PolicyFit, Refusal, refusal_of
 from ertacache.diagnosis.result import Diagnosis
 from ertacache.diagnosis.scheduler_facts import scheduler_facts
@@ -62,7 +62,7 @@ def doctor(
 
     Raises:
         ArgumentError: if an argument is wrong, or a trial needs a number of steps and the pipeline has none.
-        CalibrationError: if the arguments of a trial's call do not go together.
+        CalibrationError: if the arguments of a trial's call do not go together, or it makes no step.
         PipelineError: if this is no pipeline, or its call takes no such argument.
         PolicyMismatchError: if ``policy`` is no policy.
     """
@@ -149,9 +149,10 @@ def _with_trial(static: Diagnosis, trial: Trial, steps: int) -> Diagnosis:
     """Add what a trial has shown."""
     calibrates = {"calibrate": trial.calibration}
     ways = tuple(replace(way, refusal=way.refusal or calibrates.get(way.name)) for way in static.ways)
-    estimate = estimate_of(trial, steps)
+    estimate, made = estimate_of(trial, steps), made_of(trial, steps)
     few = Finding(
-        f"{trial.made} steps are too few to time one", "Ask for more steps, or a larger strength of image-to-image."
+        f"the call makes {made} step{'s' * (made != 1)}, too few to estimate what a step ratio of 2 saves",
+        "Ask for more steps, or a larger strength of image-to-image.",
     )
     several = len(trial.samples) > 1  # policies of several latents are not transferred
     return replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from statistics import median
 from typing import Any
 
@@ -14,6 +15,7 @@ from ertacache.calibration.prompts import calls_for
 from ertacache.calibration.recorder import record
 from ertacache.clock import now
 from ertacache.diagnosis.facts import Refusal, refusal_of
+from ertacache.errors import CalibrationError
 from ertacache.method.named_methods import Method, check_streams_method
 from ertacache.runtime.call_signature import CallSignature
 from ertacache.runtime.driver import Driver, Step, Stop
@@ -24,7 +26,8 @@ from ertacache.runtime.run import Run
 from ertacache.runtime.unwrap import is_modular
 
 STEPS = 4
-"""How many steps a trial's call makes. The third is cached; the second and the fourth are timed."""
+"""How many steps a trial's call makes, image-to-image about so many. The third is cached, the others are timed but for
+the first."""
 CHEAP = 10.0
 """Seconds: a timed call that took less is made again, since the first one warmed up its decoder."""
 PROMPT = "a red star"
@@ -38,6 +41,7 @@ class Trial:
         asked: the ``num_inference_steps`` of its call, or None if the call sets its steps in another way.
         first: the step of the grid that the call began with; more than 0 for image-to-image.
         made: how many steps the call made.
+        share: the share of its steps that image-to-image makes of a grid, its ``strength``; 1 if it has none.
         seconds: the time of the whole call.
         intervals: for each step but the first: whether it was computed, its seconds, and those of its denoiser calls.
         denoiser_calls: how many denoiser calls make up a step.
@@ -54,6 +58,7 @@ class Trial:
     intervals: tuple[tuple[bool, float, float], ...]
     denoiser_calls: int
     samples: tuple[tuple[Tensor, Tensor], ...]
+    share: float = 1.0
     warmed_up: bool = False
     calibration: Refusal | None = None
     hidden: Refusal | None = None
@@ -75,7 +80,7 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
 
     Raises:
         ArgumentError: if sigmas or timesteps are no list of numbers.
-        CalibrationError: if the arguments do not go together.
+        CalibrationError: if the arguments do not go together, or the call makes no step.
         PipelineError: if the pipeline cannot be served, or takes no such argument.
         RunError: if its loop cannot be followed.
     """
@@ -85,7 +90,8 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
     sets_levels = not takes.takes("num_inference_steps") or any(
         given.get(n) is not None for n in ("sigmas", "timesteps")
     )
-    asked = steps if sets_levels else STEPS
+    share = _share(takes, given)
+    asked = steps if sets_levels else max(STEPS, min(steps, ceil(STEPS / share)))
     (call,) = calls_for(pipe, [given], {"num_inference_steps": asked}, 0)
     with preserved(pipe), RandomState.current().lent():
         if is_modular(pipe):
@@ -93,10 +99,23 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
         silence(pipe)
         calibration = refusal_of(lambda: record(pipe, call, 0, asked, _nothing, _nothing))
         trial = _timed(pipe, call.as_given())
+        if trial.made == 0:
+            raise CalibrationError(
+                "a call with these arguments makes no step at all",
+                given=f"num_inference_steps={asked}",
+                cure="Ask for more steps, or a larger strength of image-to-image.",
+            )
         if trial.seconds < CHEAP:
             trial = replace(_timed(pipe, call.as_given()), warmed_up=True)
         hidden = _refusal_of_hidden(pipe, call, len(trial.samples))
-    return replace(trial, asked=None if sets_levels else asked, calibration=calibration, hidden=hidden)
+    asked_for = None if sets_levels else asked
+    return replace(trial, asked=asked_for, share=share, calibration=calibration, hidden=hidden)
+
+
+def _share(takes: CallSignature, given: Mapping[str, Any]) -> float:
+    """The share of its steps that image-to-image makes, over 0 and at most 1; 1 for other calls."""
+    strength = given.get("strength", takes.defaults.get("strength"))
+    return float(strength) if isinstance(strength, int | float) and 0 < strength <= 1 else 1.0
 
 
 def _nothing(seen: object) -> None:

@@ -38,7 +38,7 @@ class Order:
         seed: prompt k gets ``seed + k``.
         recompute_flagged: whether what the guard flags is made again in full.
         fps: of clips.
-        own: further arguments of single prompts' calls, such as ``image``, one dict for each prompt; or none at all.
+        own: arguments of single prompts' calls, such as ``image``, one dict for each prompt; or none at all.
     """
 
     prompts: Sequence[str]
@@ -53,6 +53,10 @@ class Order:
         """The arguments of one prompt's call, with ``seed`` in place of ``generator``."""
         own = self.own[number] if self.own else {}
         return {**self.arguments, **own, "prompt": self.prompts[number], "seed": self.seed + number}
+
+    def check(self, pipe: Any) -> None:
+        """Raise `PipelineError` if calls of the pipeline take no argument of one of these names."""
+        check_call_arguments(pipe, dict.fromkeys(name for given in (self.arguments, *self.own) for name in given))
 
     @property
     def key(self) -> str:
@@ -90,7 +94,7 @@ def made_of(pipe: Any, order: Order, number: int) -> Made:
             result = generate(pipe, full, started(call))
             entry |= {"recomputed": True, "computed_steps": full.num_inference_steps}
         entry["seconds"] = round(now() - begin, 3)
-        return Made(*_file(pipe, result, order), entry)
+        return Made(*_file(pipe, result, frame_rate_of(call, order.fps, result.sound)), entry)
     except ERTACacheError:
         raise  # a policy that does not fit fits no prompt
     except Exception as error:
@@ -109,14 +113,13 @@ def _entry(result: Result, variant: Variant) -> dict[str, Any]:
     return entry
 
 
-def _file(pipe: Any, result: Result, order: Order) -> tuple[bytes, str]:
+def _file(pipe: Any, result: Result, fps: int) -> tuple[bytes, str]:
     """The content of a file with a call's pictures, or its clip with sound; and the file's suffix."""
     clips = result.pictures.ndim == 5
     with TemporaryDirectory() as folder:
         path = Path(folder) / ("made.mp4" if clips else "made.png")
         if clips:
             sound = None if result.sound is None else (result.sound[0], sampling_rate_of(pipe))
-            fps = frame_rate_of(order.arguments, order.fps, sound)
             write_film({"": list(result.pictures)}, path, fps=fps, sound=sound)
         else:
             write_pictures(list(result.pictures), path)
@@ -125,7 +128,7 @@ def _file(pipe: Any, result: Result, order: Order) -> tuple[bytes, str]:
 
 def make_all(pipe: Any, order: Order, *, next_item: Callable[[Any], Any]) -> None:
     """The task of a worker: make whatever the pool hands out."""
-    check_call_arguments(pipe, order.arguments)
+    order.check(pipe)
     number = next_item(None)
     while number is not None:
         number = next_item(made_of(pipe, order, number))
@@ -219,7 +222,7 @@ def generate_all(
         The manifest. Prompts at which a worker died twice, or whose call failed, have an ``error`` and no ``file``.
 
     Raises:
-        ERTACacheError: if the policy does not fit, or a worker cannot be started.
+        ERTACacheError: if the policy does not fit, the pipeline takes no such argument, or a worker cannot be started.
         OutputError: if the folder cannot be written to, or holds what was made in another way.
     """
     manifest = Manifest(folder, order)
@@ -231,7 +234,7 @@ def generate_all(
 
     left = manifest.left()
     if workers is None:
-        check_call_arguments(load, order.arguments)
+        order.check(load)
         for number in left:
             keep(number, made_of(load, order, number))
     elif left:

@@ -19,6 +19,11 @@ from ertacache.runtime.pipeline_key import digest_of, pipeline_key
 
 
 def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
+    """All of `variants_by_policy`, one after another."""
+    return [variant for variants in variants_by_policy(policies).values() for variant in variants]
+
+
+def variants_by_policy(policies: Mapping[str, Policy]) -> dict[str, list[Variant]]:
     """For each policy three variants: the policy, fewer steps, and fewer steps on the policy's sub-grid.
 
     Image-to-image has no sub-grid: it lays a grid of more levels than it uses.
@@ -29,16 +34,13 @@ def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
     Raises:
         PolicyMismatchError: if a policy was written by hand.
     """
-    found = []
+    found = {}
     for name, policy in policies.items():
         plain = fewer_steps(plain_steps(policy))
         sub_grids = [] if policy.first_step else [fewer_steps_on_subgrid(policy)]
         beside = f" ({plain.num_inference_steps}, as {name})" if len(policies) > 1 else ""
-        found += [
-            Variant(name, policy.asked_steps, policy=policy),
-            Variant(plain.name + beside, plain.num_inference_steps),
-            *(Variant(v.name + beside, v.num_inference_steps, noise_levels=v.noise_levels) for v in sub_grids),
-        ]
+        baselines = [replace(variant, name=variant.name + beside) for variant in (plain, *sub_grids)]
+        found[name] = [Variant(name, policy.asked_steps, policy=policy), *baselines]
     return found
 
 
@@ -111,7 +113,7 @@ def rows_of(policy: Policy, figures: Mapping[str, Any]) -> list[Measured]:
 
     Args:
         policy: one of the policies that were evaluated.
-        figures: with ``rows``, three for each of ``fingerprints`` in the same order, and ``prompts``.
+        figures: with ``rows``, those of `variants_of` for each of ``fingerprints`` in the same order, and ``prompts``.
 
     Raises:
         ValueError, KeyError, TypeError: if the figures do not have this form.

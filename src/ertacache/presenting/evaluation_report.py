@@ -195,7 +195,8 @@ def report_evaluation(
     count = len(evaluation.calls)
     lead = (
         f"{evaluation.model}, {count} prompt{'' if count == 1 else 's'}, each with its own seed, against the full run "
-        f"of {full.num_inference_steps} steps. Plain steps: as many as the policy computes, without a cache; 'same "
-        "levels': at the noise levels of the steps that it computes."
+        f"of {full.num_inference_steps} steps. Plain steps: as many as the policy computes, without a cache"
     )
-    report_comparison(Comparison("What policies cost", lead, ways, policies, cases, step_errors), path)
+    if any(variant.noise_levels for variant in variants):
+        lead += "; 'same levels': at the noise levels of the steps that it computes"
+    report_comparison(Comparison("What policies cost", f"{lead}.", ways, policies, cases, step_errors), path)

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from ertacache.evaluation.evaluate import variants_of
+from ertacache.evaluation.evaluate import variants_by_policy
 from ertacache.evaluation.harness import Measured
 from ertacache.policy import Policy
+
+SAME_LEVELS = " (same levels)"
+"""Ends the name of plain steps at the noise levels of the steps that a policy computes."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,13 @@ class Way:
 def page_names(policies: Mapping[str, Policy]) -> dict[str, str]:
     """Names for readers, by the names of `ertacache.evaluation.evaluate.variants_of`: "15 plain steps", for example."""
     names: dict[str, str] = {}
-    for number, variant in enumerate(variants_of(policies)):
-        of_policy, kind = divmod(number, 3)
-        policy = list(policies)[of_policy]
-        if kind == 0:
-            names[variant.name] = policy
-            continue
-        name = plain_name(variant.computed_steps) + (" (same levels)" if kind == 2 else "")
-        taken = name in names.values() or name in policies
-        names[variant.name] = f"{name} (as {policy})" if taken else name
+    for policy, (own, *baselines) in variants_by_policy(policies).items():
+        names[own.name] = policy
+        for variant in baselines:
+            name = plain_name(len(policies[policy].computed_steps))
+            name += SAME_LEVELS if variant.noise_levels else ""
+            taken = name in names.values() or name in policies
+            names[variant.name] = f"{name} (as {policy})" if taken else name
     return names
 
 
@@ -72,16 +73,15 @@ def ways_of(policies: Mapping[str, Policy], rows: Sequence[Measured]) -> list[Wa
     """
     names, measured = page_names(policies), {row.name: row for row in rows}
     found = []
-    for number, variant in enumerate(variants_of(policies)):
-        if variant.name not in measured:
-            continue
-        policy_name, kind = list(policies)[number // 3], number % 3
-        policy, row = policies[policy_name], measured[variant.name]
-        computed = len(policy.computed_steps)
-        beside = policy_name if kind else ""
-        figures = row.psnr, row.ssim, row.speedup
-        way = Way(names[row.name], computed, policy.step_ratio, *figures, beside, bool(kind), _more(row))
-        found.append(way)
+    for name, variants in variants_by_policy(policies).items():
+        policy = policies[name]
+        for variant in variants:
+            if variant.name not in measured:
+                continue
+            row, is_plain = measured[variant.name], variant.policy is None
+            steps = len(policy.computed_steps), policy.step_ratio
+            figures = row.psnr, row.ssim, row.speedup
+            found.append(Way(names[row.name], *steps, *figures, name if is_plain else "", is_plain, _more(row)))
     return found
 
 
