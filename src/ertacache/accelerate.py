@@ -91,7 +91,8 @@ def enable(
         in between.
 
         *Threads.* A pipeline serves one call at a time. Give each thread a copy: ``copy.copy(pipe)``, with
-        ``copy.deepcopy(pipe.scheduler)``. Copies of an enabled pipeline are enabled.
+        ``copy.deepcopy`` of its ``scheduler`` and its ``vae``: that of Wan keeps state while it decodes, so that clips
+        are damaged where threads share it, with or without this library. Copies of an enabled pipeline are enabled.
     """
     acceleration = WatchedAcceleration(_Wanted(speedup, num_computed_steps, learn, audit).source(policy), guard, draft)
     switch_on(pipe, acceleration, holds=False)

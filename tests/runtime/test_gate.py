@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, Flux
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 import ertacache
+from ertacache import zoo
 from ertacache.errors import ERTACacheError, PipelineError, RunError
 from ertacache.runtime import gate
 
@@ -351,3 +353,25 @@ def test_a_run_keeps_no_output_alive_and_no_keeper(make_toy, make_policy):
         gc.collect()
         assert [ref() for ref in kept] == [None] * 5
         assert not isinstance(vars(pipe.transformer).get("_compiled_call_impl"), gate.Gate)
+
+
+def test_threads_with_copies_that_own_their_scheduler_and_vae_decode_the_clips_of_one_thread():
+    """Wan's VAE keeps state on itself while it decodes, so copies that share it would damage each other's clips."""
+    wan = zoo.load("wan")
+    call = {**wan.arguments, "num_inference_steps": 4, "output_type": "pt"}
+
+    def clip(pipe, prompt):
+        generator = torch.Generator().manual_seed(0)
+        with ertacache.accelerated(pipe, speedup=2.0):
+            return pipe(prompt, generator=generator, **call).frames
+
+    def copied():
+        twin = copy.copy(wan.pipe)
+        twin.scheduler, twin.vae = copy.deepcopy(wan.pipe.scheduler), copy.deepcopy(wan.pipe.vae)
+        return twin
+
+    prompts = wan.held_out_prompts[:2]
+    alone = [clip(wan.pipe, prompt) for prompt in prompts]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(clip, [copied(), copied()], prompts))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))

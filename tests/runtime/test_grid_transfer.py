@@ -23,7 +23,6 @@ from ertacache.policy import Policy
 from ertacache.policy.drift_envelope import Envelope
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.grid_transfer import FARTHER, Transfer, carries, on_grid, refusal, response
-from ertacache.runtime.mismatch import mismatch
 from ertacache.runtime.policy_for_call import Resolved, at_near_guidance
 from ertacache.runtime.transfer_memo import KEPT, PolicyMemo
 
@@ -523,3 +522,20 @@ def test_at_another_number_of_steps_it_is_nearer_to_the_full_run_than_fewer_step
     _, moved, fewer = compare(embedded.pipe, Variant("full", 18), variants, calls)
     assert moved.computed_steps == fewer.computed_steps == 9
     assert moved.mean_psnr() > fewer.mean_psnr() + 1
+
+
+def test_the_advised_commands_name_a_second_scale_only_where_it_is_one_of_its_own(calibrated):
+    for second, shown in ((4.0, False), (3.0, True)):
+        guidance = {"guidance_scale": 4.0, "guidance_scale_2": second}
+        policy = dataclasses.replace(calibrated, origin=dataclasses.replace(calibrated.origin, guidance=guidance))
+        for differing in ({}, {"guidance_scale": 5.0}):
+            error = mismatch(policy, "num_inference_steps", "10", "20", steps=20, guidance=differing)
+            assert ("guidance_scale_2=3" in str(error)) == shown
+            assert "guidance_scale_2=4" not in str(error)
+    both = {"guidance_scale": 5.0, "guidance_scale_2": 5.0}
+    assert "guidance_scale_2" not in str(mismatch(calibrated_with(calibrated, 4.0), "x", "1", "2", guidance=both))
+
+
+def calibrated_with(policy, scale):
+    guidance = {"guidance_scale": scale, "guidance_scale_2": scale}
+    return dataclasses.replace(policy, origin=dataclasses.replace(policy.origin, guidance=guidance))

@@ -89,6 +89,9 @@ def _commands_for(
     """Write how to calibrate a policy for the call at hand; for the arguments, see `mismatch`."""
     calibrated = policy.origin.guidance if policy.origin else {}
     known = {name: value for name, value in calibrated.items() if name in _ADVISED} | dict(guidance)
+    second = guidance.get("guidance_scale_2", known.get("guidance_scale"))
+    if calibrated.get("guidance_scale_2") == calibrated.get("guidance_scale") and second == known.get("guidance_scale"):
+        known.pop("guidance_scale_2", None)  # it defaults to the first, and pipelines with one denoiser refuse it
     settings = {name: f"{value:g}" for name, value in sorted(known.items()) if value is not None}
     if call and call.takes is not None:
         settings = {name: value for name, value in settings.items() if name in call.takes}
