@@ -23,6 +23,7 @@ from ertacache.policy import Policy
 from ertacache.policy.drift_envelope import Envelope
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.grid_transfer import FARTHER, Transfer, carries, on_grid, refusal, response
+from ertacache.runtime.mismatch import mismatch
 from ertacache.runtime.policy_for_call import Resolved, at_near_guidance
 from ertacache.runtime.transfer_memo import KEPT, PolicyMemo
 

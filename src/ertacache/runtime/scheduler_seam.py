@@ -124,7 +124,7 @@ class SchedulerSeam:
         return RunError(
             "this pipeline's scheduler is in the middle of another call",
             given=own_class(self.scheduler).__name__,
-            cure="Give each thread a copy of the pipeline with its own scheduler (and its own vae, if it is a video's).",
+            cure="Give each thread a copy of the pipeline with its own scheduler (and its own vae, if it makes clips).",
         )
 
 
