@@ -86,7 +86,8 @@ def folder_of(name: str) -> Path:
         raise PipelineError(
             "this pipeline is not part of the installed package",
             given=name,
-            cure=f"Train it in a checkout of the repository (python -m training.train {name}), or use 'emoji'.",
+            cure="Install the library from a checkout of the repository with pip install -e, which finds the checkout's "
+            "pipelines, or use 'emoji'.",
         )
     return folder
 
