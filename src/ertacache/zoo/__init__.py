@@ -86,8 +86,8 @@ def folder_of(name: str) -> Path:
         raise PipelineError(
             "this pipeline is not part of the installed package",
             given=name,
-            cure="Install the library from a checkout of the repository with pip install -e, which finds the checkout's "
-            "pipelines, or use 'emoji'.",
+            cure="Install the library with pip install -e from a checkout of the repository, which has it, or use "
+            "'emoji'.",
         )
     return folder
 
