@@ -12,9 +12,8 @@ Calibrate a policy once on a few prompts and save it; then let calls of the pipe
 
 `profile` makes policies for many budgets at once. `enable` and `disable` switch a policy on and off without a ``with``
 block, and `disabled` makes single calls in full. `draft` makes a check that flags pictures which may have turned out
-bad. `transferred` adapts a policy to other guidance. `doctor` says in advance whether a pipeline is served. All errors
-are in `ertacache.errors` and derive from
-`ERTACacheError`.
+bad. `transferred` adapts a policy to other guidance or adapters. `doctor` says in advance whether a pipeline is served.
+All errors are in `ertacache.errors` and derive from `ERTACacheError`.
 """
 
 import sys

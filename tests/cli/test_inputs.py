@@ -121,6 +121,9 @@ def test_what_is_no_picture_is_refused(folder, prompts, tmp_path):
     star = ["generate", folder, "a red star", "--steps", 2, *SMALL, "--image"]
     assert "the picture cannot be read" in refused(*star, prompts)
     assert "No such file" in refused(*star, tmp_path / "none.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    assert f"truncated (given: {tmp_path / 'cut.png'})" in refused(*star, tmp_path / "cut.png")
     with pytest.raises(ArgumentError, match="takes no picture"):
         taking_image(zoo.load("wan").pipe)
 

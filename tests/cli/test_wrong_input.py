@@ -104,6 +104,7 @@ def test_other_input_that_cannot_be_used_is_told_before_the_work_too(policy_file
         ([*flux, "--method", "magic"], "no such method"),
         ([*flux, "--speedup", 2, "--min-psnr", 40], "exactly one budget"),
         ([*flux, "--frontier", tmp_path, "--speedup", 2], "--frontier"),
+        ([*flux, "--frontier", tmp_path, "--check", 2], "--check"),
         ([*flux, "--steps", 0], "'--steps'"),
         ([*flux, "--seed", 10**20], "seed is too large"),
         ([*star, *policy, "--guard", "watch"], "no such guard"),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ertacache.errors import CalibrationError
 from ertacache.runtime.identity import Circumstances, identify
-from ertacache.runtime.pipeline_key import digest_of, pipeline_key
+from ertacache.runtime.pipeline_key import content_of, digest_of, pipeline_key
 from ertacache.runtime.repeatable_call import Call
 
 
@@ -67,14 +66,11 @@ def _plain(value: Any) -> Any:
         return sorted(repr(_plain(item)) for item in value)
     if isinstance(value, torch.Generator):
         return _plain(value.get_state())
-    if isinstance(value, Tensor):
-        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return [tuple(value.shape), str(value.dtype), hashlib.sha256(data.tobytes()).hexdigest()]
     if isinstance(value, nn.Module):
         return identify(value)
-    if hasattr(value, "tobytes"):  # pictures and arrays
-        kind = [str(getattr(value, name, "")) for name in ("mode", "size", "shape", "dtype")]
-        return [type(value).__name__, kind, hashlib.sha256(value.tobytes()).hexdigest()]
+    content = content_of(value)
+    if content is not None:
+        return content
     if is_dataclass(value) and not callable(value):  # such as the conditions of LTX-Video
         return [type(value).__module__, type(value).__qualname__, _plain(vars(value))]
     raise _not_hashable(value)

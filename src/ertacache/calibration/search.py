@@ -23,8 +23,8 @@ def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: 
     """Yield the schedules that closed loops try first, in order (measured in docs/records/research-log.md).
 
     They are: the best of a few mild bends (`ertacache.method.surrogate.Surrogate.best_bend`); the schedule of
-    `all_denser_at_ends` with the smallest surrogate error; the one that
-    steepest descent of this error reaches from there; the shortest paths over pairwise errors; and evenly spaced steps.
+    `all_denser_at_ends` with the smallest surrogate error; the one that steepest descent of this error reaches from
+    there; the shortest paths over pairwise errors; and evenly spaced steps.
     If three steps of four are cached, what the surrogate leaves out matters most, so the descent is left out.
 
     Args:

@@ -6,7 +6,8 @@ denoiser call, only a few small systems of equations for each step.
 
 Where weights are expected before any prompt was seen, those of the prior, the fit is drawn towards them: by as much as
 brings left-out prompts nearest, the less the more the prompts agree ("stacking": Wolpert, Neural Networks 5, 1992;
-Breiman, Machine Learning 24, 1996).
+Breiman, Machine Learning 24, 1996). That is one number for all prompts, so each has a small part in its own held-out
+weights.
 """
 
 from __future__ import annotations

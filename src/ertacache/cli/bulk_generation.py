@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ertacache.cli.console import console, say
+from ertacache.calibration.progress import CalibrationProgress
+from ertacache.cli.console import say
 from ertacache.cli.prompt_lines import Prompt, texts_of
 from ertacache.distributed.bulk import MANIFEST, Manifest, Order, generate_all
 from ertacache.evaluation.comparison import Variant
@@ -44,10 +44,10 @@ def generate_many(
     left = len(known.left())
     if left < len(prompts):
         say(f"{len(prompts) - left} of {len(prompts)} are there already")
-    columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("generating", total=left)
-        manifest = generate_all(load, order, folder, workers, lambda entry: progress.advance(task))
+    with CalibrationProgress(True, "files") as progress:
+        progress.phase("generating")
+        progress.expect(left)
+        manifest = generate_all(load, order, folder, workers, lambda entry: progress.advance(1))
     entries = manifest.entries.values()
     flagged = sorted(entry["file"] for entry in entries if entry.get("flagged") and "file" in entry)
     failed = [entry for entry in entries if "error" in entry]

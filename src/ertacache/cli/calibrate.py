@@ -106,10 +106,10 @@ def calibrate(
         min_ssim=min_ssim,
         min_sound=min_sound,
     )
-    if frontier is not None and (budget or method != "aligned" or full_runs):
+    if frontier is not None and (budget or method != "aligned" or full_runs or check):
         raise ArgumentError(
             "--frontier makes 'aligned' policies for all budgets",
-            given=f"--frontier {frontier}, and a budget, --method or --full-runs",
+            given=f"--frontier {frontier}, and a budget, --method, --full-runs or --check",
             cure="Leave those options out.",
         )
     judged = frontier is not None or not QUALITIES.keys().isdisjoint(budget)
@@ -127,13 +127,13 @@ def calibrate(
             say(f"wrote {path}")
         return
     policy = _make_policy(pipe, used, out, {"method": named, "full_runs": full_runs, **budget, **common})
+    say(f"wrote {out}")
     count = (0 if full_runs else USUAL) if check is None else check
     if count:
         policy = checked_policy(opened.pipe, policy, lines, opened.arguments, seed=seed, count=count)
         kept_somewhere(out, policy.save)
     elif check is None:
         say(unchecked(policy))
-    say(f"wrote {out}")
 
 
 def _given(**budget: float | None) -> dict[str, Any]:

@@ -16,18 +16,20 @@ def read_image(file: Path | None) -> Image | None:
     """Read the picture, in RGB and upright; None if none is given.
 
     Raises:
-        ArgumentError: if the file is not a picture.
+        ArgumentError: if the file is not a picture, or not a whole one.
         OSError: if it cannot be read.
     """
     if file is None:
         return None
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as opened:
             upright: Image.Image = ImageOps.exif_transpose(opened).convert("RGB")
             return upright
-    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+    except (OSError, Image.DecompressionBombError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:  # there is no such file, say, and the message names it
+            raise
         raise ArgumentError(
             f"the picture cannot be read: {first_line(error)}", given=file, cure="Give a PNG or JPEG."
         ) from error

@@ -103,10 +103,17 @@ class Surrogate:
             computed: how many steps are computed.
         """
 
-        def worst(cached: Schedule) -> float:
-            return max(one.error(cached) for one in self.alone or (self,))
-
-        return min(safe_bends(len(self.response), computed, self.forced), key=worst)
+        best, least = None, float("inf")
+        for cached in safe_bends(len(self.response), computed, self.forced):
+            worst = 0.0
+            for one in self.alone or (self,):
+                worst = max(worst, one.error(cached))
+                if worst >= least:  # nothing that follows makes it better than the best so far
+                    break
+            else:
+                best, least = cached, worst
+        assert best is not None  # there is always a bend, with a finite error
+        return best
 
     def _simulated(self, cached: Sequence[int], order: int, answers: Sequence[Array]) -> Simulated:
         rows, contrasts = self.outputs.rows, self.outputs.contrasts

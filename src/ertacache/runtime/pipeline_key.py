@@ -45,8 +45,16 @@ def digest_of(parts: Sequence[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _content(value: Any) -> Any:
-    """What tells a tensor, an array or a picture from others like it; anything else as it is."""
+def content_of(value: Any) -> list[Any] | None:
+    """What tells a tensor, an array or a picture from others: shape, kind and a digest; None for anything else."""
     if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else value
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return [tuple(value.shape), str(value.dtype), hashlib.sha256(data.tobytes()).hexdigest()]
+    if not hasattr(value, "tobytes"):
+        return None
+    kind = [str(getattr(value, name, "")) for name in ("mode", "size", "shape", "dtype")]
+    return [type(value).__name__, kind, hashlib.sha256(value.tobytes()).hexdigest()]
+
+
+def _content(value: Any) -> Any:
+    return content_of(value) or value
