@@ -48,19 +48,8 @@ def doctor(
 ) -> None:
     """Say whether a pipeline is served, how, and what it costs; exit with status 1 if it is not."""
     if is_learnt(model) or _is_policy(model):
-<<<<<<< HEAD
-        given: dict[str, object] = {
-            "--policy": policy,
-            "--time": time,
-            "--prompt": prompt,
-            "--steps": steps,
-            "--set": settings,
-        }
-        given |= {"--image": image, "--lora": lora, "--json": as_json}
-=======
         given: dict[str, Any] = {"--policy": policy, "--time": time, "--prompt": prompt, "--steps": steps}
         given |= {"--set": settings, "--image": image, "--lora": lora, "--json": as_json}
->>>>>>> review
         _show_file(model, [name for name, value in given.items() if value])
         return
     picture, loaded = read_image(image), _loaded(policy)
