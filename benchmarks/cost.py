@@ -267,7 +267,9 @@ def rivals_table(results: Sequence[Mapping[str, Any]]) -> str:
     ratios = [f"{speedup:g}" for speedup in SPEEDUPS[:3]]
     places = [(result, ratio) for result in results for ratio in ratios]
     ways = {"ERTACache, instant": ("0", 0), "ERTACache, learnt": ("1", 1), "ERTACache, calibrated": ("10", 10)}
-    ways |= {FEWER: (FEWER, 0)} | {rival.name: (rival.name, cost) for rival, cost in RIVALS.items()}
+    seen = {name for result, ratio in places for name in result["psnr"][ratio]}
+    rivals = {rival.name: (rival.name, cost) for rival, cost in RIVALS.items() if rival.name in seen}
+    ways |= {FEWER: (FEWER, 0)} | rivals
     lines = [["", "full runs", *(f"{result['model']} {ratio}x" for result, ratio in places)]]
     for name, (key, cost) in sorted(ways.items(), key=lambda way: way[1][1]):
         cells = []
