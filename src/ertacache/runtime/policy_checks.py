@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -34,7 +33,7 @@ def check_policy(policy: Any) -> None:
     given, cure = type(policy).__name__, "Pass what calibrate() or Policy.load() returned."
     if isinstance(policy, (str, os.PathLike)):
         given, cure = repr(policy), f"A file has to be loaded first: pass Policy.load({str(os.fspath(policy))!r})."
-    elif isinstance(policy, Real) and not isinstance(policy, bool):
+    elif type(policy) in (int, float):
         given, cure = repr(policy), f"A speedup without a policy is passed by its name: speedup={policy}."
     raise PolicyMismatchError("this is not a policy", given=given, cure=cure)
 
