@@ -6,6 +6,7 @@ import copy
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -206,6 +207,16 @@ def test_what_is_not_a_policy_or_not_a_pipeline_is_refused(flux, make_policy):
         ertacache.enable(object(), make_policy(8, CACHED))
     with pytest.raises(PolicyMismatchError, match=r"not a policy .*Policy\.load"):
         ertacache.enable(flux, {"cached_steps": [1]})
+    with pytest.raises(
+        PolicyMismatchError, match=r"given: 'flux.safetensors'.*pass Policy\.load\('flux.safetensors'\)"
+    ):
+        ertacache.enable(flux, "flux.safetensors")
+    with pytest.raises(PolicyMismatchError, match=r"pass Policy\.load\('flux.safetensors'\)"):
+        ertacache.enable(flux, Path("flux.safetensors"))
+    with pytest.raises(PolicyMismatchError, match=r"passed by its name: speedup=2\.0"):
+        ertacache.enable(flux, 2.0)
+    with pytest.raises(PipelineError, match=r"not a pipeline .*Flux.*Pass the pipeline, not its denoiser"):
+        ertacache.enable(flux.transformer, speedup=2.0)
     flux.transformer = None
     with pytest.raises(PipelineError, match=r"no denoiser .*transformer, transformer_2, unet"):
         ertacache.enable(flux, make_policy(8, CACHED))

@@ -1,8 +1,11 @@
 """The small pipelines: found, or refused with the reason."""
 
 import logging
+import warnings
 
+import diffusers
 import pytest
+import torch
 
 from ertacache import zoo
 from ertacache.errors import PipelineError
@@ -37,6 +40,21 @@ def test_each_that_is_here_generates(name):
     pixels = output.images if hasattr(output, "images") else output.frames
     assert pixels.shape[-2:] == (call["height"], call["width"])
     assert pixels.shape[1] == call.get("num_frames", 3)
+
+
+def test_the_weights_have_the_precision_that_was_asked_for_and_nothing_warns():
+    with warnings.catch_warnings(action="error", category=FutureWarning):
+        pipe = zoo.load("emoji", dtype=torch.bfloat16).pipe
+    assert {pipe.transformer.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [("0.37.0", "torch_dtype"), ("0.39.1", "torch_dtype"), ("0.40.0", "dtype"), ("0.43.0.dev0", "dtype")],
+)
+def test_each_diffusers_gets_the_argument_that_it_knows(version, name, monkeypatch):
+    monkeypatch.setattr(diffusers, "__version__", version)
+    assert zoo.in_precision(torch.bfloat16) == {name: torch.bfloat16}
 
 
 def test_a_cut_prompt_is_named_if_there_is_a_text_to_name(caplog):

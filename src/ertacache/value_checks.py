@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn import Module
 
 from ertacache.errors import ArgumentError, ERTACacheError, PipelineError, PolicyFileError
 
@@ -209,11 +210,16 @@ def invalid(kind: str) -> Callable[[str], PolicyFileError]:
 def pipeline(pipe: Any) -> None:
     """Raise `PipelineError` unless this is a pipeline: an object that can be called and has a scheduler."""
     if isinstance(pipe, type) or not callable(pipe) or not hasattr(pipe, "scheduler"):
-        raise PipelineError(
-            "this is not a pipeline",
-            given=pipe.__name__ if isinstance(pipe, type) else type(pipe).__name__,
-            cure="Pass a diffusers pipeline, or an object of your own that samples like one and has a scheduler.",
-        )
+        raise not_a_pipeline(pipe)
+
+
+def not_a_pipeline(given: Any) -> PipelineError:
+    """Make the error for what is not a pipeline; for a model, it says that the pipeline is wanted."""
+    cure = "Pass a diffusers pipeline, or an object of your own that samples like one and has a scheduler."
+    if isinstance(given, Module):
+        cure = "Pass the pipeline, not its denoiser or another of its models: pipe, not pipe.transformer."
+    name = given.__name__ if isinstance(given, type) else type(given).__name__
+    return PipelineError("this is not a pipeline", given=name, cure=cure)
 
 
 def refused(name: str, value: Any, wanted: str) -> ArgumentError:

@@ -41,8 +41,33 @@ def test_generate_compare_shows_both_and_the_distance(policy_file, tmp_path):
     out = tmp_path / "both.png"
     done = run("generate", "zoo:flux", "a red star", "--policy", policy_file, "--out", out, "--compare")
     assert done.exit_code == 0, done.output
-    assert re.search(r"aligned\W+4\W+\d\.\d\dx\W+\d\d\.\d", done.output)
+    figures = {
+        name: re.search(rf"{name}\W+4\W+2\.00x\W+(\d\d\.\d)", done.output) for name in ("aligned", "4 plain steps")
+    }
+    assert all(figures.values()), done.output
+    assert len({found[1] for found in figures.values()}) == 2
     assert out.stat().st_size > 0
+
+
+def test_generate_compares_an_instant_policy_with_as_many_plain_steps(tmp_path):
+    asked = ["generate", "zoo:flux", "a red star", "--steps", 6, "--compare", "--out"]
+    done = run(*asked, tmp_path / "three.png", "--speedup", 2)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"instant\W+3\W+2\.00x\W+\d\d\.\d", done.output), done.output
+    assert re.search(r"3 plain steps\W+3\W+2\.00x\W+\d\d\.\d", done.output), done.output
+    done = run(*asked, tmp_path / "two.png", "--speedup", 1)  # as many would be the full run again
+    assert done.exit_code == 0, done.output
+    assert "plain step" not in done.output
+    heights = [Image.open(tmp_path / name).height for name in ("three.png", "two.png")]
+    assert heights[0] > heights[1]
+
+
+def test_generate_compares_a_transferred_policy_with_plain_steps_in_proportion(policy_file, tmp_path):
+    asked = ["generate", "zoo:flux", "a red star", "--policy", policy_file, "--steps", 12, "--compare"]
+    done = run(*asked, "--out", tmp_path / "both.png")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"6 plain steps\W+6\W+2\.00x", done.output), done.output
+    assert "6 of 12 steps computed" in done.output
 
 
 def test_generate_says_what_the_guard_saw(policy_file, tmp_path):

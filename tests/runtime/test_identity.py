@@ -51,7 +51,12 @@ def refusal(pipe, policy, arguments=None):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"num_single_layers": 2}, "configuration of transformer, num_single_layers was 1"),
+        (
+            {"num_single_layers": 2},
+            "this policy was made for another model: in the configuration of transformer, num_single_layers was 1 when "
+            "it was calibrated, and is 2 now (given: pipe.transformer). Use the policy with that model, or calibrate "
+            "one for this model: ertacache.calibrate(pipe, prompts, num_inference_steps=8, speedup=1.6), or",
+        ),
         ({"seed": 1}, "the weights of transformer are not those that"),
     ],
 )
@@ -62,10 +67,16 @@ def test_another_model_is_refused_at_once(policy, options, named, make_flux, req
 def test_another_class_of_denoiser_is_refused_at_once(sd3, fitted):
     message = refusal(sd3, fitted)
     assert message.startswith(
-        "the policy is for another pipeline: it was calibrated on FluxPipeline (transformer FluxTransformer2DModel), "
-        "and this is StableDiffusion3Pipeline (transformer SD3Transformer2DModel) "
+        "this policy was made for another model: it was calibrated on FluxPipeline (transformer "
+        "FluxTransformer2DModel), and this is StableDiffusion3Pipeline (transformer SD3Transformer2DModel) "
     )
     assert "prompts, num_inference_steps=8, speedup=1.6)" in message  # and none of FLUX's arguments
+
+
+def test_another_model_is_named_before_its_scheduler(make_flux, fitted):
+    other = make_flux(num_single_layers=2)
+    other.scheduler = OtherScheduler.from_config(other.scheduler.config)
+    assert refusal(other, fitted).startswith("this policy was made for another model: ")
 
 
 def test_another_set_of_denoisers_is_refused_at_once(make_toy, fitted):

@@ -56,7 +56,12 @@ def generate(
     steps: options.Steps = None,
     fps: options.FPS = 16,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Also generate in full, and show both side by side.")
+        bool,
+        typer.Option(
+            "--compare",
+            help="Also generate in full, and with as many plain steps as are computed, and show all side by side. It "
+            "costs two full runs, the first to warm up, and one of the plain steps.",
+        ),
     ] = False,
     speedup: Annotated[
         float | None,
@@ -145,6 +150,20 @@ class _Way:
             return Variant(name, num_steps, speedup=self.speedup, learn=self.learn)
         return Variant("full", num_steps)
 
+    def plain(self, arguments: Mapping[str, Any], num_steps: int) -> list[Variant]:
+        """As many plain steps as are computed; none if all are, or the call's own noise levels fix their number."""
+        from ertacache.evaluation.comparison import Variant
+        from ertacache.evaluation.evaluate import plain_steps
+        from ertacache.presenting.ways import plain_name
+        from ertacache.runtime.step_budget import StepBudget
+
+        if self.policy is None:
+            computed = StepBudget(self.speedup).computed(num_steps)
+        else:  # which may be transferred to another number of steps
+            computed = max(1, round(plain_steps(self.policy) * num_steps / self.policy.asked_steps))
+        fixed = not {"sigmas", "timesteps"}.isdisjoint(arguments)
+        return [] if fixed or computed >= num_steps else [Variant(plain_name(computed), computed)]
+
 
 def _generate_one(
     pipe: Any, way: _Way, arguments: dict[str, Any], asked: tuple[str, int], out: Path, *, compare: bool, fps: int
@@ -156,7 +175,9 @@ def _generate_one(
     num_steps = arguments.pop("num_inference_steps")
     full, fast = Variant("full", num_steps), way.variant(pipe, num_steps)
     call = {**arguments, "prompt": asked[0], "seed": asked[1]}
-    results = _compared(pipe, full, fast, call) if compare else _generated(pipe, fast, call)
+    results = (
+        _compared(pipe, [full, fast, *way.plain(call, num_steps)], call) if compare else _generated(pipe, fast, call)
+    )
     are_clips = results[fast.name].pictures.ndim == 5
     if are_clips or out.suffix.lower() == ".mp4":
         out = out.with_suffix(".mp4" if are_clips else ".png")
@@ -246,18 +267,19 @@ def _generated(pipe: Any, variant: Variant, call: Mapping[str, Any]) -> dict[str
     return {variant.name: result}
 
 
-def _compared(pipe: Any, full: Variant, fast: Variant, call: Mapping[str, Any]) -> dict[str, Result]:
-    """Generate in full and accelerated, and print the comparison and the report."""
+def _compared(pipe: Any, variants: Sequence[Variant], call: Mapping[str, Any]) -> dict[str, Result]:
+    """Generate in full, accelerated, and perhaps by plain steps, in this order; print the comparison and the report."""
     from ertacache.evaluation.comparison import compare as run_comparison
     from ertacache.presenting.tables import comparison_table
 
+    full, fast, *plain = variants
     results: dict[str, Result] = {}
 
     def keep(number: int, name: str, result: Result) -> None:
         results[name] = result
 
-    with console.status("generating in full and accelerated"):
-        rows = run_comparison(pipe, full, [fast], [call], on_result=keep)
+    with console.status("generating in full, accelerated, and with as many plain steps"):
+        rows = run_comparison(pipe, full, [fast, *plain], [call], on_result=keep)
     console.print(comparison_table(rows))
     report = results[fast.name].report
     if report is not None:

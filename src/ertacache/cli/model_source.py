@@ -105,10 +105,11 @@ class ModelSource:
         from ertacache.runtime.repeatable_call import silence
         from ertacache.runtime.unwrap import is_modular
 
+        precision = zoo.in_precision(dtype)
         with zoo.quiet():
-            pipe = zoo.pipeline_class(self.model).from_pretrained(self.model, dtype=dtype)
+            pipe = zoo.pipeline_class(self.model).from_pretrained(self.model, **precision)
             if is_modular(pipe):
-                pipe.load_components(dtype=dtype)
+                pipe.load_components(**precision)
         silence(pipe)
         zoo.hide_empty_truncations(pipe)
         return pipe.to(self.device)

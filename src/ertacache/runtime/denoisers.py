@@ -12,6 +12,7 @@ from torch import nn
 
 from ertacache.errors import PipelineError, RunError
 from ertacache.runtime.unwrap import model_of
+from ertacache.value_checks import not_a_pipeline
 
 DENOISERS = ("transformer", "transformer_2", "unet", "denoiser")
 """The attribute names of denoisers in diffusers' pipelines."""
@@ -29,8 +30,10 @@ def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
         The modules by attribute name.
 
     Raises:
-        PipelineError: if it has none.
+        PipelineError: if it has none, or is a model itself.
     """
+    if isinstance(pipe, nn.Module) and not hasattr(pipe, "scheduler"):
+        raise not_a_pipeline(pipe)
     named = {name: getattr(pipe, name, None) for name in DENOISERS}
     attributes = getattr(pipe, "__dict__", {})
     others = {name: value for name, value in attributes.items() if isinstance(value, nn.Module) and _denoises(value)}

@@ -50,6 +50,22 @@ def mismatch(
     )
 
 
+def other_model(policy: Policy, what: str, *, given: str) -> PolicyMismatchError:
+    """Make the error for a pipeline whose denoiser is another model; its calls may take other arguments.
+
+    Args:
+        policy: the policy.
+        what: how the models differ.
+        given: the pipeline, or the model that is another one.
+    """
+    commands = calibrate_commands(policy.asked_steps, policy.step_ratio, {})
+    return PolicyMismatchError(
+        f"this policy was made for another model: {what}",
+        given=given,
+        cure=f"Use the policy with that model, or calibrate one for this model: {commands}",
+    )
+
+
 def other_weights(policy: Policy, what: str, *, given: str, cure: str, call: CallSetting) -> PolicyMismatchError:
     """Make the error for a pipeline with other weights.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ertacache.runtime import parameter_samples
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import loop_modules
 from ertacache.runtime.identity import identify
-from ertacache.runtime.mismatch import calibrate_commands, mismatch, other_weights
+from ertacache.runtime.mismatch import mismatch, other_model, other_weights
 from ertacache.runtime.pipeline_settings import (
     configuration_difference,
     equal_json,
@@ -27,10 +28,14 @@ from ertacache.runtime.unwrap import model_of, own_class
 
 def check_policy(policy: Any) -> None:
     """Raise `PolicyMismatchError` if this is not a `Policy`."""
-    if not isinstance(policy, Policy):
-        raise PolicyMismatchError(
-            "this is not a policy", given=type(policy).__name__, cure="Pass what calibrate() or Policy.load() returned."
-        )
+    if isinstance(policy, Policy):
+        return
+    given, cure = type(policy).__name__, "Pass what calibrate() or Policy.load() returned."
+    if isinstance(policy, (str, os.PathLike)):
+        given, cure = repr(policy), f"A file has to be loaded first: pass Policy.load({str(os.fspath(policy))!r})."
+    elif type(policy) in (int, float):
+        given, cure = repr(policy), f"A speedup without a policy is passed by its name: speedup={policy}."
+    raise PolicyMismatchError("this is not a policy", given=given, cure=cure)
 
 
 def check_pipeline(policy: Policy, pipe: Any) -> list[str]:
@@ -54,10 +59,10 @@ def check_pipeline(policy: Policy, pipe: Any) -> list[str]:
         return []
     _check_kind(policy, origin, pipe, modules)
     call = CallSetting.before_any(pipe)
-    _agree(policy, "scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__, call)
     doubts = []
     for name, expected in origin.denoisers.items():
         doubts += _check_denoiser(policy, name, expected, identify(modules[name]), model_of(modules[name]), call)
+    _agree(policy, "scheduler class", origin.scheduler_class, own_class(pipe.scheduler).__name__, call)
     if policy.method.depends_on_calibration:
         differs = setting_difference(origin.settings, settings_of(pipe, modules), pipe)
         if differs:
@@ -71,12 +76,10 @@ def _check_kind(policy: Policy, origin: Origin, pipe: Any, modules: Mapping[str,
     actual = {name: type(model_of(module)).__name__ for name, module in modules.items()}
     if expected != actual:
         was, now = (", ".join(f"{name} {kinds[name]}" for name in sorted(kinds)) for kinds in (expected, actual))
-        raise PolicyMismatchError(
-            f"the policy is for another pipeline: it was calibrated on {origin.pipeline_class} ({was}), and this is "
-            f"{own_class(pipe).__name__} ({now})",
+        raise other_model(
+            policy,
+            f"it was calibrated on {origin.pipeline_class} ({was}), and this is {own_class(pipe).__name__} ({now})",
             given=own_class(pipe).__name__,
-            cure="Use the policy there, or calibrate one for this pipeline: "
-            f"{calibrate_commands(policy.asked_steps, policy.step_ratio, {})}",
         )
 
 
@@ -87,7 +90,8 @@ def _check_denoiser(
     differs = configuration_difference(expected.config, actual.config, type(model))
     if differs:
         entry, was, now = differs
-        raise mismatch(policy, f"configuration of {name}, {entry}", repr(was), repr(now), call=call)
+        what = f"in the configuration of {name}, {entry} was {was!r} when it was calibrated, and is {now!r} now"
+        raise other_model(policy, what, given=f"pipe.{name}")
     adapted = _check_adapters(policy, name, expected, actual, call)
     other, doubt = parameter_samples.difference(expected.weights, actual.weights, model)
     if other:

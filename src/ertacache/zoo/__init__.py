@@ -65,7 +65,7 @@ def load(name: str = "emoji", *, dtype: torch.dtype = torch.float32, device: str
     """
     folder = folder_of(name)
     with quiet():
-        pipe = pipeline_class(folder).from_pretrained(folder, dtype=dtype, local_files_only=True)
+        pipe = pipeline_class(folder).from_pretrained(folder, **in_precision(dtype), local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     hide_empty_truncations(pipe)
     prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
@@ -125,6 +125,20 @@ def _is_modular_on_the_hub(model: str) -> bool:
         return not file_exists(model, "model_index.json") and file_exists(model, "modular_model_index.json")
     except (HfHubHTTPError, HFValidationError, OSError):
         return False
+
+
+def in_precision(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The argument by which a loader of the installed diffusers takes the precision of the weights.
+
+    It is ``dtype`` from 0.40 on, which warns of the older name; versions before ignore ``dtype``, and load float32.
+
+    Args:
+        dtype: of the weights.
+    """
+    import diffusers
+
+    major, minor = diffusers.__version__.split(".")[:2]
+    return {"dtype" if (int(major), int(minor)) >= (0, 40) else "torch_dtype": dtype}
 
 
 def hide_empty_truncations(pipe: Any) -> None:
