@@ -75,6 +75,26 @@ def test_with_nothing_cached_it_is_exact_and_at_2x_it_runs_half(server, sampler)
     assert torch.equal(removed, full)
 
 
+@pytest.mark.parametrize("sampler", (*SAMPLERS, "dpmpp_3m_sde_gpu", "dpmpp_2m_sde_heun"))
+def test_replays_make_the_samplers_own_steps_and_draw_no_noise_twice(server, sampler):
+    inputs = {"model": ["model", 0], "positive": ["positive", 0], "negative": ["negative", 0], "latent": ["empty", 0]}
+    graph = base() | {"replays": node("TestReplays", sampler_name=sampler, steps=12, seed=5, **inputs)}
+    found = server.run(graph)["replays"]
+    assert found["steps"] == [12]
+    assert found["far"][0] < 2e-6
+    assert found["asked"][0] == (2 * 11 if "dpmpp_2m_sde" in sampler or "3m" in sampler else 0)
+
+
+def test_an_instant_policy_is_made_once_for_all_nodes_and_strengths(server):
+    graph = base() | {"one": node("ERTACache", model=["model", 0], speedup=2.0)}
+    graph |= {"two": node("ERTACache", model=["model", 0], speedup=2.0)}
+    setting = {"sampler_name": "dpmpp_2m_sde", "steps": 17}
+    for model, seed in (("one", 31), ("two", 32)):
+        _, calls = made(server, sampled(graph, model, seed=seed, **setting))
+        assert calls == 8
+    assert server.log.read_text().count("instant policy for ComfyUI dpmpp_2m_sde, 17 steps: made in") == 1
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_calibrated_policy_beats_taylor_and_fewer_steps_on_held_out_seeds(server, sampler):
     outputs = server.run(calibrating(base(), f"{sampler}-2x", sampler_name=sampler))
