@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ertacache.errors import PipelineError, PolicyMismatchError
+from ertacache.errors import Difference, PipelineError, PolicyMismatchError
 from ertacache.policy import Denoiser, Origin, Policy
 from ertacache.policy.origin import ANY_ADAPTERS
 from ertacache.runtime import parameter_samples
@@ -71,13 +71,17 @@ def _check_kind(policy: Policy, origin: Origin, pipe: Any, modules: Mapping[str,
     actual = {name: type(model_of(module)).__name__ for name, module in modules.items()}
     if expected != actual:
         was, now = (", ".join(f"{name} {kinds[name]}" for name in sorted(kinds)) for kinds in (expected, actual))
-        raise PolicyMismatchError(
+        error = PolicyMismatchError(
             f"the policy is for another pipeline: it was calibrated on {origin.pipeline_class} ({was}), and this is "
             f"{own_class(pipe).__name__} ({now})",
             given=own_class(pipe).__name__,
             cure="Use the policy there, or calibrate one for this pipeline: "
             f"{calibrate_commands(policy.asked_steps, policy.step_ratio, {})}",
         )
+        error.difference = Difference(
+            "pipeline", f"{origin.pipeline_class} ({was})", f"{own_class(pipe).__name__} ({now})"
+        )
+        raise error
 
 
 def _check_denoiser(
