@@ -47,6 +47,20 @@ def test_the_budget_is_met_at_any_number_of_steps(flux, flux_call, counted, step
     assert "learn=" in str(run.report)
 
 
+def test_a_setting_is_solved_once_in_the_process(caplog):
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    levels = tuple(np.linspace(1, 0, 22).tolist())
+    with caplog.at_level("INFO", logger="ertacache.runtime.instant"):
+        made = [Instant(StepBudget(speedup=2.25)).policy(scheduler, levels, 0, {}) for _ in range(2)]
+        others = [
+            Instant(StepBudget(speedup=2.5)).policy(scheduler, levels, 0, {}),
+            Instant(StepBudget(speedup=2.25)).policy(scheduler, levels, 0, {"guidance_scale": 5.0}),
+        ]
+    assert made[0] is made[1]
+    assert made[0] not in others
+    assert caplog.text.count("instant policy for FlowMatchEulerDiscreteScheduler, 21 steps: made in") == 3
+
+
 def test_with_everything_computed_nothing_changes(flux, flux_call):
     plain = flux(**flux_call(steps=8)).images
     with ertacache.accelerated(flux, speedup=1.0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 
 class ERTACacheError(Exception):
     """The base of all errors of this library; the message reads ``what (given: given). cure``.
@@ -59,8 +61,28 @@ class PolicyFileError(ERTACacheError, ValueError):
     """A file that is damaged, of another kind or of another schema; or values that are no valid policy or profile."""
 
 
+class Difference(NamedTuple):
+    """What differs between a call and the calibration of its policy, for engines that word the cure themselves.
+
+    Args:
+        field: its name, such as ``"num_inference_steps"``.
+        expected: its value in calibration, as text.
+        actual: its value now.
+    """
+
+    field: str
+    expected: str
+    actual: str
+
+
 class PolicyMismatchError(ERTACacheError, ValueError):
-    """A policy used on a pipeline, or in a call, that it was not made for."""
+    """A policy used on a pipeline, or in a call, that it was not made for.
+
+    Attributes:
+        difference: what differs; None if it is no single value. Errors that come from workers have none.
+    """
+
+    difference: Difference | None = None
 
 
 class PipelineError(ERTACacheError, TypeError):

@@ -12,6 +12,7 @@ import torch
 import ertacache
 from ertacache.errors import PolicyMismatchError, RunError
 from ertacache.integrations.replayed_sampler import replayed_sampler
+from ertacache.runtime.sampler_response import response_of
 
 ADDING = (Path(__file__).parents[2] / "docs/how-to/own-model.md").read_text(encoding="utf-8")
 CALLS: list[None] = []
@@ -77,6 +78,38 @@ def test_replays_make_the_loops_own_steps(names, network):
     twin.set_timesteps(levels.tolist())
     assert scheduler.step_index == 6
     assert twin.step_index == 0
+
+
+def test_the_response_takes_two_runs_of_the_loop_and_is_that_of_single_steps(names):
+    levels = torch.linspace(1, 0, 13).tolist()
+    runs = []
+
+    def counted(*arguments):
+        runs.append(arguments)
+        return names["two_step"](*arguments)
+
+    scheduler = replayed_sampler("counted", counted, {})
+    scheduler.set_timesteps(levels)
+    found = response_of(scheduler, 0, levels)
+    assert len(runs) == 2
+    latent, rows = torch.zeros(1, 12), []
+    for step, output in enumerate(torch.eye(12)):
+        (latent,) = scheduler.step(output[None], levels[step], latent)
+        rows.append(latent[0])
+    assert torch.equal(torch.from_numpy(found), torch.stack(rows).double())
+
+
+@pytest.mark.parametrize("evaluations", [1, 3])
+def test_all_steps_of_a_loop_that_does_not_evaluate_once_a_step_are_refused(evaluations):
+    def loop(evaluate, latent, levels, seed):
+        for _ in range(evaluations):
+            latent = latent - evaluate(latent, levels[0])
+        return latent
+
+    scheduler = replayed_sampler(f"evaluates {evaluations} times", loop, {})
+    scheduler.set_timesteps([1.0, 0.5, 0.0])
+    with pytest.raises(RunError, match="does not evaluate the model once a step"):
+        scheduler.all_steps([torch.ones(1, 3)] * 2, torch.zeros(1, 3))
 
 
 def test_a_policy_is_calibrated_and_followed(line, network):

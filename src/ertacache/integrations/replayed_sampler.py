@@ -2,7 +2,8 @@
 
 The loop is run from its beginning at every step, with the outputs known so far in place of the model, up to the point
 at which it asks for the next one. Loops are deterministic for a seed, so this gives exactly the latent that the loop
-itself comes to; it costs elementwise operations only, T²/2 of the loop's steps in all.
+itself comes to; it costs elementwise operations only, T²/2 of the loop's steps in all. Where all outputs are known
+beforehand, the loop is run once (`ReplayedSampler.all_steps`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from diffusers import ConfigMixin, SchedulerMixin
 from torch import Tensor
 
+from ertacache.errors import RunError
 from ertacache.integrations.named_class import named_class
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
@@ -85,6 +87,39 @@ class ReplayedSampler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             self._first = sample
         self._outputs.append(model_output)
         return (self._replayed(),)
+
+    def all_steps(self, outputs: Sequence[Tensor], latent: Tensor) -> list[Tensor]:
+        """Where the loop goes with outputs that are all known: it is run once, in place of a replay for each step.
+
+        Args:
+            outputs: those of the steps that are left, each in the shape of the latent.
+            latent: where it begins, (batch, ...).
+
+        Returns:
+            The latents after each of the steps.
+
+        Raises:
+            RunError: if the loop asks for fewer outputs than there are steps, or for more.
+        """
+        asked: list[Tensor] = []
+
+        def evaluate(here: Tensor, level: Tensor) -> Tensor:
+            asked.append(here)
+            if len(asked) > len(outputs):
+                raise self._not_once_a_step(len(asked), len(outputs))
+            return outputs[len(asked) - 1]
+
+        last = self._loop(evaluate, latent, self.sigmas[self._begin :].to(latent.device), self._seed)
+        if len(asked) < len(outputs):
+            raise self._not_once_a_step(len(asked), len(outputs))
+        return [*asked[1:], last]
+
+    def _not_once_a_step(self, asked: int, steps: int) -> RunError:
+        return RunError(
+            "the loop does not evaluate the model once a step",
+            given=f"{type(self).__name__}, {asked} evaluations or more in {steps} steps",
+            cure="Use a sampler that evaluates the model once a step, such as euler.",
+        )
 
     def _replayed(self) -> Tensor:
         assert self._first is not None

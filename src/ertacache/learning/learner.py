@@ -20,6 +20,7 @@ from ertacache.runtime import identity
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import changes_of_expert, loop_modules
 from ertacache.runtime.guidance_transfer import strength_of
+from ertacache.runtime.memo import Memo
 from ertacache.runtime.pipeline_key import digest_of
 from ertacache.runtime.pipeline_settings import configuration_of, refuse_other_caches
 from ertacache.runtime.policy_for_call import Resolved, SolveStream, Undecided
@@ -64,7 +65,6 @@ class Learner:
         self.folder = LearntFolder(checked_folder(path("learn", folder)) or Path())
         self.audit = number("audit", audit, at_least=0, at_most=1)
         self._chance = Random()
-        self._policies: dict[Any, Policy] = {}
 
     def check(self, pipe: Any) -> None:
         """See `ertacache.runtime.policy_source.PolicySource`."""
@@ -100,21 +100,19 @@ class Learner:
     ) -> Policy:
         """The policy by what is known; solved once for each state of it."""
         computed = self.budget.computed(len(levels) - 1 - first)
-        known = key, learnt.generations, float(learnt.gram.trace()), computed
-        if known not in self._policies:
-            self._policies[known] = learnt_policy(
-                learnt, scheduler, levels, first, computed, strength, self.without, changes
-            )
-            while len(self._policies) > _KEPT:
-                del self._policies[next(iter(self._policies))]
-        return self._policies[known]
+        known = key, learnt.generations, float(learnt.gram.trace()), computed, self.without
+        return _SOLVED.get(
+            known,
+            lambda: learnt_policy(learnt, scheduler, levels, first, computed, strength, self.without, changes),
+        )
 
     def is_audited(self) -> bool:
         """Whether the coming call is one of the share that runs in full."""
         return self._chance.random() < self.audit
 
 
-_KEPT = 16
+_SOLVED: Memo[Policy] = Memo(32)
+"""Kept for the process, as those of `ertacache.runtime.instant`."""
 
 
 @dataclass(frozen=True)

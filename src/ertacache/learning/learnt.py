@@ -20,6 +20,7 @@ LOCK_SECONDS = 60.0
 """How long a process waits for another one that writes."""
 AUDITS = 256
 """So many of the newest audits are kept."""
+NO_AUDIT = "no audit yet (audit=0.02 has one generation in fifty run in full as well)"
 _FILES = "learnt-*.safetensors"
 
 
@@ -98,7 +99,7 @@ class Learnt:
     def told(self, computed: int) -> str:
         """What is known of a policy with so many computed steps, in words."""
         known = f"learnt from {self.generations} full generation{'s' * (self.generations != 1)}"
-        audits = self.audited(computed) or "no audit yet (audit=0.02 has one generation in fifty run in full as well)"
+        audits = self.audited(computed) or NO_AUDIT
         return f"{known}; {audits}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,13 +19,15 @@ from ertacache.policy.predictions import shifted
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import changes_of_expert, loop_modules
 from ertacache.runtime.guidance_transfer import strength_of
+from ertacache.runtime.memo import Memo
 from ertacache.runtime.pipeline_settings import refuse_other_caches
 from ertacache.runtime.policy_for_call import Resolved, Undecided
 from ertacache.runtime.sampler_response import response_of
 from ertacache.runtime.schedulers import angles_of, check_weights_fit
 from ertacache.runtime.step_budget import StepBudget
-from ertacache.runtime.unwrap import own_class
+from ertacache.runtime.unwrap import own_class, patched_on
 
+_log = logging.getLogger(__name__)
 NOTE = (
     "not calibrated: schedule and weights are what other models have in common. Pass learn=FOLDER to learn this one "
     "from ordinary generations, or calibrate it with ertacache.calibrate()"
@@ -40,7 +44,6 @@ class Instant:
 
     def __init__(self, budget: StepBudget, without: str | None = None) -> None:
         self.budget, self.without = budget, without
-        self._made: dict[Any, Policy] = {}
 
     def check(self, pipe: Any) -> None:
         """See `ertacache.runtime.policy_source.PolicySource`."""
@@ -72,7 +75,7 @@ class Instant:
         guidance: Mapping[str, float],
         changes: Sequence[int] = (),
     ) -> Policy:
-        """The policy of a call; made once for a setting.
+        """The policy of a call; made once for a setting, whatever the pipeline: it does not depend on the model.
 
         Args:
             scheduler: that of the call, before its first step; left unchanged.
@@ -82,27 +85,25 @@ class Instant:
             changes: the steps of the grid at which another expert takes over.
         """
         strength = strength_of(guidance)
-        key = (
-            own_class(scheduler),
-            repr(sorted(scheduler.config.items())),
-            tuple(levels),
-            first,
-            strength,
-            tuple(changes),
-        )
-        if key not in self._made:
-            self._made[key] = self._solved(scheduler, levels, first, strength, changes)
-            while len(self._made) > _KEPT:
-                del self._made[next(iter(self._made))]
-        return self._made[key]
+        what = own_class(scheduler), patched_on(scheduler, "step"), repr(sorted(scheduler.config.items()))
+        key = *what, tuple(levels), first, strength, tuple(changes), self.budget, self.without
+        return _MADE.get(key, lambda: self._solved(scheduler, levels, first, strength, changes))
 
     def _solved(
         self, scheduler: Any, levels: Sequence[float], first: int, strength: float, changes: Sequence[int]
     ) -> Policy:
+        begun = time.perf_counter()
         computed = self.budget.computed(len(levels) - 1 - first)
         blank = replace(NOTHING_CACHED, calibration=CalibrationRecord(f"{self.budget} (instant)", notes=(NOTE,)))
         outputs = prior_outputs(angles_of(scheduler, levels[first:]), strength, self.without)
-        return solved_policy(blank, [outputs], scheduler, levels, first, computed, changes)
+        policy = solved_policy(blank, [outputs], scheduler, levels, first, computed, changes)
+        _log.info(
+            "instant policy for %s, %d steps: made in %.1f s, and kept for later calls",
+            own_class(scheduler).__name__,
+            len(levels) - 1 - first,
+            time.perf_counter() - begun,
+        )
+        return policy
 
 
 def solved_stream(
@@ -157,6 +158,7 @@ def solved_policy(
     return replace(blank, num_inference_steps=steps, cached_steps=cached, predictions=predictions).shifted(first)
 
 
-_KEPT = 8
+_MADE: Memo[Policy] = Memo(32)
+"""Kept for the process: every block of `ertacache.accelerated`, and every node of an engine, has an `Instant` anew."""
 NOTHING_CACHED = Policy(1, (), INSTANT)
 """What a call follows until its noise levels and its first step are known."""

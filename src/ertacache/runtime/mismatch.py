@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import floor
 from typing import Any
 
-from ertacache.errors import PolicyMismatchError
+from ertacache.errors import Difference, PolicyMismatchError
 from ertacache.policy import Policy
 from ertacache.runtime.call_setting import CallSetting
 
@@ -41,29 +41,34 @@ def mismatch(
     is_argument = (field in guidance or field == "num_inference_steps") and "." not in field
     is_argument = is_argument and not (call and call.takes is not None and field not in call.takes)
     resized = call and call.resized(policy)
-    return PolicyMismatchError(
+    error = PolicyMismatchError(
         f"the policy does not fit: {field} was {expected} when it was calibrated, and is {actual} now"
         + (f"; it cannot be transferred: {reason}" if reason else ""),
         given=f"{field}={actual}" if is_argument else actual,
         cure=f"{_as_calibrated(f'{field}={expected}' if is_argument else '', resized[0] if resized else '')}, or "
         f"calibrate a policy for this one: {_commands_for(policy, steps, guidance, call)}",
     )
+    error.difference = Difference(field, expected, actual)
+    return error
 
 
-def other_model(policy: Policy, what: str, *, given: str) -> PolicyMismatchError:
+def other_model(policy: Policy, what: str, *, given: str, difference: Difference) -> PolicyMismatchError:
     """Make the error for a pipeline whose denoiser is another model; its calls may take other arguments.
 
     Args:
         policy: the policy.
         what: how the models differ.
         given: the pipeline, or the model that is another one.
+        difference: the same for programs.
     """
     commands = calibrate_commands(policy.asked_steps, policy.step_ratio, {})
-    return PolicyMismatchError(
+    error = PolicyMismatchError(
         f"this policy was made for another model: {what}",
         given=given,
         cure=f"Use the policy with that model, or calibrate one for this model: {commands}",
     )
+    error.difference = difference
+    return error
 
 
 def other_weights(policy: Policy, what: str, *, given: str, cure: str, call: CallSetting) -> PolicyMismatchError:
@@ -77,9 +82,11 @@ def other_weights(policy: Policy, what: str, *, given: str, cure: str, call: Cal
         call: the setting of the call.
     """
     commands = _commands_for(policy, None, {}, call)
-    return PolicyMismatchError(
+    error = PolicyMismatchError(
         f"the policy does not fit: {what}", given=given, cure=f"{cure}, or calibrate a policy for these: {commands}"
     )
+    error.difference = Difference("weights", "the calibrated ones", "others")
+    return error
 
 
 def _as_calibrated(argument: str, sizes: str) -> str:

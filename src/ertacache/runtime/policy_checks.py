@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ertacache.errors import PipelineError, PolicyMismatchError
+from ertacache.errors import Difference, PipelineError, PolicyMismatchError
 from ertacache.policy import Denoiser, Origin, Policy
 from ertacache.policy.origin import ANY_ADAPTERS
 from ertacache.runtime import parameter_samples
@@ -76,10 +76,12 @@ def _check_kind(policy: Policy, origin: Origin, pipe: Any, modules: Mapping[str,
     actual = {name: type(model_of(module)).__name__ for name, module in modules.items()}
     if expected != actual:
         was, now = (", ".join(f"{name} {kinds[name]}" for name in sorted(kinds)) for kinds in (expected, actual))
+        here = own_class(pipe).__name__
         raise other_model(
             policy,
-            f"it was calibrated on {origin.pipeline_class} ({was}), and this is {own_class(pipe).__name__} ({now})",
-            given=own_class(pipe).__name__,
+            f"it was calibrated on {origin.pipeline_class} ({was}), and this is {here} ({now})",
+            given=here,
+            difference=Difference("pipeline", f"{origin.pipeline_class} ({was})", f"{here} ({now})"),
         )
 
 
@@ -91,7 +93,8 @@ def _check_denoiser(
     if differs:
         entry, was, now = differs
         what = f"in the configuration of {name}, {entry} was {was!r} when it was calibrated, and is {now!r} now"
-        raise other_model(policy, what, given=f"pipe.{name}")
+        difference = Difference(f"configuration of {name}, {entry}", repr(was), repr(now))
+        raise other_model(policy, what, given=f"pipe.{name}", difference=difference)
     adapted = _check_adapters(policy, name, expected, actual, call)
     other, doubt = parameter_samples.difference(expected.weights, actual.weights, model)
     if other:

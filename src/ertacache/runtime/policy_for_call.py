@@ -192,11 +192,19 @@ def unchanged(policy: Policy, setting: CallSetting) -> Resolved:
         PolicyMismatchError: if the call's guidance is not the calibrated one, and the policy depends on it.
     """
     scale = scale_of(policy.origin.guidance) if policy.origin else None
-    least, most = NEAR_SCALES
-    reason = f"calls do that between {least:g} and {most:g} times the calibrated scale, for policies of 'aligned'"
     cure = f"To force it, at lower quality, call ertacache.transferred(policy, {scale}=...)"
-    check_guidance(policy, setting, {scale: f"{reason}. {cure}"} if scale else {})
+    check_guidance(policy, setting, {scale: f"{_only_near(policy)}. {cure}"} if scale else {})
     return Resolved(policy, setting=setting)
+
+
+def _only_near(policy: Policy) -> str:
+    """Why a policy is not transferred to another guidance scale."""
+    if policy.origin and carries(policy) and not of_measured_kind(policy.origin):
+        return f"transfers with {policy.origin.scheduler_class} on such noise levels were not tested"
+    if policy.origin and carries(policy) and not all(p.contrast_factors for p in policy.predictions.values()):
+        return "it has no weights on the contrast of the guidance branches, which alone could be rescaled"
+    least, most = NEAR_SCALES
+    return f"calls do that between {least:g} and {most:g} times the calibrated scale, for policies of 'aligned'"
 
 
 def at_near_guidance(policy: Policy, guidance: Mapping[str, float]) -> Policy | None:

@@ -55,7 +55,8 @@ def latents_of(scheduler: Any, timesteps: Tensor, outputs: Tensor, latent: Tenso
     """Where a scheduler goes, step by step, with these outputs.
 
     Args:
-        scheduler: about to make its first step; it steps.
+        scheduler: about to make its first step; it steps. One that has ``all_steps``, as
+            `ertacache.integrations.replayed_sampler.ReplayedSampler`, makes them at once.
         timesteps: (T,).
         outputs: (T, size), the model output of each step.
         latent: where it begins, of ``size`` elements, with the batch axis.
@@ -63,6 +64,9 @@ def latents_of(scheduler: Any, timesteps: Tensor, outputs: Tensor, latent: Tenso
     Returns:
         The latents after each step, (T, size).
     """
+    at_once = getattr(scheduler, "all_steps", None)
+    if at_once is not None:
+        return torch.stack([row.flatten() for row in at_once([v.reshape(latent.shape) for v in outputs], latent)])
     step_call, rows = StepCall.of(scheduler), []
     for timestep, output in zip(timesteps, outputs, strict=True):
         arguments = {"model_output": output.reshape(latent.shape), "timestep": timestep, "sample": latent}

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from ertacache.policy import Policy
+from ertacache.runtime.memo import Memo
 
 Made = TypeVar("Made")
 
@@ -18,12 +19,12 @@ KEPT = 8
 class PolicyMemo:
     """Results derived from policies, by key: the last `KEPT` used for each policy, for as long as the policy lives.
 
-    Threads may share it; if two ask for the same at once, both may make it.
+    Threads may share it, as `ertacache.runtime.memo.Memo`.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._made: WeakKeyDictionary[Policy, dict[Hashable, Any]] = WeakKeyDictionary()
+        self._made: WeakKeyDictionary[Policy, Memo[Any]] = WeakKeyDictionary()
 
     def get(self, policy: Policy, key: Hashable, make: Callable[[], Made]) -> Made:
         """Get the result for a key; make it if it is not there.
@@ -34,16 +35,8 @@ class PolicyMemo:
             make: makes the result.
         """
         with self._lock:
-            made = self._made.setdefault(policy, {})
-            if key in made:
-                made[key] = made.pop(key)  # move it behind the others, which are dropped first
-                return cast(Made, made[key])
-        result = make()  # without the lock: it takes a while
-        with self._lock:
-            made[key] = result
-            while len(made) > KEPT:
-                del made[next(iter(made))]
-        return result
+            made = self._made.setdefault(policy, Memo(KEPT))
+        return cast(Made, made.get(key, make))
 
     def __len__(self) -> int:
         with self._lock:

@@ -7,8 +7,10 @@ import importlib.util
 import json
 import math
 import os
+import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,10 +77,30 @@ def test_with_nothing_cached_it_is_exact_and_at_2x_it_runs_half(server, sampler)
     assert torch.equal(removed, full)
 
 
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "dpmpp_3m_sde_gpu", "dpmpp_2m_sde_heun"])
+def test_replays_make_the_samplers_own_steps_and_draw_no_noise_twice(server, sampler):
+    inputs = {"model": ["model", 0], "positive": ["positive", 0], "negative": ["negative", 0], "latent": ["empty", 0]}
+    graph = base() | {"replays": node("TestReplays", sampler_name=sampler, steps=12, seed=5, **inputs)}
+    found = server.run(graph)["replays"]
+    assert found["steps"] == [12]
+    assert found["far"][0] < 2e-6
+    assert found["asked"][0] == (2 * 11 if "dpmpp_2m_sde" in sampler or "3m" in sampler else 0)
+
+
+def test_an_instant_policy_is_made_once_for_all_nodes_and_strengths(server):
+    graph = base() | {"one": node("ERTACache", model=["model", 0], speedup=2.0)}
+    graph |= {"two": node("ERTACache", model=["model", 0], speedup=2.0)}
+    setting = {"sampler_name": "dpmpp_2m_sde", "steps": 17}
+    for model, seed in (("one", 31), ("two", 32)):
+        _, calls = made(server, sampled(graph, model, seed=seed, **setting))
+        assert calls == 8
+    assert server.log.read_text().count("instant policy for ComfyUI dpmpp_2m_sde, 17 steps: made in") == 1
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_calibrated_policy_beats_taylor_and_fewer_steps_on_held_out_seeds(server, sampler):
     outputs = server.run(calibrating(base(), f"{sampler}-2x", sampler_name=sampler))
-    policy = ertacache.Policy.load(server.base / f"models/ertacache/{sampler}-2x.json")
+    policy = ertacache.Policy.load(server.base / f"models/ertacache/{sampler}-2x.safetensors")
     assert outputs["count"]["count"][0] == policy.calibration.denoiser_calls <= 10 * 12
     taylor = ertacache.Policy(12, evenly_spaced(12, 6, ()), Method.named("taylor"))
     taylor.save(server.base / "models/ertacache/taylor-2x.json")
@@ -175,7 +197,7 @@ def test_two_samplers_with_two_experts_keep_apart(server):
 def test_a_part_of_a_policys_grid_is_followed_where_it_lies(server):
     name = "part"
     server.run(calibrating(base(), name))
-    policy = ertacache.Policy.load(server.base / f"models/ertacache/{name}.json")
+    policy = ertacache.Policy.load(server.base / f"models/ertacache/{name}.safetensors")
     graph = base() | {"policy": node("ERTACacheLoadPolicy", name=name)}
     graph = accelerated(graph, policy=["policy", 0])
     graph |= in_two_parts(("fast", "fast"), 5)
@@ -190,16 +212,72 @@ def test_samplers_that_cannot_be_skipped_are_refused_with_those_to_take(server, 
         server.run(sampled(accelerated(base()), "fast", sampler_name=sampler))
 
 
-def test_another_setting_than_the_policys_is_refused(server):
+def test_another_setting_than_the_policys_is_refused_in_the_words_of_the_nodes(server):
     server.run(calibrating(base(), "setting"))
     graph = accelerated(base() | {"policy": node("ERTACacheLoadPolicy", name="setting")}, policy=["policy", 0])
     for change, match in (
-        ({"cfg": 6.0}, "true_cfg_scale"),
-        ({"sampler_name": "dpmpp_2m"}, "ComfyUI euler"),
-        ({"steps": 20}, "steps"),
+        ({"cfg": 2.4}, r"cfg was 3 .* is 2.4 now; the nodes see guided outputs only.*Set cfg to 3, or queue Calibrate"),
+        ({"sampler_name": "dpmpp_2m"}, "Set sampler_name to euler, or queue Calibrate with sampler_name dpmpp_2m"),
+        ({"steps": 20}, "Set steps to 12, or queue Calibrate with steps 20"),
+        ({"scheduler": "karras"}, "scheduler was simple .* is karras now.*Set scheduler to simple"),
+        ({"denoise": 0.6}, "other noise levels, those of simple .*given: denoise below 1"),
     ):
-        with pytest.raises(WorkflowError, match=match):
+        with pytest.raises(WorkflowError, match=match) as refused:
             server.run(sampled(graph, "fast", **change))
+        said = json.loads(str(refused.value))[-1][1]["exception_message"]
+        assert "take the policy off the ERTACache node" in said
+        assert not re.search(r"pipe\b|ertacache\.|\w=|true_cfg|ComfyLine|num_inference", said), said
+
+
+def test_a_policy_of_a_diffusers_pipeline_is_refused(server):
+    server.run(calibrating(base(), "elsewhere"))
+    origin = ertacache.Policy.load(server.base / "models/ertacache/elsewhere.safetensors").origin
+    elsewhere = replace(origin, pipeline_class="FluxPipeline", denoisers={"transformer": origin.denoisers["denoiser"]})
+    policy = ertacache.Policy(12, evenly_spaced(12, 6, ()), Method.named("taylor"), origin=elsewhere)
+    policy.save(server.base / "models/ertacache/elsewhere.safetensors")
+    graph = accelerated(base() | {"policy": node("ERTACacheLoadPolicy", name="elsewhere")}, policy=["policy", 0])
+    with pytest.raises(WorkflowError, match=r"another model, or outside of ComfyUI: FluxPipeline.*queue Calibrate"):
+        server.run(sampled(graph, "fast"))
+
+
+def test_names_with_a_point_keep_policies_apart_and_what_is_replaced_is_said(server):
+    small = {"steps": 6, "full_runs": 4.0, "scheduler": "normal"}
+    for name, speedup in (("styles/flux-1.5x", 1.5), ("styles/flux-1.8x", 2.0), ("styles/flux-1.5x", 2.0)):
+        outputs = server.run(calibrating(base(), name, speedup=speedup, **small))
+        said = outputs["keep"]["text"][0]
+        kept = ertacache.Policy.load(server.base / f"models/ertacache/{name}.safetensors")
+        assert kept.step_ratio >= speedup
+        assert said.startswith(f"saved as {name}.safetensors")
+    assert said.endswith("in place of another policy (4 of 6 steps computed)")
+    names = server.get("/object_info/ERTACacheLoadPolicy")["ERTACacheLoadPolicy"]["input"]["required"]["name"]
+    assert {"styles/flux-1.5x", "styles/flux-1.8x"} <= set(names[1]["options"])
+    graph = base() | {"policy": node("ERTACacheLoadPolicy", name="styles/flux-1.8x")}
+    setting = {"steps": 6, "scheduler": "normal"}
+    _, calls = made(server, sampled(accelerated(graph, policy=["policy", 0]), "fast", **setting))
+    assert calls == 3
+
+
+def test_a_function_among_a_samplers_options_tells_settings_apart(server):
+    """SamplerER_SDE gives its sampler a function that holds eta."""
+    graph = base() | {
+        "sigmas": node("BasicScheduler", model=["model", 0], scheduler="simple", steps=12, denoise=1.0),
+        "fast": node("ERTACacheLearn", model=["model", 0], speedup=2.0, folder="functions"),
+        "count": node("TestCount", after=["sample", 0]),
+    }
+    for eta, seed, calls in ((1.0, 1, 12), (1.0, 2, 6), (0.5, 3, 12)):
+        options = {"solver_type": "Reverse-time SDE", "max_stage": 3, "eta": eta, "s_noise": 1.0}
+        graph["sampler"] = node("SamplerER_SDE", **options)
+        inputs = {name: [name, 0] for name in ("positive", "negative", "sampler", "sigmas")}
+        graph["sample"] = node(
+            "SamplerCustom",
+            model=["fast", 0],
+            add_noise=True,
+            noise_seed=seed,
+            cfg=3.0,
+            latent_image=["empty", 0],
+            **inputs,
+        )
+        assert server.run(graph)["count"]["count"] == [calls]
 
 
 def test_comfyuis_own_cache_beside_it_is_refused(server):
@@ -220,7 +298,7 @@ def test_an_interrupted_calibration_leaves_nothing_behind(server):
     server.post("/interrupt", {})
     with pytest.raises(WorkflowError, match="interrupted"):
         server.finished(number)
-    assert not (server.base / "models/ertacache/never.json").exists()
+    assert not (server.base / "models/ertacache/never.safetensors").exists()
     server.run({"count": node("TestCount", after=["empty", 0]), "empty": base()["empty"]})
     again, calls = made(server, sampled(base(), seed=11))
     assert calls == 12
@@ -279,7 +357,7 @@ def test_each_example_runs(server, name):
 
 
 def load_policy(server, name):
-    return ertacache.Policy.load(server.base / f"models/ertacache/{name}.json")
+    return ertacache.Policy.load(server.base / f"models/ertacache/{name}.safetensors")
 
 
 def test_the_examples_open_in_the_front_end(server, chromium, tmp_path):  # noqa: F811
@@ -305,12 +383,36 @@ def test_the_examples_open_in_the_front_end(server, chromium, tmp_path):  # noqa
     page.close()
 
 
-def test_the_report_shows_what_was_skipped(server):
-    graph = sampled(accelerated(base()), "fast", seed=21)
+def reported(server, graph, **changes):
+    """The text of the report of a sampling."""
+    graph = sampled(graph, "fast", **changes)
     graph |= {
         "report": node("ERTACacheReport", model=["fast", 0], latent=["sample", 0]),
         "text": node("PreviewAny", source=["report", 2]),
     }
     outputs = server.run(graph)
-    assert "6 of 12 steps computed" in outputs["text"]["text"][0]
     assert outputs["report"]["images"]
+    return outputs["text"]["text"][0]
+
+
+def test_the_report_shows_what_was_skipped_in_the_words_of_the_nodes(server):
+    text = reported(server, accelerated(base()), seed=21)
+    assert "6 of 12 steps computed" in text
+    assert "Learn and Calibrate come closer" in text
+    assert "few steps" not in text
+    assert "models of few steps gain little" in reported(server, accelerated(base()), seed=21, steps=6)
+    graph = base() | {"fast": node("ERTACacheLearn", model=["model", 0], speedup=2.0, folder="reported")}
+    reported(server, graph, seed=22)
+    assert "learnt from 1 full generation; not compared" in reported(server, graph, seed=23)
+
+
+def test_the_report_says_what_a_connected_policy_means(server):
+    graph = calibrating(base(), "one")
+    graph["prompts"]["inputs"]["prompts"] = "a red boat"
+    server.run(graph)
+    assert "calibrating on one prompt" in server.log.read_text()
+    graph = base() | {"policy": node("ERTACacheLoadPolicy", name="one")}
+    text = reported(server, accelerated(graph, policy=["policy", 0], speedup=3.0), seed=24)
+    assert "the slider's speedup 3 is not used: the connected policy has its own, 2" in text
+    assert "calibrated on one prompt" in text
+    assert "is not used" not in reported(server, accelerated(graph, policy=["policy", 0], speedup=2.0), seed=25)

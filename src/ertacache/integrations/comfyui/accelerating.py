@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+from torch import Tensor
 
 from ertacache.acceleration import Acceleration, switch_on
 from ertacache.integrations.comfyui.line import ComfyLine, attach, guidance_of, refuse_other_caches
+from ertacache.integrations.comfyui.wording import worded_for_nodes
 from ertacache.learning import Learner
 from ertacache.policy import Policy
 from ertacache.runtime.instant import Instant
@@ -14,17 +18,22 @@ from ertacache.runtime.report import Report
 from ertacache.runtime.step_budget import StepBudget
 from ertacache.watching.watched import WatchedAcceleration
 
+FEW_STEPS = 8
+"""A sampling of so many steps or fewer gains little: each step changes the picture much."""
+
 
 class ModelAcceleration:
     """What is on a model: the acceleration, and the reports of its latest samplings.
 
     Args:
         source: gives each sampling its policy.
+        unused_speedup: what the node's slider says, if a policy with a speedup of its own is followed.
     """
 
-    def __init__(self, source: Policy | PolicySource) -> None:
+    def __init__(self, source: Policy | PolicySource, unused_speedup: float | None = None) -> None:
         self.acceleration: Acceleration = WatchedAcceleration.reporting(source)
         self.reports: list[Report] = []
+        self._unused_speedup = unused_speedup
 
     @classmethod
     def instant(cls, speedup: float) -> ModelAcceleration:
@@ -47,16 +56,32 @@ class ModelAcceleration:
         clone.model_options["transformer_options"][_HOLDER] = self
         return clone
 
-    def _sampled(self, executor: Any, guider: Any, *rest: Any, **options: Any) -> Any:
+    def _sampled(self, executor: Any, guider: Any, sigmas: Tensor, *rest: Any, **options: Any) -> Any:
         """The wrapper of SAMPLER_SAMPLE."""
-        line = ComfyLine(guider.model_patcher, executor.class_obj, live=True)
-        switch_on(line, self.acceleration)
-        policy = self.acceleration.policy
-        result = line(
-            lambda line: line.through(executor, guider, *rest, policy=policy, **options), **guidance_of(guider)
-        )
-        self.reports = [*self.reports[-_KEPT:], self.acceleration.report]
+        policy, model = self.acceleration.policy, guider.model_patcher
+        with worded_for_nodes(model, policy, sigmas.tolist()):
+            line = ComfyLine(model, executor.class_obj, live=True)
+            switch_on(line, self.acceleration)
+            result = line(
+                lambda line: line.through(executor, guider, sigmas, *rest, policy=policy, **options),
+                **guidance_of(guider),
+            )
+        report = self.acceleration.report
+        for hint in self._hints(policy, report):
+            report.note(hint)
+        self.reports = [*self.reports[-_KEPT:], report]
         return result
+
+    def _hints(self, policy: Policy | None, report: Report) -> Iterator[str]:
+        """What to know of a sampling beside what the library says itself."""
+        unused, steps = self._unused_speedup, len(report.computed_steps) + len(report.cached_steps)
+        if policy is not None and unused is not None and round(policy.step_ratio, 1) != round(unused, 1):
+            own = f"{policy.step_ratio:.2g}"
+            yield f"the slider's speedup {unused:g} is not used: the connected policy has its own, {own}"
+        if policy is not None and policy.calibration.num_prompts == 1:
+            yield "the policy was calibrated on one prompt; with six to eight it holds better for others"
+        if report.cached_steps and steps <= FEW_STEPS:
+            yield f"{steps} steps leave little to skip, and models of few steps gain little: compare with speedup 1"
 
 
 _HOLDER = "ertacache_acceleration"

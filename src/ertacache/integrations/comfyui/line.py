@@ -8,6 +8,7 @@ flow matching, noise and v prediction alike.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -211,13 +212,16 @@ def _patches(model: Any) -> str:
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers, texts and lists of them among options."""
-    kinds = (int, float, str, bool, list, tuple, type(None))
-    return {
-        str(name): str(value) if isinstance(value, torch.dtype) else value
-        for name, value in options.items()
-        if isinstance(value, (*kinds, torch.dtype))
-    }
+    """The numbers, texts and lists among options; of a function, its name and the numbers that it was made with."""
+    plain: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, (int, float, str, bool, list, tuple, type(None))):
+            plain[str(name)] = value
+        elif isinstance(value, torch.dtype):
+            plain[str(name)] = str(value)
+        elif inspect.isfunction(value):
+            plain[str(name)] = {"function": value.__qualname__, **_plain(inspect.getclosurevars(value).nonlocals)}
+    return plain
 
 
 def _place_in(policy: Policy | None, levels: list[float]) -> tuple[list[float], int]:

@@ -12,14 +12,16 @@ import folder_paths
 import torch
 from comfy_api.latest import ComfyExtension, io, ui
 
-from ertacache.errors import ArgumentError
+from ertacache.errors import ArgumentError, ERTACacheError
 from ertacache.integrations.comfyui.accelerating import ModelAcceleration, acceleration_of
 from ertacache.integrations.comfyui.calibrating import Workflow, calibrated
 from ertacache.integrations.comfyui.timeline import picture_of
+from ertacache.integrations.comfyui.wording import report_text, worded_for_nodes
 from ertacache.policy import Policy
 
 _log = logging.getLogger(__name__)
 CATEGORY = "sampling/ertacache"
+SUFFIX, OLD_SUFFIX = ".safetensors", ".json"
 PolicyType = io.Custom("ERTACACHE_POLICY")
 
 
@@ -29,15 +31,49 @@ def policies_folder() -> Path:
 
 
 def _named(name: str) -> Path:
-    """The file of a policy.
+    """The file in which a policy of this name is saved.
 
     Raises:
         ArgumentError: if the name leads out of the folder.
     """
-    file = (policies_folder() / name).with_suffix(".json")
-    if not file.resolve().is_relative_to(policies_folder().resolve()) or not Path(name).name:
+    plain = name.removesuffix(OLD_SUFFIX).removesuffix(SUFFIX)
+    file = policies_folder() / f"{plain}{SUFFIX}"  # a name may have a point, as flux-1.5x
+    if not file.resolve().is_relative_to(policies_folder().resolve()) or Path(plain).name in ("", ".", ".."):
         raise ArgumentError("this is no name of a policy", given=repr(name), cure="Give a plain name, such as flux-2x.")
     return file
+
+
+def _found(name: str) -> Path:
+    """The file from which a policy of this name is loaded: saved as today, or as earlier versions did."""
+    file = _named(name)
+    old = file.with_name(file.name.removesuffix(SUFFIX) + OLD_SUFFIX)
+    return old if old.exists() and not file.exists() else file
+
+
+def policy_names() -> list[str]:
+    """The names of all policies, also in folders within the folder."""
+    base = policies_folder()
+    files = [path for suffix in (SUFFIX, OLD_SUFFIX) for path in base.rglob(f"*{suffix}")]
+    return sorted({path.relative_to(base).as_posix().removesuffix(path.suffix) for path in files})
+
+
+def _saved(policy: Policy, file: Path) -> str:
+    """Save a policy; says where, and what it took the place of."""
+    before = file.read_bytes() if file.exists() else None
+    there = "" if before is None else _told(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    policy.save(file)
+    where = f"saved as {file.relative_to(policies_folder()).as_posix()}"
+    return where if before is None or before == file.read_bytes() else f"{where}, in place of {there}"
+
+
+def _told(file: Path) -> str:
+    """What a file that is about to be replaced holds, in words."""
+    try:
+        policy = Policy.load(file)
+    except ERTACacheError:
+        return "a file that was no policy"
+    return f"another policy ({len(policy.computed_steps)} of {policy.num_made_steps} steps computed)"
 
 
 def _speedup() -> Any:
@@ -48,7 +84,7 @@ def _speedup() -> Any:
         max=5.0,
         step=0.1,
         display_mode=io.NumberDisplay.slider,
-        tooltip="At least so many steps for each computed one. 1 computes every step.",
+        tooltip="At least so many steps for each computed one. 1 computes every step: it switches ERTACache off.",
     )
 
 
@@ -72,7 +108,7 @@ class Accelerate(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, model: Any, speedup: float, policy: Policy | None = None) -> io.NodeOutput:
-        acceleration = ModelAcceleration.instant(speedup) if policy is None else ModelAcceleration(policy)
+        acceleration = ModelAcceleration.instant(speedup) if policy is None else ModelAcceleration(policy, speedup)
         return io.NodeOutput(acceleration.on(model))
 
 
@@ -185,7 +221,10 @@ class Calibrate(io.ComfyNode):  # type: ignore[misc]
             one["cfg"],
             one["seed"],
         )
-        policy = calibrated(workflow, one["speedup"], one["full_runs"])
+        if len(positive) == 1:
+            _log.warning("ERTACache: calibrating on one prompt; with six to eight a policy holds better for others")
+        with worded_for_nodes(model):
+            policy = calibrated(workflow, one["speedup"], one["full_runs"])
         _log.info("ERTACache: %s", policy)
         return io.NodeOutput(policy)
 
@@ -205,33 +244,31 @@ class SavePolicy(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, policy: Policy, name: str) -> io.NodeOutput:
-        file = _named(name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        policy.save(file)
-        return io.NodeOutput(policy, ui=ui.PreviewText(f"saved as {file.name}"))
+        said = _saved(policy, _named(name))
+        _log.info("ERTACache: %s", said)
+        return io.NodeOutput(policy, ui=ui.PreviewText(said))
 
 
 class LoadPolicy(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def define_schema(cls) -> io.Schema:
-        found = sorted(path.stem for path in policies_folder().glob("*.json"))
         return io.Schema(
             node_id="ERTACacheLoadPolicy",
             display_name="ERTACache Load policy",
             category=CATEGORY,
             description="Load a policy from models/ertacache.",
-            inputs=[io.Combo.Input("name", options=found)],
+            inputs=[io.Combo.Input("name", options=policy_names())],
             outputs=[PolicyType.Output(display_name="policy")],
         )
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        return io.NodeOutput(Policy.load(_named(name)))
+        return io.NodeOutput(Policy.load(_found(name)))
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> float:
         """A file that was saved anew is loaded anew."""
-        file = _named(name)
+        file = _found(name)
         return file.stat().st_mtime if file.exists() else 0.0
 
 
@@ -263,7 +300,7 @@ class ShowReport(io.ComfyNode):  # type: ignore[misc]
             )
         report = acceleration.reports[-1]
         image = torch.from_numpy(picture_of(report)).float().div(255)[None]
-        return io.NodeOutput(latent, image, str(report), ui=ui.PreviewImage(image, cls=cls))
+        return io.NodeOutput(latent, image, report_text(report), ui=ui.PreviewImage(image, cls=cls))
 
 
 class Extension(ComfyExtension):  # type: ignore[misc]

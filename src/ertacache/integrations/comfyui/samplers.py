@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ertacache.errors import PipelineError
+from ertacache.integrations.comfyui.noise import SOURCES, KeptNoise
 from ertacache.integrations.replayed_sampler import Evaluate, Loop
 
 SEVERAL_EVALUATIONS = frozenset(
@@ -64,6 +65,8 @@ def loop_of(sampler: Any, model: Any) -> Loop:
         model: the ``ModelPatcher``; samplers ask it for what kind of noise levels it has.
     """
     function, options = sampler.sampler_function, dict(sampler.extra_options)
+    on_cpu = SOURCES.get(name_of(sampler))
+    noise = None if on_cpu is None or "noise_sampler" in options else KeptNoise(on_cpu)
     single = "unipc" in getattr(function, "__name__", "")  # it makes constants in float32
 
     def loop(evaluate: Evaluate, latent: Tensor, levels: Tensor, seed: int) -> Tensor:
@@ -72,8 +75,11 @@ def loop_of(sampler: Any, model: Any) -> Loop:
 
         stand_in, first = _ModelStandIn(asked, model, levels), latent.float() if single else latent
         arguments = {"model_options": {}, "seed": seed, "denoise_mask": None}
+        drawn = {} if noise is None else {"noise_sampler": noise.of(latent, levels, seed)}
         with torch.inference_mode(False), torch.no_grad():
-            last: Tensor = function(stand_in, first, levels.clone(), extra_args=arguments, disable=True, **options)
+            last: Tensor = function(
+                stand_in, first, levels.clone(), extra_args=arguments, disable=True, **options, **drawn
+            )
         return last.to(latent.dtype)
 
     return loop

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ertacache.integrations.comfyui.wording import report_text
 from ertacache.runtime.report import Report
 
 WIDTH, MARGIN, BAR = 640, 16, 64
@@ -19,7 +20,7 @@ def picture_of(report: Report) -> NDArray[np.uint8]:
     computed = set(report.computed_steps)
     steps = sorted(computed | set(report.cached_steps))
     font = ImageFont.load_default(14)
-    lines = [row for line in str(report).splitlines() for row in textwrap.wrap(line, 84) or [""]]
+    lines = [row for line in report_text(report).splitlines() for row in textwrap.wrap(line, 84) or [""]]
     height = MARGIN * 2 + BAR + 24 + 18 * len(lines)
     image = Image.new("RGB", (WIDTH, height), PAPER)
     draw = ImageDraw.Draw(image)
