@@ -287,5 +287,5 @@ def test_calls_that_cannot_be_compared_make_no_draft(flux, flux_call, watched, m
 @pytest.mark.parametrize("given", ["policy", "by"])
 def test_what_is_no_policy_makes_no_draft(flux, policies, given):
     policies = dict(zip(("policy", "by"), policies, strict=True)) | {given: "a file"}
-    with pytest.raises(PolicyMismatchError, match=r"not a policy \(given: str\)"):
+    with pytest.raises(PolicyMismatchError, match=r"not a policy \(given: 'a file'\)\. A file has to be loaded first"):
         ertacache.draft(flux, policies["policy"], ["a"] * 4, by=policies["by"])

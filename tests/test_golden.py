@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def test_the_tree_ends_where_the_pipeline_with_each_policy_does(name, run, predi
         assert min(apart(other, ends[schedule]) for other in others) > 1e-3  # no two are the same run
 
 
-def test_the_tree_fits_the_weights_that_a_calibration_fits(loops, fitted):
+def test_the_tree_fits_the_weights_that_a_calibration_fits_without_the_prior(loops, fitted, monkeypatch):
+    monkeypatch.setattr(loops, "surrogate", replace(loops.surrogate, prior=None))
     for schedule in all_schedules(STEPS, COMPUTED):
         wanted = loops.predict(cached_of(schedule, STEPS), METHODS["fitted"])
         along = predictions_along(schedule, STEPS, fitted[0])

@@ -473,7 +473,9 @@ def test_bad_input_of_the_commands_is_one_clear_error(tmp_path, exported):
     given = ["--out", tmp_path / "new", "--prompt-list", write_list(tmp_path)]
     assert "no such dimension" in refused(run("export", "zoo:wan", *given, "--dimension", "colour"))
     assert "none for a dimension" in refused(run("export", "zoo:wan", *given, "--dimension", "scene"))
-    assert "number of steps is not given" in refused(run("export", "some/model", *given, "--dimension", "color"))
+    assert "the model 'some/model' cannot be loaded" in refused(
+        run("export", "some/model", *given, "--dimension", "color")
+    )
     assert not (tmp_path / "new").exists()
 
 

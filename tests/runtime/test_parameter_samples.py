@@ -137,7 +137,7 @@ def test_what_cannot_be_read_is_said_in_the_policy_and_in_the_report(make_flux, 
     monkeypatch.setattr(parameter_samples, "_PLAIN", ())
     monkeypatch.setattr(parameter_samples, "_stored", sharded)
     policy = ertacache.calibrate(pipe, [call], **steps, num_computed_steps=5, method="taylor", progress=False)
-    assert "the weights of transformer could not all be read" in policy.calibration.notes[-1]
+    assert any("the weights of transformer could not all be read" in note for note in policy.calibration.notes)
     with ertacache.accelerated(pipe, policy) as run:
         pipe(**call, **steps)
     assert any("the weights of transformer could not be fully compared" in note for note in run.report.notes)

@@ -108,4 +108,4 @@ def _say_what_was_chosen(asked: ModelSource, chosen: ModelSource, call: Mapping[
     if call is not None:
         found["--steps"] = f"{call['num_inference_steps']} steps, the pipeline's default"
     if found:
-        say(f"chosen here: {', '.join(found.values())} (otherwise: {', '.join(found)})", to=notes)
+        say(f"chosen here: {', '.join(found.values())} (otherwise: {', '.join(found)})", to=notes, soft_wrap=True)
