@@ -345,10 +345,10 @@ def test_each_example_runs(server, name):
         "clip": node("TestClip", width=32),
         **saved("report"),
     }
-    for gone in ("vae", "decode"):
-        del graph[gone]
+    for gone in ("vae", "decode", "full decode", "side by side"):
+        graph.pop(gone, None)
     graph["size"]["inputs"] |= {"width": 64, "height": 64}
-    computed = [20, 10] if name == "2 learn" else [10]
+    computed = {"2 learn": [20, 10], "4 compare": [20 + 10]}.get(name, [10])
     for seed, calls in enumerate(computed):
         graph["sampler"]["inputs"]["seed"] = seed
         outputs = server.run(graph)
