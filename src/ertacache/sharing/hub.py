@@ -230,7 +230,7 @@ def _api(token: str | None, endpoint: str | None) -> HfApi:
 
 
 def _check_old_client(endpoint: str | None) -> None:
-    """Refuse a push that huggingface_hub before 1.0 would make and then report as failed: it parses the commit's URL."""
+    """Refuse a push that huggingface_hub before 1.0 would make, and then fail to read the URL of."""
     address = _api(None, endpoint).endpoint
     if int(huggingface_hub.__version__.split(".")[0]) < 1 and address != constants.ENDPOINT.rstrip("/"):
         raise SharingError(
