@@ -332,6 +332,14 @@ def test_who_may_not_write_is_told_so(exists: bool, token: str | None, hub: Hub)
     assert (hub.files("me/policy") if exists else None) == before
 
 
+def test_an_old_client_is_not_asked_to_push_to_another_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "__version__", "0.36.2")
+    with pytest.raises(SharingError, match=r"before 1.0 pushes to the Hub of the variable HF_ENDPOINT alone.*Set HF"):
+        push(POLICY, "me/policy", endpoint=hub.endpoint, **MINE)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    assert push(POLICY, "me/policy", endpoint=hub.endpoint, **MINE)
+
+
 def test_a_hub_that_is_down_is_said_to_be(away: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries six times, for half a minute
     with pytest.raises(SharingError, match="not uploaded"):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -75,6 +76,7 @@ def push(
         )
     figures = None if evaluation is None else _figures_of(policy, evaluation, base_model)
     files = _files(policy, card(policy, repo_id, figures=figures, base_model=base_model), figures)
+    _check_old_client(endpoint)
     title = f"{policy.method.name}: {len(policy.computed_steps)} of {policy.num_made_steps} steps computed"
     api = _api(token, endpoint)
     try:
@@ -225,6 +227,17 @@ def _api(token: str | None, endpoint: str | None) -> HfApi:
     # The client itself reads the variable only once, when it is imported.
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     return HfApi(endpoint=endpoint.rstrip("/"), token=token, library_name="ertacache", library_version=__version__)
+
+
+def _check_old_client(endpoint: str | None) -> None:
+    """Refuse a push that huggingface_hub before 1.0 would make, and then fail to read the URL of."""
+    address = _api(None, endpoint).endpoint
+    if int(huggingface_hub.__version__.split(".")[0]) < 1 and address != constants.ENDPOINT.rstrip("/"):
+        raise SharingError(
+            "huggingface_hub before 1.0 pushes to the Hub of the variable HF_ENDPOINT alone",
+            given=f"{address}, huggingface_hub {huggingface_hub.__version__}",
+            cure="Set HF_ENDPOINT before Python starts, or install huggingface-hub 1.0 or later.",
+        )
 
 
 def _message_of(error: Exception) -> str:

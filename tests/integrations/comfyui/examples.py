@@ -59,7 +59,7 @@ def _picture(model: str) -> Graph:
 
 
 def examples() -> dict[str, Graph]:
-    """The three rungs, on FLUX.1-dev with its usual settings, in the form of the API."""
+    """The three rungs, and full beside accelerated, on FLUX.1-dev with its usual settings, in the form of the API."""
     instant = {"fast": node("ERTACache", model=["unet", 0], speedup=2.0)}
     learn = {"fast": node("ERTACacheLearn", model=["unet", 0], speedup=2.0, folder="flux-dev")}
     calibrate = {
@@ -79,10 +79,26 @@ def examples() -> dict[str, Graph]:
         "keep": node("ERTACacheSavePolicy", policy=["calibrate", 0], name="flux-dev-2x"),
         "fast": node("ERTACache", model=["unet", 0], speedup=2.0, policy=["keep", 0]),
     }
-    return {
+    compare = {**_flux(), **instant, **_picture("fast")}
+    compare |= {
+        "full sampler": node("KSampler", **(compare["sampler"]["inputs"] | {"model": ["unet", 0]})),
+        "full decode": node("VAEDecode", samples=["full sampler", 0], vae=["vae", 0]),
+        "side by side": node(
+            "ImageStitch",
+            image1=["full decode", 0],
+            image2=["decode", 0],
+            direction="right",
+            match_image_size=True,
+            spacing_width=16,
+            spacing_color="white",
+        ),
+    }
+    compare["save"]["inputs"]["images"] = ["side by side", 0]
+    made = {
         name: {**_flux(), **own, **_picture("fast")}
         for name, own in (("1 instant", instant), ("2 learn", learn), ("3 calibrate", calibrate))
     }
+    return made | {"4 compare": compare}
 
 
 def as_opened(graph: Graph, definitions: dict[str, Any]) -> dict[str, Any]:

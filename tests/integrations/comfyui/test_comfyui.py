@@ -133,6 +133,16 @@ def test_learn_runs_the_first_in_full_and_accelerates_the_next(server):
     assert calls == 12, "another sampler is another setting"
 
 
+def test_learn_takes_a_part_of_a_schedule_for_a_setting(server):
+    graph = base() | {"fast": node("ERTACacheLearn", model=["model", 0], speedup=2.0, folder="parts")}
+    parts = graph | in_two_parts(("fast", "fast"), 6)
+    for seed, expected in ((61, 12), (62, 6)):
+        parts["one"]["inputs"]["noise_seed"] = seed
+        assert made(server, parts)[1] == expected
+    for seed, expected in ((63, 12), (64, 6)):
+        assert made(server, sampled(graph, "fast", seed=seed, denoise=0.6))[1] == expected
+
+
 def test_a_batch_runs_as_one(server):
     graph = base()
     graph["empty"]["inputs"]["batch_size"] = 3
@@ -345,10 +355,13 @@ def test_each_example_runs(server, name):
         "clip": node("TestClip", width=32),
         **saved("report"),
     }
-    for gone in ("vae", "decode"):
-        del graph[gone]
+    for gone in ("vae", "decode", "full decode", "side by side"):
+        graph.pop(gone, None)
+    if "full sampler" in graph:
+        graph["both"] = node("LatentBatch", samples1=["full sampler", 0], samples2=["report", 0])
+        graph |= saved("both")
     graph["size"]["inputs"] |= {"width": 64, "height": 64}
-    computed = [20, 10] if name == "2 learn" else [10]
+    computed = {"2 learn": [20, 10], "4 compare": [20 + 10]}.get(name, [10])
     for seed, calls in enumerate(computed):
         graph["sampler"]["inputs"]["seed"] = seed
         outputs = server.run(graph)
