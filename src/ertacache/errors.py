@@ -64,7 +64,7 @@ class PolicyFileError(ERTACacheError, ValueError):
 class Difference(NamedTuple):
     """What differs between a call and the calibration of its policy, for engines that word the cure themselves.
 
-    Args:
+    Attributes:
         field: its name, such as ``"num_inference_steps"``.
         expected: its value in calibration, as text.
         actual: its value now.
