@@ -54,10 +54,11 @@ def surrogate_of(
         joined = []
         for k, (all_prompts, response) in enumerate(zip(grams, responses, strict=True)):
             here, chosen = setting.of_stream(k), all_prompts[some]
-            outputs = prior_outputs(here.angles, guidance, without)
             if chosen:
                 total = np.sum(chosen, axis=0)
                 outputs = outputs_with_prior(total, len(chosen), here.angles, guidance, without)
+            else:
+                outputs = prior_outputs(here.angles, guidance, without)
             joined.append(Surrogate.answering(outputs, response, here.forced, here.emptied))
         return Surrogate.joint(joined)
 
