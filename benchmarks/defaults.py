@@ -1,6 +1,7 @@
 """Every pipeline at its own model's defaults, beside every rival, from 1.3x to 5x: docs/records/pipelines.md.
 
-    python -m benchmarks.defaults     # all settings; hours on a core, and resumable
+    python -m benchmarks.defaults                      # all settings; hours on a core, and resumable
+    python -m benchmarks.defaults "wan, 50 steps, shift 3"    # some; the others' figures stay in the file
 
 The settings are those of the model cards and of diffusers' pipelines: steps, guidance and shift; and 20 or 25 steps,
 which is what people use. Ours are the three rungs: an instant policy by a prior that has not seen the pipeline, one
@@ -10,6 +11,7 @@ the same noise and are compared with the same full run, on prompts and seeds tha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -203,15 +205,23 @@ def main(
 ) -> None:
     """Measure, and write the figures."""
     torch.set_num_threads(1)
-    results = []
     for name in names or DEFAULTS:
-        results.append(measured(name, prompts, seed, work))
-        print(quality_table(results[-1:]), flush=True)
-    missed = verdict(results)
+        result = {**measured(name, prompts, seed, work), "prompts": prompts, "seed": seed, **environment()}
+        print(quality_table([result]), flush=True)
+        results = with_earlier(result, out / "defaults.json")
+        missed = verdict(results)
+        write_figures(
+            out, "defaults", {"results": results, "missed": missed}, {"defaults": quality_table(results)}, Console()
+        )
     for aim, lines in missed.items():
         print(f"{aim}: {len(lines)}", *lines, sep="\n  ", flush=True)
-    figures = {**environment(), "prompts": prompts, "seed": seed, "results": results, "missed": missed}
-    write_figures(out, "defaults", figures, {"defaults": quality_table(results)}, Console())
+
+
+def with_earlier(result: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
+    """One setting's result, with those of the other settings in a file, in the order of `DEFAULTS`."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+    by_name = {one["name"]: one for one in earlier} | {result["name"]: result}
+    return [by_name[name] for name in DEFAULTS if name in by_name]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cost import FEWER, RIVALS, SPEEDUPS, TOTALS, joined, near, ours_table, rivals_table, worth
+from benchmarks.defaults import with_earlier
 from ertacache.calibration.worth import MOST, WORTH
 from ertacache.evaluation.harness import Measured
 
@@ -66,3 +67,13 @@ def test_calibrate_quotes_what_was_measured():
     assert {
         f"{ratio:g}": {str(runs): gain for runs, gain in gains.items()} for ratio, gains in WORTH.items()
     } == measured
+
+
+def test_a_setting_measured_anew_leaves_the_figures_of_the_others(tmp_path):
+    path, late, early = tmp_path / "defaults.json", {"name": "opensora, 30 steps"}, {"name": "emoji, 30 steps"}
+    assert with_earlier(late, path) == [late]
+    path.write_text(json.dumps({"results": [late]}))
+    assert with_earlier(early, path) == [early, late], "in the order of the table"
+    path.write_text(json.dumps({"results": [early, late]}))
+    anew = {**late, "psnr": {}}
+    assert with_earlier(anew, path) == [early, anew]
