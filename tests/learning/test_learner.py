@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ import torch
 
 import ertacache
 from ertacache.errors import ArgumentError, OutputError, PolicyFileError
+from ertacache.learning import learner
 from ertacache.learning.full_generation import FullGeneration
 from ertacache.learning.learnt import Learnt, LearntFolder, read, write
 from ertacache.learning.output_store import OutputStore
+from ertacache.runtime.memo import Memo
 from tests.cli.running import refused, run
 
 STEPS = 10
@@ -53,6 +56,43 @@ def test_another_process_would_go_on_from_the_folder(flux, make_flux, call, tmp_
     generate(flux, call, tmp_path)
     ((_, report),) = generate(make_flux(), call, tmp_path)
     assert len(report.computed_steps) == 5
+
+
+@pytest.fixture
+def solved(monkeypatch):
+    """One entry for each policy that is solved; other tests learn the same, so nothing of theirs is remembered."""
+    times, solve = [], learner.learnt_policy
+    monkeypatch.setattr(learner, "_SOLVED", Memo(32))
+    monkeypatch.setattr(learner, "learnt_policy", lambda *given: (times.append(1), solve(*given))[1])
+    return times
+
+
+def test_a_setting_is_solved_once_for_all_blocks_and_anew_when_its_file_changed(flux, call, tmp_path, solved):
+    for _ in range(4):  # as a service does, which has a block for each request
+        generate(flux, call, tmp_path)
+    assert len(solved) == 1
+    folder = LearntFolder(tmp_path)
+    (file,) = folder.files()
+    folder.add(file.stem.removeprefix("learnt-"), read(file))  # as another process would
+    for _ in range(2):
+        ((_, report),) = generate(flux, call, tmp_path)
+        assert "learnt from 2 full generations" in str(report)
+    assert len(solved) == 2
+
+
+def test_what_is_solved_follows_the_whole_content_of_the_file(flux, call, tmp_path, solved):
+    generate(flux, call, tmp_path)
+    ((before, _),) = generate(flux, call, tmp_path)
+    (file,) = LearntFolder(tmp_path).files()
+    known, content = read(file), file.read_bytes()
+    apart = 0.5 * known.gram + 0.5 * known.gram.diag().diag()  # steps that are less alike, with the same trace
+    write(replace(known, gram=apart), file)
+    ((other, _),) = generate(flux, call, tmp_path)
+    assert not torch.equal(other, before)
+    file.write_bytes(content)
+    ((again, _),) = generate(flux, call, tmp_path)
+    assert torch.equal(again, before)
+    assert len(solved) == 2, "the first state was known still"
 
 
 @pytest.mark.parametrize("change", ["guidance", "steps", "weights", "shift"])
