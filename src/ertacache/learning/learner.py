@@ -206,6 +206,6 @@ class _Call:
         again = self.again.run(self.pipe, policy, solve_stream) if self.again else None
         if again is None or full is None:
             return ()
-        error = again.relative_error(full)
+        error = report.audit = again.relative_error(full)
         report.note(f"audited: the policy in force differs from this full run by {error:.4f} of the final latent")
         return (error,)
