@@ -1,71 +1,147 @@
-"""A FastAPI service in which each request says how it is accelerated.
+"""A FastAPI service that starts without a policy, learns from its first requests, audits some, and says how good it is.
 
     pip install 'ertacache[cli]' fastapi uvicorn
     uvicorn --app-dir examples serve_fastapi:app --port 8000
-    curl "localhost:8000/generate?prompt=a+cat&speedup=3" --output cat.png
-    curl "localhost:8000/generate?prompt=a+cat&way=learn" --output cat.png
+    curl -i localhost:8000/generate --json '{"prompt": "a red star", "steps": 20, "seed": 7}' --output star.png
+    curl -i localhost:8000/generate --json '{"prompt": "a red star", "accelerate": false}' --output full.png
     curl localhost:8000/stats
 
-``way`` is ``off``, ``instant`` or ``learn``. The first request of ``learn`` runs in full and teaches the later ones;
-set LEARN to a folder that outlives the service. The answer's headers say what was computed. Replace `load` by your own
-pipeline.
+The first request of each setting runs in full; later ones compute half of the steps, or as ``speedup`` says. One in
+fifty runs in full again: its user gets the full picture, and /stats how far the accelerated one would have been from
+it. ``"learn": false`` is accelerated at once, by what diffusion models have in common: for settings that do not repeat.
+Headers say how a picture was made. Set LEARN to a folder that outlives the service; processes may share it.
+
+Replace `load` by your own pipeline, of pictures or clips. ZOO=wan is a small one of clips, in a checkout.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import secrets
 import threading
+from collections import Counter
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from tempfile import NamedTemporaryFile
+from typing import Any
 
 import torch
-from fastapi import FastAPI, HTTPException, Response
-from PIL import Image
+from diffusers.utils import export_to_video
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 import ertacache
 from ertacache import zoo
 from ertacache.learning.learnt import LearntFolder
 
-LEARN = os.environ.get("LEARN", "learnt")
+LEARN, AUDIT = Path(os.environ.get("LEARN", "learnt")), 0.02
+FRAMES_PER_SECOND = 8
 
 
 def load():
-    """The pipeline, and what every call of it is given."""
-    embedded = zoo.load()
+    """The pipeline, and what every call of it is given unless the request says otherwise."""
+    embedded = zoo.load(os.environ.get("ZOO", "emoji"))
     return embedded.pipe, embedded.arguments
 
 
 app = FastAPI(title="ERTACache")
 pipe, arguments = load()
+GUIDANCE = "true_cfg_scale" if "true_cfg_scale" in arguments else "guidance_scale"
 one_at_a_time = threading.Lock()  # a pipeline serves one call at a time
+served: Counter[str] = Counter()
 
 
-@app.get("/generate", response_class=Response)
-def generate(
-    prompt: str, way: Literal["off", "instant", "learn"] = "instant", speedup: float = 2.0, seed: int = 0
-) -> Response:
-    """A picture, as PNG."""
+class Generation(BaseModel):
+    """What is arguments of the pipeline has their name as its alias; what a request leaves out is as in `load`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(min_length=1, max_length=2000)
+    negative_prompt: str | None = Field(None, max_length=2000)
+    steps: int | None = Field(None, ge=2, le=100, serialization_alias="num_inference_steps")
+    guidance: float | None = Field(None, ge=1, le=20, serialization_alias=GUIDANCE)
+    height: int | None = Field(None, ge=16, le=1536, multiple_of=16)
+    width: int | None = Field(None, ge=16, le=1536, multiple_of=16)
+    seed: int = Field(default_factory=lambda: secrets.randbelow(2**32), ge=0, lt=2**32, exclude=True)
+    accelerate: bool = Field(True, exclude=True)
+    learn: bool = Field(True, exclude=True)
+    speedup: float = Field(2.0, exclude=True)
+
+    def accelerated(self):
+        """The context of the call."""
+        if not self.accelerate:
+            return nullcontext()
+        learn = {"learn": LEARN, "audit": AUDIT} if self.learn else {}
+        return ertacache.accelerated(pipe, speedup=self.speedup, **learn)
+
+    def call(self) -> dict[str, Any]:
+        """The arguments of the call."""
+        asked = self.model_dump(by_alias=True, exclude_none=True)
+        return {**arguments, **asked, "generator": torch.Generator().manual_seed(self.seed), "output_type": "pil"}
+
+
+@app.post("/generate", response_class=Response)
+def generate(asked: Generation) -> Response:
+    """A picture as PNG, or a clip as MP4."""
+    call = asked.call()
     with one_at_a_time:
         try:
-            learn = {"learn": LEARN} if way == "learn" else {}
-            around = nullcontext() if way == "off" else ertacache.accelerated(pipe, speedup=speedup, **learn)
-            with around as run:
-                generator = torch.Generator().manual_seed(seed)
-                picture = pipe(prompt, generator=generator, output_type="pt", **arguments).images[0]
-        except ertacache.ERTACacheError as error:
+            with asked.accelerated() as run:
+                made = pipe(**call)
+        except ValueError as error:  # by the library's and diffusers' checks of what was asked for
             raise HTTPException(422, str(error)) from error
-    pixels = (picture.permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8)
+        how, computed = told(asked, run, call["num_inference_steps"])
+        served[how] += 1
+    content, kind = encoded(made)
+    return Response(content, 200, {"X-Made": how, "X-Computed-Steps": computed, "X-Seed": str(asked.seed)}, kind)
+
+
+@app.exception_handler(RequestValidationError)
+def refused(request: Request, error: RequestValidationError) -> JSONResponse:
+    """The reason in words; FastAPI's own answer would repeat what was given, and fail on NaN."""
+    reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    return JSONResponse({"detail": "; ".join(reasons)}, 422)
+
+
+def told(asked: Generation, run: ertacache.Acceleration | None, steps: int) -> tuple[str, str]:
+    """How it was made: full, audit, learnt or instant; and how many steps were computed."""
+    if run is None:
+        return "full", f"{steps} of {steps}"
+    report = run.report
+    computed, cached = len(report.computed_steps), len(report.cached_steps)
+    accelerated = "learnt" if asked.learn else "instant"
+    how = accelerated if cached else "full" if report.audit is None else "audit"
+    return how, f"{computed} of {computed + cached}"
+
+
+def encoded(made: Any) -> tuple[bytes, str]:
+    """A picture as PNG; a clip as MP4, or as WebP where ``imageio-ffmpeg`` is not installed; and the media type."""
     file = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, "png")
-    steps = arguments["num_inference_steps"]
-    computed = len(run.computed_steps) if run else steps
-    return Response(file.getvalue(), media_type="image/png", headers={"X-Computed-Steps": f"{computed} of {steps}"})
+    if not hasattr(made, "frames"):
+        made.images[0].save(file, "png")
+        return file.getvalue(), "image/png"
+    frames = made.frames[0]
+    if find_spec("imageio_ffmpeg") is None:
+        frames[0].save(file, "webp", save_all=True, append_images=frames[1:], duration=1000 // FRAMES_PER_SECOND)
+        return file.getvalue(), "image/webp"
+    with NamedTemporaryFile(suffix=".mp4") as written:
+        export_to_video(frames, written.name, fps=FRAMES_PER_SECOND)
+        return Path(written.name).read_bytes(), "video/mp4"
 
 
 @app.get("/stats")
-def stats() -> dict[str, int]:
-    """How many full generations each setting was learnt from."""
-    known = LearntFolder(Path(LEARN)).all().values() if os.path.isdir(LEARN) else []
-    return {one.setting: one.generations for one in known}
+def stats() -> dict[str, Any]:
+    """What this process served; of each setting, how many full generations taught it, and what audits found."""
+    settings = [
+        {
+            "setting": known.setting,
+            "full generations": known.generations,
+            "audits": {f"{steps} steps computed": known.audited(steps) for steps in sorted(set(known.audited_steps))},
+        }
+        for known in LearntFolder(LEARN).all().values()
+    ]
+    return {"served": dict(served), "settings": settings}

@@ -35,9 +35,10 @@ def load():
 class Service(ThreadingHTTPServer):
     """One pipeline behind HTTP; requests wait for each other, since it serves one call at a time."""
 
-    def __init__(self, port, learn, speedup, audit):
+    def __init__(self, port, learn, speedup, audit, steps=None):
         super().__init__(("127.0.0.1", port), Handler)
         self.pipe, self.arguments = load()
+        self.arguments |= {"num_inference_steps": steps} if steps else {}
         self.folder, self.lock, self.served = Path(learn), threading.Lock(), {"full": 0, "accelerated": 0}
         self.run = ertacache.enable(self.pipe, speedup=speedup, learn=learn, audit=audit)
 
@@ -100,9 +101,10 @@ def main(given=None):
     parser.add_argument("--learn", default="learnt", help="the folder for what is learnt")
     parser.add_argument("--speedup", type=float, default=2.0)
     parser.add_argument("--audit", type=float, default=0.02, help="the share of requests that run in full")
+    parser.add_argument("--steps", type=int, help="of each picture; by default as in load")
     parser.add_argument("--port", type=int, default=8000, help="0 for any free one")
     options = parser.parse_args(given)
-    with Service(options.port, options.learn, options.speedup, options.audit) as service:
+    with Service(options.port, options.learn, options.speedup, options.audit, options.steps) as service:
         print(f"serving on port {service.server_port}", flush=True)
         service.serve_forever()
 

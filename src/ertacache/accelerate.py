@@ -66,6 +66,7 @@ def enable(
 
         - ``computed_steps``, ``cached_steps``, ``denoiser_calls``, and ``notes``: where the call departed from the
           policy, and why. A call in a nearby setting transfers the policy and notes it;
+        - ``audit``: of an audited call, the policy's distance to it, as a share of the final latent; else None;
         - ``guard.left``: for each sample of the batch, whether its ``guard.scores`` is above ``guard.limit``;
         - ``draft.left``: the same for ``draft.scores``; ``draft.errors`` are the estimated distances to the full run.
 

@@ -62,8 +62,9 @@ class Acceleration:
     def report(self) -> Report:
         """The report of this thread's last call; if it made none, of the last call of any thread.
 
-        It has ``computed_steps``, ``cached_steps``, ``denoiser_calls`` and ``notes``, and prints as a summary. Before
-        the first call it is empty. Threads that use copies of one enabled pipeline read the reports of their own calls.
+        It has ``computed_steps``, ``cached_steps``, ``denoiser_calls``, ``notes`` and ``audit``, and prints as a
+        summary. Before the first call it is empty. Threads that use copies of one enabled pipeline read the reports of
+        their own calls.
         """
         report: Report = getattr(self._of_thread, "report", self._last)
         return report

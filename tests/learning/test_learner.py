@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ import torch
 
 import ertacache
 from ertacache.errors import ArgumentError, OutputError, PolicyFileError
+from ertacache.learning import learner
 from ertacache.learning.full_generation import FullGeneration
 from ertacache.learning.learnt import Learnt, LearntFolder, read, write
 from ertacache.learning.output_store import OutputStore
+from ertacache.runtime.memo import Memo
 from tests.cli.running import refused, run
 
 STEPS = 10
@@ -55,6 +58,43 @@ def test_another_process_would_go_on_from_the_folder(flux, make_flux, call, tmp_
     assert len(report.computed_steps) == 5
 
 
+@pytest.fixture
+def solved(monkeypatch):
+    """One entry for each policy that is solved; other tests learn the same, so nothing of theirs is remembered."""
+    times, solve = [], learner.learnt_policy
+    monkeypatch.setattr(learner, "_SOLVED", Memo(32))
+    monkeypatch.setattr(learner, "learnt_policy", lambda *given: (times.append(1), solve(*given))[1])
+    return times
+
+
+def test_a_setting_is_solved_once_for_all_blocks_and_anew_when_its_file_changed(flux, call, tmp_path, solved):
+    for _ in range(4):  # as a service does, which has a block for each request
+        generate(flux, call, tmp_path)
+    assert len(solved) == 1
+    folder = LearntFolder(tmp_path)
+    (file,) = folder.files()
+    folder.add(file.stem.removeprefix("learnt-"), read(file))  # as another process would
+    for _ in range(2):
+        ((_, report),) = generate(flux, call, tmp_path)
+        assert "learnt from 2 full generations" in str(report)
+    assert len(solved) == 2
+
+
+def test_what_is_solved_follows_the_whole_content_of_the_file(flux, call, tmp_path, solved):
+    generate(flux, call, tmp_path)
+    ((before, _),) = generate(flux, call, tmp_path)
+    (file,) = LearntFolder(tmp_path).files()
+    known, content = read(file), file.read_bytes()
+    apart = 0.5 * known.gram + 0.5 * known.gram.diag().diag()  # steps that are less alike, with the same trace
+    write(replace(known, gram=apart), file)
+    ((other, _),) = generate(flux, call, tmp_path)
+    assert not torch.equal(other, before)
+    file.write_bytes(content)
+    ((again, _),) = generate(flux, call, tmp_path)
+    assert torch.equal(again, before)
+    assert len(solved) == 2, "the first state was known still"
+
+
 @pytest.mark.parametrize("change", ["guidance", "steps", "weights", "shift"])
 def test_another_setting_is_learnt_apart(flux, make_flux, call, tmp_path, change):
     generate(flux, call, tmp_path)
@@ -74,11 +114,14 @@ def test_another_setting_is_learnt_apart(flux, make_flux, call, tmp_path, change
 
 def test_audits_run_in_full_teach_and_say_how_good_the_policy_is(flux, call, tmp_path):
     plain = flux(**call()).images
-    for images, report in generate(flux, call, tmp_path, 3, audit=1.0)[1:]:
+    (_, first), *audited = generate(flux, call, tmp_path, 3, audit=1.0)
+    for images, report in audited:
         assert torch.equal(images, plain)
         assert "audited: the policy in force differs from this full run by" in str(report)
     learnt = read(next(tmp_path.glob("*.safetensors")))
-    assert (learnt.generations, len(learnt.audits)) == (3, 2)
+    assert learnt.generations == 3
+    assert first.audit is None
+    assert learnt.audits == tuple(report.audit for _, report in audited)
     assert 0 < learnt.audits[0] < 0.2
     assert learnt.audited_steps == (5, 5)
     assert "mean of 2 audits" in learnt.told(5)

@@ -20,6 +20,7 @@ from ertacache.runtime import identity
 from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.denoisers import changes_of_expert, loop_modules
 from ertacache.runtime.guidance_transfer import strength_of
+from ertacache.runtime.instant import sampling_key
 from ertacache.runtime.memo import Memo
 from ertacache.runtime.pipeline_key import digest_of
 from ertacache.runtime.pipeline_settings import configuration_of, refuse_other_caches
@@ -90,7 +91,6 @@ class Learner:
 
     def policy(
         self,
-        key: str,
         learnt: Learnt,
         scheduler: Any,
         levels: Sequence[float],
@@ -98,11 +98,20 @@ class Learner:
         strength: float,
         changes: Sequence[int] = (),
     ) -> Policy:
-        """The policy by what is known; solved once for each state of it."""
+        """The policy by what is known; solved once in the process for each state of it, in whatever folder it is.
+
+        Args:
+            learnt: what is known, just read: another process may have added to it.
+            scheduler: that of the call, before its first step; left unchanged.
+            levels: the T + 1 noise levels of its grid.
+            first: the step that the call begins with.
+            strength: the guidance scale.
+            changes: the steps of the grid at which another expert takes over.
+        """
         computed = self.budget.computed(len(levels) - 1 - first)
-        known = key, learnt.generations, float(learnt.gram.trace()), computed, self.without
+        sampling = sampling_key(scheduler, levels, first, changes)
         return _SOLVED.get(
-            known,
+            (digest_of([vars(learnt)]), sampling, strength, computed, self.without),
             lambda: learnt_policy(learnt, scheduler, levels, first, computed, strength, self.without, changes),
         )
 
@@ -112,7 +121,7 @@ class Learner:
 
 
 _SOLVED: Memo[Policy] = Memo(32)
-"""Kept for the process, as those of `ertacache.runtime.instant`."""
+"""Kept for the process, as those of `ertacache.runtime.instant`: every block of `accelerated` has a learner anew."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,7 @@ class _Call:
         policy, solve_stream = None, None
         if learnt is not None and len(learnt.gram) == steps:
             changes = changes_of_expert(self.pipe, self.scheduler)
-            policy = self.learner.policy(
-                self.key, learnt, self.scheduler, self.levels, self.first, self.strength, changes
-            )
+            policy = self.learner.policy(learnt, self.scheduler, self.levels, self.first, self.strength, changes)
             solve_stream = self._streams(learnt, policy)
             if not self.learner.is_audited():
                 return Resolved(policy, notes=policy.calibration.notes, solve_stream=solve_stream)
@@ -199,6 +206,6 @@ class _Call:
         again = self.again.run(self.pipe, policy, solve_stream) if self.again else None
         if again is None or full is None:
             return ()
-        error = again.relative_error(full)
+        error = report.audit = again.relative_error(full)
         report.note(f"audited: the policy in force differs from this full run by {error:.4f} of the final latent")
         return (error,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -85,8 +85,7 @@ class Instant:
             changes: the steps of the grid at which another expert takes over.
         """
         strength = strength_of(guidance)
-        what = own_class(scheduler), patched_on(scheduler, "step"), repr(sorted(scheduler.config.items()))
-        key = *what, tuple(levels), first, strength, tuple(changes), self.budget, self.without
+        key = sampling_key(scheduler, levels, first, changes), strength, self.budget, self.without
         return _MADE.get(key, lambda: self._solved(scheduler, levels, first, strength, changes))
 
     def _solved(
@@ -104,6 +103,12 @@ class Instant:
             time.perf_counter() - begun,
         )
         return policy
+
+
+def sampling_key(scheduler: Any, levels: Sequence[float], first: int, changes: Sequence[int] = ()) -> Hashable:
+    """What `solved_policy` depends on beside the outputs and the number of computed steps; arguments as there."""
+    sampler = own_class(scheduler), patched_on(scheduler, "step"), repr(sorted(scheduler.config.items()))
+    return *sampler, tuple(levels), first, tuple(changes)
 
 
 def solved_stream(

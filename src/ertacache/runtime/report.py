@@ -14,12 +14,15 @@ class Report:
         cached_steps: the steps at which the denoiser was skipped, likewise.
         denoiser_calls: how often the denoiser ran in all.
         notes: where the run departed from the policy, and why.
+        audit: of a call that ran in full to be audited, how far what the policy in force would have made is from it:
+            the relative error of the final latent, 0 or more. None for all other calls.
     """
 
     computed_steps: list[int] = field(default_factory=list)
     cached_steps: list[int] = field(default_factory=list)
     denoiser_calls: int = 0
     notes: list[str] = field(default_factory=list)
+    audit: float | None = None
 
     def note(self, text: str) -> None:
         """Add a note, unless it is there already."""

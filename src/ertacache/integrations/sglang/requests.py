@@ -12,6 +12,7 @@ from ertacache.errors import ArgumentError
 from ertacache.learning import Learner
 from ertacache.policy import Policy
 from ertacache.runtime.instant import Instant
+from ertacache.runtime.memo import Memo
 from ertacache.runtime.policy_source import PolicySource
 from ertacache.runtime.step_budget import StepBudget
 from ertacache.watching.watched import WatchedAcceleration
@@ -68,11 +69,21 @@ def wish_of(batch: Any) -> Wish:
     return Wish.of(os.environ.get(VARIABLE) or OFF)
 
 
+KEPT = 32
+"""So many accelerations of a stage are kept: those used last. Requests may ask for any number of speedups."""
+
+
 class Accelerations:
-    """The accelerations of one stage, made once for each wish."""
+    """The accelerations of one stage, made once for each wish; the last `KEPT` used.
+
+    A request holds the one that it runs with, so that it ends as it began if that one is dropped meanwhile.
+    """
 
     def __init__(self) -> None:
-        self._made: dict[Wish, WatchedAcceleration] = {}
+        self._made: Memo[WatchedAcceleration] = Memo(KEPT)
+
+    def __len__(self) -> int:
+        return len(self._made)
 
     def of(self, wish: Wish) -> WatchedAcceleration:
         """Make or find the acceleration of a wish.
@@ -80,9 +91,7 @@ class Accelerations:
         Raises:
             ArgumentError: if there is no such policy, or no folder to learn into.
         """
-        if wish not in self._made:
-            self._made[wish] = WatchedAcceleration.reporting(source_of(wish))
-        return self._made[wish]
+        return self._made.get(wish, lambda: WatchedAcceleration.reporting(source_of(wish)))
 
 
 def source_of(wish: Wish) -> Policy | PolicySource:
