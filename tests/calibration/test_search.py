@@ -184,6 +184,16 @@ def test_the_first_schedule_is_the_one_under_which_the_worst_prompt_suffers_leas
     assert worst(found) < worst(together.best_bend(6))
 
 
+def test_a_climb_ends_after_so_many_tries_with_the_best_move_so_far():
+    def cost(cached):
+        return sum((i - 7) ** 2 for i in cached)
+
+    start = (1, 2, 3)
+    once = climb(start, (), 15, cost, tries=1)
+    assert sum(a != b for a, b in zip(once, start, strict=True)) >= 1
+    assert cost(climb(start, (), 15, cost)) < cost(once) < cost(start)
+
+
 def test_a_climb_ends_where_no_move_is_better():
     def cost(cached):
         return sum((i - 7) ** 2 for i in cached)  # cached steps want to be around 7

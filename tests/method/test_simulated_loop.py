@@ -7,7 +7,8 @@ import pytest
 
 from ertacache.method.gram_weights import Outputs
 from ertacache.method.prior import prior_outputs
-from ertacache.method.simulated_loop import ANSWERS, answers_at, simulated
+from ertacache.method.schedule import moves
+from ertacache.method.simulated_loop import ANSWERS, DIVERGING, answers_at, diverging_at, simulated
 from ertacache.method.surrogate import Surrogate
 
 T, CACHED = 12, (2, 4, 5, 7, 8, 10)
@@ -79,3 +80,21 @@ def test_after_an_emptied_step_earlier_outputs_are_not_used(rows):
     solutions, _ = simulated(rows, None, CACHED, 3, RESPONSE, answers_at(LEVELS), emptied=(6,))
     assert solutions[6][0] == (6,)
     assert solutions[11][0] == (11, 9, 6)
+
+
+def test_schedules_are_doubted_the_more_the_stronger_guidance_is():
+    doubts = [diverging_at(guidance) for guidance in (0.0, 1.0, 3.5, 5.0, 8.0, 20.0)]
+    assert doubts[0] == doubts[1] == 0, "without guidance nothing pushes errors away"
+    assert doubts == sorted(doubts, reverse=True)
+    assert doubts[-1] == doubts[-2] == DIVERGING, "stronger guidance than was measured is taken as the strongest"
+
+
+@pytest.mark.parametrize(("guidance", "computed"), [(1.0, 6), (4.0, 10), (8.0, 15)])
+def test_climbing_by_the_prior_never_ends_above_the_best_bend(guidance, computed):
+    outputs = prior_outputs(np.linspace(1.5, 0.02, 31).tolist(), guidance)
+    response = np.tril(np.broadcast_to(np.diff(outputs.levels), (30, 30)))
+    surrogate = Surrogate.answering(outputs, response, forced=(11,))
+    bend, climbed = surrogate.best_bend(computed), surrogate.climbed_bend(computed)
+    assert len(climbed) == len(bend) == 30 - computed
+    assert not {0, 11, 29} & set(climbed), "the ends and forced steps stay computed"
+    assert surrogate.error(climbed) <= min(map(surrogate.error, [bend, *moves(climbed, 30, (11,))]))

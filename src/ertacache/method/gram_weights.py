@@ -28,28 +28,32 @@ class Outputs:
         levels: the T + 1 noise levels of the grid, falling.
         rows: (T, size), float64; row i stands for ``v_i``, and the rows have the outputs' dot products.
         contrasts: (T, size), likewise for the contrasts (difference of the guidance branches), or None if unknown.
+        guidance: the scale that the outputs' branches are mixed at; 1 for none, or if it does not matter.
     """
 
     levels: tuple[float, ...]
     rows: Array
     contrasts: Array | None = None
+    guidance: float = 1.0
 
     @classmethod
-    def of(cls, gram: Array, levels: Sequence[float]) -> Outputs:
+    def of(cls, gram: Array, levels: Sequence[float], guidance: float = 1.0) -> Outputs:
         """Factor a Gram matrix.
 
         Args:
             gram: (T, T), float64; or (2T, 2T) with the contrasts' rows after the outputs'.
             levels: the T + 1 noise levels of the grid, falling.
+            guidance: see `Outputs`.
         """
         values, vectors = np.linalg.eigh(gram)
         rows, steps = vectors * np.sqrt(np.maximum(values, 0)), len(levels) - 1
-        return cls(tuple(levels), rows[:steps], rows[steps:] if len(rows) > steps else None)
+        return cls(tuple(levels), rows[:steps], rows[steps:] if len(rows) > steps else None, guidance)
 
     def at(self, others: Sequence[float]) -> Outputs:
         """Interpolate the outputs on a grid of T' + 1 other noise levels."""
         matrix = interpolation_matrix(self.levels[:-1], others[:-1])
-        return Outputs(tuple(others), matrix @ self.rows, None if self.contrasts is None else matrix @ self.contrasts)
+        contrasts = None if self.contrasts is None else matrix @ self.contrasts
+        return Outputs(tuple(others), matrix @ self.rows, contrasts, self.guidance)
 
     def solved(self, cached: Collection[int], order: int, response: Array) -> dict[int, Prediction]:
         """Solve the predictions of every step from the first cached one on, for outputs that do not answer errors.

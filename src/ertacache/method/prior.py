@@ -50,7 +50,7 @@ def prior_outputs(angles: Sequence[float], guidance: float, without: str | None 
     gram = mixed @ mean @ mixed.T
     gram += NUGGET * np.diag(np.diag(gram))
     sine, cosine = np.sin(angles), np.cos(angles)
-    return Outputs.of(gram, (sine / (sine + cosine))[: steps + 1].tolist())
+    return Outputs.of(gram, (sine / (sine + cosine))[: steps + 1].tolist(), guidance)
 
 
 def outputs_with_prior(
@@ -67,7 +67,7 @@ def outputs_with_prior(
     expected = prior.rows @ prior.rows.T
     own = gram / (np.mean(np.diag(gram)) or 1.0)
     both = samples * own + PRIOR_SAMPLES * expected / np.mean(np.diag(expected))
-    return Outputs.of(both + NUGGET * np.diag(np.diag(both)), prior.levels)
+    return Outputs.of(both + NUGGET * np.diag(np.diag(both)), prior.levels, guidance)
 
 
 @cache

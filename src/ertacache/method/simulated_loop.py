@@ -27,9 +27,8 @@ Array = NDArray[np.float64]
 
 ANSWERS = (0.0, 0.3, 1.0)
 """How strongly outputs answer errors, in units of ``4 (4 s (1 - s))^-0.7``: not at all, as on average, and strongly."""
-DIVERGING = -0.2
-"""In the same units: errors that outputs push further away, as at the first steps of strong guidance. Schedules are
-judged by this answer too. No weights are fitted on it, which would extrapolate too little everywhere else."""
+DIVERGING, STRONG_GUIDANCE = -0.3, 8.0
+"""In the same units, and at this guidance scale: errors that outputs push further away; see `diverging_at`."""
 POWER = 0.7
 """How fast answers rise towards both ends of the noise levels."""
 LEAST = 0.01
@@ -52,6 +51,19 @@ def answers_at(
     at = np.asarray(levels[:-1], dtype=np.float64)
     shape = 4 * direction * (4 * np.maximum(at * (1 - at), LEAST)) ** -POWER
     return tuple(answer * shape for answer in answers)
+
+
+def diverging_at(guidance: float) -> float:
+    """How strongly outputs push errors further away under this guidance, in the units of `ANSWERS`; at most 0.
+
+    Strong guidance does, at the first steps. Schedules are judged by this answer too. No weights are fitted on it: they
+    would extrapolate too little everywhere else. That it grows with the square of what guidance adds is read from
+    closed loops at scales of 4 and 8 (docs/records/research-log.md, "Doubt that grows with guidance").
+
+    Args:
+        guidance: the scale; 1 for none. Above `STRONG_GUIDANCE` it is taken as that.
+    """
+    return DIVERGING * min(max(guidance - 1, 0) / (STRONG_GUIDANCE - 1), 1) ** 2
 
 
 def direction_of(response: Array) -> float:
@@ -124,9 +136,10 @@ def simulated(
             terms = np.concatenate([terms, fixed], axis=1)
         moved, error = response[step, step] * terms, response[step] @ wrong
         scale = 1 / np.maximum((error * error).sum(-1), np.finfo(float).tiny)
-        gram = np.einsum("l,lfs,lgs->fg", scale, moved, moved, optimize=True)
-        right = -np.einsum("l,lfs,ls->f", scale, moved, error, optimize=True)
-        weights = ridge_solve(torch.from_numpy(gram), torch.from_numpy(right)).numpy()
+        flat = moved.swapaxes(0, 1).reshape(moved.shape[1], -1)
+        scaled = (scale[:, None, None] * moved).swapaxes(0, 1).reshape(flat.shape)
+        gram, right = torch.from_numpy(scaled @ flat.T), torch.from_numpy(-scaled @ error.reshape(-1))
+        weights = ridge_solve(gram, right).numpy()
         wrong[:, step] += weights @ terms
         solutions[step] = tuple(history), tuple(weights.tolist())
     return Simulated(solutions, np.linalg.norm(response[-1] @ wrong, axis=-1))
