@@ -113,7 +113,8 @@ def test_every_bend_has_the_steps_asked_for(num_steps):
 
 @pytest.mark.parametrize(("computed", "forced"), [(6, ()), (6, (4, 5)), (3, ()), (2, ()), (3, (5,))])
 def test_beginnings_have_the_steps_asked_for_and_evenly_spaced_ones_among_them(loops, computed, forced):
-    surrogate = replace(loops.surrogate, forced=forced)
+    prior = replace(loops.surrogate.prior, forced=forced)
+    surrogate = replace(loops.surrogate, forced=forced, prior=prior)
     found = list(beginnings(10, computed, forced, surrogate))
     even = evenly_spaced(10, computed, forced)
     assert even == found[-1]
@@ -123,9 +124,10 @@ def test_beginnings_have_the_steps_asked_for_and_evenly_spaced_ones_among_them(l
         assert not {0, *forced} & set(cached)
     worst = [max(one.error(cached) for one in surrogate.alone) for cached in (found[0], even)]
     assert worst[0] <= worst[1]
-    assert surrogate.error(found[1]) <= surrogate.error(found[0])
+    assert prior.error(found[1]) <= min(prior.error(cached) for cached in safe_bends(10, computed, forced))
+    assert surrogate.error(found[2]) <= surrogate.error(found[0])
     if computed > 2:
-        assert surrogate.error(found[2]) <= surrogate.error(found[1])
+        assert surrogate.error(found[3]) <= surrogate.error(found[2])
 
 
 def test_prompts_turn_where_some_errors_are_far_above_the_usual():
