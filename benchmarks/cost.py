@@ -210,6 +210,13 @@ def _measured(
     return measure(embedded.pipe, full, variants, calls, folder, adaptive=adaptive)
 
 
+def check_same(name: str, psnr: Sequence[float], earlier: Sequence[float]) -> None:
+    """Raise `RuntimeError` unless fewer steps are as in earlier results: on other prompts, rivals cannot be kept."""
+    apart = max(abs(x - y) for x, y in zip(psnr, earlier, strict=True))
+    if apart > SAME:
+        raise RuntimeError(f"{name}: fewer steps differ by {apart:.2f} dB from the earlier results: measure all anew")
+
+
 def with_kept_rivals(ours: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """One pipeline's figures, with rivals from earlier results on the same prompts: they do not depend on this library.
 
@@ -219,9 +226,7 @@ def with_kept_rivals(ours: Mapping[str, Any], before: Mapping[str, Any]) -> dict
     found: dict[str, dict[str, Any]] = {}
     for ratio, row in before["psnr"].items():
         own = {name: ours["psnr"][f"{ratio} {name}"] for name in (FEWER, *map(str, (0, 1, *TOTALS)))}
-        apart = max(abs(x - y) for x, y in zip(own[FEWER], row[FEWER], strict=True))
-        if apart > SAME:
-            raise RuntimeError(f"{before['model']}: fewer steps differs by {apart:.2f} dB from the earlier results")
+        check_same(before["model"], own[FEWER], row[FEWER])
         found[ratio] = {**row, **own}
     return {
         "model": before["model"],

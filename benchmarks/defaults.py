@@ -2,6 +2,7 @@
 
     python -m benchmarks.defaults                      # all settings; hours on a core, and resumable
     python -m benchmarks.defaults "wan, 50 steps, shift 3"    # some; the others' figures stay in the file
+    python -m benchmarks.defaults --keep-rivals        # ours anew, beside the rivals of the results that are there
 
 The settings are those of the model cards and of diffusers' pipelines: steps, guidance and shift; and 20 or 25 steps,
 which is what people use. Ours are the three rungs: an instant policy by a prior that has not seen the pipeline, one
@@ -23,7 +24,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.cost import FEWER, RIVALS, calibrated, following, learnt, measured_rivals
+from benchmarks.cost import FEWER, RIVALS, calibrated, check_same, following, learnt, measured_rivals
 from benchmarks.keys import environment, key_of
 from benchmarks.markdown import table, write_figures
 from benchmarks.rivals.curves import by_operations, qualities_at
@@ -125,13 +126,26 @@ def our_ways(embedded: zoo.Embedded, model: str, work: Path) -> dict[tuple[float
     return ways
 
 
-def measured(name: str, prompts: int, seed: int, work: Path) -> dict[str, Any]:
-    """One setting: by step ratio and way a list of PSNR in dB over prompts, None where a rival is not that fast."""
+def measured(
+    name: str, prompts: int, seed: int, work: Path, before: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """One setting: by step ratio and way a list of PSNR in dB over prompts, None where a rival is not that fast.
+
+    Args:
+        name: of `DEFAULTS`.
+        prompts: held-out ones.
+        seed: of the first of them.
+        work: what was measured is kept here.
+        before: earlier figures by step ratio and way, to take the rivals from; None to measure them too.
+
+    Raises:
+        RuntimeError: if fewer steps differ from the earlier figures.
+    """
     default = DEFAULTS[name]
     embedded = default.load()
     steps = embedded.arguments["num_inference_steps"]
     folder = work / name.replace(", ", "-").replace(" ", "-")
-    settings = measured_rivals(embedded, default.model, prompts, seed, folder, SPEEDUPS)
+    settings = None if before else measured_rivals(embedded, default.model, prompts, seed, folder, SPEEDUPS)
     own = folder / key_of(embedded, seed, "ours")
     ways = our_ways(embedded, default.model, own)
     calls = calls_of(embedded.arguments, embedded.held_out_prompts[:prompts], seed)
@@ -139,10 +153,12 @@ def measured(name: str, prompts: int, seed: int, work: Path) -> dict[str, Any]:
     psnr: dict[str, dict[str, Any]] = {f"{speedup:g}": {} for speedup in SPEEDUPS}
     for (speedup, way), row in zip(ways, rows, strict=True):
         psnr[f"{speedup:g}"][way] = row.psnr
-    for speedup in SPEEDUPS:
-        for rival in RIVALS:
-            tried = settings.get(rival.name)
-            psnr[f"{speedup:g}"][rival.name] = tried and qualities_at(tried, speedup, by_operations)
+    for speedup, (ratio, found) in zip(SPEEDUPS, psnr.items(), strict=True):
+        if before:
+            check_same(name, found[FEWER], before[ratio][FEWER])
+        for rival in (each.name for each in RIVALS):
+            tried = settings and settings.get(rival)
+            found[rival] = before[ratio][rival] if before else tried and qualities_at(tried, speedup, by_operations)
     return {"name": name, "settings": dict(embedded.arguments), "source": default.source, "psnr": psnr}
 
 
@@ -202,11 +218,18 @@ def main(
     work: Annotated[Path, typer.Option(help="unfinished measurements")] = Path("out/benchmark-defaults"),
     prompts: Annotated[int, typer.Option(help="held-out prompts")] = 6,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
+    keep_rivals: Annotated[bool, typer.Option(help="take the rivals from the earlier results")] = False,
 ) -> None:
     """Measure, and write the figures."""
     torch.set_num_threads(1)
-    for name in names or DEFAULTS:
-        result = {**measured(name, prompts, seed, work), "prompts": prompts, "seed": seed, **environment()}
+    before = {result["name"]: result["psnr"] for result in earlier(out / "defaults.json")} if keep_rivals else {}
+    for name in names or before or DEFAULTS:
+        result = {
+            **measured(name, prompts, seed, work, before.get(name)),
+            "prompts": prompts,
+            "seed": seed,
+            **environment(),
+        }
         print(quality_table([result]), flush=True)
         results = with_earlier(result, out / "defaults.json")
         missed = verdict(results)
@@ -217,10 +240,14 @@ def main(
         print(f"{aim}: {len(lines)}", *lines, sep="\n  ", flush=True)
 
 
+def earlier(path: Path) -> list[dict[str, Any]]:
+    """The results of a file, one for each setting that was measured; none if there is no file."""
+    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+
+
 def with_earlier(result: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
     """One setting's result, with those of the other settings in a file, in the order of `DEFAULTS`."""
-    earlier = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
-    by_name = {one["name"]: one for one in earlier} | {result["name"]: result}
+    by_name = {one["name"]: one for one in earlier(path)} | {result["name"]: result}
     return [by_name[name] for name in DEFAULTS if name in by_name]
 
 
