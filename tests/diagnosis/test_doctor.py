@@ -20,6 +20,7 @@ from ertacache.calibration.recording_store import readable
 from ertacache.diagnosis.estimate import estimate_of
 from ertacache.diagnosis.trial import Trial
 from ertacache.errors import ArgumentError, CalibrationError, PipelineError, PolicyMismatchError, RunError
+from ertacache.method.schedule import FEW_STEPS
 from tests.adapters import load_lora
 
 RECORDED = from_json(RECORD.read_text(encoding="utf-8"))
@@ -195,8 +196,9 @@ def test_adapters(flux):
 
 
 def test_a_model_of_few_steps_is_told_so(flux, call):
-    (finding,) = ertacache.doctor(flux, num_inference_steps=4).findings
-    assert finding.what.startswith("the call makes 4 steps: ")
+    (finding,) = ertacache.doctor(flux, num_inference_steps=FEW_STEPS).findings
+    assert finding.what.startswith(f"the call makes {FEW_STEPS} steps: ")
+    assert ertacache.doctor(flux, num_inference_steps=FEW_STEPS + 1).findings == ()
     flux.register_to_config(_name_or_path="someone/FLUX.1-schnell")
     (finding,) = ertacache.doctor(flux).findings
     assert "by its name (schnell)" in finding.what
