@@ -11,6 +11,7 @@ import typer
 
 from ertacache.cli import options
 from ertacache.cli.console import console, say
+from ertacache.cli.evaluated_inputs import inputs_of
 from ertacache.cli.input_image import read_image
 from ertacache.cli.json_file import write_json
 from ertacache.cli.loras import Lora
@@ -63,7 +64,8 @@ def evaluate(
 ) -> None:
     """Measure what policies cost in quality and save in time, against full runs and fewer steps."""
     lines = read_lines(prompts, model)
-    loras, picture = tuple(map(Lora.parsed, lora or [])), read_image(image) or first_image(lines)
+    loras, given = tuple(map(Lora.parsed, lora or [])), read_image(image)
+    picture = given or first_image(lines)
     checked_output(out, besides=[*policies, prompts])
     page = report or out.with_suffix(".html")
     checked_output(page, besides=[*policies, prompts, out])
@@ -94,7 +96,7 @@ def evaluate(
     shown = {name: value for name, value in arguments.items() if name != "image"}
     about = {"model": model, "policies": policies, "arguments": shown, "prompts": texts_of(lines)}
     about |= {"fingerprints": {name: policy.fingerprint for name, policy in loaded.items()}}
-    about |= {"device": opened.source.device, "dtype": opened.source.dtype}
+    about |= {"device": opened.source.device, "dtype": opened.source.dtype, **inputs_of(given, loras, lines)}
     kept_somewhere(out, partial(write_json, as_json(rows, **about, seed=seed)))
     say(f"wrote {out}")
     _write_page(pipe, Evaluation(model, loaded, calls, rows), page, show=show, fps=fps)
