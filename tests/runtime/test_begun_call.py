@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
 import ertacache
+from contract.case import Family
+from contract.families import CASES
 from contract.state import differences, state_of
 from ertacache.errors import PolicyMismatchError
 from ertacache.runtime.begun_call import begun
@@ -52,3 +56,16 @@ def test_parts_that_are_offloaded_whole_are_sent_away_again(flux, flux_call):
     begun(flux, Instant(StepBudget(2.0)), {**flux_call(), "num_inference_steps": STEPS}, with_first_step=True)
     assert flux._all_hooks is not hooks, "a finished call takes them off and puts up new ones"
     assert flux.transformer._hf_hook in [each.hook for each in flux._all_hooks]
+
+
+def test_a_refusal_of_a_modular_pipeline_logs_no_traceback(make_policy):
+    family, logged = Family(CASES["WanModular"]), []
+    log, handler = logging.getLogger("diffusers"), logging.Handler()
+    handler.emit = logged.append
+    log.addHandler(handler)
+    try:
+        with pytest.raises(PolicyMismatchError):
+            begun(family.pipe, GivenPolicy(make_policy(4, (2,))), family.all_arguments(), with_first_step=False)
+    finally:
+        log.removeHandler(handler)
+    assert logged == []

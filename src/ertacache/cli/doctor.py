@@ -30,7 +30,9 @@ def doctor(
             "settings, to see what it was made for."
         ),
     ],
-    policy: Annotated[str | None, typer.Option(help="Also say whether this policy fits, a file or Hub id.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Also say whether this policy fits such a call, a file or Hub id.")
+    ] = None,
     time: Annotated[
         bool,
         typer.Option(
@@ -53,6 +55,7 @@ def doctor(
         _show_file(model, [name for name, value in given.items() if value])
         return
     picture, loaded = read_image(image), _loaded(policy)
+    steps = steps or (loaded.asked_steps if loaded else None)
     source = ModelSource(model, device, dtype, tuple(map(Lora.parsed, lora or [])), picture is not None)
     opened = open_pipeline(source, settings, steps, picture, makes_calls=time)
     if opened.embedded is not None and prompt is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -78,8 +79,12 @@ def begun(pipe: Any, source: PolicySource, arguments: Mapping[str, Any], *, with
 def borrowed(pipe: Any) -> Iterator[None]:
     """Make calls of a pipeline itself, silently; it is left as it was found, and so is the global random state.
 
-    A call that is stopped does not send its parts away, if they are offloaded whole, so that is made up for.
+    A call that is stopped does not send its parts away, if they are offloaded whole, so that is made up for. Modular
+    pipelines log the traceback of whatever ends them; that is hidden too.
     """
+    log = logging.getLogger("diffusers")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         with preserved(pipe), RandomState.current().lent():
             if is_modular(pipe):
@@ -87,5 +92,6 @@ def borrowed(pipe: Any) -> Iterator[None]:
             silence(pipe)
             yield
     finally:
+        log.setLevel(level)
         if getattr(pipe, "_all_hooks", None):
             pipe.maybe_free_model_hooks()
