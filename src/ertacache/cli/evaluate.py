@@ -70,6 +70,7 @@ def evaluate(
     any_lora: options.AnyLora = False,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
+    offload: options.Offload = False,
     seed: options.Seed = 1000,
     quick: Annotated[bool, typer.Option("--quick", help="Two prompts only: a check, not a measurement.")] = False,
     num_workers: NumWorkers = None,
@@ -92,7 +93,7 @@ def evaluate(
     from ertacache.presenting.ways import ways_of
 
     loaded = _load(files, any_lora, *([] if speedup is None else [uncalibrated_name(speedup, learn)]))
-    source = ModelSource(model, device, dtype, loras, picture is not None)
+    source = ModelSource(model, device, dtype, loras, picture is not None, offload)
     opened = open_pipeline(source, settings, _steps(steps, loaded), picture)
     pipe, arguments, embedded = opened.pipe, opened.arguments, opened.embedded
     lines = (lines or list(embedded.held_out_prompts if embedded else []))[: 2 if quick else limit]
@@ -113,7 +114,8 @@ def evaluate(
     about: dict[str, Any] = {"model": model, "policies": files, "arguments": shown, "prompts": texts_of(lines)}
     about |= {"speedup": speedup, "learn": learn and str(learn), "steps": made}
     about |= {"fingerprints": {name: followed(one).fingerprint for name, one in judged.items()}}
-    about |= {"device": opened.source.device, "dtype": opened.source.dtype, **inputs_of(given, loras, lines)}
+    about |= {"device": opened.source.device, "dtype": opened.source.dtype, "offload": offload}
+    about |= inputs_of(given, loras, lines)
     kept_somewhere(out, partial(write_json, as_json(rows, **about, seed=seed)))
     say(f"wrote {out}")
     _write_page(pipe, Evaluation(model, judged, calls, rows), page, show=show, fps=fps)

@@ -94,6 +94,7 @@ def generate(
     any_lora: options.AnyLora = False,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
+    offload: options.Offload = False,
     seed: options.Seed = 0,
     recompute_flagged: Annotated[
         bool, typer.Option("--recompute-flagged", help="In bulk: make again in full what the guard flags.")
@@ -113,7 +114,7 @@ def generate(
     _check_target(target, bool(lines), compare, [policy, draft])
     loaded, drafted = _load(policy, any_lora, guard, draft)
     steps = steps or (loaded.asked_steps if loaded else None)
-    source = ModelSource(model, device, dtype, loras, picture is not None)
+    source = ModelSource(model, device, dtype, loras, picture is not None, offload)
     opened = open_pipeline(source, settings, steps, picture)
     pipe, arguments = opened.pipe, opened.arguments
     way = _Way(loaded, guard, drafted, speedup, learn)

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from ertacache import value_checks
 from ertacache.accelerate import accelerated
 from ertacache.calibration.options import checked_steps
@@ -22,6 +20,7 @@ from ertacache.diagnosis.trial import Trial, call_of, try_out
 from ertacache.diagnosis.ways import levels_of, refusal_of_pipeline, ways_of
 from ertacache.diagnosis.wording import numbers
 from ertacache.errors import ArgumentError, ERTACacheError, PipelineError, RunError
+from ertacache.memory_errors import full_memory
 from ertacache.policy import Policy
 from ertacache.runtime.begun_call import begun
 from ertacache.runtime.call_setting import guidance_of
@@ -145,9 +144,9 @@ def _fit(
         call = begun(pipe, GivenPolicy(policy), arguments, with_first_step=with_first_step)
     except ERTACacheError as error:
         return replace(fit, call=Refusal.of(error))
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # a pipeline raises anything over arguments that it misses
+        if full_memory(error):
+            raise
         return replace(fit, unseen=f"{type(error).__name__}: {error}")
     return replace(fit, notes=tuple(call.report.notes))
 

@@ -64,7 +64,8 @@ def _usage(policy: Policy, repo_id: str, model: str | None, figures: Figures | N
         opened = f'{kind}.from_pretrained("{model or "MODEL"}")'
         if figures is not None:
             imports.insert(0, "import torch")
-            opened = f'{opened[:-1]}, dtype=torch.{figures.dtype}).to("{figures.device}")'
+            opened = f"{opened[:-1]}, dtype=torch.{figures.dtype})"
+            opened += "\npipe.enable_model_cpu_offload()" if figures.offload else f'.to("{figures.device}")'
     settings = {"num_inference_steps": policy.asked_steps, **_call(policy, figures)}
     lines = [
         *imports,
@@ -155,7 +156,7 @@ def _quality(figures: Figures, model: str | None) -> str:
     given += ["--image", figures.image["file"]] if figures.image else []
     given += [part for lora in figures.loras for part in ("--lora", f"{lora['place']}:{lora['scale']:g}")]
     given += ["--limit", str(count), "--seed", str(figures.seed)]
-    given += ["--device", figures.device, "--dtype", figures.dtype]
+    given += ["--device", figures.device, "--dtype", figures.dtype, *(["--offload"] if figures.offload else [])]
     return "\n".join(["## Quality", "", *lines, "", text, "", *_command(model, given)])
 
 

@@ -61,9 +61,10 @@ def read(policy: Policy, path: str | os.PathLike[str]) -> Figures:
 
 
 def _inputs(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The pictures and LoRAs, by their names alone; older files record none."""
+    """The pictures and LoRAs, by their names alone, and where weights were; older files record nothing of these."""
     image, own = content.get("image"), [dict(given) for given in content.get("own_arguments", ())]
     return {
+        "offload": bool(content.get("offload", False)),
         "image": None if image is None else _picture(image),
         "loras": [_lora(dict(lora)) for lora in content.get("loras", ())],
         "own_arguments": [
@@ -100,6 +101,7 @@ def as_json(policy: Policy, figures: Figures) -> dict[str, Any]:
         "device": figures.device,
         "dtype": figures.dtype,
         "seed": figures.seed,
+        "offload": figures.offload,
         "image": figures.image,
         "loras": list(figures.loras),
         "own_arguments": list(figures.own_arguments),
