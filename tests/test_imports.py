@@ -14,6 +14,7 @@ PARTS = [
     "_version",
     "clock",
     "student_t",
+    "memory_errors",
     "untrusted_text",
     "output_paths",
     "value_checks",

@@ -187,6 +187,28 @@ def test_a_card_shows_what_was_measured_with_intervals(hub: Hub, tmp_path: Path)
     assert {("--set", "guidance_scale=3.5"), ("--set", 'negative_prompt="4"'), ("--set", "height=64")} <= pairs
 
 
+def test_pictures_and_loras_are_published_by_their_names(hub: Hub, tmp_path: Path) -> None:
+    picture = {"file": "star.png", "sha256": "ab12"}
+    loras = [{"place": "you/style", "scale": 0.8}, {"place": "/home/alice/own style.safetensors", "scale": 1.0}]
+    own = [{"image": {"file": "C:\\Users\\alice\\one.png", "sha256": "cd"}, "strength": 0.5}, *[{}] * 9]
+    about = {"image": picture, "loras": loras, "own_arguments": own, "offload": True}
+    figures = evaluation(tmp_path / "evaluation.json", {"mine": POLICY}, **about)
+    POLICY.push_to_hub("me/policy", evaluation=figures, endpoint=hub.endpoint, **MINE)
+    published = json.loads(hub.files("me/policy")["evaluation.json"])
+    assert published["image"] == picture
+    assert published["loras"] == [loras[0], {"place": "own style.safetensors", "scale": 1.0}]
+    assert published["own_arguments"][0] == {"image": {"file": "one.png", "sha256": "cd"}, "strength": 0.5}
+    assert published["offload"] is True
+    assert not any(b"alice" in content for content in hub.files("me/policy").values())
+    card = card_of(hub)
+    assert "with the LoRA you/style at 0.8" in card.text
+    assert "from the picture star.png (sha256 ab12)" in card.text
+    pairs = set(pairwise(command_of(card)))
+    assert {("--image", "star.png"), ("--lora", "you/style:0.8"), ("--lora", "own style.safetensors:1")} <= pairs
+    assert "--offload" in command_of(card)
+    assert "dtype=torch.bfloat16)\npipe.enable_model_cpu_offload()\n" in card.text
+
+
 def test_of_several_policies_only_the_one_that_is_shared_is_published(hub: Hub, tmp_path: Path) -> None:
     other = dataclasses.replace(POLICY, cached_steps=(1, 3))
     figures = evaluation(tmp_path / "evaluation.json", {"secret": other, "b (4, as secret)": POLICY})

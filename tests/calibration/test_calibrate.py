@@ -18,6 +18,7 @@ from ertacache.calibration.worthwhile import warnings_of
 from ertacache.errors import BudgetError, CalibrationError, GuardError, MethodError, PipelineError
 from ertacache.method.named_methods import NAMED_METHODS
 from ertacache.method.prediction import Prediction
+from ertacache.method.schedule import FEW_STEPS
 from ertacache.policy import CalibrationRecord
 
 
@@ -429,3 +430,5 @@ def test_few_steps_and_a_large_error_are_noted(embedded, settings, prompts, make
     assert f"{few.calibration.error:.0%} from those of the full runs" in far
     assert warnings_of(make_policy(12, (1,), calibration=CalibrationRecord("", error=0.05))) == []
     assert warnings_of(make_policy(4, ())) == []  # nothing is skipped
+    assert warnings_of(make_policy(FEW_STEPS, (1,))) != []
+    assert warnings_of(make_policy(FEW_STEPS + 1, (1,))) == []

@@ -58,6 +58,11 @@ def test_a_policy_is_described_and_compared(policy_file, heun_folder):
     done = run("doctor", "zoo:flux", "--policy", policy_file)
     assert done.exit_code == 0, done.output
     assert "4 of 8 steps computed" in done.output
+    done = run("doctor", "zoo:flux", "--policy", policy_file, "--steps", 30)
+    assert done.exit_code == 1
+    assert done.stdout.startswith("Served, but this call not by this policy: the policy does not fit: ")
+    assert "this works from 0.6 to 1.7 times the calibrated number of steps" in " ".join(done.output.split())
+    assert "Pass num_inference_steps=8 to the call" in " ".join(done.output.split())
     done = run("doctor", "zoo:emoji", "--policy", policy_file)
     assert done.exit_code == 1
     assert done.stdout.startswith("Served, but not by this policy: ")

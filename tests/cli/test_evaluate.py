@@ -1,11 +1,13 @@
-"""`ertacache evaluate`: measures, resumes, and refuses policies that cannot stand in one table."""
+"""`ertacache evaluate`: measures policies and speedups, resumes, and refuses what cannot stand in one table."""
 
 import json
 import re
 
 import pytest
 
-from tests.cli.running import run
+from ertacache import Policy
+from ertacache.sharing.figures import read
+from tests.cli.running import refused, run
 
 
 def test_evaluate_measures_a_policy_beside_fewer_steps_and_goes_on_where_it_was(policy_file, tmp_path):
@@ -52,3 +54,48 @@ def test_evaluate_refuses_two_policies_that_its_table_could_not_tell_apart(polic
     done = run("evaluate", "zoo:flux", policy_file, tmp_path / "policy.safetensors", "--quick")
     assert done.exit_code == 2
     assert "the same name, 'policy'" in done.output
+
+
+def test_a_speedup_alone_is_measured_as_a_policy_is_and_beside_one(policy_file, tmp_path):
+    given = ["--speedup", 2, "--limit", 1, "--work", tmp_path / "work"]
+    done = run("evaluate", "zoo:flux", *given, "--steps", 8, "--show", 1, "--out", tmp_path / "alone.json")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"instant 2x +\d\d\.\d +4 .* 2\.00x ", done.output)
+    alone = json.loads((tmp_path / "alone.json").read_text())
+    assert [row["name"] for row in alone["rows"]] == ["instant 2x", "fewer steps", "fewer steps, sub-grid"]
+    assert all(row["flops"] == pytest.approx([0.5]) for row in alone["rows"])
+    assert (alone["policies"], alone["speedup"], alone["learn"], alone["steps"]) == ([], 2.0, None, 8)
+    page = (tmp_path / "alone.html").read_text()
+    assert "not calibrated: schedule and weights are what other models have in common" in page
+
+    done = run("evaluate", "zoo:flux", policy_file, *given, "--show", 0, "--out", tmp_path / "both.json")
+    assert done.exit_code == 0, done.output
+    both = json.loads((tmp_path / "both.json").read_text())
+    assert [row["name"] for row in both["rows"]][::3] == ["policy", "instant 2x"]
+    assert both["rows"][3]["psnr"] == alone["rows"][0]["psnr"]
+    assert len(read(Policy.load(policy_file), tmp_path / "both.json").rows) == 3
+
+
+def test_a_learnt_folder_is_measured_once_it_knows_the_setting(tmp_path):
+    learnt = tmp_path / "learnt"
+    given = ["evaluate", "zoo:flux", "--speedup", 2, "--learn", learnt, "--steps", 8, "--limit", 1, "--show", 0]
+    given += ["--work", tmp_path / "work", "--out", tmp_path / "evaluation.json"]
+    line = refused(*given)
+    assert f"ertacache generate MODEL PROMPT --speedup 2 --learn {learnt}" in line
+    taught = ["generate", "zoo:flux", "a red star", "--speedup", 2, "--learn", learnt, "--steps", 8]
+    assert run(*taught, "--out", tmp_path / "star.png").exit_code == 0
+    done = run(*given)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"learnt 2x +\d\d\.\d +4 ", done.output)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (written["learn"], written["rows"][0]["flops"]) == (str(learnt), pytest.approx([0.5]))
+
+
+def test_what_does_not_go_together_is_refused(policy_file, tmp_path):
+    assert "no policy, and no speedup" in refused("evaluate", "zoo:flux")
+    assert "--learn needs --speedup" in refused("evaluate", "zoo:flux", policy_file, "--learn", tmp_path)
+    assert "speedup must be a finite number from 1" in refused("evaluate", "zoo:flux", "--speedup", 0.5)
+    assert "--steps 9, and a policy for 8" in refused("evaluate", "zoo:flux", policy_file, "--steps", 9)
+    named = tmp_path / "instant 2x.safetensors"
+    named.write_bytes(policy_file.read_bytes())
+    assert "the same name, 'instant 2x'" in refused("evaluate", "zoo:flux", named, "--speedup", 2)

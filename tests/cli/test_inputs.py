@@ -1,5 +1,6 @@
 """Pictures to begin with, and LoRAs, from the shell."""
 
+import hashlib
 import json
 
 import pytest
@@ -15,6 +16,10 @@ from tests.cli.running import refused, run
 
 SMALL = ["--set", "height=32", "--set", "width=32", "--set", "max_sequence_length=16"]
 QUICK = ["--steps", 8, "--check", 0, *SMALL]
+
+
+def digest_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,11 @@ def test_a_policy_is_calibrated_with_a_lora_and_followed_without_it_only_if_aske
     done = run(*star, "--policy", out, "--lora", lora, "--any-lora")
     assert done.exit_code == 0, done.output
     assert "['style_1 x 1'] now" in done.output
+    judged = ["evaluate", folder, out, "--prompts", prompts, "--lora", f"{lora}:0.5", *SMALL, "--limit", 1, "--show", 0]
+    done = run(*judged, "--out", tmp_path / "evaluation.json", "--work", tmp_path / "work")
+    assert done.exit_code == 0, done.output
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["loras"] == [{"place": str(lora), "scale": 0.5, "sha256": digest_of(lora)}]
 
 
 def test_what_is_no_lora_for_this_pipeline_is_refused(folder, lora, tmp_path):
@@ -92,7 +102,10 @@ def test_a_picture_turns_text_to_image_into_image_to_image(folder, picture, prom
         done = run(*evaluated, "--out", figures, "--work", work)
         assert done.exit_code == 0, done.output
         assert len(list(work.iterdir())) == 1
-    assert [row["name"] for row in json.loads(figures.read_text())["rows"]] == ["policy", "fewer steps"]
+    written = json.loads(figures.read_text())
+    assert [row["name"] for row in written["rows"]] == ["policy", "fewer steps"]
+    assert written["image"] == {"file": "red.png", "sha256": digest_of(picture)}
+    assert (written["loras"], written["own_arguments"]) == ([], [])
 
 
 def test_in_bulk_every_prompt_begins_with_the_picture_and_an_interrupted_run_goes_on(
@@ -163,7 +176,10 @@ def test_json_lines_give_each_prompt_its_picture(folder, picture, tmp_path):
     ]
     done = run(*evaluated, "--out", tmp_path / "evaluation.json")
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "evaluation.json").read_text())["prompts"] == ["a red star", "a blue ring"]
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["prompts"] == ["a red star", "a blue ring"]
+    assert written["own_arguments"] == [{"image": {"file": "red.png", "sha256": digest_of(picture)}}] * 2
+    assert written["image"] is None
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ertacache.calibration.recording_store import readable
 from ertacache.diagnosis.estimate import estimate_of
 from ertacache.diagnosis.trial import Trial
 from ertacache.errors import ArgumentError, CalibrationError, PipelineError, PolicyMismatchError, RunError
+from ertacache.method.schedule import FEW_STEPS
 from tests.adapters import load_lora
 
 RECORDED = from_json(RECORD.read_text(encoding="utf-8"))
@@ -195,8 +196,9 @@ def test_adapters(flux):
 
 
 def test_a_model_of_few_steps_is_told_so(flux, call):
-    (finding,) = ertacache.doctor(flux, num_inference_steps=4).findings
-    assert finding.what.startswith("the call makes 4 steps: ")
+    (finding,) = ertacache.doctor(flux, num_inference_steps=FEW_STEPS).findings
+    assert finding.what.startswith(f"the call makes {FEW_STEPS} steps: ")
+    assert ertacache.doctor(flux, num_inference_steps=FEW_STEPS + 1).findings == ()
     flux.register_to_config(_name_or_path="someone/FLUX.1-schnell")
     (finding,) = ertacache.doctor(flux).findings
     assert "by its name (schnell)" in finding.what
@@ -225,9 +227,58 @@ def test_a_policy_that_fits_and_one_that_does_not(flux, call, make_flux):
 def test_a_call_that_a_policy_would_refuse(flux, call):
     policy = ertacache.calibrate(flux, [call], num_inference_steps=8, speedup=2.0, full_runs=1, progress=False)
     found = ertacache.doctor(flux, policy, **{**call, "true_cfg_scale": 9.0})
-    assert found.served
+    assert not found.served
     assert "true_cfg_scale" in found.policy.call.what
+    assert str(found).startswith("Served, but this call not by this policy: ")
     assert ertacache.doctor(flux, policy, **call).policy.call is None
+
+
+def refused_by_a_call(pipe, policy, call):
+    """What a whole call says."""
+    try:
+        with ertacache.accelerated(pipe, policy) as run:
+            pipe(**call)
+    except PolicyMismatchError as error:
+        return str(error), None
+    return "", run.report.notes
+
+
+@pytest.mark.parametrize("method", ["aligned", "taylor"])
+def test_at_other_numbers_of_steps_it_answers_what_a_call_answers(flux, call, method):
+    given = {"num_inference_steps": 8, "num_computed_steps": 4, "full_runs": 1, "progress": False}
+    policy = ertacache.calibrate(flux, [call], method=method, **given)
+    answers, ran = set(), []
+    hook = flux.transformer.register_forward_pre_hook(lambda module, args: ran.append(1))
+    for steps in (2, 6, 8, 12, 16):
+        expected, notes = refused_by_a_call(flux, policy, {**call, "num_inference_steps": steps})
+        ran.clear()
+        found = ertacache.doctor(flux, policy, num_inference_steps=steps, **call)
+        assert ran == [], "the denoiser need not run"
+        assert str(found.policy.call or "") == expected
+        assert found.served == (not expected)
+        assert ("fits the pipeline, and not this call" in " ".join(str(found).split())) == bool(expected)
+        assert notes is None or list(found.policy.notes) == notes
+        answers.add(not expected)
+    hook.remove()
+    assert answers == {True, False}
+    assert ertacache.doctor(flux, policy, **call).served, "the policy's own number of steps is the default"
+
+
+def test_what_only_a_first_step_shows_is_seen_in_a_trial(flux, call):
+    """Guidance without a negative prompt makes one denoiser call a step in place of two."""
+    policy = ertacache.calibrate(flux, [call], num_inference_steps=8, speedup=2.0, full_runs=1, progress=False)
+    single = {name: value for name, value in call.items() if not name.startswith("negative")}
+    expected, _ = refused_by_a_call(flux, policy, {**single, "num_inference_steps": 8})
+    assert "denoiser calls per step" in expected
+    assert ertacache.doctor(flux, policy, **single).policy.call is None
+    assert str(ertacache.doctor(flux, policy, time=True, **single).policy.call) == expected
+
+
+def test_a_call_that_cannot_be_begun_is_not_said_to_fit(flux, make_policy):
+    found = ertacache.doctor(flux, make_policy(8, (2, 3)))
+    assert found.policy.call is None
+    assert "Error" in found.policy.unseen
+    assert "whether it fits the call's noise levels, since the call could not be begun" in " ".join(str(found).split())
 
 
 def test_the_estimate_follows_from_what_was_timed(make_toy):

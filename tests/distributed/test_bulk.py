@@ -15,6 +15,7 @@ from ertacache.distributed.messages import HandedIn
 from ertacache.errors import CalibrationError, OutputError, PipelineError
 from ertacache.evaluation.comparison import Result, Variant, calls_of, generate, started
 from ertacache.evaluation.evaluate import evaluate
+from ertacache.evaluation.uncalibrated import uncalibrated
 from tests.cli.running import run
 from tests.distributed.threads import Threads
 
@@ -180,13 +181,14 @@ def test_quality_over_workers_is_that_of_one_process(small, tmp_path):
     given = {**small.arguments, "num_inference_steps": STEPS, "progress": False}
     policy = calibrate(small.pipe, small.calibration_prompts[:1], num_computed_steps=2, method="reuse", **given)
     calls = calls_of(small.arguments, small.held_out_prompts[:3], 5)
-    alone = evaluate(small.pipe, {"reuse": policy}, calls, tmp_path / "alone")
-    spread = evaluate(load, {"reuse": policy}, calls, tmp_path / "two", workers=Threads(2))
+    policies = {"reuse": policy, "instant": uncalibrated(small.pipe, calls[0], STEPS, 2.0)}
+    alone = evaluate(small.pipe, policies, calls, tmp_path / "alone")
+    spread = evaluate(load, policies, calls, tmp_path / "two", workers=Threads(2))
     for one, other in zip(alone, spread, strict=True):
         assert (one.name, one.psnr, one.ssim, one.flops) == (other.name, other.psnr, other.ssim, other.flops)
     kept = {path: path.stat().st_mtime for path in (tmp_path / "two").rglob("prompt-*.json")}
     assert len(kept) == 3
-    evaluate(small.pipe, {"reuse": policy}, calls, tmp_path / "two")
+    evaluate(small.pipe, policies, calls, tmp_path / "two")
     assert {path: path.stat().st_mtime for path in kept} == kept, "one process measured again what two had"
 
 

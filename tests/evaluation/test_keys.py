@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 
 import ertacache
 from ertacache.evaluation import evaluate as module
+from ertacache.evaluation.comparison import Variant
+from ertacache.evaluation.cost import Cost
 from ertacache.evaluation.evaluate import evaluate
+from ertacache.evaluation.harness import measure
 from ertacache.runtime import parameter_samples
-from ertacache.runtime.environment import environment_of
+from ertacache.runtime.environment import device_of, environment_of
 from ertacache.runtime.identity import circumstances_of
 from ertacache.runtime.pipeline_key import pipeline_key
 
@@ -73,6 +78,31 @@ def test_the_environment_names_what_computes(flux):
     assert found["torch"] == torch.__version__
     assert found["device"].startswith("cpu, ")
     assert {"diffusers", "ertacache", "autocast", "casts to", "default dtype", "threads"} <= found.keys()
+
+
+def test_the_device_is_the_one_where_parts_run_not_the_one_where_they_wait(flux):
+    assert device_of(flux) == torch.device("cpu")
+    for part in (flux.transformer, flux.vae):  # as model offloading does
+        hook = ModelHook()
+        hook.execution_device = torch.device("cuda:1")
+        add_hook_to_module(part, hook)
+    assert flux.device == torch.device("cpu")
+    assert device_of(flux) == torch.device("cuda:1")
+
+
+def test_memory_is_measured_on_the_device_where_parts_run(flux, flux_call, monkeypatch, tmp_path):
+    watched = []
+
+    @contextmanager
+    def watching(device):
+        watched.append(device)
+        yield Cost()
+
+    monkeypatch.setattr("ertacache.evaluation.harness.watching_memory", watching)
+    monkeypatch.setattr("ertacache.evaluation.harness.device_of", lambda pipe: torch.device("cuda:1"))
+    call = {name: value for name, value in flux_call().items() if name not in ("num_inference_steps", "generator")}
+    measure(flux, Variant("full", 2), [], [{**call, "seed": 0}], tmp_path)
+    assert watched == [torch.device("cuda:1")]
 
 
 def test_where_weights_cannot_be_read_nothing_is_found(flux, monkeypatch):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from ertacache.method.schedule import FEW_STEPS
 from ertacache.policy import Policy
 
-FEW_STEPS = 10
-"""So many steps or fewer are few: each changes the latent much, so none can be skipped for little."""
 LARGE_ERROR = 0.1
 """On the small pipelines of this project, policies with a larger error were 20 to 35 dB from the full run."""
 

@@ -83,6 +83,7 @@ def calibrate(
     lora: options.Loras = None,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
+    offload: options.Offload = False,
     seed: options.Seed = 0,
     num_workers: NumWorkers = None,
     ray: RayAddress = None,
@@ -116,7 +117,7 @@ def calibrate(
     budget = budget or {"speedup": 2.0}
     only_budget(budget)
     named, workers = Method.named(method), workers_of(num_workers, ray)
-    source = ModelSource(model, device, dtype, loras, picture is not None)
+    source = ModelSource(model, device, dtype, loras, picture is not None, offload)
     opened = open_pipeline(source, settings, steps, picture)
     lines = lines or list(opened.embedded.calibration_prompts if opened.embedded else [])
     used = lines[: limit or (16 if judged else 8)]

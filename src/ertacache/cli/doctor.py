@@ -30,7 +30,9 @@ def doctor(
             "settings, to see what it was made for."
         ),
     ],
-    policy: Annotated[str | None, typer.Option(help="Also say whether this policy fits, a file or Hub id.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Also say whether this policy fits such a call, a file or Hub id.")
+    ] = None,
     time: Annotated[
         bool,
         typer.Option(
@@ -44,6 +46,7 @@ def doctor(
     lora: options.Loras = None,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
+    offload: options.Offload = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say whether a pipeline is served, how, and what it costs; exit with status 1 if it is not."""
@@ -53,7 +56,8 @@ def doctor(
         _show_file(model, [name for name, value in given.items() if value])
         return
     picture, loaded = read_image(image), _loaded(policy)
-    source = ModelSource(model, device, dtype, tuple(map(Lora.parsed, lora or [])), picture is not None)
+    steps = steps or (loaded.asked_steps if loaded else None)
+    source = ModelSource(model, device, dtype, tuple(map(Lora.parsed, lora or [])), picture is not None, offload)
     opened = open_pipeline(source, settings, steps, picture, makes_calls=time)
     if opened.embedded is not None and prompt is None:
         prompt = opened.embedded.calibration_prompts[0]

@@ -40,6 +40,7 @@ def draft(
     lora: options.Loras = None,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
+    offload: options.Offload = False,
     seed: options.Seed = 0,
     num_workers: NumWorkers = None,
     ray: RayAddress = None,
@@ -55,7 +56,7 @@ def draft(
 
     loaded = pretrained(policy)
     other = None if by is None else pretrained(by)
-    source = ModelSource(model, device, dtype, loras, picture is not None)
+    source = ModelSource(model, device, dtype, loras, picture is not None, offload)
     opened = open_pipeline(source, settings, loaded.asked_steps, picture)
     del opened.arguments["num_inference_steps"]
     check_fits(opened.pipe, loaded)

@@ -16,7 +16,7 @@ from ertacache.cli.input_image import read_image
 from ertacache.cli.loras import Lora
 from ertacache.cli.model_source import AUTO, ModelSource
 from ertacache.cli.open_pipeline import open_pipeline
-from ertacache.cli.policy_arguments import check_fits, policy_of
+from ertacache.cli.policy_arguments import check_fits, check_uncalibrated, policy_of
 from ertacache.cli.prompt_lines import first_image, read_lines
 from ertacache.cli.worker_options import NumWorkers, RayAddress, workers_of
 from ertacache.errors import ArgumentError
@@ -94,6 +94,7 @@ def generate(
     any_lora: options.AnyLora = False,
     device: options.Device = AUTO,
     dtype: options.Dtype = AUTO,
+    offload: options.Offload = False,
     seed: options.Seed = 0,
     recompute_flagged: Annotated[
         bool, typer.Option("--recompute-flagged", help="In bulk: make again in full what the guard flags.")
@@ -113,7 +114,7 @@ def generate(
     _check_target(target, bool(lines), compare, [policy, draft])
     loaded, drafted = _load(policy, any_lora, guard, draft)
     steps = steps or (loaded.asked_steps if loaded else None)
-    source = ModelSource(model, device, dtype, loras, picture is not None)
+    source = ModelSource(model, device, dtype, loras, picture is not None, offload)
     opened = open_pipeline(source, settings, steps, picture)
     pipe, arguments = opened.pipe, opened.arguments
     way = _Way(loaded, guard, drafted, speedup, learn)
@@ -219,14 +220,9 @@ def _check_target(out: Path, in_bulk: bool, compare: bool, besides: Sequence[Any
 
 def _check_uncalibrated(policy: str | None, speedup: float | None, learn: Path | None) -> None:
     """Refuse a speedup beside a policy or out of range, and a folder without a speedup."""
-    from ertacache.runtime.step_budget import StepBudget
-
     if speedup is not None and policy is not None:
         raise ArgumentError("a policy has its speedup already", given="both", cure="Leave --speedup or --policy out.")
-    if learn is not None and speedup is None:
-        raise ArgumentError("--learn needs --speedup", given="none", cure="Pass --speedup 2, say.")
-    if speedup is not None:
-        StepBudget(speedup)
+    check_uncalibrated(speedup, learn)
 
 
 def _check_needs(policy: str | None, options_given: Mapping[str, Any]) -> None:

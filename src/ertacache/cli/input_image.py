@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,8 @@ from ertacache.errors import ArgumentError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_SOURCE = "ertacache source"
 
 
 def read_image(file: Path | None) -> Image | None:
@@ -24,15 +28,23 @@ def read_image(file: Path | None) -> Image | None:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file) as opened:
+        content = file.read_bytes()
+        with Image.open(BytesIO(content)) as opened:
             upright: Image.Image = ImageOps.exif_transpose(opened).convert("RGB")
-            return upright
+        upright.info[_SOURCE] = {"file": file.name, "sha256": hashlib.sha256(content).hexdigest()}
+        return upright
     except (OSError, Image.DecompressionBombError, ValueError) as error:
         if getattr(error, "errno", None) is not None:  # there is no such file, say, and the message names it
             raise
         raise ArgumentError(
             f"the picture cannot be read: {first_line(error)}", given=file, cure="Give a PNG or JPEG."
         ) from error
+
+
+def source_of(picture: Image) -> dict[str, str]:
+    """Where a picture that `read_image` read is from: the name of the ``file``, and the ``sha256`` of its content."""
+    source: dict[str, str] = picture.info[_SOURCE]
+    return source
 
 
 def taking_image(pipe: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ertacache.cli.one_line_errors import first_line
 from ertacache.errors import ArgumentError
+from ertacache.memory_errors import full_memory
 from ertacache.untrusted_text import typed
 
 
@@ -82,6 +83,8 @@ def _load(pipe: Any, lora: Lora) -> None:
         with zoo.quiet():
             pipe.load_lora_weights(str(path.parent) if place else lora.place, adapter_name=lora.name, **place)
     except Exception as error:  # a file may hold anything
+        if full_memory(error):
+            raise
         raise ArgumentError(
             f"the LoRA cannot be loaded: {first_line(error)}",
             given=f"--lora {lora.place}",

@@ -9,6 +9,7 @@ from ertacache.cli.input_image import taking_image
 from ertacache.cli.loras import Lora, load_loras
 from ertacache.cli.one_line_errors import first_line
 from ertacache.errors import ArgumentError
+from ertacache.memory_errors import full_memory
 
 if TYPE_CHECKING:  # wrong paths and options are reported before torch is imported
     from ertacache.zoo import Embedded
@@ -28,6 +29,7 @@ class ModelSource:
         loras: loaded into it.
         takes_image: whether its calls are to take an ``image``; a text-to-image pipeline then becomes its
             image-to-image sibling.
+        offload: whether each part is on the device only while it runs, and in main memory else.
 
     Raises:
         ArgumentError: if there is no such dtype.
@@ -38,6 +40,7 @@ class ModelSource:
     dtype: str = AUTO
     loras: tuple[Lora, ...] = ()
     takes_image: bool = False
+    offload: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in (AUTO, *DTYPES):
@@ -56,6 +59,8 @@ class ModelSource:
         try:
             torch.zeros(1, device=device).item()
         except (RuntimeError, AssertionError) as error:  # no such device, or a build of PyTorch without it
+            if full_memory(error):
+                raise
             raise ArgumentError(
                 f"the device {device!r} cannot be used here: {first_line(error)}",
                 given=f"--device {device}",
@@ -71,12 +76,16 @@ class ModelSource:
             one.
 
         Raises:
-            ArgumentError: if the model or a LoRA cannot be loaded, or the pipeline takes no picture.
+            ArgumentError: if the model or a LoRA cannot be loaded, or the pipeline takes no picture, or cannot be
+                offloaded.
             PipelineError: if there is no such small pipeline.
         """
         pipe, arguments, embedded = self._alone()
         load_loras(pipe, self.loras)
-        return taking_image(pipe) if self.takes_image else pipe, arguments, embedded
+        pipe = taking_image(pipe) if self.takes_image else pipe
+        if self.offload:
+            offload_parts(pipe, self.device)
+        return pipe, arguments, embedded
 
     def pipeline(self) -> Any:
         """Load the pipeline alone, as a worker does."""
@@ -89,11 +98,13 @@ class ModelSource:
 
         dtype = getattr(torch, self.dtype)
         if self.model.startswith("zoo:"):
-            embedded = zoo.load(self.model.removeprefix("zoo:"), dtype=dtype, device=self.device)
+            embedded = zoo.load(self.model.removeprefix("zoo:"), dtype=dtype, device=self._first_device)
             return embedded.pipe, embedded.arguments, embedded
         try:
             return self._from_diffusers(dtype), {}, None
         except Exception as error:  # a folder may hold anything, and its files may be damaged in any way
+            if full_memory(error):
+                raise
             raise ArgumentError(
                 f"the model {self.model!r} cannot be loaded: {first_line(error)}",
                 given=self.model,
@@ -112,7 +123,36 @@ class ModelSource:
                 pipe.load_components(**precision)
         silence(pipe)
         zoo.hide_empty_truncations(pipe)
-        return pipe.to(self.device)
+        return pipe.to(self._first_device)
+
+    @property
+    def _first_device(self) -> str:
+        """Where it is loaded to."""
+        return "cpu" if self.offload else self.device
+
+
+def offload_parts(pipe: Any, device: str) -> None:
+    """Keep the parts of a pipeline in main memory, each but while it runs.
+
+    Args:
+        pipe: a pipeline of diffusers, in main memory.
+        device: where the parts run.
+
+    Raises:
+        ArgumentError: if the pipeline cannot be offloaded like this, or accelerate is not installed.
+    """
+    try:
+        if not hasattr(pipe, "enable_model_cpu_offload"):
+            raise ValueError("modular pipelines have it in Python alone, by their ComponentsManager")
+        pipe.enable_model_cpu_offload(device=device)
+    except (ImportError, ValueError, RuntimeError) as error:
+        if full_memory(error):
+            raise
+        raise ArgumentError(
+            f"the parts of {type(pipe).__name__} cannot be offloaded: {first_line(error)}",
+            given="--offload",
+            cure="Leave it out; or pip install accelerate, if that is what is missing.",
+        ) from error
 
 
 def _best_device() -> str:

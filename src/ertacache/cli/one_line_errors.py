@@ -12,12 +12,13 @@ from rich.text import Text
 
 from ertacache.cli.console import notes, say
 from ertacache.errors import ERTACacheError
+from ertacache.memory_errors import full_memory
 from ertacache.untrusted_text import visible
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an error that the input, a file or the disk caused as one line, and exit with status 2.
+    """Print an error that the input, a file, the disk or full memory caused as one line, and exit with status 2.
 
     An interrupt (Ctrl-C) prints "interrupted" and exits with status 130. Any other error is a bug, and passes through.
     """
@@ -41,13 +42,16 @@ def first_line(error: BaseException) -> str:
 
 
 def _message_of(error: Exception) -> str | None:
-    """The message to show for an error that the input, a file or the disk caused; None for a bug."""
+    """The message to show for an error that the input, a file, the disk or full memory caused; None for a bug."""
     if isinstance(error, ERTACacheError):
         return str(error)
     if hasattr(error, "format_message"):  # a wrong option; the class is typer's, or click's in older versions
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "ertacache"
         return f"{error.format_message().rstrip('.')}. See `{command} --help`."
+    if full := full_memory(error):
+        told = ". ".join(first_line(error).split(". ")[:3]).rstrip(".")  # what torch counts up after that is long
+        return f"{full.what}: {told}. {full.cure}"
     if isinstance(error, OSError):
         return _message_of_system(error)
     if isinstance(error, ModuleNotFoundError):
@@ -61,7 +65,7 @@ def _message_of(error: Exception) -> str | None:
     if _raised_by_pipeline(error):
         return (
             f"the pipeline refused this call: {type(error).__name__}: {first_line(error)}. "
-            "Check the prompts and the --set arguments, and that the device has enough memory."
+            "Check the prompts and the --set arguments."
         )
     return None
 

@@ -65,6 +65,14 @@ Dtype = Annotated[
         help="Precision of the weights: float32, bfloat16, float16. auto: half precision on a GPU, float32 on a CPU."
     ),
 ]
+Offload = Annotated[
+    bool,
+    typer.Option(
+        "--offload",
+        help="Keep the model in main memory, and each part on the device only while it runs: for models that the "
+        "device has no room for, such as FLUX on 24 GB. Slower.",
+    ),
+]
 Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of the first prompt; each further prompt adds 1.")]
 Method = Annotated[
     str,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ertacache.errors import ArgumentError
+
 if TYPE_CHECKING:
     from ertacache.policy import Policy
 
@@ -26,6 +28,21 @@ def policy_of(name: str, any_lora: bool) -> Policy:
 
     loaded = pretrained(name)
     return transferred(loaded, adapters="any") if any_lora else loaded
+
+
+def check_uncalibrated(speedup: float | None, learn: Path | None) -> None:
+    """Refuse a speedup out of range, and a folder to learn in without one.
+
+    Raises:
+        ArgumentError: if there is a folder alone.
+        BudgetError: if the speedup is out of range.
+    """
+    from ertacache.runtime.step_budget import StepBudget
+
+    if learn is not None and speedup is None:
+        raise ArgumentError("--learn needs --speedup", given="none", cure="Pass --speedup 2, say.")
+    if speedup is not None:
+        StepBudget(speedup)
 
 
 def check_fits(pipe: Any, policy: Policy, **watched: Any) -> None:

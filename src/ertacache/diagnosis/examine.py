@@ -16,17 +16,19 @@ from ertacache.diagnosis.estimate import estimate_of, made_of
 from ertacache.diagnosis.facts import Finding, LevelFacts, PolicyFit, Refusal, refusal_of
 from ertacache.diagnosis.result import Diagnosis
 from ertacache.diagnosis.scheduler_facts import scheduler_facts
-from ertacache.diagnosis.trial import Trial, try_out
+from ertacache.diagnosis.trial import Trial, call_of, try_out
 from ertacache.diagnosis.ways import levels_of, refusal_of_pipeline, ways_of
 from ertacache.diagnosis.wording import numbers
-from ertacache.errors import ArgumentError, PipelineError, RunError
+from ertacache.errors import ArgumentError, ERTACacheError, PipelineError, RunError
+from ertacache.memory_errors import full_memory
 from ertacache.policy import Policy
+from ertacache.runtime.begun_call import begun
 from ertacache.runtime.call_setting import guidance_of
 from ertacache.runtime.call_signature import CallSignature, check_call_arguments
 from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.environment import environment_of
 from ertacache.runtime.policy_checks import check_output_shape, check_pipeline, check_policy
-from ertacache.runtime.policy_for_call import resolve
+from ertacache.runtime.policy_source import GivenPolicy
 from ertacache.runtime.unwrap import own_class
 
 
@@ -49,11 +51,12 @@ def doctor(
 
     Args:
         pipe: a diffusers pipeline, accelerated or not.
-        policy: a policy; whether it fits is said too.
+        policy: a policy; whether it fits is said too. A call is begun for that, which ends when its noise levels are
+            set, or with ``time=True`` after its first step.
         time: also make calls of four steps: one is recorded as calibration does, one is timed with its third step
             cached (and again if that took less than ten seconds), and one ends after a step at level ``hidden``. They
             show what else is refused, and what full runs, a step ratio of 2 and a calibration take on this machine.
-        num_inference_steps: T of the calls to come, 1 or more; by default the pipeline's own.
+        num_inference_steps: T of the calls to come, 1 or more; by default the policy's, or else the pipeline's own.
         **call_arguments: those of the calls to come (size, guidance, a prompt, a picture, ...). A pipeline that takes a
             prompt gets one if none is given.
 
@@ -62,7 +65,7 @@ def doctor(
 
     Raises:
         ArgumentError: if an argument is wrong, or a trial needs a number of steps and the pipeline has none.
-        CalibrationError: if the arguments of a trial's call do not go together, or it makes no step.
+        CalibrationError: if the arguments of a call that is made or begun do not go together, or it makes no step.
         PipelineError: if this is no pipeline, or its call takes no such argument.
         PolicyMismatchError: if ``policy`` is no policy.
     """
@@ -71,10 +74,12 @@ def doctor(
     check_call_arguments(pipe, call_arguments)
     if policy is not None:
         check_policy(policy)
-    steps = _steps(pipe, num_inference_steps)
+    steps = _steps(pipe, num_inference_steps, policy)
     plain = copy.copy(pipe)  # what is checked below is the pipeline without an acceleration that may be on
     plain.__class__ = own_class(pipe)
-    static = _seen_without_a_call(plain, policy, steps, call_arguments, enabled=type(pipe) is not type(plain))
+    static = _seen_without_a_call(plain, steps, call_arguments, enabled=type(pipe) is not type(plain))
+    if policy is not None and static.refusal is None:
+        static = replace(static, policy=_fit(plain, policy, steps, call_arguments, with_first_step=time))
     if not time or static.refusal is not None:
         return static
     if steps is None:
@@ -90,14 +95,16 @@ def doctor(
     return _with_trial(static, trial, steps)
 
 
-def _steps(pipe: Any, given: Any) -> int | None:
-    """T of the calls to come: as given, or the pipeline's own; None if that is not known."""
+def _steps(pipe: Any, given: Any, policy: Policy | None) -> int | None:
+    """T of the calls to come: as given, the policy's, or the pipeline's own; None if that is not known."""
+    if given is None and policy is not None:
+        return policy.asked_steps
     own = CallSignature.of(pipe).defaults.get("num_inference_steps") if given is None else given
     return checked_steps(own) if given is not None or isinstance(own, int) else None
 
 
 def _seen_without_a_call(
-    pipe: Any, policy: Policy | None, steps: int | None, call_arguments: Mapping[str, Any], *, enabled: bool
+    pipe: Any, steps: int | None, call_arguments: Mapping[str, Any], *, enabled: bool
 ) -> Diagnosis:
     """All that shows without a call."""
     scheduler = scheduler_facts(pipe)
@@ -113,12 +120,13 @@ def _seen_without_a_call(
         denoisers,
         guidance_of(pipe, (), call_arguments),
         findings_of(pipe, scheduler, denoisers, steps, enabled=enabled),
-        policy=_fit(pipe, policy, call_arguments) if policy is not None and refusal is None else None,
     )
 
 
-def _fit(pipe: Any, policy: Policy, call_arguments: Mapping[str, Any]) -> PolicyFit:
-    """Whether a policy fits a pipeline, and a call with these arguments."""
+def _fit(
+    pipe: Any, policy: Policy, steps: int | None, call_arguments: Mapping[str, Any], *, with_first_step: bool
+) -> PolicyFit:
+    """Whether a policy fits a pipeline, and a call with these arguments: that is begun, and answers itself."""
 
     def check() -> None:
         with accelerated(pipe, policy):
@@ -130,8 +138,17 @@ def _fit(pipe: Any, policy: Policy, call_arguments: Mapping[str, Any]) -> Policy
     fit = PolicyFit(f"{policy.method.name}, {computed}, {made_for}", refusal_of(check))
     if fit.refusal is not None:
         return fit
-    call = refusal_of(lambda: resolve(policy, pipe, (), call_arguments))
-    return replace(fit, call=call, notes=tuple(check_pipeline(policy, pipe)))
+    arguments = call_of(pipe, call_arguments, steps or policy.asked_steps).arguments()
+    fit = replace(fit, notes=tuple(check_pipeline(policy, pipe)))
+    try:
+        call = begun(pipe, GivenPolicy(policy), arguments, with_first_step=with_first_step)
+    except ERTACacheError as error:
+        return replace(fit, call=Refusal.of(error))
+    except Exception as error:  # a pipeline raises anything over arguments that it misses
+        if full_memory(error):
+            raise
+        return replace(fit, unseen=f"{type(error).__name__}: {error}")
+    return replace(fit, notes=tuple(call.report.notes))
 
 
 def _refused(static: Diagnosis, refusal: Refusal) -> Diagnosis:

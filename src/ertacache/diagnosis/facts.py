@@ -194,9 +194,11 @@ class PolicyFit:
         refusal: why it does not fit, or None if it does.
         call: why a call with the given arguments would be refused, or None if it would not.
         notes: what the report of each call would say.
+        unseen: why no call could be begun, so that its noise levels were not compared; empty if one was.
     """
 
     summary: str
     refusal: Refusal | None
     call: Refusal | None = None
     notes: tuple[str, ...] = ()
+    unseen: str = ""

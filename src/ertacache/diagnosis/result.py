@@ -50,8 +50,9 @@ class Diagnosis:
 
     @property
     def served(self) -> bool:
-        """Whether the pipeline can be accelerated, and by the policy if one was given."""
-        return self.refusal is None and (self.policy is None or self.policy.refusal is None)
+        """Whether the pipeline can be accelerated; if a policy was given, by that, in the call that was asked about."""
+        fits = self.policy is None or (self.policy.refusal is None and self.policy.call is None)
+        return self.refusal is None and fits
 
     @property
     def tried(self) -> bool:

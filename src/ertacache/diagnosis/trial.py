@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
@@ -17,13 +16,11 @@ from ertacache.clock import now
 from ertacache.diagnosis.facts import Refusal, refusal_of
 from ertacache.errors import CalibrationError
 from ertacache.method.named_methods import Method, check_streams_method
+from ertacache.runtime.begun_call import borrowed
 from ertacache.runtime.call_signature import CallSignature
 from ertacache.runtime.driver import Driver, Step, Stop
-from ertacache.runtime.preserving import preserved
-from ertacache.runtime.randomness import RandomState
-from ertacache.runtime.repeatable_call import Call, silence
+from ertacache.runtime.repeatable_call import Call
 from ertacache.runtime.run import Run
-from ertacache.runtime.unwrap import is_modular
 
 STEPS = 4
 """How many steps a trial's call makes, image-to-image about so many. The third is cached, the others are timed but for
@@ -84,19 +81,14 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
         PipelineError: if the pipeline cannot be served, or takes no such argument.
         RunError: if its loop cannot be followed.
     """
-    takes, given = CallSignature.of(pipe), dict(arguments)
-    if takes.takes("prompt") and not any(name.startswith("prompt") and given[name] is not None for name in given):
-        given["prompt"] = PROMPT
+    takes = CallSignature.of(pipe)
     sets_levels = not takes.takes("num_inference_steps") or any(
-        given.get(n) is not None for n in ("sigmas", "timesteps")
+        arguments.get(n) is not None for n in ("sigmas", "timesteps")
     )
-    share = _share(takes, given)
+    share = _share(takes, arguments)
     asked = steps if sets_levels else max(STEPS, min(steps, ceil(STEPS / share)))
-    (call,) = calls_for(pipe, [given], {"num_inference_steps": asked}, 0)
-    with preserved(pipe), RandomState.current().lent():
-        if is_modular(pipe):
-            pipe._blocks = copy.deepcopy(pipe._blocks)  # the next line switches their progress bars off
-        silence(pipe)
+    call = call_of(pipe, arguments, asked)
+    with borrowed(pipe):
         calibration = refusal_of(lambda: record(pipe, call, 0, asked, _nothing, _nothing))
         trial = _timed(pipe, call.as_given())
         if trial.made == 0:
@@ -110,6 +102,22 @@ def try_out(pipe: Any, arguments: Mapping[str, Any], steps: int) -> Trial:
         hidden = _refusal_of_hidden(pipe, call, len(trial.samples))
     asked_for = None if sets_levels else asked
     return replace(trial, asked=asked_for, share=share, calibration=calibration, hidden=hidden)
+
+
+def call_of(pipe: Any, arguments: Mapping[str, Any], num_inference_steps: int) -> Call:
+    """A call with these arguments, and with a prompt if the pipeline takes one and none is given.
+
+    Raises:
+        ArgumentError: if sigmas or timesteps are no list of numbers.
+        CalibrationError: if the arguments do not go together.
+        PipelineError: if the pipeline takes no such argument.
+    """
+    given = dict(arguments)
+    prompted = any(name.startswith("prompt") and value is not None for name, value in given.items())
+    if CallSignature.of(pipe).takes("prompt") and not prompted:
+        given["prompt"] = PROMPT
+    (call,) = calls_for(pipe, [given], {"num_inference_steps": num_inference_steps}, 0)
+    return call
 
 
 def _share(takes: CallSignature, given: Mapping[str, Any]) -> float:

@@ -36,6 +36,8 @@ def conclusion(refusal: Refusal | None, ways: Sequence[Way], policy: PolicyFit |
         return f"Not served: {refusal}"
     if policy is not None and policy.refusal is not None:
         return f"Served, but not by this policy: {policy.refusal}"
+    if policy is not None and policy.call is not None:
+        return f"Served, but this call not by this policy: {policy.call}"
     how = "a short call was made" if tried else "by all that shows without a call"
     open_ways = [way for way in ways if way.refusal is None]
     return f"Served ({how}). {_DOES[open_ways[0].name]}: {open_ways[0].code}"
@@ -80,9 +82,12 @@ def policy_rows(policy: PolicyFit | None) -> Iterator[Row]:
     """What is said of a given policy."""
     if policy is None:
         return
-    yield "policy", f"{policy.summary}: {'fits' if policy.refusal is None else 'does not fit'}"
+    fits = "fits" if policy.call is None else "fits the pipeline, and not this call"
+    yield "policy", f"{policy.summary}: {fits if policy.refusal is None else 'does not fit'}"
     if policy.call is not None:
         yield "this call", f"would be refused: {policy.call}"
+    if policy.unseen:
+        yield "not seen", f"whether it fits the call's noise levels, since the call could not be begun: {policy.unseen}"
     for note in policy.notes:
         yield "its reports", note
 

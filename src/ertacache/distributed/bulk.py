@@ -18,6 +18,7 @@ from ertacache.distributed.pool import Lost, Pool
 from ertacache.errors import ERTACacheError, OutputError
 from ertacache.evaluation.comparison import Result, Variant, generate, started
 from ertacache.files import written_whole
+from ertacache.memory_errors import full_memory
 from ertacache.presenting.films import write_film
 from ertacache.presenting.pictures import write_pictures
 from ertacache.runtime.call_results import frame_rate_of, sampling_rate_of
@@ -98,7 +99,9 @@ def made_of(pipe: Any, order: Order, number: int) -> Made:
     except ERTACacheError:
         raise  # a policy that does not fit fits no prompt
     except Exception as error:
-        return Made(b"", "", {"error": f"{type(error).__name__}: {error}"})
+        no_room = full_memory(error)
+        told = f"{type(error).__name__}: {error}" + (f" {no_room.cure}" if no_room else "")
+        return Made(b"", "", {"error": told})
 
 
 def _entry(result: Result, variant: Variant) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class Driver:
             raise CalibrationError(
                 f"a worker has died {LIVES} times",
                 given=f"worker {rank} with {prompts}, on {self._carrier.node(rank)}, {after}: {how}{trace}",
-                cure="Look at its memory. Full runs that were made are in the checkpoint, if one was given.",
+                cure=f"{message.cure} Full runs that were made are in the checkpoint, if one was given.",
             )
         progress.say(f"worker {rank} has died {after} ({how}), and is started again")
         self._start(rank)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ertacache.errors import ERTACacheError
+from ertacache.memory_errors import full_memory
 
 
 class Interrupted:
@@ -121,6 +122,12 @@ class Failed:
         return repr(self.error)
 
     @property
+    def cure(self) -> str:
+        """What to do about it."""
+        full = full_memory(self.error)
+        return full.cure if full else "Look at its memory."
+
+    @property
     def is_final(self) -> bool:
         """Whether another worker would meet it too: an error of this library, or the user's interrupt."""
         return isinstance(self.error, (ERTACacheError, KeyboardInterrupt))
@@ -135,6 +142,7 @@ class Died:
     """
 
     how: str
+    cure = "Look at its memory."
 
 
 Message = HandedIn | Settled | Shown | Done | Failed | Died

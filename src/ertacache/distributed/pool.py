@@ -94,6 +94,6 @@ class Pool:
                 raise CalibrationError(
                     f"a worker has died {LIVES} times before its first picture",
                     given=f"worker {rank}, on {self._carrier.node(rank)}: {how}",
-                    cure="Look at its memory, and whether the model can be loaded there.",
+                    cure=f"{message.cure} See whether the model can be loaded there.",
                 )
         self._start(rank)

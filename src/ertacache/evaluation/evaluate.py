@@ -1,4 +1,4 @@
-"""Measure policies on a user's own pipeline and prompts, against the full run and beside fewer steps."""
+"""Measure policies, calibrated or not, on a user's own pipeline and prompts: against full runs, beside fewer steps."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from ertacache.errors import PolicyMismatchError
 from ertacache.evaluation.comparison import Variant, fewer_steps, fewer_steps_on_subgrid
 from ertacache.evaluation.harness import Measured, measure
 from ertacache.evaluation.perceptual import perceptual_metrics
+from ertacache.evaluation.uncalibrated import Judged, Uncalibrated, followed
 from ertacache.policy import Policy
 from ertacache.runtime.identity import circumstances_of
 from ertacache.runtime.pipeline_key import digest_of, pipeline_key
 
 
-def variants_of(policies: Mapping[str, Policy]) -> list[Variant]:
+def variants_of(policies: Mapping[str, Judged]) -> list[Variant]:
     """All of `variants_by_policy`, one after another."""
     return [variant for variants in variants_by_policy(policies).values() for variant in variants]
 
 
-def variants_by_policy(policies: Mapping[str, Policy]) -> dict[str, list[Variant]]:
+def variants_by_policy(policies: Mapping[str, Judged]) -> dict[str, list[Variant]]:
     """For each policy three variants: the policy, fewer steps, and fewer steps on the policy's sub-grid.
 
     Image-to-image has no sub-grid: it lays a grid of more levels than it uses.
@@ -35,13 +36,20 @@ def variants_by_policy(policies: Mapping[str, Policy]) -> dict[str, list[Variant
         PolicyMismatchError: if a policy was written by hand.
     """
     found = {}
-    for name, policy in policies.items():
+    for name, judged in policies.items():
+        policy = followed(judged)
         plain = fewer_steps(plain_steps(policy))
         sub_grids = [] if policy.first_step else [fewer_steps_on_subgrid(policy)]
         beside = f" ({plain.num_inference_steps}, as {name})" if len(policies) > 1 else ""
         baselines = [replace(variant, name=variant.name + beside) for variant in (plain, *sub_grids)]
-        found[name] = [Variant(name, policy.asked_steps, policy=policy), *baselines]
+        found[name] = [_own(name, judged), *baselines]
     return found
+
+
+def _own(name: str, judged: Judged) -> Variant:
+    if isinstance(judged, Uncalibrated):
+        return Variant(name, judged.policy.asked_steps, speedup=judged.speedup, learn=judged.learn)
+    return Variant(name, judged.asked_steps, policy=judged)
 
 
 def plain_steps(policy: Policy) -> int:
@@ -57,7 +65,7 @@ def plain_steps(policy: Policy) -> int:
 
 def evaluate(
     pipe: Any,
-    policies: Mapping[str, Policy],
+    policies: Mapping[str, Judged],
     calls: Sequence[Mapping[str, Any]],
     work: Path,
     *,
@@ -68,7 +76,8 @@ def evaluate(
 
     Args:
         pipe: a diffusers pipeline; with workers, a function that loads one, or a model's id or folder.
-        policies: by name; all for one number of steps.
+        policies: by name; all for one number of steps. `ertacache.evaluation.uncalibrated.uncalibrated` makes one of a
+            speedup alone.
         calls: the arguments of each call, without ``num_inference_steps`` and with ``seed`` in place of ``generator``.
         work: a folder for unfinished measurements, so that an interrupted evaluation continues.
         on_generation: called with the number of variants that were generated or found in ``work``; not with workers.
@@ -81,7 +90,7 @@ def evaluate(
     Raises:
         PolicyMismatchError: if the policies are for different numbers of steps, or for another pipeline.
     """
-    steps = {policy.asked_steps for policy in policies.values()}
+    steps = {followed(judged).asked_steps for judged in policies.values()}
     if len(steps) != 1:
         raise PolicyMismatchError(
             "policies for different numbers of steps cannot be compared with one full run",
@@ -91,7 +100,7 @@ def evaluate(
     if workers is not None:
         return workers.run(evaluate, pipe, (policies, list(calls), work), {})
     circumstances = circumstances_of(pipe, (), {name: value for name, value in calls[0].items() if name != "seed"})
-    marks = [(name, policy.fingerprint) for name, policy in policies.items()]
+    marks = [(name, followed(judged).fingerprint) for name, judged in policies.items()]
     folder = work / digest_of([pipeline_key(pipe, circumstances), marks, list(calls)])
     full = Variant("full", steps.pop())
     variants = variants_of(policies)

@@ -23,6 +23,7 @@ from ertacache.evaluation.cost import counting_flops, watching_memory
 from ertacache.files import kept
 from ertacache.metrics import motion_error, psnr, ssim
 from ertacache.runtime.call_results import sampling_rate_of
+from ertacache.runtime.environment import device_of
 from ertacache.sound_metrics import log_mel_distance, signal_to_error
 
 Metric = Callable[[Tensor, Tensor, str], float]
@@ -150,7 +151,7 @@ class _Measurement:
         """Operations and peak bytes on the first prompt: of the full run, then of each variant."""
         found = []
         for variant in (self.full, *self.variants):
-            with watching_memory(self.pipe.device) as watched:
+            with watching_memory(device_of(self.pipe)) as watched:
                 self.run(variant, 0)
             found.append((self.operations(variant, 0), watched.peak_bytes))
         return found

@@ -10,6 +10,7 @@ from typing import Any
 from ertacache.evaluation.comparison import Variant
 from ertacache.evaluation.evaluate import variants_of
 from ertacache.evaluation.harness import SOUND, Measured
+from ertacache.evaluation.uncalibrated import Judged, followed
 from ertacache.policy import Policy
 from ertacache.presenting.differences import visible_gain
 from ertacache.presenting.page import Case, Cases, Grid, Page, Plot, Section, Sheet, write
@@ -153,7 +154,7 @@ class Evaluation:
     """
 
     model: str
-    policies: Mapping[str, Policy]
+    policies: Mapping[str, Judged]
     calls: Sequence[Mapping[str, Any]]
     rows: Sequence[Measured]
 
@@ -182,7 +183,8 @@ def report_evaluation(
     """
     policies, rows = evaluation.policies, evaluation.rows
     names, ways = page_names(policies), ways_of(policies, rows)
-    full = Variant(FULL, next(iter(policies.values())).asked_steps)
+    shown = {name: followed(judged) for name, judged in policies.items()}
+    full = Variant(FULL, next(iter(shown.values())).asked_steps)
     selection = Selection(
         ranking(ways).psnr,
         lambda k: {names[row.name]: _figures(row, k) for row in rows},
@@ -199,4 +201,4 @@ def report_evaluation(
     )
     if any(variant.noise_levels for variant in variants):
         lead += "; 'same levels': at the noise levels of the steps that it computes"
-    report_comparison(Comparison("What policies cost", f"{lead}.", ways, policies, cases, step_errors), path)
+    report_comparison(Comparison("What policies cost", f"{lead}.", ways, shown, cases, step_errors), path)

@@ -64,7 +64,8 @@ def _usage(policy: Policy, repo_id: str, model: str | None, figures: Figures | N
         opened = f'{kind}.from_pretrained("{model or "MODEL"}")'
         if figures is not None:
             imports.insert(0, "import torch")
-            opened = f'{opened[:-1]}, dtype=torch.{figures.dtype}).to("{figures.device}")'
+            opened = f"{opened[:-1]}, dtype=torch.{figures.dtype})"
+            opened += "\npipe.enable_model_cpu_offload()" if figures.offload else f'.to("{figures.device}")'
     settings = {"num_inference_steps": policy.asked_steps, **_call(policy, figures)}
     lines = [
         *imports,
@@ -148,12 +149,25 @@ def _quality(figures: Figures, model: str | None) -> str:
         f"{_text(figures.dtype)}).{few} "
         '"Fewer steps" is the pipeline without a cache, at as many steps as the policy computes, on the scheduler\'s '
         f"grid and on the policy's. All figures are in [{EVALUATION_FILE}]({EVALUATION_FILE}), measured with ertacache "
-        f"{_text(figures.version)}. In a folder with the files of this repository, this measures them again:"
+        f"{_text(figures.version)}.{_inputs(figures)} In a folder with the files of this repository, this measures "
+        "them again:"
     )
     given = [part for name, value in figures.arguments.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    given += ["--image", figures.image["file"]] if figures.image else []
+    given += [part for lora in figures.loras for part in ("--lora", f"{lora['place']}:{lora['scale']:g}")]
     given += ["--limit", str(count), "--seed", str(figures.seed)]
-    given += ["--device", figures.device, "--dtype", figures.dtype]
+    given += ["--device", figures.device, "--dtype", figures.dtype, *(["--offload"] if figures.offload else [])]
     return "\n".join(["## Quality", "", *lines, "", text, "", *_command(model, given)])
+
+
+def _inputs(figures: Figures) -> str:
+    """What the calls were given beside prompts and plain arguments, in sentences; it is not in the repository."""
+    told = [f"with the LoRA {_text(lora['place'])} at {lora['scale']:g}" for lora in figures.loras]
+    if figures.image:
+        told.append(f"from the picture {_text(figures.image['file'])} (sha256 {_text(figures.image['sha256'])})")
+    if figures.own_arguments:
+        told.append(f"with arguments of each prompt's own, which {EVALUATION_FILE} lists and the command leaves out")
+    return f" Measured {', '.join(told)}." if told else ""
 
 
 def _unmeasured(model: str | None) -> str:

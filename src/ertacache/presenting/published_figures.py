@@ -28,6 +28,11 @@ class Figures:
         device: the kind of device: cpu, cuda, mps.
         dtype: float32, bfloat16 or float16.
         rows: the policy's first.
+        offload: whether the pipeline's parts were on the device only while they ran.
+        image: the picture that all calls began with: the name of its ``file``, and its ``sha256``; or None.
+        loras: of each LoRA its ``place``, a Hub id or the name of a file or folder, its ``scale``, and perhaps its
+            ``sha256``.
+        own_arguments: for each prompt the arguments that it alone had, pictures as above; empty if none had any.
     """
 
     version: str
@@ -38,3 +43,7 @@ class Figures:
     device: str
     dtype: str
     rows: Sequence[Measured]
+    offload: bool = False
+    image: Mapping[str, str] | None = None
+    loras: Sequence[Mapping[str, Any]] = ()
+    own_arguments: Sequence[Mapping[str, Any]] = ()

@@ -132,9 +132,12 @@ def policy_facts(policy: Policy) -> Table:
         f"step ratio {policy.step_ratio:.2f}",
         "schedule": f"{policy.pattern}  (● computed, ○ predicted from earlier outputs)",
         "budget": record.budget,
-        "calibration": f"{record.num_prompts} prompts, {record.denoiser_calls} denoiser calls, "
-        f"{record.total_full_runs:.1f} full runs in all",
     }
+    if record.denoiser_calls:  # else it was written by hand, or is instant or learnt
+        facts["calibration"] = (
+            f"{record.num_prompts} prompts, {record.denoiser_calls} denoiser calls, "
+            f"{record.total_full_runs:.1f} full runs in all"
+        )
     if record.error is not None:
         facts["error"] = f"{record.error:.4f} of the final latent, on the calibration prompts"
     if record.psnr:

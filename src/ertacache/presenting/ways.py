@@ -8,7 +8,7 @@ from statistics import fmean, median
 
 from ertacache.evaluation.evaluate import variants_by_policy
 from ertacache.evaluation.harness import Measured
-from ertacache.policy import Policy
+from ertacache.evaluation.uncalibrated import Judged, followed
 
 SAME_LEVELS = " (same levels)"
 """Ends the name of plain steps at the noise levels of the steps that a policy computes."""
@@ -46,13 +46,13 @@ class Way:
         return fmean(self.psnr)
 
 
-def page_names(policies: Mapping[str, Policy]) -> dict[str, str]:
+def page_names(policies: Mapping[str, Judged]) -> dict[str, str]:
     """Names for readers, by the names of `ertacache.evaluation.evaluate.variants_of`: "15 plain steps", for example."""
     names: dict[str, str] = {}
     for policy, (own, *baselines) in variants_by_policy(policies).items():
         names[own.name] = policy
         for variant in baselines:
-            name = plain_name(len(policies[policy].computed_steps))
+            name = plain_name(len(followed(policies[policy]).computed_steps))
             name += SAME_LEVELS if variant.noise_levels else ""
             taken = name in names.values() or name in policies
             names[variant.name] = f"{name} (as {policy})" if taken else name
@@ -64,7 +64,7 @@ def plain_name(steps: int) -> str:
     return f"{steps} plain step{'' if steps == 1 else 's'}"
 
 
-def ways_of(policies: Mapping[str, Policy], rows: Sequence[Measured]) -> list[Way]:
+def ways_of(policies: Mapping[str, Judged], rows: Sequence[Measured]) -> list[Way]:
     """What `ertacache.evaluation.evaluate.evaluate` measured, as a page shows it.
 
     Args:
@@ -74,11 +74,11 @@ def ways_of(policies: Mapping[str, Policy], rows: Sequence[Measured]) -> list[Wa
     names, measured = page_names(policies), {row.name: row for row in rows}
     found = []
     for name, variants in variants_by_policy(policies).items():
-        policy = policies[name]
+        policy = followed(policies[name])
         for variant in variants:
             if variant.name not in measured:
                 continue
-            row, is_plain = measured[variant.name], variant.policy is None
+            row, is_plain = measured[variant.name], variant.name != name
             steps = len(policy.computed_steps), policy.step_ratio
             figures = row.psnr, row.ssim, row.speedup
             found.append(Way(names[row.name], *steps, *figures, name if is_plain else "", is_plain, _more(row)))

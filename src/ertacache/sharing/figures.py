@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ertacache.errors import SharingError
 from ertacache.policy import Policy
 from ertacache.presenting.published_figures import Figures
-from ertacache.sharing.names import is_model
+from ertacache.sharing.names import is_model, is_repository
 
 
 def read(policy: Policy, path: str | os.PathLike[str]) -> Figures:
@@ -44,6 +45,7 @@ def read(policy: Policy, path: str | os.PathLike[str]) -> Figures:
                 device=str(content["device"]).partition(":")[0],
                 dtype=str(content["dtype"]),
                 rows=rows_of(policy, content),
+                **_inputs(content),
             )
     except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise SharingError(
@@ -56,6 +58,34 @@ def read(policy: Policy, path: str | os.PathLike[str]) -> Figures:
         given=f"{os.fspath(path)}, about {', '.join(map(repr, fingerprints)) or 'none'}",
         cure="Measure this policy with `ertacache evaluate`: a card must not show another policy's figures.",
     )
+
+
+def _inputs(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The pictures and LoRAs, by their names alone, and where weights were; older files record nothing of these."""
+    image, own = content.get("image"), [dict(given) for given in content.get("own_arguments", ())]
+    return {
+        "offload": bool(content.get("offload", False)),
+        "image": None if image is None else _picture(image),
+        "loras": [_lora(dict(lora)) for lora in content.get("loras", ())],
+        "own_arguments": [
+            {name: _picture(value) if name == "image" else value for name, value in given.items()} for given in own
+        ],
+    }
+
+
+def _picture(source: Any) -> dict[str, str]:
+    return {"file": _last(source["file"]), "sha256": str(source["sha256"])}
+
+
+def _lora(lora: dict[str, Any]) -> dict[str, Any]:
+    place, digest = str(lora["place"]), {"sha256": str(lora["sha256"])} if "sha256" in lora else {}
+    on_hub = is_repository(place) and not Path(place).exists() and not digest
+    return {"place": place if on_hub else _last(place), "scale": float(lora["scale"]), **digest}
+
+
+def _last(path: Any) -> str:
+    """The last part of a path of any system, in one line."""
+    return " ".join(PureWindowsPath(str(path)).name.split())
 
 
 def as_json(policy: Policy, figures: Figures) -> dict[str, Any]:
@@ -71,5 +101,9 @@ def as_json(policy: Policy, figures: Figures) -> dict[str, Any]:
         "device": figures.device,
         "dtype": figures.dtype,
         "seed": figures.seed,
+        "offload": figures.offload,
+        "image": figures.image,
+        "loras": list(figures.loras),
+        "own_arguments": list(figures.own_arguments),
     }
     return {**evaluate.as_json(figures.rows), **about}

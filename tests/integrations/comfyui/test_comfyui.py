@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 import ertacache
 from ertacache.method.named_methods import Method
-from ertacache.method.schedule import evenly_spaced
+from ertacache.method.schedule import FEW_STEPS, evenly_spaced
 
 sys.path.insert(0, str(Path(__file__).parent))
 from server import Server, WorkflowError
@@ -413,7 +413,7 @@ def test_the_report_shows_what_was_skipped_in_the_words_of_the_nodes(server):
     assert "6 of 12 steps computed" in text
     assert "Learn and Calibrate come closer" in text
     assert "few steps" not in text
-    assert "models of few steps gain little" in reported(server, accelerated(base()), seed=21, steps=6)
+    assert "models of few steps gain little" in reported(server, accelerated(base()), seed=21, steps=FEW_STEPS)
     graph = base() | {"fast": node("ERTACacheLearn", model=["model", 0], speedup=2.0, folder="reported")}
     reported(server, graph, seed=22)
     assert "learnt from 1 full generation; not compared" in reported(server, graph, seed=23)

@@ -11,15 +11,13 @@ from ertacache.acceleration import Acceleration, switch_on
 from ertacache.integrations.comfyui.line import ComfyLine, attach, guidance_of, refuse_other_caches
 from ertacache.integrations.comfyui.wording import worded_for_nodes
 from ertacache.learning import Learner
+from ertacache.method.schedule import FEW_STEPS
 from ertacache.policy import Policy
 from ertacache.runtime.instant import Instant
 from ertacache.runtime.policy_source import PolicySource
 from ertacache.runtime.report import Report
 from ertacache.runtime.step_budget import StepBudget
 from ertacache.watching.watched import WatchedAcceleration
-
-FEW_STEPS = 8
-"""A sampling of so many steps or fewer gains little: each step changes the picture much."""
 
 
 class ModelAcceleration:
