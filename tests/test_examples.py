@@ -1,4 +1,4 @@
-"""The examples run as they stand."""
+"""The examples run: with fewer steps and prompts in `make test`, as they stand in `make bench`."""
 
 import json
 import re
@@ -17,6 +17,30 @@ from ertacache import zoo
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+FEWER = {
+    "flux_image.py": {
+        "embedded.arguments  # 30": 'embedded.arguments | {"num_inference_steps": 10}  # 30',
+        "calibration_prompts[:8]": "calibration_prompts[:2]",
+    },
+    "own_model.py": {"steps=1500": "steps=100", "count=4000": "count=200"},
+}
+"""What is less in each script where it runs in `make test`: every other line is as it stands."""
+
+
+@pytest.mark.parametrize(
+    ("script", "files"),
+    [("flux_image.py", ["flux.png", "flux-2x.safetensors"]), ("own_model.py", ["own.png", "own-2x.safetensors"])],
+)
+def test_example_with_less_of_everything(script, files, tmp_path):
+    text = (EXAMPLES / script).read_text()
+    for whole, less in FEWER[script].items():
+        assert text.count(whole) == 1
+        text = text.replace(whole, less)
+    (tmp_path / script).write_text(text)
+    leaves(tmp_path / script, files, tmp_path)
+
+
+@pytest.mark.slow  # the same lines run above, and in wan_video.py they are flux_image.py's, with a clip for a picture
 @pytest.mark.parametrize(
     ("script", "files"),
     [
@@ -24,20 +48,22 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
         pytest.param(
             "wan_video.py",
             ["wan.mp4", "wan-2x.safetensors"],
-            marks=[
-                pytest.mark.slow,  # line by line the other one's, with a clip in place of a picture
-                pytest.mark.skipif("wan" not in zoo.available(), reason="the video pipelines are in a checkout only"),
-            ],
+            marks=pytest.mark.skipif("wan" not in zoo.available(), reason="the video pipelines are in a checkout only"),
         ),
         ("own_model.py", ["own.png", "own-2x.safetensors"]),
     ],
 )
-def test_example(script, files, tmp_path):
-    command = [sys.executable, str(EXAMPLES / script)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+def test_example_as_it_stands(script, files, tmp_path):
+    leaves(EXAMPLES / script, files, tmp_path)
+
+
+def leaves(script, files, folder):
+    """A run of the script, in the folder, tells of computed steps and leaves these files in it."""
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "steps computed" in done.stdout
-    assert all((tmp_path / name).stat().st_size > 0 for name in files)
+    assert all((folder / name).stat().st_size > 0 for name in files)
 
 
 def test_the_service_learns_from_its_first_request_audits_and_tells(tmp_path):
