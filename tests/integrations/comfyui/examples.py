@@ -108,6 +108,8 @@ def as_opened(graph: Graph, definitions: dict[str, Any]) -> dict[str, Any]:
         graph: in the form of the API.
         definitions: what the server answers at ``/object_info``.
     """
+    # An unchanged graph is not run again, and Learn needs a second run.
+    after = "randomize" if any(one["class_type"] == "ERTACacheLearn" for one in graph.values()) else "fixed"
     numbers = {name: place for place, name in enumerate(graph, 1)}
     depths: dict[str, int] = {}
 
@@ -130,7 +132,7 @@ def as_opened(graph: Graph, definitions: dict[str, Any]) -> dict[str, Any]:
                 widgets.append(value)
                 tall += 120 if options and options[0].get("multiline") else 0
                 if options and options[0].get("control_after_generate"):
-                    widgets.append("fixed")
+                    widgets.append(after)
             else:
                 socket = {"name": given, "type": kind, "link": None}
                 if isinstance(value, list):

@@ -84,7 +84,7 @@ def _speedup() -> Any:
         max=5.0,
         step=0.1,
         display_mode=io.NumberDisplay.slider,
-        tooltip="At least so many steps for each computed one. 1 computes every step: it switches ERTACache off.",
+        tooltip="At least so many steps for each computed one. 1 computes every step: off, with a policy too.",
     )
 
 
@@ -108,7 +108,8 @@ class Accelerate(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, model: Any, speedup: float, policy: Policy | None = None) -> io.NodeOutput:
-        acceleration = ModelAcceleration.instant(speedup) if policy is None else ModelAcceleration(policy, speedup)
+        instant = policy is None or speedup == 1  # 1 switches off, whatever is connected
+        acceleration = ModelAcceleration.instant(speedup) if instant else ModelAcceleration(policy, speedup)
         return io.NodeOutput(acceleration.on(model))
 
 
