@@ -36,10 +36,11 @@ def commands(folder, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red star\na blue ring\n")
     asked = ["--prompts", prompts, *SMALL, "--steps", 4]
+    written = ["--out", tmp_path / "evaluation.json", "--work", tmp_path / "work"]
     return {
         "generate": ["generate", folder, "a red star", *SMALL, "--steps", 4, "--out", tmp_path / "star.png"],
         "calibrate": ["calibrate", folder, *asked, "--out", tmp_path / "policy.safetensors"],
-        "evaluate": ["evaluate", folder, *asked, "--speedup", 2, "--work", tmp_path / "work"],
+        "evaluate": ["evaluate", folder, *asked, "--speedup", 2, "--show", 0, *written],
         "doctor": ["doctor", folder, "--time", *SMALL, "--steps", 4],
     }
 

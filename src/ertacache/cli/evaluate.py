@@ -38,7 +38,7 @@ def evaluate(
     ] = None,
     speedup: Annotated[
         float | None,
-        typer.Option(help="Measure an instant policy of this speedup, which no file is needed for; beside others."),
+        typer.Option(help="Measure an instant policy of this speedup: it needs no file. Policies may stand beside it."),
     ] = None,
     learn: Annotated[
         Path | None,
