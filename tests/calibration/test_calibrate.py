@@ -9,7 +9,7 @@ import torch
 from accelerate import hooks
 
 import ertacache
-from ertacache import Method, Policy, zoo
+from ertacache import Method, Policy
 from ertacache.calibration.budget import StepsBudget
 from ertacache.calibration.loop_result import Fit, FittedOn
 from ertacache.calibration.make_policy import better_policy
@@ -32,57 +32,61 @@ def generate(embedded, policy=None, prompt="a red star on a gray background", **
 
 
 @pytest.mark.parametrize("method", NAMED_METHODS)
-def test_every_named_method_meets_its_budget_and_its_cost(embedded, settings, prompts, method):
-    policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
-    assert len(policy.computed_steps) == 5
-    assert policy.step_ratio == 2
-    assert policy.calibration.full_runs <= 5
-    assert policy.calibration.denoiser_calls == policy.calibration.full_runs * 10 * 2 * len(prompts)
-    assert 0 < policy.calibration.error < 1
+def test_every_named_method_meets_its_budget_and_its_cost(prompts, method, made_by):
+    made = made_by(method)
+    assert len(made.policy.computed_steps) == 5
+    assert made.policy.step_ratio == 2
+    record = made.policy.calibration
+    assert record.full_runs <= 5
+    assert record.denoiser_calls == made.calls == record.full_runs * 10 * 2 * len(prompts)
+    assert 0 < record.error < 1
 
 
 @pytest.mark.parametrize(("method", "cost"), [("offline", 2), ("paper", 3), ("uniform", 1.5)])
-def test_what_does_not_search_says_what_it_costs(embedded, settings, prompts, capsys, method, cost):
-    asked = {"speedup": 2, "method": method}
-    policy = ertacache.calibrate(embedded.pipe, prompts, **{**settings, **asked, "progress": True})
-    assert policy.calibration.full_runs == cost
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"at most {2 * cost:g} full runs in all, on 2 prompts: a full run takes" in said
+def test_what_does_not_search_says_what_it_costs(made_by, method, cost):
+    made = made_by(method)
+    assert made.policy.calibration.full_runs == cost
+    assert f"at most {2 * cost:g} full runs in all, on 2 prompts: a full run takes" in made.told
 
 
-@pytest.mark.parametrize("method", ["aligned", "paper"])
-def test_the_denoiser_calls_are_counted_as_they_are_made(embedded, settings, prompts, method, counted_calls):
-    with counted_calls() as made:
-        policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
-    assert policy.calibration.denoiser_calls == made.calls <= 5 * 10 * 2 * len(prompts)
-
-
-def test_a_saved_and_loaded_policy_gives_bit_identical_pictures(embedded, settings, prompts, tmp_path):
+def test_a_saved_and_loaded_policy_gives_bit_identical_pictures(embedded, made_by, tmp_path):
     for method in ("aligned", "paper"):
-        policy = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method=method, **settings)
+        policy = made_by(method).policy
         policy.save(tmp_path / "policy.safetensors")
         loaded = Policy.load(tmp_path / "policy.safetensors")
         assert torch.equal(generate(embedded, policy), generate(embedded, loaded))
 
 
-def test_calibration_is_reproducible(embedded, settings, prompts):
-    first, second = (
-        ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="aligned", **settings) for _ in range(2)
-    )
+def test_calibration_is_reproducible(embedded, settings, prompts, made_by):
+    first = made_by("aligned").policy
+    second = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="aligned", **settings)
     assert first.cached_steps == second.cached_steps
     assert first.predictions == second.predictions
 
 
-def test_aligned_is_nearer_to_the_full_run_than_reuse_and_taylor_on_held_out_prompts(embedded, settings, tmp_path):
-    errors = {}
-    steps = {"num_inference_steps": 20}  # at 10 the steps are so long that reuse is as good
-    held_out, prompts = embedded.held_out_prompts[:8], embedded.calibration_prompts[:8]
-    full = [generate(embedded, prompt=prompt, **steps) for prompt in held_out]
+@pytest.mark.parametrize(
+    ("model", "prompts", "full_runs"),
+    [("embedded", 4, 16), pytest.param("trained", 8, 24, marks=pytest.mark.slow)],
+)
+def test_aligned_is_nearer_to_the_full_run_than_reuse_and_taylor_on_held_out_prompts(
+    model, prompts, full_runs, tmp_path, request
+):
+    errors, small = {}, request.getfixturevalue(model)
+    steps = 20  # at 10 they are so long that reuse is as good
+    held_out, settings = small.held_out_prompts[:prompts], {**small.arguments, "num_inference_steps": steps}
+    full = [generate(small, prompt=prompt, num_inference_steps=steps) for prompt in held_out]
     for method in ("reuse", "taylor", "aligned"):
         policy = ertacache.calibrate(
-            embedded.pipe, prompts, speedup=2, method=method, full_runs=24, checkpoint=tmp_path, **{**settings, **steps}
+            small.pipe,
+            small.calibration_prompts[:prompts],
+            speedup=2,
+            method=method,
+            full_runs=full_runs,
+            checkpoint=tmp_path,
+            progress=False,
+            **settings,
         )
-        fast = [generate(embedded, policy, prompt=prompt, **steps) for prompt in held_out]
+        fast = [generate(small, policy, prompt=prompt, num_inference_steps=steps) for prompt in held_out]
         errors[method] = sum(math.log(float((a - b).norm() / b.norm())) for a, b in zip(fast, full, strict=True))
     assert errors["aligned"] < errors["taylor"]
     assert errors["aligned"] < errors["reuse"]
@@ -120,12 +124,12 @@ def test_a_budget_of_all_steps_caches_nothing_and_says_so(embedded, settings, pr
 
 def test_calibration_leaves_the_pipeline_and_the_users_objects_as_they_were(embedded, settings, prompts):
     generator = torch.Generator().manual_seed(3)
-    latents = torch.randn(1, 144, 16, generator=torch.Generator().manual_seed(4))
+    latents = torch.randn(1, 36, 16, generator=torch.Generator().manual_seed(4))
     kept = generator.get_state().clone(), latents.clone()
     generate(embedded)  # the pipeline sets attributes of its own in its first call
     before = [dict(vars(thing)) for thing in (embedded.pipe, embedded.pipe.scheduler, embedded.pipe.transformer)]
     calls = [{"prompt": prompts[0], "generator": generator}, {"prompt": prompts[1], "latents": latents}]
-    ertacache.calibrate(embedded.pipe, calls, speedup=2, **settings)
+    ertacache.calibrate(embedded.pipe, calls, speedup=2, full_runs=4, **settings)
     after = [dict(vars(thing)) for thing in (embedded.pipe, embedded.pipe.scheduler, embedded.pipe.transformer)]
     assert [list(a) for a in after] == [list(b) for b in before]
     assert all(a[key] is b[key] for a, b in zip(after, before, strict=True) for key in b)
@@ -155,7 +159,7 @@ def test_an_element_wise_error_model_is_tied_to_its_latent_shape(embedded, setti
     policy = ertacache.calibrate(embedded.pipe, prompts, num_computed_steps=5, method=method, **settings)
     generate(embedded, policy)
     with pytest.raises(ertacache.ERTACacheError, match="latent shape"):
-        generate(embedded, policy, height=80)
+        generate(embedded, policy, height=64)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +202,8 @@ def test_a_prompt_with_a_number_of_steps_of_its_own_is_refused(embedded, setting
         )
 
 
-def test_a_bfloat16_pipeline_is_calibrated_and_its_policy_is_followed():
-    embedded = zoo.load("flux")
+def test_a_bfloat16_pipeline_is_calibrated_and_its_policy_is_followed(own_embedded):
+    embedded = own_embedded
     embedded.pipe.to(torch.bfloat16)
     arguments = {**embedded.arguments, "num_inference_steps": 16}
     prompts, method = embedded.calibration_prompts[:4], Method(schedule="uniform", predictor="aligned")
@@ -230,8 +234,8 @@ def test_closed_loops_run_under_the_callers_settings_of_torch(embedded, settings
     assert policy.calibration.error == 0
 
 
-def test_model_offloading_never_holds_a_text_encoder_beside_the_denoiser(settings, prompts, monkeypatch):
-    pipe = zoo.load("flux").pipe
+def test_model_offloading_never_holds_a_text_encoder_beside_the_denoiser(own_embedded, settings, prompts, monkeypatch):
+    pipe = own_embedded.pipe
     names = {id(part): name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     here, together = set(), set()
 
@@ -251,7 +255,7 @@ def test_model_offloading_never_holds_a_text_encoder_beside_the_denoiser(setting
     monkeypatch.setattr(hooks.CpuOffload, "pre_forward", loading)
     monkeypatch.setattr(hooks.CpuOffload, "init_hook", unloading)
     pipe.enable_model_cpu_offload(device="cpu")
-    ertacache.calibrate(pipe, prompts, speedup=2, **settings)
+    ertacache.calibrate(pipe, prompts, speedup=2, full_runs=4, **settings)
     assert {frozenset({"transformer"}), frozenset({"text_encoder"})} <= together
     assert not any("transformer" in group and len(group) > 1 for group in together)
 
@@ -274,7 +278,7 @@ def test_nan_in_a_denoiser_output_names_the_prompt_and_the_step(embedded, settin
 
 
 def test_prompts_of_different_resolutions_are_refused(embedded, settings, prompts):
-    mixed = [{"prompt": prompts[0]}, {"prompt": prompts[1], "height": 80}]
+    mixed = [{"prompt": prompts[0]}, {"prompt": prompts[1], "height": 64}]
     with pytest.raises(PipelineError, match="one setting"):
         ertacache.calibrate(embedded.pipe, mixed, speedup=2, **settings)
 

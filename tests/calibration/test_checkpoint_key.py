@@ -40,8 +40,8 @@ class Interrupting:
         self.hook.remove()
 
 
-def test_an_interrupted_calibration_resumes(embedded, settings, prompts, tmp_path):
-    expected = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="aligned", **settings)
+def test_an_interrupted_calibration_resumes(embedded, settings, prompts, made_by, tmp_path):
+    expected = made_by("aligned").policy
     for at in (2 * 10 + 5, 4):  # in the middle of the second full run; then in the first fit
         with Interrupting(embedded.pipe.transformer, at) as seen, pytest.raises(KeyboardInterrupt):
             ertacache.calibrate(embedded.pipe, prompts, speedup=2, checkpoint=tmp_path, **settings)
@@ -88,13 +88,13 @@ def test_a_damaged_recording_is_made_again(embedded, settings, prompts, tmp_path
     assert second.calibration.error == first.calibration.error
 
 
-def test_recordings_above_the_limit_go_to_files_and_change_nothing(embedded, settings, prompts, capsys):
+def test_recordings_above_the_limit_go_to_files_and_change_nothing(embedded, settings, prompts, made_by, capsys):
     shown = {**settings, "progress": True}
     small = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="paper", memory_limit=1000, **shown)
     text = capsys.readouterr().err
     assert "ertacache-" in text.replace("\n", "")
     assert "at most 6 full runs in all" in " ".join(text.split())
-    large = ertacache.calibrate(embedded.pipe, prompts, speedup=2, method="paper", **settings)
+    large = made_by("paper").policy
     assert small.cached_steps == large.cached_steps
     assert torch.equal(small.rectification.k, large.rectification.k)
 
@@ -173,10 +173,10 @@ def test_other_weights_of_any_part_are_another_calibration(make_flux, settings, 
     assert {key(one), key(other)} <= keys  # the weights are read where offloading keeps them
 
 
-def test_traces_above_the_limit_go_to_files_and_change_nothing(embedded, settings, prompts, capsys):
+def test_traces_above_the_limit_go_to_files_and_change_nothing(embedded, settings, prompts, made_by, capsys):
     small = ertacache.calibrate(embedded.pipe, prompts, speedup=2, memory_limit=1000, **{**settings, "progress": True})
     needs = " ".join(capsys.readouterr().err.split())
-    large = ertacache.calibrate(embedded.pipe, prompts, speedup=2, **settings)
+    large = made_by("aligned").policy
     assert "for recordings in" in needs
     assert small.calibration.denoiser_calls == large.calibration.denoiser_calls
     assert small.predictions == large.predictions

@@ -18,19 +18,19 @@ EVEN = Method(schedule="uniform", predictor="aligned")
 
 
 @pytest.fixture(scope="module")
-def policy(embedded):
-    settings = {**embedded.arguments, "num_inference_steps": 10, "progress": False}
-    return ertacache.calibrate(embedded.pipe, embedded.calibration_prompts[:8], speedup=2, method=EVEN, **settings)
+def policy(trained):
+    settings = {**trained.arguments, "num_inference_steps": 10, "progress": False}
+    return ertacache.calibrate(trained.pipe, trained.calibration_prompts[:8], speedup=2, method=EVEN, **settings)
 
 
 @pytest.fixture
-def perturbed(embedded):
-    """The embedded pipeline, with noise on its weights."""
-    module = embedded.pipe.transformer
+def perturbed(trained):
+    """The trained pipeline, with noise on its weights."""
+    module = trained.pipe.transformer
     own = copy.deepcopy(module.state_dict())
     with torch.no_grad():
         noise(2.0, seed=0)(module)
-    yield embedded.pipe
+    yield trained.pipe
     module.load_state_dict(own)
 
 
@@ -39,22 +39,22 @@ def generate(embedded, prompt, seed):
     return embedded.pipe(prompt, generator=torch.Generator().manual_seed(seed), **arguments).images
 
 
-def test_calibration_prompts_are_within_the_envelope(embedded, policy):
+def test_calibration_prompts_are_within_the_envelope(trained, policy):
     corrected = tuple(step for step in policy.predictions if step not in policy.cached_steps)
     assert policy.envelope.steps == tuple(step for step in corrected if step <= 8) != ()
-    with ertacache.accelerated(embedded.pipe, policy, guard="report") as run:
-        for seed, prompt in enumerate(embedded.calibration_prompts[:8]):
-            generate(embedded, prompt, seed)
+    with ertacache.accelerated(trained.pipe, policy, guard="report") as run:
+        for seed, prompt in enumerate(trained.calibration_prompts[:8]):
+            generate(trained, prompt, seed)
             assert run.report.guard.left == (False,)
 
 
-def test_a_perturbed_model_is_outside_and_computing_the_rest_helps(embedded, policy, perturbed):
+def test_a_perturbed_model_is_outside_and_computing_the_rest_helps(trained, policy, perturbed):
     unbound = dataclasses.replace(policy, origin=None)  # whose weights are not checked
-    prompt, errors = embedded.held_out_prompts[0], {}
-    full = generate(embedded, prompt, 0)
+    prompt, errors = trained.held_out_prompts[0], {}
+    full = generate(trained, prompt, 0)
     for guard in ("report", "compute"):
         with ertacache.accelerated(perturbed, unbound, guard=guard) as run:
-            errors[guard] = float((generate(embedded, prompt, 0) - full).norm())
+            errors[guard] = float((generate(trained, prompt, 0) - full).norm())
         assert run.report.guard.left == (True,)
     assert run.report.guard.computed_steps
     assert {*run.cached_steps, *run.report.guard.computed_steps} == set(policy.cached_steps)

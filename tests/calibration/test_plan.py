@@ -84,23 +84,26 @@ def test_one_full_run_makes_a_policy_and_says_that_its_error_is_unknown(embedded
         ertacache.enable(embedded.pipe, policy, guard="report")
 
 
-def test_a_policy_from_one_recording_is_nearer_than_fewer_steps(embedded, settings, generated):
-    longer = {**settings, "num_inference_steps": 20}
-    policy = ertacache.calibrate(embedded.pipe, embedded.calibration_prompts[:1], speedup=2, full_runs=1, **longer)
+def test_a_policy_from_one_recording_is_nearer_than_fewer_steps(trained, generated):
+    longer = {**trained.arguments, "num_inference_steps": 20, "progress": False}
+    policy = ertacache.calibrate(trained.pipe, trained.calibration_prompts[:1], speedup=2, full_runs=1, **longer)
     full, fewer = generated(20), generated(10)
-    with ertacache.accelerated(embedded.pipe, policy):
+    with ertacache.accelerated(trained.pipe, policy):
         fast = generated(20)
     assert (fast - full).norm() < 0.7 * (fewer - full).norm()
 
 
 @pytest.fixture
-def generated(embedded, settings):
+def generated(trained):
     import torch
 
     def generate(count):
-        call = {name: value for name, value in settings.items() if name != "progress"}
-        call |= {"num_inference_steps": count, "output_type": "latent", "generator": torch.Generator().manual_seed(9)}
-        return embedded.pipe(embedded.held_out_prompts[0], **call).images
+        call = trained.arguments | {
+            "num_inference_steps": count,
+            "output_type": "latent",
+            "generator": torch.Generator().manual_seed(9),
+        }
+        return trained.pipe(trained.held_out_prompts[0], **call).images
 
     return generate
 

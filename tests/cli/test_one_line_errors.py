@@ -76,4 +76,4 @@ def test_a_picture_whose_place_turns_out_bad_is_kept_elsewhere(tmp_path, monkeyp
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     line = refused("generate", "zoo:flux", "a red star", "--steps", 2, "--out", out)
     with Image.open(re.search(r"not lost: it is at (\S+)\.$", line)[1]) as picture:
-        assert picture.size == (96, 96)
+        assert picture.size == (48, 48)
