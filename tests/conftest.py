@@ -25,7 +25,7 @@ from ertacache.method.named_methods import Method
 from ertacache.policy import Origin, Policy
 from ertacache.runtime import identity
 
-LONG = ("test_examples.py", "test_fuzz.py", "test_benchmarks.py", "test_commands.py")
+LONG = ("test_benchmarks.py", "test_fuzz.py", "test_lockstep.py", "test_examples.py")
 """Files of few and long tests. On several processes they come first: what begins last would be waited for."""
 
 
