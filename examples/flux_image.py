@@ -27,7 +27,7 @@ if len(sys.argv) > 1:
     prompt = "a lighthouse made of glass"
 else:
     embedded = zoo.load()
-    pipe, settings = embedded.pipe, embedded.arguments  # 30 steps, 96 pixels, guidance 4
+    pipe, settings = embedded.pipe, embedded.arguments  # 30 steps, 64 pixels, guidance 8
     calibration_prompts, prompt = embedded.calibration_prompts[:8], embedded.held_out_prompts[0]
 
 policy = ertacache.calibrate(pipe, calibration_prompts, speedup=2.0, checkpoint="full-runs", **settings)

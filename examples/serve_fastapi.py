@@ -2,14 +2,15 @@
 
     pip install 'ertacache[cli]' fastapi uvicorn
     uvicorn --app-dir examples serve_fastapi:app --port 8000
-    curl -i localhost:8000/generate --json '{"prompt": "a red star", "steps": 20, "seed": 7}' --output star.png
-    curl -i localhost:8000/generate --json '{"prompt": "a red star", "accelerate": false}' --output full.png
+    curl -D - localhost:8000/generate --json '{"prompt": "a red star", "steps": 20, "seed": 7}' -o star.png
+    curl -D - localhost:8000/generate --json '{"prompt": "a red star", "accelerate": false}' -o full.png
     curl localhost:8000/stats
 
 The first request of each setting runs in full; later ones compute half of the steps, or as ``speedup`` says. One in
 fifty runs in full again: its user gets the full picture, and /stats how far the accelerated one would have been from
 it. ``"learn": false`` is accelerated at once, by what diffusion models have in common: for settings that do not repeat.
-Headers say how a picture was made. Set LEARN to a folder that outlives the service; processes may share it.
+Headers say how a picture was made. Set LEARN to a folder that outlives the service; processes may share it. AUDIT is
+the share of audits.
 
 Replace `load` by your own pipeline, of pictures or clips. ZOO=wan is a small one of clips, in a checkout.
 """
@@ -38,7 +39,7 @@ import ertacache
 from ertacache import zoo
 from ertacache.learning.learnt import LearntFolder
 
-LEARN, AUDIT = Path(os.environ.get("LEARN", "learnt")), 0.02
+LEARN, AUDIT = Path(os.environ.get("LEARN", "learnt")), float(os.environ.get("AUDIT", "0.02"))
 FRAMES_PER_SECOND = 8
 
 
@@ -69,7 +70,7 @@ class Generation(BaseModel):
     seed: int = Field(default_factory=lambda: secrets.randbelow(2**32), ge=0, lt=2**32, exclude=True)
     accelerate: bool = Field(True, exclude=True)
     learn: bool = Field(True, exclude=True)
-    speedup: float = Field(2.0, exclude=True)
+    speedup: float = Field(2.0, ge=1, le=4, exclude=True)
 
     def accelerated(self):
         """The context of the call."""
@@ -94,7 +95,7 @@ def generate(asked: Generation) -> Response:
                 made = pipe(**call)
         except ValueError as error:  # by the library's and diffusers' checks of what was asked for
             raise HTTPException(422, str(error)) from error
-        how, computed = told(asked, run, call["num_inference_steps"])
+        how, computed = told(asked, run, call.get("num_inference_steps"))
         served[how] += 1
     content, kind = encoded(made)
     return Response(content, 200, {"X-Made": how, "X-Computed-Steps": computed, "X-Seed": str(asked.seed)}, kind)
@@ -107,10 +108,10 @@ def refused(request: Request, error: RequestValidationError) -> JSONResponse:
     return JSONResponse({"detail": "; ".join(reasons)}, 422)
 
 
-def told(asked: Generation, run: ertacache.Acceleration | None, steps: int) -> tuple[str, str]:
+def told(asked: Generation, run: ertacache.Acceleration | None, steps: int | None) -> tuple[str, str]:
     """How it was made: full, audit, learnt or instant; and how many steps were computed."""
     if run is None:
-        return "full", f"{steps} of {steps}"
+        return "full", f"{steps} of {steps}" if steps else "all"
     report = run.report
     computed, cached = len(report.computed_steps), len(report.cached_steps)
     accelerated = "learnt" if asked.learn else "instant"

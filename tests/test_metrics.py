@@ -71,12 +71,17 @@ def test_what_cannot_be_compared_is_refused():
         ssim(torch.zeros(3, 16, 16, dtype=torch.int64), torch.zeros(3, 16, 16, dtype=torch.int64))
 
 
-def test_an_interval_holds_the_mean_as_often_as_it_says():
+@pytest.mark.parametrize("values", [3, 7, 32])
+def test_an_interval_holds_the_mean_as_often_as_it_says(values):
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(200):
-        low, high = interval(rng.normal(30, 4, 32), resamples=400)
+        low, high = interval(rng.normal(30, 4, values), resamples=400)
         held += low < 30 < high
     assert 0.87 < held / 200 < 0.99
+
+
+def test_an_interval_is_the_same_each_time_and_of_one_value_it_is_that():
+    assert interval([4.0]) == (4.0, 4.0)
     assert interval([1.0, 2.0, 6.0]) == interval([1.0, 2.0, 6.0])
     assert interval([3.0, 3.0]) == (3.0, 3.0)

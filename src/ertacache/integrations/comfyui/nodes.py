@@ -108,8 +108,10 @@ class Accelerate(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, model: Any, speedup: float, policy: Policy | None = None) -> io.NodeOutput:
-        instant = policy is None or speedup == 1  # 1 switches off, whatever is connected
-        acceleration = ModelAcceleration.instant(speedup) if instant else ModelAcceleration(policy, speedup)
+        if policy is None or speedup == 1:  # 1 switches off, whatever is connected
+            acceleration = ModelAcceleration.instant(speedup)
+        else:
+            acceleration = ModelAcceleration(policy, speedup)
         return io.NodeOutput(acceleration.on(model))
 
 
