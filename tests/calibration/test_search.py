@@ -113,8 +113,7 @@ def test_every_bend_has_the_steps_asked_for(num_steps):
 
 @pytest.mark.parametrize(("computed", "forced"), [(6, ()), (6, (4, 5)), (3, ()), (2, ()), (3, (5,))])
 def test_beginnings_have_the_steps_asked_for_and_evenly_spaced_ones_among_them(loops, computed, forced):
-    prior = replace(loops.surrogate.prior, forced=forced)
-    surrogate = replace(loops.surrogate, forced=forced, prior=prior)
+    surrogate = replace(loops.surrogate, forced=forced)
     found = list(beginnings(10, computed, forced, surrogate))
     even = evenly_spaced(10, computed, forced)
     assert even == found[-1]
@@ -124,10 +123,9 @@ def test_beginnings_have_the_steps_asked_for_and_evenly_spaced_ones_among_them(l
         assert not {0, *forced} & set(cached)
     worst = [max(one.error(cached) for one in surrogate.alone) for cached in (found[0], even)]
     assert worst[0] <= worst[1]
-    assert prior.error(found[1]) <= min(prior.error(cached) for cached in safe_bends(10, computed, forced))
-    assert surrogate.error(found[2]) <= surrogate.error(found[0])
+    assert surrogate.error(found[1]) <= surrogate.error(found[0])
     if computed > 2:
-        assert surrogate.error(found[3]) <= surrogate.error(found[2])
+        assert surrogate.error(found[2]) <= surrogate.error(found[1])
 
 
 def test_prompts_turn_where_some_errors_are_far_above_the_usual():
@@ -184,16 +182,6 @@ def test_the_first_schedule_is_the_one_under_which_the_worst_prompt_suffers_leas
 
     assert worst(found) == min(map(worst, safe_bends(12, 6, ())))
     assert worst(found) < worst(together.best_bend(6))
-
-
-def test_a_climb_ends_after_so_many_tries_with_the_best_move_so_far():
-    def cost(cached):
-        return sum((i - 7) ** 2 for i in cached)
-
-    start = (1, 2, 3)
-    once = climb(start, (), 15, cost, tries=1)
-    assert sum(a != b for a, b in zip(once, start, strict=True)) >= 1
-    assert cost(climb(start, (), 15, cost)) < cost(once) < cost(start)
 
 
 def test_a_climb_ends_where_no_move_is_better():

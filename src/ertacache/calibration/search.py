@@ -22,9 +22,9 @@ from ertacache.method.surrogate import Surrogate, climb
 def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: Surrogate) -> Iterator[Schedule]:
     """Yield the schedules that closed loops try first, in order (measured in docs/records/research-log.md).
 
-    They are: the best of a few mild bends (`ertacache.method.surrogate.Surrogate.best_bend`); the schedule of an
-    instant policy; the one of `all_denser_at_ends` with the smallest surrogate error; the one that steepest descent of
-    this error reaches from there; the shortest paths over pairwise errors; and evenly spaced steps.
+    They are: the best of a few mild bends (`ertacache.method.surrogate.Surrogate.best_bend`); the schedule of
+    `all_denser_at_ends` with the smallest surrogate error; the one that steepest descent of this error reaches from
+    there; the shortest paths over pairwise errors; and evenly spaced steps.
     If three steps of four are cached, what the surrogate leaves out matters most, so the descent is left out.
 
     Args:
@@ -34,8 +34,6 @@ def beginnings(num_steps: int, computed: int, forced: Sequence[int], surrogate: 
         surrogate: estimates the errors of schedules without denoiser calls.
     """
     yield surrogate.best_bend(computed)
-    if surrogate.prior is not None:
-        yield surrogate.prior.climbed_bend(computed)
     bent_best = min(sorted(all_denser_at_ends(num_steps, computed, forced)), key=surrogate.error)
     yield bent_best
     if not _few(num_steps, computed):

@@ -53,17 +53,20 @@ def answers_at(
     return tuple(answer * shape for answer in answers)
 
 
-def diverging_at(guidance: float) -> float:
+def diverging_at(guidance: float, step_ratio: float = 2.0) -> float:
     """How strongly outputs push errors further away under this guidance, in the units of `ANSWERS`; at most 0.
 
     Strong guidance does, at the first steps. Schedules are judged by this answer too. No weights are fitted on it: they
-    would extrapolate too little everywhere else. That it grows with the square of what guidance adds is read from
-    closed loops at scales of 4 and 8 (docs/records/research-log.md, "Doubt that grows with guidance").
+    would extrapolate too little everywhere else. How it grows with guidance, and that it grows the faster the fewer
+    steps are computed, is read from closed loops at scales of 4 and 8 and step ratios of 1.5 to 4
+    (docs/records/research-log.md, "Doubt that grows with guidance").
 
     Args:
         guidance: the scale; 1 for none. Above `STRONG_GUIDANCE` it is taken as that.
+        step_ratio: T over the number of computed steps.
     """
-    return DIVERGING * min(max(guidance - 1, 0) / (STRONG_GUIDANCE - 1), 1) ** 2
+    share = min(max(guidance - 1, 0) / (STRONG_GUIDANCE - 1), 1)
+    return DIVERGING * float(share ** max(0.5, step_ratio - 1.5))
 
 
 def direction_of(response: Array) -> float:

@@ -20,8 +20,6 @@ from ertacache.method.simulated_loop import Simulated, Solution, answers_at, dir
 
 Array = NDArray[np.float64]
 
-TRIES = 300
-"""How many schedules `Surrogate.climbed_bend` judges by its moves, about: a second at 50 steps."""
 ORDER = 3
 """How many differences the surrogate's predictions use."""
 
@@ -34,7 +32,8 @@ class Surrogate:
         outputs: what is known of the outputs.
         response: of the sampler, (T, T), float64; see `ertacache.method.simulated_loop.simulated`.
         answers: how outputs answer errors of the latent, each (T,), float64; none for not at all.
-        doubts: further answers that schedules are judged by, and no weights are fitted on.
+        doubtful: whether schedules are judged by a diverging answer too, on which no weights are fitted
+            (`ertacache.method.simulated_loop.diverging_at`).
         forced: steps that must be computed, as those at which another expert begins.
         emptied: those of them at which guidance begins or ends, so that the history is emptied.
         others: the surrogates of the further latents that the loop steps, such as sound.
@@ -45,7 +44,7 @@ class Surrogate:
     outputs: Outputs
     response: Array
     answers: Sequence[Array] = ()
-    doubts: Sequence[Array] = field(default=(), kw_only=True)
+    doubtful: bool = field(default=False, kw_only=True)
     forced: Sequence[int] = ()
     emptied: Sequence[int] = ()
     others: Sequence[Surrogate] = ()
@@ -58,10 +57,8 @@ class Surrogate:
         cls, outputs: Outputs, response: Array, forced: Sequence[int] = (), emptied: Sequence[int] = ()
     ) -> Surrogate:
         """Make it for outputs that answer errors as was measured (`ertacache.method.simulated_loop.answers_at`)."""
-        direction, doubt = direction_of(response), diverging_at(outputs.guidance)
-        usual = answers_at(outputs.levels, direction)
-        doubts = answers_at(outputs.levels, direction, (doubt,)) if doubt else ()
-        return cls(outputs, response, usual, forced, emptied, doubts=doubts)
+        usual = answers_at(outputs.levels, direction_of(response))
+        return cls(outputs, response, usual, forced, emptied, doubtful=True)
 
     @classmethod
     def joint(cls, streams: Sequence[Surrogate]) -> Surrogate:
@@ -79,7 +76,7 @@ class Surrogate:
         key = tuple(cached)
         if key not in self._errors:
             size = float(np.linalg.norm(self.response[-1] @ self.outputs.rows))
-            own = float(self._simulated(key, ORDER, (*self.answers, *self.doubts)).errors.max()) / size
+            own = float(self._simulated(key, ORDER, (*self.answers, *self._doubts(len(key)))).errors.max()) / size
             self._errors[key] = max([own, *(other.error(key) for other in self.others)])
         return self._errors[key]
 
@@ -118,29 +115,18 @@ class Surrogate:
         assert best is not None  # there is always a bend, with a finite error
         return best
 
-    def climbed_bend(self, computed: int) -> Schedule:
-        """The best bend, moved step by step for as long as the expected error falls.
-
-        For the prior: there, moves cost 0.2 dB at most and bring up to 1.4. By the outputs of a handful of prompts they
-        bring and cost one to three decibels (docs/records/research-log.md, "Single moves by the prior").
-
-        Args:
-            computed: how many steps are computed.
-        """
-        return climb(self.best_bend(computed), self.forced, len(self.response), self.error, TRIES)
+    def _doubts(self, cached: int) -> tuple[Array, ...]:
+        """The diverging answer that a schedule with so many cached steps is judged by; none without guidance."""
+        steps, outputs = len(self.response), self.outputs
+        doubt = diverging_at(outputs.guidance, steps / (steps - cached)) if self.doubtful else 0.0
+        return answers_at(outputs.levels, direction_of(self.response), (doubt,)) if doubt else ()
 
     def _simulated(self, cached: Sequence[int], order: int, answers: Sequence[Array]) -> Simulated:
         rows, contrasts = self.outputs.rows, self.outputs.contrasts
         return simulated(rows, contrasts, cached, order, self.response, answers, self.emptied)
 
 
-def climb(
-    start: Schedule,
-    forced: Sequence[int],
-    num_steps: int,
-    cost: Callable[[Schedule], float],
-    tries: float = float("inf"),
-) -> Schedule:
+def climb(start: Schedule, forced: Sequence[int], num_steps: int, cost: Callable[[Schedule], float]) -> Schedule:
     """Improve a schedule by its best move until no move of `ertacache.method.schedule.moves` lowers its cost.
 
     Args:
@@ -148,13 +134,10 @@ def climb(
         forced: steps that must be computed.
         num_steps: T.
         cost: the cost of a schedule; smaller is better.
-        tries: once as many schedules were judged, it ends with the best move so far.
     """
     best, value = start, cost(start)
-    while tries > 0:
+    while True:
         candidates = [(cost(candidate), candidate) for candidate in moves(best, num_steps, forced)]
         if not candidates or min(candidates)[0] >= value:
-            break
+            return best
         value, best = min(candidates)
-        tries -= len(candidates)
-    return best

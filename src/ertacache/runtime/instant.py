@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ertacache.method.gram_weights import Outputs
 from ertacache.method.named_methods import INSTANT
 from ertacache.method.prediction import Prediction
 from ertacache.method.prior import prior_outputs
-from ertacache.method.schedule import Schedule, fewest_computed
+from ertacache.method.schedule import fewest_computed
 from ertacache.method.surrogate import Surrogate
 from ertacache.policy import CalibrationRecord, Policy
 from ertacache.policy.predictions import shifted
@@ -95,7 +95,7 @@ class Instant:
         computed = self.budget.computed(len(levels) - 1 - first)
         blank = replace(NOTHING_CACHED, calibration=CalibrationRecord(f"{self.budget} (instant)", notes=(NOTE,)))
         outputs = prior_outputs(angles_of(scheduler, levels[first:]), strength, self.without)
-        policy = solved_policy(blank, [outputs], scheduler, levels, first, computed, changes, Surrogate.climbed_bend)
+        policy = solved_policy(blank, [outputs], scheduler, levels, first, computed, changes)
         _log.info(
             "instant policy for %s, %d steps: made in %.1f s, and kept for later calls",
             own_class(scheduler).__name__,
@@ -137,7 +137,6 @@ def solved_policy(
     first: int,
     computed: int,
     changes: Sequence[int] = (),
-    choose: Callable[[Surrogate, int], Schedule] = Surrogate.best_bend,
 ) -> Policy:
     """The policy by outputs that are expected of a call: the schedule and weights that end nearest in simulated loops.
 
@@ -151,7 +150,6 @@ def solved_policy(
         computed: how many of the steps that the call makes are computed.
         changes: the steps of the grid at which another expert takes over, whose outputs are not extrapolated from the
             other's.
-        choose: chooses the schedule.
     """
     steps = len(levels) - 1 - first
     if computed == steps:
@@ -160,7 +158,7 @@ def solved_policy(
     forced = [step - first for step in changes if step > first]
     computed = max(computed, fewest_computed(steps, forced))
     surrogate = Surrogate.joint([Surrogate.answering(one, response, forced, forced) for one in outputs])
-    cached = choose(surrogate, computed)
+    cached = surrogate.best_bend(computed)
     predictions = surrogate.solved(cached, blank.method.order)
     return replace(blank, num_inference_steps=steps, cached_steps=cached, predictions=predictions).shifted(first)
 
