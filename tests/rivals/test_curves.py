@@ -76,9 +76,9 @@ def test_the_lead_is_over_the_best_of_the_others_prompt_by_prompt():
 
 def test_each_rival_is_held_against_the_uniform_cache_where_it_does_best():
     uniform = [row(2, (40, 40)), row(4, (30, 30))]
-    one = {"Uniform cache": uniform, "a": [row(2, (43, 45)), row(4, (30, 20))], "b": [row(2, (50, 20))]}
+    one = {"Uniform cache": uniform, "a": [row(2, (43.9, 44.1)), row(4, (30, 20))], "b": [row(2, (50, 20))]}
     lines = against_uniform({"one": one, "two": {"Uniform cache": uniform}}).splitlines()
-    assert lines[2:] == ["| a | +4.0 dB at 2x | - |", "| b | -5.0 dB at 2x | - |"]
+    assert lines[2:] == ["| a | **+4.0 dB at 2x** | - |", "| b | -5.0 dB at 2x | - |"]
 
 
 def test_rows_survive_a_results_file():
