@@ -125,7 +125,7 @@ class Failed:
     def cure(self) -> str:
         """What to do about it."""
         full = full_memory(self.error)
-        return full.cure if full else "Look at its memory."
+        return full.cure if full else Died.cure
 
     @property
     def is_final(self) -> bool:
