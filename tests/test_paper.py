@@ -89,9 +89,10 @@ def test_a_setting_is_chosen_by_the_quotient_of_speedups():
 
 
 def test_what_is_reproduced_follows_from_the_interval():
-    assert [verdict(v) for v in ([1.0, 2.0], [-1.0, -2.0], [-1.0, 1.0])] == [
+    assert [verdict(v) for v in ([1.0, 1.1], [-1.0, -1.1], [1.0, 2.0], [-1.0, 1.0])] == [
         "reproduced",
         "reversed",
+        "inconclusive",
         "inconclusive",
     ]
 
