@@ -50,6 +50,14 @@ def test_a_rival_that_is_not_so_fast_has_no_figure_and_the_best_of_each_cost_is_
     assert ours_table([result]).count("\n") == 1 + len(SPEEDUPS)
 
 
+def test_beside_rivals_ours_is_the_mean_over_the_prompts_that_they_had():
+    result = made()
+    result["psnr"]["2"]["10"] = [70.0, 71.0, 90.0]  # the third prompt was no rival's
+    lines = {cells[1].strip(): cells[2:] for line in rivals_table([result]).splitlines() if (cells := line.split("|"))}
+    assert lines["ERTACache, calibrated"][2].strip() == "**70.5**"
+    assert "| 77.0 |" in ours_table([result])
+
+
 def test_two_parts_in_which_fewer_steps_differs_do_not_stand_side_by_side():
     made(apart=0.05)
     with pytest.raises(RuntimeError, match=r"differs by 0\.20 dB"):
