@@ -10,10 +10,14 @@ from contract.case import Family
 from contract.families import CASES
 from contract.state import differences, state_of
 from ertacache.errors import ArgumentError, BudgetError
-from ertacache.evaluation.comparison import started
+from ertacache.evaluation import comparison
+from ertacache.evaluation.comparison import Variant, compare, fewer_steps, started
 from ertacache.evaluation.evaluate import evaluate, variants_of
 from ertacache.evaluation.uncalibrated import uncalibrated
 from ertacache.metrics import psnr
+from ertacache.runtime import instant
+from ertacache.runtime.instant import Instant
+from ertacache.runtime.memo import Memo
 from ertacache.runtime.schedulers import sampler_of
 
 STEPS = 8
@@ -38,6 +42,25 @@ def test_it_is_the_policy_that_calls_follow(flux, call):
     assert plain.num_inference_steps == 4
     levels = found.policy.origin.noise_levels
     assert same_levels.noise_levels == (*(levels[step] for step in run.computed_steps), levels[-1])
+
+
+def test_a_comparison_does_not_time_the_making_of_an_instant_policy(flux, call, monkeypatch):
+    order, solved, generate = [], Instant._solved, comparison.generate
+
+    def making(*given):
+        order.append("made")
+        return solved(*given)
+
+    def generating(pipe, variant, arguments, **options):
+        order.append(variant.name)
+        return generate(pipe, variant, arguments, **options)
+
+    monkeypatch.setattr(instant, "_MADE", Memo(1))
+    monkeypatch.setattr(Instant, "_solved", making)
+    monkeypatch.setattr(comparison, "generate", generating)
+    ways = [Variant("instant 2x", STEPS, speedup=2.0), fewer_steps(4)]
+    compare(flux, Variant("full", STEPS), ways, [call])
+    assert order == ["full", "made", "full", "instant 2x", "fewer steps"]
 
 
 def test_the_pipeline_is_left_as_it_was(flux, call):

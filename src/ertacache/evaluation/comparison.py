@@ -15,12 +15,16 @@ from torch import Tensor
 from ertacache.accelerate import accelerated
 from ertacache.clock import now, work
 from ertacache.errors import PolicyMismatchError
+from ertacache.learning import Learner
 from ertacache.metrics import psnr, ssim
 from ertacache.policy import Policy
+from ertacache.runtime.begun_call import begun
 from ertacache.runtime.call_results import pictures_of, sound_of
 from ertacache.runtime.call_signature import CallSignature
 from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.driver import Driver
+from ertacache.runtime.instant import Instant
+from ertacache.runtime.policy_source import PolicySource
 from ertacache.runtime.randomness import RandomState
 from ertacache.runtime.run import Run
 from ertacache.runtime.schedulers import set_noise_levels
@@ -63,6 +67,12 @@ class Variant:
         if self.speedup is not None:
             return StepBudget(self.speedup).computed(self.num_inference_steps)
         return len(self.policy.computed_steps) if self.policy else self.num_inference_steps
+
+
+def uncalibrated_source(speedup: float, learn: Path | None) -> PolicySource:
+    """What makes the policies of ``ertacache.accelerated(pipe, speedup=speedup, learn=learn)``."""
+    budget = StepBudget(speedup)
+    return Instant(budget) if learn is None else Learner(budget, learn)
 
 
 def fewer_steps(computed: int) -> Variant:
@@ -197,6 +207,9 @@ def compare(
 ) -> list[Row]:
     """Generate every prompt in full and in every variant, all variants of a prompt before the next prompt.
 
+    What the first call of a setting takes once is not timed: reading weights, and the making of an instant or learnt
+    policy.
+
     Args:
         pipe: a diffusers pipeline.
         full: the reference.
@@ -210,6 +223,10 @@ def compare(
     """
     rows = [Row(variant.name, variant.computed_steps) for variant in (full, *variants)]
     generate(pipe, full, started(calls[0]))  # warm-up: the first call allocates, compiles, reads weights
+    for variant in variants:
+        if variant.speedup is not None:
+            settings = {**started(calls[0]), "num_inference_steps": variant.num_inference_steps}
+            begun(pipe, uncalibrated_source(variant.speedup, variant.learn), settings, with_first_step=True)
     for number, call in enumerate(calls):
         reference: Result | None = None
         for row, variant in zip(rows, (full, *variants), strict=True):

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ertacache.errors import ArgumentError
-from ertacache.evaluation.comparison import started
-from ertacache.learning import Learner
+from ertacache.evaluation.comparison import started, uncalibrated_source
 from ertacache.policy import Policy
 from ertacache.runtime.begun_call import begun
 from ertacache.runtime.identity import circumstances_of, origin_of
-from ertacache.runtime.instant import Instant
-from ertacache.runtime.step_budget import StepBudget
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,7 @@ def uncalibrated(
         PipelineError: if the pipeline cannot be served, or takes no such argument.
         RunError: if its loop cannot be followed.
     """
-    budget = StepBudget(speedup)
-    source = Instant(budget) if learn is None else Learner(budget, learn)
+    source = uncalibrated_source(speedup, learn)
     arguments = {**started(call), "num_inference_steps": num_inference_steps}
     driver = begun(pipe, source, arguments, with_first_step=True)
     policy, levels, first = driver.policy, driver.levels, driver.first
