@@ -9,15 +9,21 @@
 The first request of each setting runs in full; later ones compute half of the steps, or as ``speedup`` says. One in
 fifty runs in full again: its user gets the full picture, and /stats how far the accelerated one would have been from
 it. ``"learn": false`` is accelerated at once, by what diffusion models have in common: for settings that do not repeat.
-Headers say how a picture was made. Set LEARN to a folder that outlives the service; processes may share it. AUDIT is
-the share of audits.
+Headers say how a picture was made; the log, where a call departed from its policy. Set LEARN to a folder that outlives
+the service; processes may share it. AUDIT is the share of audits, FPS the rate of clips.
 
-Replace `load` by your own pipeline, of pictures or clips. ZOO=wan is a small one of clips, in a checkout.
+Replace `load` by your own pipeline, of pictures or clips. ZOO=wan is a small one of clips, in a checkout. Several GPUs
+have a process each, with one LEARN between them and a proxy before them:
+
+    CUDA_VISIBLE_DEVICES=0 LEARN=/shared/learnt uvicorn --app-dir examples serve_fastapi:app --host 0.0.0.0 --port 8000
+    CUDA_VISIBLE_DEVICES=1 LEARN=/shared/learnt uvicorn --app-dir examples serve_fastapi:app --host 0.0.0.0 --port 8001
 """
 
 from __future__ import annotations
 
+import inspect
 import io
+import logging
 import os
 import secrets
 import threading
@@ -40,7 +46,7 @@ from ertacache import zoo
 from ertacache.learning.learnt import LearntFolder
 
 LEARN, AUDIT = Path(os.environ.get("LEARN", "learnt")), float(os.environ.get("AUDIT", "0.02"))
-FRAMES_PER_SECOND = 8
+FRAMES_PER_SECOND = int(os.environ.get("FPS", "8"))
 
 
 def load():
@@ -54,6 +60,7 @@ pipe, arguments = load()
 GUIDANCE = "true_cfg_scale" if "true_cfg_scale" in arguments else "guidance_scale"
 one_at_a_time = threading.Lock()  # a pipeline serves one call at a time
 served: Counter[str] = Counter()
+log = logging.getLogger("uvicorn.error")  # the one that uvicorn shows
 
 
 class Generation(BaseModel):
@@ -67,6 +74,7 @@ class Generation(BaseModel):
     guidance: float | None = Field(None, ge=1, le=20, serialization_alias=GUIDANCE)
     height: int | None = Field(None, ge=16, le=1536, multiple_of=16)
     width: int | None = Field(None, ge=16, le=1536, multiple_of=16)
+    num_frames: int | None = Field(None, ge=1, le=257)
     seed: int = Field(default_factory=lambda: secrets.randbelow(2**32), ge=0, lt=2**32, exclude=True)
     accelerate: bool = Field(True, exclude=True)
     learn: bool = Field(True, exclude=True)
@@ -80,17 +88,23 @@ class Generation(BaseModel):
         return ertacache.accelerated(pipe, speedup=self.speedup, **learn)
 
     def call(self) -> dict[str, Any]:
-        """The arguments of the call."""
+        """The arguments of the call.
+
+        Raises:
+            ValueError: if the pipeline takes no such argument.
+        """
         asked = self.model_dump(by_alias=True, exclude_none=True)
+        if unknown := asked.keys() - inspect.signature(pipe.__call__).parameters.keys():
+            raise ValueError(f"this model takes no {', '.join(sorted(unknown))}")
         return {**arguments, **asked, "generator": torch.Generator().manual_seed(self.seed), "output_type": "pil"}
 
 
 @app.post("/generate", response_class=Response)
 def generate(asked: Generation) -> Response:
     """A picture as PNG, or a clip as MP4."""
-    call = asked.call()
     with one_at_a_time:
         try:
+            call = asked.call()
             with asked.accelerated() as run:
                 made = pipe(**call)
         except ValueError as error:  # by the library's and diffusers' checks of what was asked for
@@ -113,6 +127,8 @@ def told(asked: Generation, run: ertacache.Acceleration | None, steps: int | Non
     if run is None:
         return "full", f"{steps} of {steps}" if steps else "all"
     report = run.report
+    for note in report.notes:
+        log.info("seed %d: %s", asked.seed, note)
     computed, cached = len(report.computed_steps), len(report.cached_steps)
     accelerated = "learnt" if asked.learn else "instant"
     how = accelerated if cached else "full" if report.audit is None else "audit"

@@ -15,6 +15,9 @@ def test_evaluate_measures_a_policy_beside_fewer_steps_and_goes_on_where_it_was(
     command = ["evaluate", "zoo:flux", policy_file, "--quick", "--out", out, "--work", work]
     done = run(*command)
     assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "2 prompts in full and 3 ways more" in said
+    assert "the time of about 16 full runs" in said
     figures = json.loads(out.read_text())
     policy, fewer, sub_grid = figures["rows"]
     assert policy["name"] == "policy"

@@ -71,6 +71,12 @@ def test_it_learns_audits_and_tells_and_a_request_can_be_left_out_of_it(service,
     assert "relative error of the final latent 0." in setting["audits"]["3 steps computed"]
 
 
+def test_the_log_tells_where_a_call_departs_from_a_policy(service, caplog):
+    caplog.set_level("INFO", "uvicorn.error")
+    asked(service, learn=False, seed=41)
+    assert "seed 41: not calibrated" in caplog.text
+
+
 def test_a_request_chooses(service):
     once = {"accelerate": False, "steps": 2}
     picture = asked(service, **once)[2]
@@ -96,6 +102,8 @@ def test_a_request_chooses(service):
         ({"speedup": 0.5}, "speedup"),
         ({"accelerate": "perhaps"}, "valid boolean"),
         ({"stepz": 10}, "stepz"),
+        ({"num_frames": 9}, "this model takes no num_frames"),
+        ({"num_frames": 9, "accelerate": False}, "this model takes no num_frames"),
     ],
 )
 def test_what_is_wrong_is_said(service, wrong, reason):
@@ -114,8 +122,7 @@ def test_what_is_no_fault_of_the_caller_is_not_blamed_on_them(service, tmp_path,
 @pytest.mark.skipif("wan" not in zoo.available(), reason="the video pipelines are in a checkout only")
 def test_a_clip_is_mp4_or_webp_where_there_is_no_encoder(tmp_path, monkeypatch):
     service = serving("wan", tmp_path, monkeypatch)
-    service.arguments |= {"num_frames": 5}
-    small = {"prompt": "a red ball", "steps": 2, "height": 32, "width": 32, "guidance": 1}
+    small = {"prompt": "a red ball", "num_frames": 5, "steps": 2, "height": 32, "width": 32, "guidance": 1}
     clip = service.client.post("/generate", json=small)
     assert clip.headers["Content-Type"] == "video/mp4"
     assert imageio.imread(clip.content, extension=".mp4").shape == (5, 32, 32, 3)

@@ -104,6 +104,7 @@ def evaluate(
     judged: dict[str, Judged] = {**loaded}
     if speedup is not None:
         judged[uncalibrated_name(speedup, learn)] = uncalibrated(pipe, calls[0], made, speedup, learn)
+    say(_price(judged, made, len(calls), show))
     workers = workers_of(num_workers, ray)
     if workers is None:
         rows = _measured(pipe, judged, calls, work)
@@ -120,6 +121,18 @@ def evaluate(
     say(f"wrote {out}")
     _write_page(pipe, Evaluation(model, judged, calls, rows), page, show=show, fps=fps)
     say(f"wrote {page}")
+
+
+def _price(judged: Mapping[str, Judged], steps: int, num_calls: int, show: int) -> str:
+    """What the evaluation costs, in words."""
+    from ertacache.evaluation.comparison import Variant
+    from ertacache.evaluation.evaluate import variants_of
+    from ertacache.evaluation.harness import full_runs_needed
+
+    ways = variants_of(judged)
+    cost = full_runs_needed(Variant("full", steps), ways, num_calls, min(show, num_calls))
+    names = ", ".join(variant.name for variant in ways)
+    return f"{num_calls} prompts in full and {len(ways)} ways more ({names}): the time of about {cost:.0f} full runs"
 
 
 def _check_asked(policies: Sequence[str], speedup: float | None, learn: Path | None) -> None:

@@ -36,6 +36,23 @@ FULL_RUN_EVERY = 8
 """How many variants are timed between two timings of the full run."""
 
 
+def full_runs_needed(full: Variant, variants: Sequence[Variant], num_calls: int, shown: int = 0) -> float:
+    """The work of `measure`, in full runs, if nothing is there yet.
+
+    Args:
+        full: the reference.
+        variants: what is compared with it.
+        num_calls: how many calls are measured.
+        shown: how many of them are generated once more for a page.
+
+    >>> full_runs_needed(Variant("full", 30), [Variant("fewer steps", 15)], num_calls=4, shown=2)
+    13.0
+    """
+    each = sum(variant.computed_steps for variant in variants) / full.computed_steps
+    timed = 1 + (max(1, len(variants)) - 1) // FULL_RUN_EVERY
+    return 1 + 2 * (1 + each) + num_calls * (timed + each) + shown * (1 + each)
+
+
 @dataclass(frozen=True)
 class Measured:
     """The results of one variant; each list holds one number per prompt.

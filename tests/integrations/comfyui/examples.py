@@ -30,7 +30,11 @@ def _flux() -> Graph:
     return {
         "unet": node("UNETLoader", unet_name="flux1-dev.safetensors", weight_dtype="default"),
         "clip": node(
-            "DualCLIPLoader", clip_name1="t5xxl_fp16.safetensors", clip_name2="clip_l.safetensors", type="flux"
+            "DualCLIPLoader",
+            clip_name1="t5xxl_fp16.safetensors",
+            clip_name2="clip_l.safetensors",
+            type="flux",
+            device="default",
         ),
         "text": node("CLIPTextEncode", clip=["clip", 0], text="a lighthouse on a cliff at dawn, film photograph"),
         "guided": node("FluxGuidance", conditioning=["text", 0], guidance=3.5),
@@ -58,8 +62,16 @@ def _picture(model: str) -> Graph:
     }
 
 
+def _beside(left: str, right: str) -> Any:
+    images = {"image1": [left, 0], "image2": [right, 0], "direction": "right", "match_image_size": True}
+    return node("ImageStitch", **images, spacing_width=16, spacing_color="white")
+
+
 def examples() -> dict[str, Graph]:
-    """The three rungs, and full beside accelerated, on FLUX.1-dev with its usual settings, in the form of the API."""
+    """FLUX.1-dev with its usual settings, in the form of the API.
+
+    The three rungs; and full, accelerated and fewer steps side by side.
+    """
     instant = {"fast": node("ERTACache", model=["unet", 0], speedup=2.0)}
     learn = {"fast": node("ERTACacheLearn", model=["unet", 0], speedup=2.0, folder="flux-dev")}
     calibrate = {
@@ -80,20 +92,16 @@ def examples() -> dict[str, Graph]:
         "fast": node("ERTACache", model=["unet", 0], speedup=2.0, policy=["keep", 0]),
     }
     compare = {**_flux(), **instant, **_picture("fast")}
+    sampling = compare["sampler"]["inputs"] | {"model": ["unet", 0]}
     compare |= {
-        "full sampler": node("KSampler", **(compare["sampler"]["inputs"] | {"model": ["unet", 0]})),
+        "full sampler": node("KSampler", **sampling),
         "full decode": node("VAEDecode", samples=["full sampler", 0], vae=["vae", 0]),
-        "side by side": node(
-            "ImageStitch",
-            image1=["full decode", 0],
-            image2=["decode", 0],
-            direction="right",
-            match_image_size=True,
-            spacing_width=16,
-            spacing_color="white",
-        ),
+        "fewer sampler": node("KSampler", **sampling | {"steps": SAMPLING["steps"] // 2}),
+        "fewer decode": node("VAEDecode", samples=["fewer sampler", 0], vae=["vae", 0]),
+        "two": _beside("full decode", "decode"),
+        "three": _beside("two", "fewer decode"),
     }
-    compare["save"]["inputs"]["images"] = ["side by side", 0]
+    compare["save"]["inputs"]["images"] = ["three", 0]
     made = {
         name: {**_flux(), **own, **_picture("fast")}
         for name, own in (("1 instant", instant), ("2 learn", learn), ("3 calibrate", calibrate))

@@ -355,13 +355,14 @@ def test_each_example_runs(server, name):
         "clip": node("TestClip", width=32),
         **saved("report"),
     }
-    for gone in ("vae", "decode", "full decode", "side by side"):
+    for gone in ("vae", "decode", "full decode", "fewer decode", "two", "three"):
         graph.pop(gone, None)
     if "full sampler" in graph:
-        graph["both"] = node("LatentBatch", samples1=["full sampler", 0], samples2=["report", 0])
-        graph |= saved("both")
+        graph["two"] = node("LatentBatch", samples1=["full sampler", 0], samples2=["report", 0])
+        graph["three"] = node("LatentBatch", samples1=["two", 0], samples2=["fewer sampler", 0])
+        graph |= saved("three")
     graph["size"]["inputs"] |= {"width": 64, "height": 64}
-    computed = {"2 learn": [20, 10], "4 compare": [20 + 10]}.get(name, [10])
+    computed = {"2 learn": [20, 10], "4 compare": [20 + 10 + 10]}.get(name, [10])
     for seed, calls in enumerate(computed):
         graph["sampler"]["inputs"]["seed"] = seed
         outputs = server.run(graph)
