@@ -24,7 +24,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.cost import FEWER, RIVALS, calibrated, check_same, following, learnt, measured_rivals
+from benchmarks.cost.measuring import FEWER, RIVALS, calibrated, check_same, following, learnt, measured_rivals
 from benchmarks.keys import environment, key_of
 from benchmarks.markdown import table, write_figures
 from benchmarks.rivals.curves import by_operations, qualities_at

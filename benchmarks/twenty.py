@@ -18,7 +18,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.cost import following
+from benchmarks.cost.measuring import following
 from benchmarks.keys import environment, key_of
 from benchmarks.markdown import table, write_figures
 from ertacache import Method, Policy, calibrate, zoo

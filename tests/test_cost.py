@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cost import FEWER, RIVALS, SPEEDUPS, TOTALS, joined, near, ours_table, rivals_table, worth
+from benchmarks.cost.measuring import FEWER, RIVALS, SPEEDUPS, TOTALS, joined, near
+from benchmarks.cost.tables import ours_table, rivals_table, worth
 from benchmarks.defaults import with_earlier
 from ertacache.calibration.worth import MOST, WORTH
 from ertacache.evaluation.harness import Measured

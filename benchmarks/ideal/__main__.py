@@ -22,7 +22,7 @@ import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.cost import COUNTS
+from benchmarks.cost.measuring import COUNTS
 from benchmarks.ideal.pictures import CLASSES, SIZE, pipeline
 from benchmarks.keys import environment, key_of, source_digest
 from benchmarks.markdown import table, write_figures

@@ -1,0 +1,1 @@
+"""What each full run brings, beside rivals at their own cost of calibration: docs/records/cost.md."""
