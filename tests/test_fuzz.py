@@ -390,8 +390,8 @@ def sessions(name, examples):
 
 TestWan = sessions("Wan", 10)
 TestFLUX = sessions("FLUX", 10)
-TestStableDiffusion = sessions("Stable Diffusion", 6)
-TestHunyuanVideo = sessions("HunyuanVideo 1.5", 3)
+TestStableDiffusion = sessions("Stable Diffusion", 4)
+TestHunyuanVideo = sessions("HunyuanVideo 1.5", 2)
 TestManyOfWan = pytest.mark.slow(sessions("Wan", 70))
 TestManyOfFLUX = pytest.mark.slow(sessions("FLUX", 70))
 TestManyOfStableDiffusion = pytest.mark.slow(sessions("Stable Diffusion", 50))

@@ -12,19 +12,20 @@ from ertacache.distributed.messages import HandedIn
 from ertacache.distributed.worker import check_alike, credentials_of, loaded
 from ertacache.errors import ArgumentError, CalibrationError
 from tests.distributed.threads import Carrier, Threads, dying_at, dying_in
+from tests.short_flux import shortened
 
 STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def small():
-    found = zoo.load("flux")
+    found = shortened()
     found.arguments["num_inference_steps"] = STEPS
     return found
 
 
 def load():
-    return zoo.load("flux").pipe
+    return shortened().pipe
 
 
 def content(policy):
