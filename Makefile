@@ -3,25 +3,31 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # The CPU build that development and CI use; a plain `torch` may bring gigabytes of CUDA.
 TORCH ?= torch==2.13.0
+# All byte code would take half a minute; Python compiles what it imports.
+QUICKLY = --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test test-integrations test-ray test-comfyui test-sglang docs lint bench paper train clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/pip install $(QUICKLY) "$(TORCH)"
+	$(BIN)/pip install $(QUICKLY) -e ".[dev]"
 	touch $@
 
 demo: $(VENV)/installed  ## generate with the embedded pipeline in full, accelerated, and with fewer steps
 	$(BIN)/ertacache demo --out out/demo
 
-test: $(VENV)/installed lint  ## the tests that CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/installed  ## style, types and the tests that CI runs; types beside the tests, which leave time for them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy & types=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$types || { echo "mypy has found errors: see above"; exit 1; }; exit $$tests
 
 $(VENV)-integrations/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-integrations
-	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(VENV)-integrations/bin/pip install --quiet --disable-pip-version-check -e ".[dev,quantised,gradio]"
+	$(VENV)-integrations/bin/pip install $(QUICKLY) "$(TORCH)"
+	$(VENV)-integrations/bin/pip install $(QUICKLY) -e ".[dev,quantised,gradio]"
 	touch $@
 
 test-integrations: $(VENV)-integrations/installed  ## with packages that change what diffusers does, in their own environment
@@ -29,8 +35,8 @@ test-integrations: $(VENV)-integrations/installed  ## with packages that change 
 
 $(VENV)-ray/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-ray
-	$(VENV)-ray/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(VENV)-ray/bin/pip install --quiet --disable-pip-version-check -e ".[dev,ray]"
+	$(VENV)-ray/bin/pip install $(QUICKLY) "$(TORCH)"
+	$(VENV)-ray/bin/pip install $(QUICKLY) -e ".[dev,ray]"
 	touch $@
 
 test-ray: $(VENV)-ray/installed  ## workers on a Ray cluster that is started for the tests, in their own environment
@@ -38,10 +44,10 @@ test-ray: $(VENV)-ray/installed  ## workers on a Ray cluster that is started for
 
 $(VENV)-comfyui/installed: pyproject.toml tests/integrations/comfyui/requirements.txt
 	$(PYTHON) -m venv $(VENV)-comfyui
-	$(VENV)-comfyui/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(VENV)-comfyui/bin/pip install --quiet --disable-pip-version-check -r tests/integrations/comfyui/requirements.txt
-	$(VENV)-comfyui/bin/pip install --quiet --disable-pip-version-check --no-deps spandrel  # it asks for torchvision
-	$(VENV)-comfyui/bin/pip install --quiet --disable-pip-version-check -e . pytest==9.2.0 playwright==1.65.2
+	$(VENV)-comfyui/bin/pip install $(QUICKLY) "$(TORCH)"
+	$(VENV)-comfyui/bin/pip install $(QUICKLY) -r tests/integrations/comfyui/requirements.txt
+	$(VENV)-comfyui/bin/pip install $(QUICKLY) --no-deps spandrel  # it asks for torchvision
+	$(VENV)-comfyui/bin/pip install $(QUICKLY) -e . pytest==9.2.0 playwright==1.65.2
 	$(VENV)-comfyui/bin/python tests/integrations/comfyui/fetch.py $(VENV)-comfyui
 	touch $@
 
@@ -50,10 +56,10 @@ test-comfyui: $(VENV)-comfyui/installed  ## the nodes in the real ComfyUI server
 
 $(VENV)-sglang/installed: pyproject.toml tests/integrations/sglang/requirements.txt
 	$(PYTHON) -m venv $(VENV)-sglang
-	$(VENV)-sglang/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(VENV)-sglang/bin/pip install --quiet --disable-pip-version-check -r tests/integrations/sglang/requirements.txt
-	$(VENV)-sglang/bin/pip install --quiet --disable-pip-version-check --no-deps sglang==0.5.23  # without CUDA packages
-	$(VENV)-sglang/bin/pip install --quiet --disable-pip-version-check -e . pytest==9.2.0
+	$(VENV)-sglang/bin/pip install $(QUICKLY) "$(TORCH)"
+	$(VENV)-sglang/bin/pip install $(QUICKLY) -r tests/integrations/sglang/requirements.txt
+	$(VENV)-sglang/bin/pip install $(QUICKLY) --no-deps sglang==0.5.23  # without CUDA packages
+	$(VENV)-sglang/bin/pip install $(QUICKLY) -e . pytest==9.2.0
 	touch $@
 
 test-sglang: $(VENV)-sglang/installed  ## the plug-in in SGLang's wheel, and the oldest diffusers, which it pins
@@ -61,8 +67,8 @@ test-sglang: $(VENV)-sglang/installed  ## the plug-in in SGLang's wheel, and the
 
 $(VENV)-docs/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-docs
-	$(VENV)-docs/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(VENV)-docs/bin/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(VENV)-docs/bin/pip install $(QUICKLY) "$(TORCH)"
+	$(VENV)-docs/bin/pip install $(QUICKLY) -e ".[docs]"
 	touch $@
 
 docs: $(VENV)-docs/installed  ## the site of docs/, in out/site; a broken link or a missing reference is an error
