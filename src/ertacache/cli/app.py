@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -28,6 +29,9 @@ from ertacache.cli.push import push
 
 # Modules that need torch, diffusers or matplotlib are imported inside the commands: they take seconds to import, and
 # `--help` must not wait for them.
+
+# Torch warns from C++ of what a reader of the output cannot act on, as when memory is watched. It reads this once.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 class Commands(TyperGroup):
