@@ -84,6 +84,7 @@ def test_a_folder_must_know_the_setting_and_nothing_is_learnt_from_the_measured_
     with pytest.raises(ArgumentError, match="knows nothing of this setting") as refused:
         uncalibrated(flux, call, STEPS, 2.0, tmp_path)
     assert f"--learn {tmp_path}" in refused.value.cure
+    assert "8 steps, true_cfg_scale=" in str(refused.value)
     assert list(tmp_path.glob("learnt-*")) == []
     with ertacache.accelerated(flux, speedup=2.0, learn=tmp_path) as run:
         flux(**started({**call, "seed": 8}), num_inference_steps=STEPS)

@@ -11,6 +11,7 @@ from ertacache.errors import ArgumentError
 from ertacache.evaluation.comparison import started, uncalibrated_source
 from ertacache.policy import Policy
 from ertacache.runtime.begun_call import begun
+from ertacache.runtime.call_setting import CallSetting
 from ertacache.runtime.identity import circumstances_of, origin_of
 
 
@@ -80,7 +81,7 @@ def uncalibrated(
     if driver.resolved.observers:  # they learn from a full run
         raise ArgumentError(
             "the folder knows nothing of this setting, so the first call would run in full and be learnt from",
-            given=f"{learn}, {policy.num_made_steps} steps",
+            given=", ".join([str(learn), f"{policy.num_made_steps} steps", *_told(driver.resolved.setting)]),
             cure=f"Let it learn first: ertacache generate MODEL PROMPT --speedup {speedup:g} --learn {learn}.",
         )
     origin = origin_of(
@@ -92,3 +93,8 @@ def uncalibrated(
         asked_steps=num_inference_steps if num_inference_steps != len(levels) - 1 else None,
     )
     return Uncalibrated(replace(policy, origin=origin), speedup, learn)
+
+
+def _told(setting: CallSetting | None) -> list[str]:
+    """The guidance of a call, for a message."""
+    return [f"{name}={value:g}" for name, value in (setting.guidance if setting else {}).items()]
