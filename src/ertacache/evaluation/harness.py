@@ -112,7 +112,8 @@ def measure(
         folder: where to keep results; nothing but these variants and calls may use it.
         adaptive: positions of the variants whose work depends on the prompt: their operations are counted per prompt.
         metrics: further metrics, by name.
-        on_generation: called with the number of variants that were generated or found in ``folder``.
+        on_generation: called with the number of variants that were generated or found in ``folder``; with 0 while
+            operations and memory are counted.
 
     Returns:
         One for each variant.
@@ -171,6 +172,7 @@ class _Measurement:
             with watching_memory(device_of(self.pipe)) as watched:
                 self.run(variant, 0)
             found.append((self.operations(variant, 0), watched.peak_bytes))
+            self.on_generation(0)  # none of those that are counted, but time for a word
         return found
 
     def figures(self, number: int, costs: Sequence[Sequence[int]]) -> list[dict[str, Any]]:

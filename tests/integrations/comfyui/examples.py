@@ -22,7 +22,14 @@ a bowl of ramen on a wooden table, seen from above
 a cat asleep on a stack of books
 a glass greenhouse in winter, lit from within
 a street market at night after rain
-a snow-covered mountain pass, wide shot"""
+a snow-covered mountain pass, wide shot
+two children flying a kite on a beach"""
+TITLES = {
+    "full sampler": "In full",
+    "sampler": "ERTACache",
+    "fewer sampler": "Fewer steps: as many as ERTACache computes",
+}
+"""Of the samplers, where there are several."""
 SAMPLING = {"steps": 20, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
 
 
@@ -92,8 +99,10 @@ def examples() -> dict[str, Graph]:
         "fast": node("ERTACache", model=["unet", 0], speedup=2.0, policy=["keep", 0]),
     }
     compare = {**_flux(), **instant, **_picture("fast")}
+    compare["sampler"]["inputs"]["seed"] = ["seed", 0]
     sampling = compare["sampler"]["inputs"] | {"model": ["unet", 0]}
     compare |= {
+        "seed": node("PrimitiveInt", value=1),
         "full sampler": node("KSampler", **sampling),
         "full decode": node("VAEDecode", samples=["full sampler", 0], vae=["vae", 0]),
         "fewer sampler": node("KSampler", **sampling | {"steps": SAMPLING["steps"] // 2}),
@@ -116,8 +125,8 @@ def as_opened(graph: Graph, definitions: dict[str, Any]) -> dict[str, Any]:
         graph: in the form of the API.
         definitions: what the server answers at ``/object_info``.
     """
-    # An unchanged graph is not run again, and Learn needs a second run.
-    after = "randomize" if any(one["class_type"] == "ERTACacheLearn" for one in graph.values()) else "fixed"
+    # An unchanged graph is not run again. Calibrate has a seed too, and is to run once.
+    after = "fixed" if "calibrate" in graph else "randomize"
     numbers = {name: place for place, name in enumerate(graph, 1)}
     depths: dict[str, int] = {}
 
@@ -136,14 +145,17 @@ def as_opened(graph: Graph, definitions: dict[str, Any]) -> dict[str, Any]:
         for given, (kind, *options) in described.items():
             value = one["inputs"].get(given)
             is_widget = isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+            linked = isinstance(value, list)
             if is_widget:
-                widgets.append(value)
+                widgets.append(1 if linked else value)
                 tall += 120 if options and options[0].get("multiline") else 0
                 if options and options[0].get("control_after_generate"):
                     widgets.append(after)
-            else:
-                socket = {"name": given, "type": kind, "link": None}
-                if isinstance(value, list):
+            if linked or not is_widget:
+                socket = {"name": given, "type": kind, "link": None} | (
+                    {"widget": {"name": given}} if is_widget else {}
+                )
+                if linked:
                     links.append([len(links) + 1, numbers[value[0]], value[1], numbers[name], len(sockets), kind])
                     socket["link"] = len(links)
                 sockets.append(socket)
@@ -156,6 +168,7 @@ def as_opened(graph: Graph, definitions: dict[str, Any]) -> dict[str, Any]:
             {
                 "id": numbers[name],
                 "type": one["class_type"],
+                **({"title": TITLES[name]} if name in TITLES and "full sampler" in graph else {}),
                 "pos": [column * 350, top],
                 "size": [300, height],
                 "flags": {},
