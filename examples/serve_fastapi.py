@@ -27,6 +27,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections import Counter
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -50,7 +51,11 @@ FRAMES_PER_SECOND = int(os.environ.get("FPS", "8"))
 
 
 def load():
-    """The pipeline, and what every call of it is given unless the request says otherwise."""
+    """The pipeline, and what every call of it is given unless the request says otherwise. With Wan:
+
+    pipe = WanPipeline.from_pretrained("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", dtype=torch.bfloat16).to("cuda")
+    return pipe, {"num_inference_steps": 50, "height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0}
+    """
     embedded = zoo.load(os.environ.get("ZOO", "emoji"))
     return embedded.pipe, embedded.arguments
 
@@ -59,6 +64,8 @@ app = FastAPI(title="ERTACache")
 pipe, arguments = load()
 GUIDANCE = "true_cfg_scale" if "true_cfg_scale" in arguments else "guidance_scale"
 one_at_a_time = threading.Lock()  # a pipeline serves one call at a time
+WAITING = int(os.environ.get("WAITING", "30"))  # of FastAPI's 40 threads; others keep answering /stats
+places = threading.BoundedSemaphore(WAITING)
 served: Counter[str] = Counter()
 log = logging.getLogger("uvicorn.error")  # the one that uvicorn shows
 
@@ -102,17 +109,28 @@ class Generation(BaseModel):
 @app.post("/generate", response_class=Response)
 def generate(asked: Generation) -> Response:
     """A picture as PNG, or a clip as MP4."""
-    with one_at_a_time:
-        try:
-            call = asked.call()
-            with asked.accelerated() as run:
-                made = pipe(**call)
-        except ValueError as error:  # by the library's and diffusers' checks of what was asked for
-            raise HTTPException(422, str(error)) from error
-        how, computed = told(asked, run, call.get("num_inference_steps"))
-        served[how] += 1
-    content, kind = encoded(made)
-    return Response(content, 200, {"X-Made": how, "X-Computed-Steps": computed, "X-Seed": str(asked.seed)}, kind)
+    if not places.acquire(blocking=False):
+        raise HTTPException(503, f"{WAITING} requests wait already", {"Retry-After": "10"})
+    try:
+        with one_at_a_time:
+            made, about = made_of(asked)
+        content, kind = encoded(made)
+        return Response(content, 200, about, kind)
+    except ValueError as error:  # by the library's and diffusers' checks of what was asked for
+        raise HTTPException(422, str(error)) from error
+    finally:
+        places.release()
+
+
+def made_of(asked: Generation) -> tuple[Any, dict[str, str]]:
+    """What the pipeline returns, and the headers about it."""
+    call, begun = asked.call(), time.perf_counter()
+    with asked.accelerated() as run:
+        made = pipe(**call)
+    seconds = f"{time.perf_counter() - begun:.2f}"
+    how, computed = told(asked, run, call.get("num_inference_steps"))
+    served[how] += 1
+    return made, {"X-Made": how, "X-Computed-Steps": computed, "X-Seconds": seconds, "X-Seed": str(asked.seed)}
 
 
 @app.exception_handler(RequestValidationError)

@@ -25,6 +25,7 @@ from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_st
 from ertacache.method.named_methods import Method
 from ertacache.method.prior import ANGLES, prior_outputs
 from ertacache.method.schedule import evenly_spaced
+from ertacache.method.worthwhile import FEW_STEPS
 from ertacache.policy import Policy
 from ertacache.runtime.denoisers import changes_of_expert
 from ertacache.runtime.instant import Instant
@@ -45,6 +46,7 @@ def test_the_budget_is_met_at_any_number_of_steps(flux, flux_call, counted, step
     assert run.computed_steps[0] == 0
     assert "not calibrated" in str(run.report)
     assert "learn=" in str(run.report)
+    assert ("leave little to skip" in str(run.report)) == (computed < steps <= FEW_STEPS)
 
 
 def test_a_setting_is_solved_once_in_the_process(caplog):

@@ -18,7 +18,7 @@ from ertacache.calibration.worthwhile import warnings_of
 from ertacache.errors import BudgetError, CalibrationError, GuardError, MethodError, PipelineError
 from ertacache.method.named_methods import NAMED_METHODS
 from ertacache.method.prediction import Prediction
-from ertacache.method.schedule import FEW_STEPS
+from ertacache.method.worthwhile import FEW_STEPS
 from ertacache.policy import CalibrationRecord
 
 

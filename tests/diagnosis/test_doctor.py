@@ -20,7 +20,7 @@ from ertacache.calibration.recording_store import readable
 from ertacache.diagnosis.estimate import estimate_of
 from ertacache.diagnosis.trial import Trial
 from ertacache.errors import ArgumentError, CalibrationError, PipelineError, PolicyMismatchError, RunError
-from ertacache.method.schedule import FEW_STEPS
+from ertacache.method.worthwhile import FEW_STEPS
 from tests.adapters import load_lora
 
 RECORDED = from_json(RECORD.read_text(encoding="utf-8"))

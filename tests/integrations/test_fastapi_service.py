@@ -4,6 +4,9 @@ import importlib.util
 import io
 import json
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -47,6 +50,7 @@ def asked(service, **given):
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"] == "image/png"
     assert answer.headers["X-Seed"] == str(given.get("seed", 1))
+    assert float(answer.headers["X-Seconds"]) > 0
     return answer.headers["X-Made"], answer.headers["X-Computed-Steps"], Image.open(io.BytesIO(answer.content))
 
 
@@ -69,6 +73,22 @@ def test_it_learns_audits_and_tells_and_a_request_can_be_left_out_of_it(service,
     (setting,) = stats["settings"]
     assert setting["full generations"] == 2
     assert "relative error of the final latent 0." in setting["audits"]["3 steps computed"]
+
+
+def test_too_many_at_once_are_sent_away_and_stats_answer_meanwhile(service, monkeypatch):
+    monkeypatch.setattr(service, "places", threading.BoundedSemaphore(1))
+    small = {"prompt": "a cat", "height": 32, "width": 32, "steps": 2, "accelerate": False}
+    with ThreadPoolExecutor(1) as others, service.one_at_a_time:
+        first = others.submit(service.client.post, "/generate", json=small)
+        while service.places._value:
+            time.sleep(0.01)
+        sent_away = service.client.post("/generate", json=small)
+        assert (sent_away.status_code, sent_away.headers["Retry-After"]) == (503, "10")
+        assert service.client.get("/stats").status_code == 200
+        service.one_at_a_time.release()
+        assert first.result().status_code == 200
+        service.one_at_a_time.acquire()
+    assert service.client.post("/generate", json=small).status_code == 200
 
 
 def test_the_log_tells_where_a_call_departs_from_a_policy(service, caplog):

@@ -126,6 +126,9 @@ def test_audits_run_in_full_teach_and_say_how_good_the_policy_is(flux, call, tmp
     assert learnt.audited_steps == (5, 5)
     assert "mean of 2 audits" in learnt.told(5)
     assert "no audit yet" in learnt.told(6)
+    for error, large in ((0.09, False), (0.11, True)):
+        told = replace(learnt, audits=(error,), audited_steps=(5,)).told(5)
+        assert ("large, so expect pictures that differ visibly" in told) is large
 
 
 def test_every_report_says_what_the_policy_was_learnt_from_and_how_good_it_is(flux, call, tmp_path):

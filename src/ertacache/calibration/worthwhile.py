@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from ertacache.method.schedule import FEW_STEPS
+from ertacache.method.worthwhile import FEW_STEPS, LARGE_ERROR
 from ertacache.policy import Policy
-
-LARGE_ERROR = 0.1
-"""On the small pipelines of this project, policies with a larger error were 20 to 35 dB from the full run."""
 
 
 def warnings_of(policy: Policy) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ertacache.diagnosis.facts import DenoiserFacts, Finding, SchedulerFacts
-from ertacache.method.schedule import FEW_STEPS
+from ertacache.method.worthwhile import FEW_STEPS
 from ertacache.runtime.denoisers import has_experts
 
 _DISTILLED = re.compile("schnell|turbo|lightning|hyper-|lcm|distil|dmd", re.IGNORECASE)

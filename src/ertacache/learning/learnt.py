@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ertacache.errors import PolicyFileError
 from ertacache.files import entries, reading, save
+from ertacache.method.worthwhile import LARGE_ERROR
 from ertacache.value_checks import each, instance, invalid, normalized, number, text, whole
 
 LOCK_SECONDS = 60.0
@@ -91,9 +92,10 @@ class Learnt:
         if not errors:
             return ""
         worst = f", {max(errors):.4f} at most" if len(errors) > 1 else ""
+        large = "; that is large, so expect pictures that differ visibly" if fmean(errors) > LARGE_ERROR else ""
         return (
             f"relative error of the final latent {fmean(errors):.4f} in the mean of {len(errors)} "
-            f"audit{'s' * (len(errors) != 1)}{worst}"
+            f"audit{'s' * (len(errors) != 1)}{worst}{large}"
         )
 
     def told(self, computed: int) -> str:

@@ -14,12 +14,6 @@ from ertacache.errors import BudgetError
 
 MOST_STEPS = 10_000
 """Upper bound on the steps of a run; no sampler comes near it."""
-FEW_STEPS = 10
-"""So many steps or fewer are few: each changes the latent much, so none can be skipped for little.
-
-Measured are 4 steps, where 2x is far from the full run, and 20, where it is near (docs/how-to/few-step-models.md);
-this is between them.
-"""
 Schedule = tuple[int, ...]
 """The cached steps, rising, counted from 0."""
 

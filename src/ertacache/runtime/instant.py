@@ -14,6 +14,7 @@ from ertacache.method.prediction import Prediction
 from ertacache.method.prior import prior_outputs
 from ertacache.method.schedule import fewest_computed
 from ertacache.method.surrogate import Surrogate
+from ertacache.method.worthwhile import FEW_STEPS, few_steps_note
 from ertacache.policy import CalibrationRecord, Policy
 from ertacache.policy.predictions import shifted
 from ertacache.runtime.call_setting import CallSetting
@@ -63,7 +64,7 @@ class Instant:
                 outputs = prior_outputs(angles_of(other, levels[first:]), strength_of(setting.guidance), self.without)
                 return solved_stream(policy, outputs, other, levels, first)
 
-            return Resolved(policy, True, (NOTE,), setting, solve_stream=solve_stream)
+            return Resolved(policy, True, policy.calibration.notes, setting, solve_stream=solve_stream)
 
         return Undecided(NOTHING_CACHED, setting=setting, decide=decide)
 
@@ -159,8 +160,11 @@ def solved_policy(
     computed = max(computed, fewest_computed(steps, forced))
     surrogate = Surrogate.joint([Surrogate.answering(one, response, forced, forced) for one in outputs])
     cached = surrogate.best_bend(computed)
-    predictions = surrogate.solved(cached, blank.method.order)
-    return replace(blank, num_inference_steps=steps, cached_steps=cached, predictions=predictions).shifted(first)
+    predictions, record = surrogate.solved(cached, blank.method.order), blank.calibration
+    if cached and steps <= FEW_STEPS:
+        record = replace(record, notes=(*record.notes, few_steps_note(steps)))
+    made = replace(blank, num_inference_steps=steps, cached_steps=cached, predictions=predictions, calibration=record)
+    return made.shifted(first)
 
 
 _MADE: Memo[Policy] = Memo(32)

@@ -27,9 +27,10 @@ two children flying a kite on a beach"""
 TITLES = {
     "full sampler": "In full",
     "sampler": "ERTACache",
-    "fewer sampler": "Fewer steps: as many as ERTACache computes",
+    "fewer sampler": "Fewer steps: full / speedup",
+    "seed": "Seed of all three",
 }
-"""Of the samplers, where there are several."""
+"""Where there are several samplers."""
 SAMPLING = {"steps": 20, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
 
 

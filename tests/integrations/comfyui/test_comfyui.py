@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 import ertacache
 from ertacache.method.named_methods import Method
-from ertacache.method.schedule import FEW_STEPS, evenly_spaced
+from ertacache.method.schedule import evenly_spaced
+from ertacache.method.worthwhile import FEW_STEPS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from server import Server, WorkflowError

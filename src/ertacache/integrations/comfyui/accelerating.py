@@ -11,7 +11,7 @@ from ertacache.acceleration import Acceleration, switch_on
 from ertacache.integrations.comfyui.line import ComfyLine, attach, guidance_of, refuse_other_caches
 from ertacache.integrations.comfyui.wording import worded_for_nodes
 from ertacache.learning import Learner
-from ertacache.method.schedule import FEW_STEPS
+from ertacache.method.worthwhile import FEW_STEPS, few_steps_note
 from ertacache.policy import Policy
 from ertacache.runtime.instant import Instant
 from ertacache.runtime.policy_source import PolicySource
@@ -78,8 +78,8 @@ class ModelAcceleration:
             yield f"the slider's speedup {unused:g} is not used: the connected policy has its own, {own}"
         if policy is not None and policy.calibration.num_prompts == 1:
             yield "the policy was calibrated on one prompt; with six to eight it holds better for others"
-        if report.cached_steps and steps <= FEW_STEPS:
-            yield f"{steps} steps leave little to skip, and models of few steps gain little: compare with speedup 1"
+        if policy is not None and report.cached_steps and steps <= FEW_STEPS:
+            yield few_steps_note(steps)
 
 
 _HOLDER = "ertacache_acceleration"
