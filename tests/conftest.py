@@ -25,8 +25,15 @@ from ertacache.method.named_methods import Method
 from ertacache.policy import Origin, Policy
 from ertacache.runtime import identity
 
-LONG = ("test_benchmarks.py", "test_fuzz.py", "test_lockstep.py", "test_examples.py")
-"""Files of few and long tests. On several processes they come first: what begins last would be waited for."""
+LONG = (
+    "test_support.py",
+    "test_workers.py",
+    "test_contract.py",
+    "test_benchmarks.py",
+    "test_fuzz.py",
+    "test_examples.py",
+)
+"""Files that take longest. On several processes they come first: what begins last would be waited for."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -101,6 +101,7 @@ def test_rivals_in_the_quick_form_and_the_page_of_it(names, rivals, tmp_path):
     assert webpage.count("data:image/png") >= min(17, len(rivals))
 
 
+@pytest.mark.slow  # it changes with its own benchmark alone, which nothing else imports
 def test_time_and_memory_on_scaled_down_backbones(tmp_path):
     command = [sys.executable, "-m", "benchmarks.latency", "flux", "--size", "small"]
     command += ["--steps", "8", "--repeats", "2", "--out", tmp_path]

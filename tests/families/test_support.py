@@ -36,8 +36,9 @@ def test_it_keeps_the_whole_contract_as_recorded(name):
     assert shown(check(CASES[name])) == shown(RECORDED[name][1])
 
 
-@pytest.mark.parametrize("name", ["FLUX, true guidance", "Wan, UniPC", "CogVideoX, DPM", "Open-Sora 1.2"])
-def test_the_papers_families_keep_the_whole_contract(name):
+@pytest.mark.parametrize("name", ["FLUX, true guidance", "Wan, UniPC"])
+def test_two_families_keep_the_whole_contract(name):
+    """A picture's and a clip's; all others are slow."""
     assert shown(check(CASES[name])) == shown(RECORDED[name][1])
 
 
