@@ -8,7 +8,7 @@
 Requests of the policy's setting follow it, with its guard. Others are learnt from: the first one of each setting runs
 in full, later ones compute half of the steps, one in fifty is audited. Equal requests that arrive together become one
 batch. Deploying `application` again with another policy replaces it while requests go on: no replica is restarted.
-Replace `load` by your own pipeline.
+Replace `load` by your own pipeline of pictures; ZOO=flux is another small one, in a checkout.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +32,14 @@ import ertacache
 from ertacache import zoo
 from ertacache.learning.learnt import LearntFolder
 
+MODEL = os.environ.get("ZOO", "emoji")
 MOST_STEPS = 100
 
 
 def load():
     """The pipeline, and what every call of it is given."""
     torch.set_num_threads(1)
-    embedded = zoo.load()
+    embedded = zoo.load(MODEL)
     return embedded.pipe, embedded.arguments
 
 

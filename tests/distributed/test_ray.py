@@ -111,9 +111,10 @@ def fetched(port, query):
         return image, dict(answer.headers)
 
 
-def test_the_service(small, tmp_path):
+def test_the_service(small, tmp_path, monkeypatch):
     from ray import serve
 
+    monkeypatch.setenv("ZOO", "flux")
     sys.path.insert(0, str(EXAMPLES))
     import serve_ray
 
