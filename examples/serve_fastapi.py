@@ -114,12 +114,12 @@ def generate(asked: Generation) -> Response:
     try:
         with one_at_a_time:
             made, about = made_of(asked)
-        content, kind = encoded(made)
-        return Response(content, 200, about, kind)
     except ValueError as error:  # by the library's and diffusers' checks of what was asked for
         raise HTTPException(422, str(error)) from error
     finally:
         places.release()
+    content, kind = encoded(made)
+    return Response(content, 200, about, kind)
 
 
 def made_of(asked: Generation) -> tuple[Any, dict[str, str]]:

@@ -138,6 +138,13 @@ def test_what_is_no_fault_of_the_caller_is_not_blamed_on_them(service, tmp_path,
     monkeypatch.setattr(service, "LEARN", tmp_path / "file")
     assert service.client.post("/generate", json={"prompt": "a cat"}).status_code == 500
 
+    def broken(made):
+        raise ValueError("no encoder")
+
+    monkeypatch.setattr(service, "encoded", broken)
+    once = {"prompt": "a cat", "accelerate": False, "steps": 2}
+    assert service.client.post("/generate", json=once).status_code == 500
+
 
 @pytest.mark.skipif("wan" not in zoo.available(), reason="the video pipelines are in a checkout only")
 def test_a_clip_is_mp4_or_webp_where_there_is_no_encoder(tmp_path, monkeypatch):
