@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 # All byte code would take half a minute; Python compiles what it imports.
 QUICKLY = --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test test-integrations test-ray test-comfyui test-sglang docs lint bench paper train clean
+.PHONY: demo test test-integrations test-ray test-comfyui test-sglang docs style lint bench paper train clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,9 +17,7 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed  ## generate with the embedded pipeline in full, accelerated, and with fewer steps
 	$(BIN)/ertacache demo --out out/demo
 
-test: $(VENV)/installed  ## style, types and the tests that CI runs; types beside the tests, which leave time for them
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: $(VENV)/installed style  ## style, types and the tests that CI runs; types beside the tests, which leave time for them
 	$(BIN)/mypy & types=$$!; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$types || { echo "mypy has found errors: see above"; exit 1; }; exit $$tests
@@ -74,9 +72,11 @@ $(VENV)-docs/installed: pyproject.toml
 docs: $(VENV)-docs/installed  ## the site of docs/, in out/site; a broken link or a missing reference is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 
-lint: $(VENV)/installed  ## style and types
+style: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint: $(VENV)/installed style  ## style and types
 	$(BIN)/mypy
 
 bench: $(VENV)/installed  ## the slow tests, and tables like those of docs/records/pipelines.md

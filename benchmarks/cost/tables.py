@@ -103,5 +103,5 @@ def worth_table(results: Sequence[Mapping[str, Any]]) -> str:
     """A row for each step ratio, a column for each number of full runs."""
     found = worth(results)
     totals = list(next(iter(found.values())))
-    rows = [[f"{ratio}x", *(f"{values[total]:.1f}" for total in totals)] for ratio, values in found.items()]
+    rows = [[f"{ratio}x", *(f"{values[total]:z.1f}" for total in totals)] for ratio, values in found.items()]
     return table([["step ratio", *totals], *rows])

@@ -1,6 +1,6 @@
 """Is one schedule for all prompts the limit, and how far is ours from the best? docs/records/golden-path.md.
 
-    python -m benchmarks.golden flux     # an hour on a core, and resumable
+    python -m benchmarks.golden flux     # or emoji; less than half an hour of a core, and resumable
 
 All schedules of a budget that compute the first step are generated with the real denoiser, on held-out prompts and on
 those of the calibration, by three predictions (`benchmarks.golden.exhaustion.METHODS`). The reference is the full run.

@@ -91,10 +91,11 @@ class Learnt:
         errors = self.errors(computed)
         if not errors:
             return ""
+        mean = fmean(errors)
         worst = f", {max(errors):.4f} at most" if len(errors) > 1 else ""
-        large = "; that is large, so expect pictures that differ visibly" if fmean(errors) > LARGE_ERROR else ""
+        large = "; that is large, so expect pictures that differ visibly" if mean > LARGE_ERROR else ""
         return (
-            f"relative error of the final latent {fmean(errors):.4f} in the mean of {len(errors)} "
+            f"relative error of the final latent {mean:.4f} in the mean of {len(errors)} "
             f"audit{'s' * (len(errors) != 1)}{worst}{large}"
         )
 
