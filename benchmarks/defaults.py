@@ -1,4 +1,4 @@
-"""Every pipeline at its own model's defaults, beside every rival, from 1.3x to 5x: docs/records/pipelines.md.
+"""Every pipeline at its own model's defaults, beside every rival, from 1.3x to 5x: docs/records/defaults.md.
 
     python -m benchmarks.defaults                      # all settings; hours on a core, and resumable
     python -m benchmarks.defaults "wan, 50 steps, shift 3"    # some; the others' figures stay in the file
