@@ -149,6 +149,14 @@ def test_it_agrees_with_the_contract(name):
     assert (way(found, "calibrate").refusal is None) == (not recorded.calibration)
 
 
+def test_the_second_experts_guidance_is_told_where_it_is_its_own():
+    """Pipelines with one denoiser take the argument and refuse its default."""
+    one = Family(CASES["Wan, UniPC"])
+    assert "guidance_scale_2" not in str(ertacache.doctor(one.pipe, **one.arguments()))
+    two = Family(CASES["Wan 2.2"])
+    assert "guidance_scale_2=3" in str(ertacache.doctor(two.pipe, **two.arguments() | {"guidance_scale_2": 3.0}))
+
+
 def test_compiled_as_a_whole_or_by_blocks(flux, call):
     flux.transformer.compile(backend="eager")
     found = ertacache.doctor(flux, time=True, num_inference_steps=8, **call)

@@ -23,7 +23,7 @@ from ertacache.errors import ArgumentError, ERTACacheError, PipelineError, RunEr
 from ertacache.memory_errors import full_memory
 from ertacache.policy import Policy
 from ertacache.runtime.begun_call import begun
-from ertacache.runtime.call_setting import guidance_of
+from ertacache.runtime.call_setting import guidance_of, to_name
 from ertacache.runtime.call_signature import CallSignature, check_call_arguments
 from ertacache.runtime.denoisers import denoisers_of
 from ertacache.runtime.environment import environment_of
@@ -133,7 +133,7 @@ def _fit(
             pass
 
     origin = policy.origin
-    made_for = f"for {origin.pipeline_class}, {numbers(origin.guidance)}" if origin else "made by hand"
+    made_for = f"for {origin.pipeline_class}, {numbers(to_name(origin.guidance))}" if origin else "made by hand"
     computed = f"{len(policy.computed_steps)} of {policy.num_made_steps} steps computed"
     fit = PolicyFit(f"{policy.method.name}, {computed}, {made_for}", refusal_of(check))
     if fit.refusal is not None:

@@ -16,6 +16,7 @@ from ertacache.diagnosis.facts import (
     SchedulerFacts,
     Way,
 )
+from ertacache.runtime.call_setting import to_name
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Diagnosis:
             *[(f"no {level.name}", str(level.refusal)) for level in self.levels if found and level.refusal],
             *wording.scheduler_rows(self.scheduler),
             *[("ControlNet" if one.is_control else "denoiser", wording.denoiser(one)) for one in self.denoisers],
-            ("guidance", wording.numbers(self.guidance)),
+            ("guidance", wording.numbers(to_name(self.guidance))),
             *wording.policy_rows(self.policy),
             *wording.estimate_rows(self.estimate, self.tried),
             *[("note", f"{finding.what}. {finding.cure}") for finding in self.findings],

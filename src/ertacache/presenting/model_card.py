@@ -13,6 +13,7 @@ from huggingface_hub import ModelCardData
 from ertacache.policy import Policy
 from ertacache.policy.origin import ANY_ADAPTERS
 from ertacache.presenting.published_figures import EVALUATION_FILE, POLICY_FILE, PROMPTS_FILE, Figures
+from ertacache.runtime.call_setting import to_name
 from ertacache.untrusted_text import visible
 
 FEW_PROMPTS = 8
@@ -80,10 +81,7 @@ def _usage(policy: Policy, repo_id: str, model: str | None, figures: Figures | N
 
 def _call(policy: Policy, figures: Figures | None) -> dict[str, Any]:
     """The arguments of a call for this policy: its guidance, and those that the measured calls had."""
-    guidance: dict[str, Any] = dict(policy.origin.guidance) if policy.origin else {}
-    if guidance.get("guidance_scale_2") == guidance.get("guidance_scale"):
-        guidance.pop("guidance_scale_2", None)  # it defaults to the first, and pipelines with one denoiser refuse it
-    given = {**guidance, **(figures.arguments if figures else {})}
+    given = {**(to_name(policy.origin.guidance) if policy.origin else {}), **(figures.arguments if figures else {})}
     return {name: value for name, value in given.items() if name.isidentifier()}
 
 

@@ -95,6 +95,16 @@ def guidance_of(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> di
     return strengths
 
 
+def to_name(guidance: Mapping[str, float]) -> dict[str, float]:
+    """Those of `guidance_of` that a call has to name: the second expert's is left out where it is the first's.
+
+    It defaults to that, and pipelines with one denoiser refuse it.
+    """
+    second = guidance.get("guidance_scale_2")
+    default = second is not None and second == guidance.get("guidance_scale")
+    return {name: value for name, value in guidance.items() if not (default and name == "guidance_scale_2")}
+
+
 def _of_guiders(pipe: Any) -> dict[str, Any]:
     """The scale of a pipeline's guiders, as arguments; modular pipelines keep it there."""
     found: dict[str, Any] = {}

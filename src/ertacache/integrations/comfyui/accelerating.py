@@ -77,7 +77,7 @@ class ModelAcceleration:
             own = f"{policy.step_ratio:.2g}"
             yield f"the slider's speedup {unused:g} is not used: the connected policy has its own, {own}"
         if policy is not None and policy.calibration.num_prompts == 1:
-            yield "the policy was calibrated on one prompt; with six to eight it holds better for others"
+            yield "the policy was calibrated on one prompt; with eight it holds better for others"
         if policy is not None and report.cached_steps and steps <= FEW_STEPS:
             yield few_steps_note(steps)
 

@@ -152,7 +152,7 @@ class Prompts(io.ComfyNode):  # type: ignore[misc]
             description="Encode one prompt a line, for Calibrate.",
             inputs=[
                 io.Clip.Input("clip"),
-                io.String.Input("prompts", multiline=True, tooltip="One prompt a line; six to eight of your own."),
+                io.String.Input("prompts", multiline=True, tooltip="One prompt a line; eight of your own."),
             ],
             outputs=[io.Conditioning.Output(display_name="conditionings", is_output_list=True)],
         )
@@ -225,7 +225,7 @@ class Calibrate(io.ComfyNode):  # type: ignore[misc]
             one["seed"],
         )
         if len(positive) == 1:
-            _log.warning("ERTACache: calibrating on one prompt; with six to eight a policy holds better for others")
+            _log.warning("ERTACache: calibrating on one prompt; with eight a policy holds better for others")
         with worded_for_nodes(model):
             policy = calibrated(workflow, one["speedup"], one["full_runs"])
         _log.info("ERTACache: %s", policy)
