@@ -2,6 +2,7 @@
 
     python -m benchmarks.cost                  # all trained pipelines; about two hours on two cores
     python -m benchmarks.cost --keep-rivals    # ours anew, beside the rivals of the results that are there
+    python -m benchmarks.cost --keep-rivals --speedup 4    # of ours one step ratio, where a change touched no other
 
 For every trained pipeline and step ratio, on held-out prompts and by a prior that has *not* seen the pipeline: an
 instant policy (0 full runs), one learnt from a generation (1), calibrations with more and more; fewer steps; and rivals
@@ -36,15 +37,20 @@ def main(
     rivals_prompts: Annotated[int, typer.Option(help="so many of them for rivals, the first ones")] = 4,
     seed: Annotated[int, typer.Option(help="of the first held-out prompt")] = 1000,
     keep_rivals: Annotated[bool, typer.Option(help="take the rivals from the earlier results")] = False,
+    speedup: Annotated[list[float] | None, typer.Option(help="with them, only these step ratios of ours anew")] = None,
 ) -> None:
     """Measure, and write the figures."""
+    if speedup and not keep_rivals:
+        raise typer.BadParameter("only with --keep-rivals: rivals are measured at all step ratios")
     torch.set_num_threads(1)
     results = []
     earlier = json.loads((out / "cost.json").read_text("utf-8"))["results"] if keep_rivals else []
     before = {result["model"]: result for result in earlier}
     for model in models or (before if keep_rivals else zoo.available()):
         if keep_rivals:
-            results.append(with_kept_rivals(measured_ours(model, prompts, seed, work), before[model]))
+            results.append(
+                with_kept_rivals(measured_ours(model, prompts, seed, work, speedup or SPEEDUPS), before[model])
+            )
             print(ours_table(results), flush=True)
             continue
         rivals = measured_rivals(zoo.load(model), model, rivals_prompts, seed, work / model, SPEEDUPS)

@@ -108,10 +108,12 @@ def learnt(embedded: zoo.Embedded, model: str, speedup: float, folder: Path) -> 
     return learner
 
 
-def our_ways(embedded: zoo.Embedded, model: str, work: Path) -> dict[str, Variant]:
+def our_ways(
+    embedded: zoo.Embedded, model: str, work: Path, speedups: Sequence[float] = SPEEDUPS
+) -> dict[str, Variant]:
     """By step ratio and full runs: ``2 10`` and the like; and fewer steps."""
     steps, ways = int(embedded.arguments["num_inference_steps"]), {}
-    for speedup in SPEEDUPS:
+    for speedup in speedups:
         budget = StepBudget(speedup)
         computed = budget.computed(steps)
         sources: dict[int, PolicySource] = {
@@ -129,12 +131,14 @@ def our_ways(embedded: zoo.Embedded, model: str, work: Path) -> dict[str, Varian
     return ways
 
 
-def measured_ours(model: str, prompts: int, seed: int, work: Path) -> dict[str, Any]:
+def measured_ours(
+    model: str, prompts: int, seed: int, work: Path, speedups: Sequence[float] = SPEEDUPS
+) -> dict[str, Any]:
     """PSNR of ours and of fewer steps: by name, a list over prompts; and what each calibration cost."""
     embedded = zoo.load(model)
     folder = work / model / key_of(embedded, source_digest(RIVALS_CODE), seed, "ours")
-    ways = our_ways(embedded, model, folder)
-    rows = _measured(embedded, list(ways.values()), prompts, seed, folder / "measured")
+    ways = our_ways(embedded, model, folder, speedups)
+    rows = _measured(embedded, list(ways.values()), prompts, seed, folder / f"measured-{len(ways)}")
     found = {name: row.psnr for name, row in zip(ways, rows, strict=True)}
     if max(max(values) for values in found.values()) >= MAX_PSNR:
         raise RuntimeError(f"{model}: a generation ran in full: {found}")
@@ -205,19 +209,24 @@ def check_same(name: str, psnr: Sequence[float], earlier: Sequence[float]) -> No
 def with_kept_rivals(ours: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """One pipeline's figures, with rivals from earlier results on the same prompts: they do not depend on this library.
 
+    Step ratios that were not measured anew are those of the earlier results.
+
     Raises:
         RuntimeError: if fewer steps differ, so that the pipeline, prompts or machine are others.
     """
     found: dict[str, dict[str, Any]] = {}
     for ratio, row in before["psnr"].items():
+        if f"{ratio} {FEWER}" not in ours["psnr"]:
+            found[ratio] = row
+            continue
         own = {name: ours["psnr"][f"{ratio} {name}"] for name in (FEWER, *map(str, (0, 1, *TOTALS)))}
         check_same(before["model"], own[FEWER], row[FEWER])
         found[ratio] = {**row, **own}
     return {
         "model": before["model"],
         "psnr": found,
-        "full_runs": ours["full_runs"],
-        "prompts_used": ours["prompts_used"],
+        "full_runs": before["full_runs"] | ours["full_runs"],
+        "prompts_used": before["prompts_used"] | ours["prompts_used"],
     }
 
 

@@ -111,13 +111,26 @@ def test_every_bend_has_the_steps_asked_for(num_steps):
                 assert not {0, *inside} & {*cached}
 
 
+def test_a_gap_at_the_end_is_for_grids_with_several_steps_there():
+    def latest(levels, computed):
+        return {max({*range(30)} - {*cached}) for cached in safe_bends(30, computed, (), levels)}
+
+    even = np.linspace(1, 0, 31)
+    shifted = 3 * even / (1 + 2 * even)
+    assert latest(even.tolist(), 10) == {27, 28, 29}
+    assert latest(even.tolist(), 28) == {28, 29}
+    assert latest(even.tolist(), 29) == {29}
+    assert latest(shifted.tolist(), 10) == latest(None, 10) == {29}
+    assert set(safe_bends(30, 10, (), shifted.tolist())) < set(safe_bends(30, 10, (), even.tolist()))
+
+
 @pytest.mark.parametrize(("computed", "forced"), [(6, ()), (6, (4, 5)), (3, ()), (2, ()), (3, (5,))])
 def test_beginnings_have_the_steps_asked_for_and_evenly_spaced_ones_among_them(loops, computed, forced):
     surrogate = replace(loops.surrogate, forced=forced)
     found = list(beginnings(10, computed, forced, surrogate))
     even = evenly_spaced(10, computed, forced)
     assert even == found[-1]
-    assert found[0] in safe_bends(10, computed, forced)
+    assert found[0] in safe_bends(10, computed, forced, surrogate.outputs.levels)
     for cached in found:
         assert len(cached) == 10 - computed
         assert not {0, *forced} & set(cached)

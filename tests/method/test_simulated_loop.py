@@ -7,7 +7,15 @@ import pytest
 
 from ertacache.method.gram_weights import Outputs
 from ertacache.method.prior import prior_outputs
-from ertacache.method.simulated_loop import ANSWERS, DIVERGING, answers_at, diverging_at, simulated
+from ertacache.method.simulated_loop import (
+    ANSWERS,
+    DIVERGING,
+    MOST_UNCERTAIN,
+    answers_at,
+    diverging_at,
+    simulated,
+    uncertain_at,
+)
 from ertacache.method.surrogate import Surrogate
 
 T, CACHED = 12, (2, 4, 5, 7, 8, 10)
@@ -88,3 +96,15 @@ def test_schedules_are_doubted_the_more_the_stronger_guidance_is():
     assert doubts[-1] == doubts[-2] == DIVERGING, "stronger guidance than was measured is taken as the strongest"
     assert diverging_at(4.0, 1.5) == diverging_at(4.0, 2.0) < diverging_at(4.0, 3.0) < diverging_at(4.0, 4.0) < 0
     assert diverging_at(8.0, 4.0) == DIVERGING, "under strong guidance whatever the ratio"
+
+
+def test_outputs_are_the_less_sure_the_stronger_guidance_and_the_fewer_computed_steps():
+    levels = (1.0, 0.5, 0.0)
+    for guidance, ratio in ((0.0, 3.0), (1.0, 3.0), (4.0, 3.0), (4.0, 1.5)):
+        assert not uncertain_at(levels, guidance, ratio).any(), "as the prior knows them"
+    by_guidance = [uncertain_at(levels, guidance, 2.0)[0] for guidance in (4.0, 4.5, 5.0, 7.0, 8.0)]
+    assert by_guidance == sorted(set(by_guidance))
+    by_ratio = [uncertain_at(levels, 5.0, ratio)[0] for ratio in (1.3, 1.5, 2.0, 3.0)]
+    assert by_ratio == sorted(set(by_ratio))
+    assert 0 < uncertain_at(levels, 1.0, 4.0)[0] < 0.01
+    assert uncertain_at(levels, 100.0, 100.0).tolist() == [MOST_UNCERTAIN, MOST_UNCERTAIN / 2]

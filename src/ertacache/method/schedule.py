@@ -149,14 +149,26 @@ def all_denser_at_ends(num_steps: int, computed: int, forced: Sequence[int]) -> 
     return _bends(num_steps, computed, forced, product(EXPONENTS, EXPONENTS, ends, (1.0,)))
 
 
-def safe_bends(num_steps: int, computed: int, forced: Sequence[int]) -> list[Schedule]:
+def safe_bends(
+    num_steps: int, computed: int, forced: Sequence[int], levels: Sequence[float] | None = None
+) -> list[Schedule]:
     """Make the few schedules of `denser_at_ends` that no trained pipeline lost much by, in an order that is fixed.
 
     They are what a policy chooses among that no denoiser call was made for. Those with a power are for grids that rush
-    through the first noise levels, where what a picture shows is decided: strong guidance without a shift.
+    through the first noise levels, where what a picture shows is decided: strong guidance without a shift. They alone
+    may cache steps at the end, and only below a noise level of `ALMOST_CLEAN`: such grids have several steps there,
+    others make their last large change (docs/records/research-log.md).
+
+    Args:
+        num_steps: T.
+        computed: how many steps are computed.
+        forced: steps that must be computed.
+        levels: the T + 1 noise levels ``s`` of flow matching, falling; without them the last step is computed.
     """
+    clean = range(1, num_steps - computed) if levels else ()
+    ends = (0, *(end for end in clean if levels and levels[num_steps - 1 - end] <= ALMOST_CLEAN))
     mild = product((0.8, 1.0, 1.25), (1.0, 1.25, 1.5, 1.8), (0,), (1.0,))
-    early = product((1.0,), (1.0, 1.25, 1.5), (0,), (1.25, 1.5, 1.75, 2.0))
+    early = product((1.0,), (1.0, 1.25, 1.5), ends, (1.25, 1.5, 1.75, 2.0))
     return sorted(_bends(num_steps, computed, forced, [*mild, *early]))
 
 
@@ -170,6 +182,8 @@ def _bends(
     }
 
 
+ALMOST_CLEAN = 0.12
+"""The noise level, 0 to 1, below which `safe_bends` may leave steps at the end uncomputed."""
 EXPONENTS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)
 """The exponents that `all_denser_at_ends` tries for each half of the run."""
 

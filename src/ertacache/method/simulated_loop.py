@@ -31,6 +31,8 @@ DIVERGING, STRONG_GUIDANCE = -0.3, 8.0
 """In the same units, and at this guidance scale: errors that outputs push further away; see `diverging_at`."""
 POWER = 0.7
 """How fast answers rise towards both ends of the noise levels."""
+MOST_UNCERTAIN = 0.2
+"""See `uncertain_at`."""
 LEAST = 0.01
 """Floor of ``s (1 - s)``, which is 0 for a first latent of pure noise; that latent has no error yet."""
 
@@ -67,6 +69,29 @@ def diverging_at(guidance: float, step_ratio: float = 2.0) -> float:
     """
     share = min(max(guidance - 1, 0) / (STRONG_GUIDANCE - 1), 1)
     return DIVERGING * float(share ** max(0.5, step_ratio - 1.5))
+
+
+def uncertain_at(levels: Sequence[float], guidance: float, step_ratio: float) -> Array:
+    """How much of its square each output is taken to vary on its own: the more, the less weights extrapolate.
+
+    Under strong guidance what an extrapolation misses grows on the way: at a scale of 7 and a step ratio of 2, weights
+    that take the expected outputs for certain end up to 25 dB further from the full run. The share rises with the noise
+    level, with guidance over 4, and from a step ratio of 3 on without guidance too. Read from loops of five pipelines
+    at scales of 4 to 8 (docs/records/research-log.md, "The cliff of strong guidance").
+
+    Args:
+        levels: the T + 1 noise levels of flow matching, 0 to 1.
+        guidance: the scale; 1 for none.
+        step_ratio: T over the number of computed steps.
+
+    Returns:
+        (T,), float64, 0 to `MOST_UNCERTAIN`; 0 at a scale of at most 4 and a step ratio of at most 3.
+    """
+    beyond = min(max(guidance / 4 - 1, 0.0), 1.0)
+    by_guidance = MOST_UNCERTAIN * (step_ratio / 3) ** 3 * beyond**0.5
+    by_ratio = 1e-3 * (min(max(step_ratio / 3, 1.0), 4 / 3) ** 5 - 1)
+    noise: Array = np.asarray(levels[:-1], dtype=np.float64)
+    return min(by_guidance + by_ratio, MOST_UNCERTAIN) * noise
 
 
 def direction_of(response: Array) -> float:

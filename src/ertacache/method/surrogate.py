@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from ertacache.method.gram_weights import Outputs
 from ertacache.method.prediction import Prediction
 from ertacache.method.schedule import Schedule, moves, safe_bends
-from ertacache.method.simulated_loop import Simulated, Solution, answers_at, direction_of, diverging_at, simulated
+from ertacache.method.simulated_loop import (
+    Simulated,
+    Solution,
+    answers_at,
+    direction_of,
+    diverging_at,
+    simulated,
+    uncertain_at,
+)
 
 Array = NDArray[np.float64]
 
@@ -33,7 +41,8 @@ class Surrogate:
         response: of the sampler, (T, T), float64; see `ertacache.method.simulated_loop.simulated`.
         answers: how outputs answer errors of the latent, each (T,), float64; none for not at all.
         doubtful: whether schedules are judged by a diverging answer too, on which no weights are fitted
-            (`ertacache.method.simulated_loop.diverging_at`).
+            (`ertacache.method.simulated_loop.diverging_at`), and outputs are taken for less sure under strong guidance
+            (`ertacache.method.simulated_loop.uncertain_at`).
         forced: steps that must be computed, as those at which another expert begins.
         emptied: those of them at which guidance begins or ends, so that the history is emptied.
         others: the surrogates of the further latents that the loop steps, such as sound.
@@ -87,11 +96,11 @@ class Surrogate:
             cached: the cached steps.
             order: the highest difference that is used, 1 to 3.
         """
-        return self._simulated(cached, order, self.answers).predictions
+        return self._simulated(cached, order, self.answers, sure=False).predictions
 
     def solutions(self, cached: Sequence[int], order: int) -> list[dict[int, Solution]]:
         """As `solved`, but the weights of the features, for each latent that the loop steps."""
-        return [one._simulated(cached, order, one.answers).solutions for one in (self, *self.others)]
+        return [one._simulated(cached, order, one.answers, sure=False).solutions for one in (self, *self.others)]
 
     def best_bend(self, computed: int) -> Schedule:
         """The schedule of `ertacache.method.schedule.safe_bends` whose worst prompt has the smallest error.
@@ -104,7 +113,7 @@ class Surrogate:
         """
 
         best, least = None, float("inf")
-        for cached in safe_bends(len(self.response), computed, self.forced):
+        for cached in safe_bends(len(self.response), computed, self.forced, self.outputs.levels):
             worst = 0.0
             for one in self.alone or (self,):
                 worst = max(worst, one.error(cached))
@@ -121,8 +130,17 @@ class Surrogate:
         doubt = diverging_at(outputs.guidance, steps / (steps - cached)) if self.doubtful else 0.0
         return answers_at(outputs.levels, direction_of(self.response), (doubt,)) if doubt else ()
 
-    def _simulated(self, cached: Sequence[int], order: int, answers: Sequence[Array]) -> Simulated:
-        rows, contrasts = self.outputs.rows, self.outputs.contrasts
+    def _simulated(
+        self, cached: Sequence[int], order: int, answers: Sequence[Array], *, sure: bool = True
+    ) -> Simulated:
+        """Simulate loops: on the outputs as they are known, or, to solve weights, as sure as they are."""
+        rows, contrasts, steps = self.outputs.rows, self.outputs.contrasts, len(self.response)
+        if self.doubtful and not sure:
+            varies = uncertain_at(self.outputs.levels, self.outputs.guidance, steps / (steps - len(cached)))
+            if varies.any():
+                alone = np.diag(np.sqrt(varies) * np.linalg.norm(rows, axis=1))
+                rows = np.concatenate([rows, alone], axis=1)
+                contrasts = None if contrasts is None else np.pad(contrasts, ((0, 0), (0, steps)))
         return simulated(rows, contrasts, cached, order, self.response, answers, self.emptied)
 
 
