@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cost.measuring import FEWER, RIVALS, SPEEDUPS, TOTALS, joined, near
+from benchmarks.cost.measuring import FEWER, RIVALS, SPEEDUPS, TOTALS, joined, near, with_kept_rivals
 from benchmarks.cost.tables import ours_table, rivals_table, worth
 from benchmarks.defaults import with_earlier
 from ertacache.calibration.worth import MOST, WORTH
@@ -63,6 +63,17 @@ def test_two_parts_in_which_fewer_steps_differs_do_not_stand_side_by_side():
     made(apart=0.05)
     with pytest.raises(RuntimeError, match=r"differs by 0\.20 dB"):
         made(apart=0.2)
+
+
+def test_one_step_ratio_measured_anew_leaves_the_others():
+    before = made() | {"full_runs": {"2 10": 9.0, "4 10": 9.5}, "prompts_used": {}}
+    names = [FEWER, "0", "1", *map(str, TOTALS)]
+    anew = {"psnr": {f"4 {name}": [50.0, 50.0] for name in names}, "full_runs": {"4 10": 9.9}, "prompts_used": {}}
+    found = with_kept_rivals(anew, before)
+    assert found["psnr"] == before["psnr"] | {"4": before["psnr"]["4"] | dict.fromkeys(names, [50.0, 50.0])}
+    assert found["full_runs"] == {"2 10": 9.0, "4 10": 9.9}
+    with pytest.raises(RuntimeError, match="fewer steps differ"):
+        with_kept_rivals({**anew, "psnr": {f"4 {name}": [51.0, 51.0] for name in names}}, before)
 
 
 def test_what_more_brings_is_the_mean_over_pipelines():
