@@ -70,7 +70,7 @@ def test_one_step_ratio_measured_anew_leaves_the_others():
     names = [FEWER, "0", "1", *map(str, TOTALS)]
     anew = {"psnr": {f"4 {name}": [50.0, 50.0] for name in names}, "full_runs": {"4 10": 9.9}, "prompts_used": {}}
     found = with_kept_rivals(anew, before)
-    assert found["psnr"] == before["psnr"] | {"4": before["psnr"]["4"] | dict.fromkeys(names, [50.0, 50.0])}
+    assert found["psnr"] == before["psnr"] | {"4": before["psnr"]["4"] | {key: [50.0, 50.0] for key in names}}
     assert found["full_runs"] == {"2 10": 9.0, "4 10": 9.9}
     with pytest.raises(RuntimeError, match="fewer steps differ"):
         with_kept_rivals({**anew, "psnr": {f"4 {name}": [51.0, 51.0] for name in names}}, before)
