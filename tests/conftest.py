@@ -45,7 +45,7 @@ def pytest_collection_finish() -> None:
     """Spare what was imported, a million objects, from every later collection of garbage: a sixth of the time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(10_000, 10, 10)
 
 
 SIZE = 16
