@@ -90,8 +90,8 @@ def uncertain_at(levels: Sequence[float], guidance: float, step_ratio: float) ->
     beyond = min(max(guidance / 4 - 1, 0.0), 1.0)
     by_guidance = MOST_UNCERTAIN * (step_ratio / 3) ** 3 * beyond**0.5
     by_ratio = 1e-3 * (min(max(step_ratio / 3, 1.0), 4 / 3) ** 5 - 1)
-    noise: Array = np.asarray(levels[:-1], dtype=np.float64)
-    return min(by_guidance + by_ratio, MOST_UNCERTAIN) * noise
+    shares: Array = min(by_guidance + by_ratio, MOST_UNCERTAIN) * np.asarray(levels[:-1], dtype=np.float64)
+    return shares
 
 
 def direction_of(response: Array) -> float:
