@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 
@@ -18,10 +17,10 @@ from diffusers import (
 )
 
 import ertacache
+from benchmarks.cost.measuring import following
 from contract.case import Family
 from contract.families import CASES
 from ertacache import zoo
-from ertacache.acceleration import switch_off, switch_on
 from ertacache.errors import ArgumentError, BudgetError, GuardError
 from ertacache.evaluation.comparison import Variant, calls_of, compare, fewer_steps
 from ertacache.method.named_methods import Method
@@ -34,7 +33,6 @@ from ertacache.runtime.instant import Instant
 from ertacache.runtime.sampler_response import response_of
 from ertacache.runtime.schedulers import angles_of, sampler_of
 from ertacache.runtime.step_budget import StepBudget
-from ertacache.watching.watched import WatchedAcceleration
 
 
 @pytest.mark.parametrize(
@@ -158,15 +156,9 @@ def test_the_prior_is_one_matrix_of_dot_products_at_any_guidance():
     assert len(ANGLES) == len(set(ANGLES))
 
 
-@contextmanager
-def left_out(name, pipe):
+def left_out(name):
     """An instant policy at 2x by a prior that has not seen the pipeline."""
-    acceleration = WatchedAcceleration(Instant(StepBudget(2.0), without=name))
-    switch_on(pipe, acceleration)
-    try:
-        yield
-    finally:
-        switch_off(pipe, acceleration)
+    return partial(following, Instant(StepBudget(2.0), without=name))
 
 
 def test_it_beats_fewer_steps_and_plain_taylor_on_a_pipeline_that_the_prior_has_not_seen():
@@ -175,7 +167,7 @@ def test_it_beats_fewer_steps_and_plain_taylor_on_a_pipeline_that_the_prior_has_
 
     taylor = Policy(30, evenly_spaced(30, 15, ()), Method.named("taylor"))
     variants = [
-        Variant("instant", 30, around=partial(left_out, "flux")),
+        Variant("instant", 30, around=left_out("flux")),
         fewer_steps(15),
         Variant("taylor", 30, taylor),
     ]
@@ -212,7 +204,7 @@ def test_it_keeps_far_above_fewer_steps_at_what_wan_is_run_with():
     pipe, steps = embedded.pipe, 25
     pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, "flow_shift": 5.0})
     arguments = {**embedded.arguments, "num_inference_steps": steps, "guidance_scale": 5.0}
-    variants = [Variant("instant", steps, around=partial(left_out, "wan")), fewer_steps(12)]
+    variants = [Variant("instant", steps, around=left_out("wan")), fewer_steps(12)]
     calls = calls_of(arguments, embedded.held_out_prompts[:1], 1000)
     _, instant, fewer = (row.mean_psnr() for row in compare(pipe, Variant("full", steps), variants, calls))
     assert instant > fewer + 18

@@ -138,7 +138,8 @@ def measured_ours(
     embedded = zoo.load(model)
     folder = work / model / key_of(embedded, source_digest(RIVALS_CODE), seed, "ours")
     ways = our_ways(embedded, model, folder, speedups)
-    rows = _measured(embedded, list(ways.values()), prompts, seed, folder / f"measured-{len(ways)}")
+    kept = folder / "-".join(["measured", *(f"{speedup:g}x" for speedup in speedups)])
+    rows = _measured(embedded, list(ways.values()), prompts, seed, kept)
     found = {name: row.psnr for name, row in zip(ways, rows, strict=True)}
     if max(max(values) for values in found.values()) >= MAX_PSNR:
         raise RuntimeError(f"{model}: a generation ran in full: {found}")

@@ -165,8 +165,9 @@ def safe_bends(
         forced: steps that must be computed.
         levels: the T + 1 noise levels ``s`` of flow matching, falling; without them the last step is computed.
     """
-    clean = range(1, num_steps - computed) if levels else ()
-    ends = (0, *(end for end in clean if levels and levels[num_steps - 1 - end] <= ALMOST_CLEAN))
+    ends = [0]
+    if levels is not None:
+        ends += [end for end in range(1, num_steps - computed) if levels[num_steps - 1 - end] <= ALMOST_CLEAN]
     mild = product((0.8, 1.0, 1.25), (1.0, 1.25, 1.5, 1.8), (0,), (1.0,))
     early = product((1.0,), (1.0, 1.25, 1.5), ends, (1.25, 1.5, 1.75, 2.0))
     return sorted(_bends(num_steps, computed, forced, [*mild, *early]))
